@@ -1,0 +1,1 @@
+"""A competition's files <-> tables: pandas and numpy, no torch."""

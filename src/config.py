@@ -1,0 +1,514 @@
+"""Every setting: its name, type, default, unit, range and meaning; and how words and YAML files become one Config.
+
+Precedence, lowest first: the defaults below < configs/competition/<name>.yaml < configs/recipe/<name>.yaml < the
+command line's key=value words. OmegaConf is used here and nowhere else; what leaves this module is a frozen dataclass.
+"""
+
+import dataclasses
+import math
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from src.errors import UserError, listing, nearest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+FOLD_METHODS = ("auto", "stratified", "group", "stratified_group", "multilabel", "kfold", "holdout", "column")
+FREEZE_METHODS = ("none", "head_only", "gradual")
+TTA_VIEWS = ("hflip", "vflip", "d4", "scales")
+
+
+def _setting(default, meaning, at_least=None, at_most=None, choices=None):
+    """A documented field: `meaning` holds the unit and what null means; the rest is checked by `check_config`."""
+    metadata = {"meaning": meaning, "at_least": at_least, "at_most": at_most, "choices": choices}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Competition:
+    """Where a competition's files are and what their columns mean; `python -m src.adopt FOLDER` writes it."""
+
+    name: str = _setting("demo", "competition=NAME reads configs/competition/NAME.yaml (or a path to such a file)")
+    root: str = _setting("", "folder that the paths below are relative to")
+    train_table: Optional[str] = _setting(None, "CSV of the training rows; null: read them from train_image")
+    test_table: Optional[str] = _setting(
+        None, "CSV of the test rows; null: take the sample's ids, or test_image's files"
+    )
+    sample_submission: Optional[str] = _setting(
+        None, "CSV whose columns and row order submission.csv takes; null: none"
+    )
+    solution: Optional[str] = _setting(None, "CSV with the test answers, where they are at hand; null: none")
+    id: str = _setting("id", "column that names a row in every table")
+    train_image: str = _setting(
+        "train/{id}",
+        "path pattern: {column}, {id[0]} its first letter, * anything; the middle file of several is read; "
+        "without train_table {label} and * read the labels from the paths",
+    )
+    test_image: str = _setting("test/{id}", "path pattern of a test row's image")
+    targets: list[str] = _setting(
+        [], "columns of 0/1 answers: one (binary), one-hot (multiclass) or several (multilabel)"
+    )
+    label: Optional[str] = _setting(None, "column of class names; null: the answers are in targets")
+    classes: list[str] = _setting([], "order of the class names (binary: the last is positive); []: sorted")
+    task: str = _setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
+    group: Optional[str] = _setting(None, "column whose rows stay in one fold (patient, scene); null: none")
+    fold: Optional[str] = _setting(None, "column that gives each row's fold, for folds=column; null: none")
+    channels: int = _setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
+    metric: str = _setting("roc_auc", "what a score is", choices=("roc_auc", "average_precision"))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The backbone, its pretrained weights, which part of it learns, and the head on top."""
+
+    backbone: str = _setting(
+        "convnext_nano.in12k_ft_in1k", "any timm model: python -c 'import timm; print(timm.list_models())'"
+    )
+    pretrained: bool = _setting(True, "start from pretrained weights instead of random ones")
+    weights: Optional[str] = _setting(
+        None, "weights file, or folder of <backbone>.safetensors; null: the variable WEIGHTS, else timm's hub"
+    )
+    freeze: str = _setting(
+        "none", "none, head_only, the number n of last stages that learn, or gradual (one more stage an epoch)"
+    )
+    freeze_batchnorm: bool = _setting(False, "BatchNorm keeps its pretrained mean and variance while the rest learns")
+    pool: str = _setting(
+        "auto", "features -> vector; auto: the backbone's own", choices=("auto", "avg", "max", "avgmax", "gem")
+    )
+    head_widths: list[int] = _setting([], "widths of the head's hidden layers; []: one linear layer")
+    head_activation: str = _setting(
+        "relu", "after each hidden layer", choices=("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu")
+    )
+    head_init: str = _setting(
+        "default",
+        "first weights of new layers; default: torch's own",
+        choices=(
+            "default",
+            "zero",
+            "normal",
+            "xavier_uniform",
+            "xavier_normal",
+            "he_uniform",
+            "he_normal",
+            "lecun_normal",
+            "orthogonal",
+        ),
+    )
+    drop_rate: float = _setting(0.0, "dropout before each linear layer of the head, a share", at_least=0, at_most=0.99)
+    dropout_samples: int = _setting(
+        1, "dropout masks averaged at the last layer (multi-sample dropout); 1: plain", at_least=1
+    )
+    kwargs: dict[str, Any] = _setting({}, "passed to timm.create_model as they are, for example {pad_type: same}")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a training image before it is seen; all of it is redrawn each epoch."""
+
+    preset: str = _setting("medium", "strength of the ready pipeline", choices=("none", "light", "medium", "heavy"))
+    flips: str = _setting(
+        "hflip", "mirrored views that keep the label; d4: all eight", choices=("none", "hflip", "vflip", "hvflip", "d4")
+    )
+    transforms: Optional[list[Any]] = _setting(
+        None, "albumentations instead of preset and flips: [{Rotate: {limit: 10, p: 0.5}}, ...]; null: the preset"
+    )
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899) on training batches."""
+
+    prob: float = _setting(0.0, "share of batches that are mixed; 0: off", at_least=0, at_most=1)
+    mixup_alpha: float = _setting(0.2, "Mixup's Beta(alpha, alpha); 0: no Mixup", at_least=0)
+    cutmix_alpha: float = _setting(1.0, "CutMix's Beta(alpha, alpha); 0: no CutMix", at_least=0)
+    switch_prob: float = _setting(0.5, "share of mixed batches that get CutMix when both are on", at_least=0, at_most=1)
+    off_epochs: int = _setting(0, "last epochs without mixing", at_least=0)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What training minimises."""
+
+    name: str = _setting(
+        "auto",
+        "auto: bce for binary and multilabel, cross_entropy for multiclass",
+        choices=("auto", "bce", "cross_entropy", "focal"),
+    )
+    label_smoothing: float = _setting(
+        0.0, "share of each target spread over the alternatives", at_least=0, at_most=0.99
+    )
+    focal_gamma: float = _setting(2.0, "focal loss's focus; 0: plain cross-entropy", at_least=0)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a step is taken."""
+
+    name: str = _setting("adam", "adam, adamw, sgd, nadam, radam, rmsprop, lion, lamb or any other of timm's")
+    lr: float = _setting(3e-4, "learning rate of the backbone at its peak", at_least=0)
+    head_lr_factor: float = _setting(10.0, "the head's learning rate is lr times this", at_least=0)
+    weight_decay: float = _setting(0.0, "decay of weights, not of biases and norms", at_least=0)
+    clip_norm: Optional[float] = _setting(None, "largest norm of the gradient; null: no clipping", at_least=0)
+    accumulate_steps: int = _setting(1, "batches whose gradients make one step", at_least=1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate moves, step by step."""
+
+    name: str = _setting(
+        "cosine", "curve after the warm-up", choices=("cosine", "constant", "linear", "step", "exponential", "onecycle")
+    )
+    warmup_epochs: float = _setting(0.5, "epochs of linear rise before the curve", at_least=0)
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, on how much at a time."""
+
+    epochs: int = _setting(10, "passes over the training images", at_least=1)
+    batch_size: int = _setting(32, "images per forward on one device", at_least=1)
+    num_workers: Optional[int] = _setting(
+        None, "processes that load images; null: from the number of cores", at_least=0
+    )
+    max_images: Optional[int] = _setting(None, "training images per fold, drawn at random; null: all", at_least=1)
+    ema_decay: Optional[float] = _setting(
+        None, "averaged weights are scored and kept; null: off", at_least=0, at_most=0.99999
+    )
+    early_stopping_epochs: Optional[int] = _setting(
+        None, "stop after so many epochs without a better score; null: never", at_least=1
+    )
+    channels_last: bool = _setting(True, "memory order that is faster for convolutions")
+    compile: bool = _setting(False, "torch.compile the network")
+
+
+@dataclass(frozen=True)
+class Infer:
+    """How test images become one prediction."""
+
+    tta: list[str] = _setting(
+        [], "extra views: hflip, vflip, d4 (all eight), scales (0.875 and 1.125); [hflip,scales] combines"
+    )
+    batch_size: Optional[int] = _setting(
+        None, "images per forward, also in validation; null: twice train.batch_size", at_least=1
+    )
+    average: str = _setting("mean", "how folds are averaged", choices=("mean", "rank"))
+    checkpoint: str = _setting("best", "weights of the best epoch or of the last", choices=("best", "last"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    recipe: str = _setting("default", "recipe=NAME reads configs/recipe/NAME.yaml (or a path to such a file)")
+    name: Optional[str] = _setting(None, "the run's folder in output_dir; null: <competition>_<recipe>")
+    fold: Optional[int] = _setting(None, "train this fold alone, counted from 0; null: all", at_least=0)
+    num_folds: int = _setting(5, "parts the training rows are split into", at_least=2)
+    folds: str = _setting(
+        "auto",
+        "how rows are split: auto, stratified, group, stratified_group, multilabel, kfold, holdout, column, or a folds.csv",
+    )
+    seed: int = _setting(42, "of folds, first weights, order, augmentation", at_least=0)
+    image_size: tuple[int, int] = _setting((224, 224), "(height, width) in pixels; one number: square", at_least=8)
+    normalize: str = _setting(
+        "backbone",
+        "pixel mean and std: the backbone's, the data set's (computed) or none",
+        choices=("backbone", "dataset", "none"),
+    )
+    unreadable: str = _setting(
+        "error", "an image that cannot be decoded: stop, or skip and list it", choices=("error", "skip")
+    )
+    device: str = _setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
+    precision: str = _setting(
+        "auto", "auto: bf16 or fp16 on a GPU, fp32 elsewhere", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    tracking: str = _setting(
+        "auto", "auto: wandb if it has a key, else offline; CSV and JSON always", choices=("auto", "wandb", "none")
+    )
+    overwrite: bool = _setting(False, "delete the run's folder first")
+    output_dir: str = _setting("outputs", "folder of all runs")
+    competition: Competition = field(default_factory=Competition)
+    model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
+    mix: Mix = field(default_factory=Mix)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    train: Train = field(default_factory=Train)
+    infer: Infer = field(default_factory=Infer)
+
+    @property
+    def run_folder(self):
+        """<output_dir>/<name>."""
+        return Path(self.output_dir) / (self.name or f"{self.competition.name}_{self.recipe}")
+
+
+GROUPS = tuple(f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory))
+
+# Settings that may change between two commands on the same run folder: they do not change what is trained.
+_NOT_IDENTITY = ("fold", "device", "tracking", "overwrite", "output_dir", "train.num_workers")
+
+
+def settings(config_class=Config):
+    """Return {dotted key: dataclass field} of every setting, in the order of the file."""
+    found = {}
+    for one in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(one.default_factory):
+            found |= {f"{one.name}.{key}": value for key, value in settings(one.default_factory).items()}
+        else:
+            found[one.name] = one
+    return found
+
+
+def value_of(config, key):
+    """Return the value of a dotted key such as "optimizer.lr"."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def load_config(words):
+    """Build the checked Config that a command line's key=value words ask for.
+
+    Raises:
+        UserError: a word, file, key, type or value is wrong; the line names it and what would be right.
+    """
+    words = dict(_split_word(word) for word in words)
+    competition, competition_file = _read_named_file("competition", words.pop("competition", "demo"))
+    recipe, recipe_file = _read_named_file("recipe", words.pop("recipe", "default"))
+    config = OmegaConf.structured(Config)
+    for where, layer in ((competition_file, competition), (recipe_file, recipe)):
+        config = _merge(config, layer, where)
+    for key, value in words.items():
+        config = _merge(config, _parse_word(key, value), "command line")
+    names = {"competition": {"name": competition_file.stem}, "recipe": recipe_file.stem}
+    return _finish(OmegaConf.merge(config, names))
+
+
+def load_saved_config(run_folder, words=()):
+    """Read the config.yaml of a run, changed by key=value words.
+
+    Raises:
+        UserError: the folder holds no config.yaml, or as `load_config`.
+    """
+    path = Path(run_folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
+    config = _merge(OmegaConf.structured(Config), _read_yaml(path), path)
+    for key, value in (_split_word(word) for word in words):
+        config = _merge(config, _parse_word(key, value), "command line")
+    return _finish(config)
+
+
+def config_yaml(config):
+    """Return the config as YAML text that `load_saved_config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def differing_settings(one, other):
+    """Return the keys of two configs' different settings, among those that change what is trained."""
+    keys = (key for key in settings() if key not in _NOT_IDENTITY and not key.startswith("infer."))
+    return [key for key in keys if value_of(one, key) != value_of(other, key)]
+
+
+def help_text():
+    """Return every setting with its default and meaning, grouped, for 80 columns."""
+    lines, group = [], ""
+    for key, one in settings().items():
+        head = key.rpartition(".")[0]
+        if head != group:
+            group = head
+            lines += ["", f"{group}.* -- {Config.__dataclass_fields__[group].default_factory.__doc__}"]
+        default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
+        meaning = one.metadata["meaning"]
+        if one.metadata["choices"]:
+            meaning += f" ({', '.join(one.metadata['choices'])})"
+        lines.append(f"  {key}={_as_word(default)}")
+        lines += textwrap.wrap(meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _as_word(value):
+    """The default as it would be typed after key=."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(str(one) for one in value) + "]"
+    return {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, dict) else "{}"
+
+
+def _split_word(word):
+    key, sign, value = word.partition("=")
+    if not sign or not key.strip():
+        raise UserError(f"command line: {word!r} is not key=value; write for example train.epochs=3 (--help lists all)")
+    return key.strip(), value
+
+
+def _parse_word(key, value):
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(
+            f"command line: {key}={value} cannot be read ({_first_line(error)}); quote it for the shell"
+        ) from None
+
+
+def _read_named_file(kind, name):
+    """Return (content, path) of configs/<kind>/<name>.yaml, looked for in the current folder, then beside the code."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{kind}={name}: no such file")
+        return _read_yaml(path), path
+    folders = [Path("configs") / kind, REPOSITORY / "configs" / kind]
+    for folder in folders:
+        if (path := folder / f"{name}.yaml").is_file():
+            return _read_yaml(path), path
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    hint = "; python -m src.adopt FOLDER writes one" if kind == "competition" else ""
+    raise UserError(
+        f"{kind}={name}: no configs/{kind}/{name}.yaml (there are {listing(known)}){nearest(name, known)}{hint}"
+    )
+
+
+def _read_yaml(path):
+    """Read a YAML file into plain containers; an empty file is an empty mapping."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not valid YAML ({_first_line(error)}); correct it or delete it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, not settings; write lines such as image_size: 128")
+    return content
+
+
+def _merge(config, layer, where):
+    """Lay plain containers over a structured config; every key and type is checked on the way."""
+    layer = dict(layer)
+    if isinstance(size := layer.get("image_size"), int) and not isinstance(size, bool):
+        layer["image_size"] = [size, size]
+    if isinstance(infer := layer.get("infer"), dict) and isinstance(infer.get("tta"), str):
+        views = [] if infer["tta"] == "none" else [infer["tta"]]
+        layer["infer"] = infer | {"tta": views}
+    known = settings()
+    for key, value in _flatten(layer, known):
+        if key not in known:
+            example = f"; {key}.* is a group, set one of its settings" if key in GROUPS else nearest(key, known)
+            raise UserError(f"{where}: unknown setting {key}{example or '; --help lists all'}")
+        nested = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        try:
+            config = OmegaConf.merge(config, nested)
+        except OmegaConfBaseException:
+            raise UserError(
+                f"{where}: {key}={_as_word(value)} is not {_type_name(known[key].type)}; for example {key}={_example(known[key])}"
+            ) from None
+    return config
+
+
+def _flatten(layer, known, prefix=""):
+    """Yield (dotted key, value) of nested containers, down to the settings and no further."""
+    for key, value in layer.items():
+        key = f"{prefix}{key}"
+        if isinstance(value, dict) and key not in known and value:
+            yield from _flatten(value, known, key + ".")
+        else:
+            yield key, value
+
+
+def _finish(config):
+    """Turn the merged OmegaConf object into the frozen, checked Config."""
+    try:
+        config = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f"settings: {_first_line(error)}") from None
+    config = dataclasses.replace(config, image_size=tuple(config.image_size))
+    check_config(config)
+    return config
+
+
+def check_config(config):
+    """Check every setting's range and choices, and what must hold between settings.
+
+    Raises:
+        UserError: names the setting, what it is and what it may be.
+    """
+    for key, one in settings().items():
+        value, rule = value_of(config, key), one.metadata
+        if rule["choices"] and value not in rule["choices"]:
+            raise UserError(
+                f"{key}={value}: not one of {listing(rule['choices'], 20)}{nearest(value, rule['choices'])}"
+            )
+        for number in value if isinstance(value, tuple) else [value]:
+            low, high = rule["at_least"], rule["at_most"]
+            if number is None or (low is None and high is None):
+                continue
+            if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
+                span = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise UserError(f"{key}={number}: must be {span}")
+    if config.fold is not None and config.fold >= config.num_folds:
+        raise UserError(
+            f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; fold={config.num_folds - 1} is the last"
+        )
+    if config.folds not in FOLD_METHODS and not config.folds.endswith(".csv"):
+        raise UserError(
+            f"folds={config.folds}: not one of {listing(FOLD_METHODS, 20)}, nor a .csv{nearest(config.folds, FOLD_METHODS)}"
+        )
+    if config.folds == "column" and not config.competition.fold:
+        raise UserError("folds=column: which column is not said; set competition.fold=COLUMN")
+    if config.model.freeze not in FREEZE_METHODS and not config.model.freeze.isdigit():
+        raise UserError(
+            f"model.freeze={config.model.freeze}: not one of {listing(FREEZE_METHODS)}, nor a number of stages"
+        )
+    if unknown := [view for view in config.infer.tta if view not in TTA_VIEWS]:
+        raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
+    if config.mix.prob > 0 and config.mix.mixup_alpha == 0 and config.mix.cutmix_alpha == 0:
+        raise UserError(
+            f"mix.prob={config.mix.prob}: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0"
+        )
+    if config.loss.name == "bce" and config.competition.task == "multiclass":
+        raise UserError("loss.name=bce: a multiclass task has one answer a row; set loss.name=cross_entropy")
+    if config.loss.name == "cross_entropy" and config.competition.task != "multiclass":
+        raise UserError(
+            f"loss.name=cross_entropy: a {config.competition.task} task has yes/no answers; set loss.name=bce"
+        )
+    if not config.model.pretrained and config.model.freeze != "none":
+        raise UserError(
+            f"model.freeze={config.model.freeze}: random weights would never learn; set model.pretrained=true"
+        )
+    if config.run_folder.name == "folds" or config.run_folder.parent != Path(config.output_dir):
+        raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
+
+
+def _type_name(annotation):
+    """Say a field's type in words."""
+    for text, name in (
+        ("dict", "a mapping"),
+        ("list", "a list"),
+        ("tuple", "two whole numbers"),
+        ("int", "a whole number"),
+    ):
+        if text in str(annotation):
+            return name
+    return {float: "a number", bool: "true or false", str: "a word"}.get(
+        annotation, "a number" if "float" in str(annotation) else "a word"
+    )
+
+
+def _example(one):
+    """A value of the right type for the hint in an error."""
+    default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
+    if default is None:
+        return 5 if "int" in str(one.type) else 0.5 if "float" in str(one.type) else "null"
+    return _as_word(default)
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Image files -> batches of raw pixels."""

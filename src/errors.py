@@ -1,0 +1,32 @@
+"""The one exception that a person's mistake raises, and how a program ends on it."""
+
+import sys
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake a person can mend: "where: what is wrong, what was found; what to do", in one line."""
+
+
+@contextmanager
+def one_line_errors():
+    """Print a UserError as one line on stderr and exit with status 2; every other exception passes through."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def nearest(word, known):
+    """Return "; did you mean X?" for the known word nearest to `word`, or an empty string when none is near."""
+    matches = get_close_matches(str(word), [str(one) for one in known], n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def listing(names, limit=8):
+    """Return "a, b, c ... (12 in all)": the first `limit` names, and how many there are when some are left out."""
+    names = [str(name) for name in names]
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} ... ({len(names)} in all)"

@@ -1,0 +1,1 @@
+"""Predictions -> judgement: numpy and scikit-learn, no torch."""

@@ -1,0 +1,1 @@
+"""Trained folds -> test predictions."""

@@ -1,0 +1,1 @@
+"""A batch of raw pixels -> logits -> loss."""
