@@ -253,9 +253,6 @@ class Config:
 
 GROUPS = tuple(f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory))
 
-# Settings that may change between two commands on the same run folder: they do not change what is trained.
-_NOT_IDENTITY = ("fold", "device", "tracking", "overwrite", "output_dir", "train.num_workers")
-
 
 def settings(config_class=Config):
     """Return {dotted key: dataclass field} of every setting, in the order of the file."""
@@ -313,12 +310,6 @@ def config_yaml(config):
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def differing_settings(one, other):
-    """Return the keys of two configs' different settings, among those that change what is trained."""
-    keys = (key for key in settings() if key not in _NOT_IDENTITY and not key.startswith("infer."))
-    return [key for key in keys if value_of(one, key) != value_of(other, key)]
-
-
 def help_text():
     """Return every setting with its default and meaning, grouped, for 80 columns."""
     lines, group = [], ""
@@ -326,7 +317,7 @@ def help_text():
         head = key.rpartition(".")[0]
         if head != group:
             group = head
-            lines += ["", f"{group}.* -- {Config.__dataclass_fields__[group].default_factory.__doc__}"]
+            lines += ["", *textwrap.wrap(f"{group}.*: {Config.__dataclass_fields__[group].default_factory.__doc__}", 80)]
         default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
         meaning = one.metadata["meaning"]
         if one.metadata["choices"]:

@@ -1,0 +1,26 @@
+# `make demo`: nothing -> outputs/demo_default/submission.csv;  `make test`: the whole test suite
+PYTHON ?= python3
+VENV ?= .venv
+
+demo: $(VENV)/run
+	$(VENV)/bin/python train.py
+	$(VENV)/bin/python infer.py run=outputs/demo_default
+
+test: $(VENV)/dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/python -m pytest
+
+fast: $(VENV)/dev
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+$(VENV)/run: requirements.txt
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/dev: requirements.txt requirements-dev.txt
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -r requirements-dev.txt
+	touch $@
+
+.PHONY: demo test fast

@@ -1,0 +1,33 @@
+"""python infer.py [run=outputs/NAME]: predict the test images with all folds of a run and write submission.csv."""
+
+import sys
+
+from src.errors import one_line_errors
+from src.runs import load_run
+
+USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
+
+  run=FOLDER               the run to use; left out: the newest one
+  infer.tta=[hflip]        extra views: hflip, vflip, d4, scales
+  infer.average=rank       rank mean over the folds instead of the mean
+  infer.checkpoint=last    weights of the last epoch instead of the best
+  infer.batch_size=64      images per forward
+  device= precision= unreadable= train.num_workers= competition.root=
+                           where and how it runs now; all else is the run's own
+"""
+
+
+def main(words):
+    """Run the command line `words`."""
+    if {"--help", "-h"} & set(words):
+        print(USAGE)
+        return
+    with one_line_errors():
+        run_folder, config = load_run(words)
+        from src.inference.predict import infer_run  # here, since torch takes seconds and a typo should not
+
+        infer_run(config, run_folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

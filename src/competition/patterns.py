@@ -1,0 +1,159 @@
+"""Path patterns worked out from what lies on disk: which pattern leads from a row, or from a label, to its picture.
+
+Folders are given as {relative folder: [file names]}. Every hit of a value on a path proposes the patterns that would
+explain it; the pattern that explains most rows, with the fewest wildcards, wins.
+"""
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+# Words that tell a folder's role; a word may go on (training, tests).
+_ROLE_WORDS = {"train": ("train",), "test": ("test",), "val": ("val", "dev")}
+# Folders that hold something else than the pictures to look at.
+_SIDE_WORDS = ("mask", "seg", "annot", "label", "thumb", "preview", "heatmap")
+_STAR = 100  # what a wildcard folder costs: any pattern without one is preferred
+
+
+@dataclass(frozen=True)
+class Match:
+    """A pattern and the share of the rows looked at for which a picture lies there."""
+
+    pattern: str
+    share: float
+
+
+def roles(path):
+    """Return the set of train, test, val that the words of a path or pattern name; {columns} do not count."""
+    words = re.findall("[a-z]+", re.sub(r"\{[^}]*\}", " ", str(path)).lower())
+    return {role for role, starts in _ROLE_WORDS.items() if any(word.startswith(starts) for word in words)}
+
+
+def match_column(rows, column, folders, role, shared=False):
+    """Find the pattern that leads from a column's values to the pictures of `role` (train or test).
+
+    Args:
+        rows: table of str; a few hundred rows are enough.
+        folders: {relative folder: [file names]}.
+        shared: a folder named after the other role may hold these pictures too.
+
+    Returns: the best `Match`, or None when no value is found on disk.
+    """
+    found = _propose(rows, column, folders)
+    other = "test" if role == "train" else "train"
+    found = {pattern: hit for pattern, hit in found.items() if shared or other not in roles(pattern) - {role}}
+    if not found:
+        return None
+    enough = min(0.5, max(len(covered) for covered, _ in found.values()) / len(rows))
+    found = {pattern: hit for pattern, hit in found.items() if len(hit[0]) / len(rows) >= enough}
+
+    def rank(pattern):
+        covered, cost = found[pattern]
+        words = re.findall("[a-z]+", pattern.lower())
+        return (
+            bool(roles(pattern) - {role}),
+            cost >= _STAR,
+            any(word.startswith(_SIDE_WORDS) for word in words),
+            -round(len(covered) / len(rows), 2),
+            role not in roles(pattern),
+            pattern.lower().endswith(DICOM_SUFFIXES),
+            cost,
+            pattern.count("/"),
+            pattern,
+        )
+
+    best = min(found, key=rank)
+    return Match(best, len(found[best][0]) / len(rows))
+
+
+def match_labels(folders):
+    """Find the pattern that reads labels from folder or file names, and how many pictures each label has.
+
+    Returns: (pattern with {label}, Counter of labels), or None when the names hold no labels.
+    """
+    fixed, varying = _split_folders(folders)
+    if varying:
+        labels = Counter()
+        for folder, names in folders.items():
+            parts = PurePosixPath(folder).parts
+            if len(parts) == len(fixed) + len(varying):
+                labels[parts[len(fixed)]] += len(names)
+        return "/".join([*fixed, "{label}", *varying[1:], "*"]), labels
+    names = [name for names in folders.values() for name in names]
+    suffix = _one_or_star({PurePosixPath(name).suffix for name in names}, ".*")
+    stems = [PurePosixPath(name).stem for name in names]
+    for sign in "._- ":
+        for label_first in (True, False):
+            parts = [stem.rpartition(sign) if label_first else stem.partition(sign)[::-1] for stem in stems]
+            labels = Counter(label for label, _, number in parts if label and number.isdigit() and not label.isdigit())
+            if len(labels) >= 2 and labels.total() >= 0.9 * len(stems) and len(labels) <= labels.total() / 2:
+                name = "{label}" + sign + "*" if label_first else "*" + sign + "{label}"
+                return "/".join([*fixed, name + suffix]), labels
+    return None
+
+
+def any_picture(folders):
+    """Return the pattern of all pictures in `folders`, a wildcard where they differ."""
+    fixed, varying = _split_folders(folders)
+    return "/".join([*fixed, *("*" for _ in varying), "*"])
+
+
+def _split_folders(folders):
+    """Return the folder names all paths begin with, and below them each level's one name, or * where it varies."""
+    depth = Counter()
+    for folder, names in folders.items():
+        depth[len(PurePosixPath(folder).parts)] += len(names)
+    depth = depth.most_common(1)[0][0]
+    levels = list(zip(*(parts for one in folders if len(parts := PurePosixPath(one).parts) == depth), strict=True))
+    levels = [_one_or_star(set(level), "*") for level in levels]
+    first = levels.index("*") if "*" in levels else len(levels)
+    return levels[:first], levels[first:]
+
+
+def _one_or_star(values, star):
+    return next(iter(values)) if len(values) == 1 else star
+
+
+def _propose(rows, column, folders):
+    """Return {pattern: (set of covered row numbers, cost)} of all patterns that explain a hit of the column's values."""
+    records = rows.to_dict("records")
+    varying = [name for name in rows.columns if name != column and rows[name].nunique() > 1]
+    found = {}
+
+    def add(row, prefix, ends):
+        """Every way to write the folders of one hit, times every way to write its end."""
+        value = records[row][column]
+        ways = [_ways_to_write(part, place, prefix, value, column, records[row], varying) for place, part in enumerate(prefix)]
+        for *parts, (end, end_cost) in itertools.product(*ways, ends):
+            pattern = "/".join([*(text for text, _ in parts), end])
+            cost = end_cost + sum(cost for _, cost in parts)
+            found.setdefault(pattern, (set(), cost))[0].add(row)
+
+    keys = defaultdict(list)  # last part of a value -> its rows
+    for row, record in enumerate(records):
+        if value := record[column].removeprefix("./").rstrip("/"):
+            keys[value.rpartition("/")[2]].append((row, value.rpartition("/")[0]))
+    here = f"{{{column}}}"
+    for wanted, before, after in _spellings(keys, here, folders):
+        below = _below(wanted, folders)
+        for folder, names in folders.items():
+            parts = PurePosixPath(folder).parts
+            for place, part in enumerate(parts):
+                for row, _ in wanted.get(part, ()):
+                    end = "/".join([before + here_of(here, part, after), *below[len(parts) - place - 1, _kind(names)]])
+                    add(row, parts[:place], [(end, 0)])
+            for name in names:
+                stem, dot, suffix = name.rpartition(".")
+                for key, rest in ((name, ""), (stem, dot + suffix)):
+                    for row, lead in wanted.get(key, ()):
+                        prefix = _strip_tail(parts, lead)
+                        if prefix is not None:
+                            ends = [(here + rest, 0)] + ([(here + ".*", 1)] if rest else [])
+                            add(row, prefix, ends)
+        if found:
+            break
+    return found

@@ -1,0 +1,67 @@
+"""Where tensors live, in which precision, and how the cores are shared between torch and the loaders."""
+
+import os
+from contextlib import nullcontext
+
+import joblib
+import torch
+
+from src.errors import UserError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name):
+    """Return the torch.device that `name` asks for; auto takes cuda, then mps, then cpu.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device={name}: not on this machine; set device=auto or device=cpu") from None
+    return device
+
+
+def resolve_precision(name, device):
+    """Return fp32, bf16 or fp16; auto takes bf16 on a GPU that has it, fp16 on older ones, fp32 elsewhere.
+
+    Raises:
+        UserError: fp16 on a CPU, where it is not supported for training.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("precision=fp16: a CPU has no fp16 training; set precision=bf16 or precision=fp32")
+    return name
+
+
+def autocast(device, precision):
+    """Return the context in which a forward runs in `precision`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])
+
+
+def share_cores(device, num_workers=None):
+    """Divide this process's cores between torch and its loader processes; return the number of loader processes.
+
+    On a CPU the forward wants every core, so that a few cores get no loaders and more get one for every four: busy
+    loaders beside as many torch threads as there are cores make a step 10 to 20 times slower.
+
+    Args:
+        device: where the forward runs.
+        num_workers: loader processes asked for; None: chosen here.
+    """
+    cores = max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if num_workers is None:
+        num_workers = cores // 4 if device.type == "cpu" else min(cores, 8)
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, cores - num_workers))
+    return num_workers

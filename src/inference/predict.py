@@ -1,0 +1,87 @@
+"""A run folder -> every fold's model over each test batch once -> submission.csv."""
+
+from functools import partial
+
+import numpy as np
+
+from src.competition.predictions import save_predictions
+from src.competition.submission import load_sample, write_submission
+from src.competition.tables import load_solution, load_test_table
+from src.data.augment import build_resize
+from src.data.loader import ImageDataset, build_loader
+from src.data.unreadable import find_unreadable
+from src.device import resolve_device, resolve_precision, share_cores
+from src.errors import UserError
+from src.evaluation.metrics import score
+from src.files import load_json
+from src.inference.ensemble import AVERAGES
+from src.inference.tta import build_views
+from src.model.losses import probabilities
+from src.model.network import build_network
+from src.training.checkpoint import load_weights
+from src.training.engine import predict
+
+
+def infer_run(config, run_folder):
+    """Predict the test images with all finished folds of a run; write submission.csv and fold<k>/test.csv.
+
+    Args:
+        config: the run's own, with infer.* as wanted now.
+        run_folder: pathlib.Path of the run.
+
+    Returns:
+        The ensemble's score where the answers are at hand, else None.
+
+    Raises:
+        UserError: no finished fold; a test image, table or sample is wrong; the submission would be refused.
+    """
+    metas = {path.parent: load_json(path) for path in sorted(run_folder.glob("fold*/meta.json"))}
+    if not metas:
+        raise UserError(f"{run_folder}: no fold is finished; go on with the command that trained it")
+    target_names = tuple(next(iter(metas.values()))["target_names"])
+    competition = config.competition
+    device = resolve_device(config.device)
+    num_workers = share_cores(device, config.train.num_workers)
+    sample = load_sample(competition)
+    table = load_test_table(competition, target_names)
+    views = build_views(config.infer.tta, config.image_size)
+    print(f"{run_folder}: {len(table)} test images, {len(metas)} folds, {1 + len(views)} views")
+
+    is_readable = np.ones(len(table), dtype=bool)
+    if config.unreadable == "skip":
+        for row, reason in find_unreadable(table, competition.channels, max(1, num_workers)):
+            is_readable[row] = False
+            print(f"{table.ids[row]}: gets the mean prediction ({reason})")
+    networks = [_load_network(config, folder, len(target_names), device) for folder in metas]
+    dataset = ImageDataset(
+        table.take(is_readable), competition.channels, build_resize(config.image_size), config.image_size, config.seed
+    )
+    loader = build_loader(dataset, config.infer.batch_size or 2 * config.train.batch_size, num_workers)
+    index, read_probs = predict(
+        networks, loader, device, resolve_precision(config.precision, device),
+        partial(probabilities, task=competition.task), views=views, title="test",
+    )  # fmt: skip
+    loader.close()
+    probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
+    probs[:, np.flatnonzero(is_readable)[index]] = read_probs
+
+    average = AVERAGES[config.infer.average](probs)
+    path = run_folder / "submission.csv"
+    write_submission(path, sample, competition, table.ids, average, target_names)
+    for folder, one in zip(metas, probs, strict=True):
+        save_predictions(folder / "test.csv", table, one)
+    print(f"{path}: {len(table)} rows, checked")
+    solution = load_solution(competition, table)
+    if solution is None:
+        return None
+    test_score = score(solution, average, competition.metric)
+    print(f"test {competition.metric}: {test_score:.5f}")
+    return test_score
+
+
+def _load_network(config, folder, num_targets, device):
+    network = build_network(
+        config.model, num_targets, config.competition.channels, config.image_size, load_pretrained=False
+    )
+    load_weights(folder / f"{config.infer.checkpoint}.safetensors", network)
+    return network.to(device).eval()

@@ -1,0 +1,71 @@
+"""Run folders: which is the newest, whose settings they hold, and what may change between two commands on one."""
+
+import shutil
+from pathlib import Path
+
+from src.config import config_yaml, load_saved_config, settings, value_of
+from src.errors import UserError, listing
+from src.files import save_text
+
+# Settings that do not change what is trained, so that two commands on one run folder may differ in them.
+_HOW_IT_RUNS = ("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "train.num_workers")
+
+# Settings that infer.py may change: besides infer.*, where the files are now and how it runs.
+_AT_INFERENCE = ("device", "precision", "unreadable", "output_dir", "train.num_workers", "competition.")
+
+
+def find_newest_run(output_dir="outputs"):
+    """Return the run folder whose scores.json is the newest.
+
+    Raises:
+        UserError: there is no run with a finished fold.
+    """
+    scores = sorted(Path(output_dir).glob("*/scores.json"), key=lambda path: path.stat().st_mtime)
+    if not scores:
+        raise UserError(f"{output_dir}: no run with a finished fold; train one with python train.py")
+    return scores[-1].parent
+
+
+def load_run(words):
+    """Read an inference command line; return (run folder, the run's config with the words' changes).
+
+    Args:
+        words: run=FOLDER (left out: the newest run) and key=value words that inference may change.
+
+    Raises:
+        UserError: no such run, or a word that training decided for good.
+    """
+    chosen = dict(word.partition("=")[::2] for word in words)
+    folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
+    words = [word for word in words if not word.startswith("run=")]
+    config = load_saved_config(folder, words)
+    for key in chosen:
+        if key != "run" and not key.startswith(("infer.", *_AT_INFERENCE)):
+            raise UserError(f"command line: {key} was decided when {folder} was trained; infer.py takes run=, infer.*")
+    return Path(folder), config
+
+
+def open_run(config):
+    """Make the config's run folder, or check that what is there was trained with the same settings.
+
+    Raises:
+        UserError: the folder is no run, or holds one with other settings.
+    """
+    folder = config.run_folder
+    is_run = (folder / "config.yaml").is_file()
+    if folder.exists() and not is_run and any(folder.iterdir()):
+        raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
+    if is_run and config.overwrite:
+        shutil.rmtree(folder)
+    elif is_run:
+        saved = load_saved_config(folder)
+        if keys := differing_settings(saved, config):
+            changes = listing([f"{key}={value_of(config, key)} (was {value_of(saved, key)})" for key in keys], 4)
+            raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
+    save_text(folder / "config.yaml", config_yaml(config))
+
+
+def differing_settings(one, other):
+    """Return the keys of two configs' different settings, among those that change what is trained."""
+    keys = (key for key in settings() if key not in _HOW_IT_RUNS and not key.startswith("infer."))
+    return [key for key in keys if value_of(one, key) != value_of(other, key)]

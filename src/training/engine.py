@@ -1,0 +1,134 @@
+"""The loop: built objects in, numbers out. Nothing here knows the config, the files or the competition."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from src.device import autocast
+from src.errors import UserError
+
+_CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """What an epoch of training gave: mean loss, seconds, and images per second on all devices together."""
+
+    loss: float
+    seconds: float
+    images_per_second: float
+
+
+def train_one_epoch(
+    model, loader, epoch, loss_function, optimizer, schedule, accelerator, *,
+    normalize, mixer=None, generator=None, accumulate_steps=1, clip_norm=None, after_step=None, title="",
+):  # fmt: skip
+    """Take one pass over the loader's images and step the optimizer.
+
+    Args:
+        model: images (N, C, H, W) -> logits (N, K); may be wrapped for several processes.
+        loader: data.loader.Loader over the training images.
+        epoch: counted from 0; decides order and augmentation.
+        loss_function: (logits, targets) -> scalar.
+        optimizer, schedule: stepped together once for every `accumulate_steps` batches.
+        accelerator: places tensors and scales and shares gradients.
+        normalize: raw pixels (N, H, W, C) -> (N, C, H, W) float.
+        mixer: (images, targets, generator) -> mixed images and targets; None: off.
+        clip_norm: largest global norm of the gradient; None: no clipping.
+        after_step: called without arguments after each optimizer step; None: nothing is.
+
+    Raises:
+        UserError: the loss is not finite; names the step, the learning rate and the precision.
+    """
+    model.train()
+    began, losses, total = time.perf_counter(), [], len(loader)
+    for step, batch in enumerate(_with_bar(loader.batches(epoch), loader, title, accelerator.is_main_process)):
+        images = normalize(batch["image"].to(accelerator.device, non_blocking=True))
+        targets = batch["target"].to(accelerator.device, non_blocking=True)
+        if mixer:
+            images, targets = mixer(images, targets, generator)
+        is_last_of_step = (step + 1) % accumulate_steps == 0 or step + 1 == total
+        with nullcontext() if is_last_of_step else accelerator.no_sync(model):
+            with accelerator.autocast():
+                logits = model(images)
+            loss = loss_function(logits, targets)
+            accelerator.backward(loss / _batches_in_step(step, total, accumulate_steps))
+        losses.append(loss.detach())
+        if is_last_of_step:
+            if clip_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if after_step:
+                after_step()
+        if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
+            _check_finite(losses, epoch, optimizer, accelerator)
+    mean_loss = torch.stack(losses).float().mean()
+    mean_loss = accelerator.reduce(mean_loss, reduction="mean").item()
+    seconds = time.perf_counter() - began
+    return EpochStats(mean_loss, seconds, loader.num_images * accelerator.num_processes / seconds)
+
+
+@torch.inference_mode()
+def predict(networks, loader, device, precision, to_probs, views=(), title=""):
+    """Run every network over each batch once.
+
+    Args:
+        networks: each has .normalize and maps images (N, C, H, W) -> logits (N, K).
+        loader: data.loader.Loader in order, without shuffling.
+        to_probs: logits -> probabilities of the same shape.
+        views: functions (N, C, H, W) -> (N, C, H', W') whose probabilities are averaged with the plain picture's.
+
+    Returns:
+        index (N,) int64 rows of the loader's table, probs (len(networks), N, K) float32.
+    """
+    was_training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    indices, probs = [], []
+    for batch in _with_bar(loader.batches(0), loader, title, bool(title)):
+        raw = batch["image"].to(device, non_blocking=True)
+        batch_probs = []
+        for network in networks:
+            plain = network.normalize(raw)
+            with autocast(device, precision):
+                seen = [to_probs(network(images)) for images in (plain, *(view(plain) for view in views))]
+            batch_probs.append(torch.stack(seen).mean(dim=0))
+        indices.append(batch["index"].numpy())
+        probs.append(torch.stack(batch_probs).float().cpu().numpy())
+    for network, training in zip(networks, was_training, strict=True):
+        network.train(training)
+    return np.concatenate(indices), np.concatenate(probs, axis=1)
+
+
+def _batches_in_step(step, total, accumulate_steps):
+    """The last step of an epoch may have fewer batches; its gradient is their mean all the same."""
+    first = step - step % accumulate_steps
+    return min(accumulate_steps, total - first)
+
+
+def _check_finite(losses, epoch, optimizer, accelerator):
+    values = torch.stack(losses).float().cpu()
+    if not torch.isfinite(values).all():
+        step = int((~torch.isfinite(values)).nonzero()[0])
+        lr = max(group["lr"] for group in optimizer.param_groups)
+        raise UserError(
+            f"epoch {epoch + 1}, step {step + 1}: loss is {values[step]:.4g} (lr {lr:.1e}, precision "
+            f"{accelerator.mixed_precision.replace('no', 'fp32')}); lower optimizer.lr, set optimizer.clip_norm=1 or precision=fp32"
+        )
+
+
+def _with_bar(batches, loader, title, is_shown):
+    """Show images per second and the time left while the batches pass, on a terminal only."""
+    with tqdm(
+        total=loader.num_images, desc=title, unit=" images", leave=False, dynamic_ncols=True,
+        disable=None if is_shown else True,
+    ) as bar:  # fmt: skip
+        for batch in batches:
+            yield batch
+            bar.update(len(batch["index"]))

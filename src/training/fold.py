@@ -1,0 +1,212 @@
+"""One fold: builds its objects from the config, hands them to the engine, keeps what came out."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate.utils import gather_object
+
+from src.competition.predictions import save_predictions
+from src.data.augment import build_augmentation, build_resize
+from src.data.decode import decode_image
+from src.data.loader import ImageDataset, build_loader
+from src.data.mixing import Mixer
+from src.errors import UserError
+from src.evaluation.metrics import log_loss, score
+from src.files import save_json, save_table
+from src.model.freezing import describe_parameters, open_stages
+from src.model.losses import build_loss, probabilities
+from src.model.network import build_network
+from src.training import checkpoint
+from src.training.averaging import build_ema
+from src.training.engine import predict, train_one_epoch
+from src.training.optimizer import build_optimizer
+from src.training.progress import Progress
+from src.training.schedule import build_schedule
+
+
+@dataclass
+class FoldParts:
+    """The objects of one fold, built once and then passed."""
+
+    network: torch.nn.Module
+    ema: torch.nn.Module | None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    train_loader: object
+    val_loader: object
+    val_table: object
+
+    @property
+    def scored(self):
+        """The network whose predictions count: the averaged one where there is an average."""
+        return self.ema.module if self.ema else self.network
+
+    def state(self, progress):
+        """Everything that a restart needs, as plain containers and tensors."""
+        stateful = {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule, "ema": self.ema}
+        return {name: one.state_dict() for name, one in stateful.items() if one} | {"progress": vars(progress)}
+
+    def restore(self, state):
+        """Take over what `state` returned; return its Progress."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        return Progress(**state["progress"])
+
+
+def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, tracker):
+    """Train one fold, or go on from its last finished epoch.
+
+    Args:
+        table: competition.tables.ImageTable of all training rows.
+        folds: (N,) int; rows of `fold` validate, all others train.
+        folder: pathlib.Path of the fold; gets log.csv, val.csv, best.safetensors, last.safetensors, meta.json.
+        num_workers: loader processes.
+        pixel_stats: (mean, std) of the data set in raw pixel units; None: the backbone's.
+        tracker: tracking.Tracker.
+
+    Raises:
+        UserError: see `engine.train_one_epoch` and `model.network.build_network`.
+    """
+    torch.manual_seed(_seed(config.seed, fold))
+    parts = _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
+    loss_function = build_loss(config.loss, config.competition.task)
+    is_main, network = accelerator.is_main_process, parts.network
+    progress = Progress()
+    if (folder / "last.pt").is_file():
+        progress = parts.restore(checkpoint.load_state(folder / "last.pt"))
+    if is_main:
+        _print_start(fold, progress, parts, describe=fold == 0 or config.fold is not None)
+    open_stages(network, progress.epoch)
+    model, optimizer = accelerator.prepare(network, parts.optimizer)
+
+    while not progress.is_over(config.train.epochs, config.train.early_stopping_epochs):
+        epoch, began = progress.epoch, time.perf_counter()
+        if open_stages(network, epoch) and accelerator.num_processes > 1:
+            model = accelerator.prepare_model(network)  # gradients are shared for what learned when it was wrapped
+        seed = _seed(config.seed, fold, epoch, accelerator.process_index)
+        torch.manual_seed(seed)
+        stats = train_one_epoch(
+            model, parts.train_loader, epoch, loss_function, optimizer, parts.schedule, accelerator,
+            normalize=network.normalize,
+            mixer=_build_mixer(config, epoch),
+            generator=torch.Generator().manual_seed(seed),
+            accumulate_steps=config.optimizer.accumulate_steps,
+            clip_norm=config.optimizer.clip_norm,
+            after_step=(lambda: parts.ema.update_parameters(network)) if parts.ema else None,
+            title=f"fold {fold} epoch {epoch + 1}/{config.train.epochs}",
+        )  # fmt: skip
+        probs = _predict_all(parts, accelerator, config.competition.task)
+        targets, task = parts.val_table.targets, config.competition.task
+        is_best = progress.add(
+            score(targets, probs, config.competition.metric), log_loss(targets, probs, task),
+            time.perf_counter() - began,
+            lr=parts.optimizer.param_groups[0]["lr"],
+            train_loss=stats.loss,
+            images_per_second=round(stats.images_per_second, 1),
+        )  # fmt: skip
+        if is_main:
+            _print_epoch(fold, progress, config, is_best)
+            numbers = {f"fold{fold}/{name}": value for name, value in progress.log[-1].items() if name != "epoch"}
+            tracker.log({"epoch": progress.epoch} | numbers)
+            if is_best:
+                checkpoint.save_weights(folder / "best.safetensors", parts.scored)
+                save_predictions(folder / "val.csv", parts.val_table, probs)
+            save_table(folder / "log.csv", pd.DataFrame(progress.log))
+            checkpoint.save_state(folder / "last.pt", parts.state(progress))
+    if is_main:
+        checkpoint.save_weights(folder / "last.safetensors", parts.scored)
+        numbers = {name: value for name, value in vars(progress).items() if name != "log"}
+        save_json(folder / "meta.json", {"fold": fold, **numbers, "target_names": list(table.target_names)})
+        (folder / "last.pt").unlink(missing_ok=True)
+    parts.train_loader.close()
+    parts.val_loader.close()
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+def is_done(folder):
+    """Whether a fold's folder holds a finished fold."""
+    return (folder / "meta.json").is_file()
+
+
+def _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats):
+    channels, size = config.competition.channels, config.image_size
+    train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    if config.train.max_images is not None and len(train_rows) > config.train.max_images:
+        chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
+        train_rows = np.sort(chosen)
+    is_uint8 = decode_image(table.paths[train_rows[0]], channels).dtype == np.uint8
+    if not is_uint8 and config.normalize == "backbone":
+        raise UserError(f"normalize=backbone: {table.paths[0]} holds no 8-bit pixels; set normalize=dataset")
+
+    augmentation = build_augmentation(config.augment, size, channels, is_uint8)
+    train_data = ImageDataset(table.take(train_rows), channels, augmentation, size, config.seed)
+    val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
+    shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    train_loader = build_loader(train_data, config.train.batch_size, shuffle_seed=config.seed, **shared)
+    val_loader = build_loader(val_data, config.infer.batch_size or 2 * config.train.batch_size, **shared)
+
+    network = build_network(
+        config.model, len(table.target_names), channels, size, normalize=config.normalize, pixel_stats=pixel_stats
+    ).to(accelerator.device)
+    if config.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if config.train.compile:
+        network.compile()
+    optimizer = build_optimizer(config.optimizer, network)
+    steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
+    schedule = build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch)
+    ema = build_ema(network, config.train.ema_decay) if config.train.ema_decay is not None else None
+    return FoldParts(network, ema, optimizer, schedule, train_loader, val_loader, val_data.table)
+
+
+def _build_mixer(config, epoch):
+    """Mixing is off where it was not asked for and in the last epochs, so that training ends on real pictures."""
+    is_on = config.mix.prob > 0 and epoch < config.train.epochs - config.mix.off_epochs
+    return Mixer(config.mix) if is_on else None
+
+
+def _predict_all(parts, accelerator, task):
+    """Predict the validation rows on all processes; every process gets (N, C) in the table's order."""
+    index, probs = predict(
+        [parts.scored], parts.val_loader, accelerator.device, accelerator.mixed_precision.replace("no", "fp32"),
+        partial(probabilities, task=task),
+        title="validation" if accelerator.is_main_process else "",
+    )  # fmt: skip
+    gathered = gather_object([(index, probs[0])])
+    index = np.concatenate([one for one, _ in gathered])
+    probs = np.concatenate([one for _, one in gathered])
+    order = np.argsort(index)
+    assert np.array_equal(index[order], np.arange(len(parts.val_table))), "each validation row is predicted once"
+    return probs[order]
+
+
+def _seed(*numbers):
+    """One seed from several numbers, so that seed 1, fold 2 and seed 2, fold 1 differ."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _print_start(fold, progress, parts, describe):
+    if progress.epoch:
+        print(f"\nfold {fold}: goes on after epoch {progress.epoch}")
+        return
+    print(f"\nfold {fold}: {parts.train_loader.num_images} training images a process, {len(parts.val_table)} validation")
+    if describe:
+        print(describe_parameters(parts.network).to_string(index=False))
+
+
+def _print_epoch(fold, progress, config, is_best):
+    row = progress.log[-1]
+    print(
+        f"fold {fold} epoch {row['epoch']:>2}/{config.train.epochs}  loss {row['train_loss']:.4f}  "
+        f"val {row['val_loss']:.4f}  {config.competition.metric} {row['val_score']:.5f}{'*' if is_best else ' '} "
+        f"{row['images_per_second']:.0f}/s  {row['seconds']:.0f} s",
+        flush=True,
+    )

@@ -1,0 +1,144 @@
+"""One run: folds in order, what is done is skipped, what came out is scored."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from src.competition.demo import write_demo
+from src.competition.folds import check_folds, describe_folds, load_folds
+from src.competition.predictions import load_predictions
+from src.competition.submission import check_sample, load_sample
+from src.competition.tables import load_test_table, load_train_table
+from src.data.statistics import compute_pixel_stats
+from src.data.unreadable import find_unreadable
+from src.device import resolve_device, resolve_precision, share_cores
+from src.errors import UserError, listing
+from src.evaluation.metrics import score, score_columns
+from src.files import load_json, save_json, save_table
+from src.runs import open_run
+from src.training.fold import is_done, train_fold
+from src.training.tracking import build_tracker
+
+
+def train_run(config):
+    """Train the folds that the config asks for and are not done; write oof.csv and scores.json; print the scores.
+
+    Raises:
+        UserError: anything a person can mend, most of it before the first epoch.
+    """
+    accelerator = _build_accelerator(config)
+    num_workers = share_cores(accelerator.device, config.train.num_workers)
+    run_folder, is_main = config.run_folder, accelerator.is_main_process
+    with accelerator.main_process_first():
+        if is_main:
+            open_run(config)
+        table = _load_checked_table(config)
+        folds = load_folds(config, table)
+    if config.unreadable == "skip":
+        with accelerator.main_process_first():
+            table, folds = _skip_unreadable(config, table, folds, num_workers)
+    check_folds(table, folds, config.competition.task)
+    if is_main:
+        save_table(run_folder / "folds.csv", pd.DataFrame({"id": table.ids, "fold": folds}))
+        print(f"{run_folder}: {len(table)} images of {config.competition.name}, {len(table.target_names)} targets")
+        print(describe_folds(table, folds).to_string(index=False))
+    numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
+    if config.fold is not None and config.fold not in numbers:
+        raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
+    wanted = numbers if config.fold is None else [config.fold]
+    left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
+    for fold in wanted:
+        if fold not in left and is_main:
+            print(f"fold {fold}: done before")
+    if left:
+        pixel_stats = None
+        if config.normalize == "dataset":
+            pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
+        tracker = build_tracker(config.tracking if is_main else "none", run_folder, dataclasses.asdict(config))
+        for fold in left:
+            train_fold(
+                config, fold, table, folds, accelerator, run_folder / f"fold{fold}", num_workers, pixel_stats, tracker
+            )
+        if is_main:
+            tracker.finish(_score_run(config, table, folds, numbers))
+    elif is_main:
+        _score_run(config, table, folds, numbers)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _build_accelerator(config):
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    return Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=device.type == "cpu")
+
+
+def _load_checked_table(config):
+    """Return the training table, after checking that the test side will be able to use what it teaches."""
+    competition = config.competition
+    if competition.name == "demo":
+        write_demo(competition.root)
+    table = load_train_table(competition)
+    sample = load_sample(competition)
+    if sample is not None or competition.test_table:
+        test = load_test_table(competition, table.target_names)
+        if sample is not None:
+            check_sample(sample, competition, test, table.target_names)
+    return table
+
+
+def _skip_unreadable(config, table, folds, num_workers):
+    """Leave out images that cannot be decoded, and list them in unreadable.csv; looked for once per run."""
+    path = config.run_folder / "unreadable.csv"
+    if not path.is_file():
+        found = find_unreadable(table, config.competition.channels, max(1, num_workers))
+        found = pd.DataFrame([(table.ids[row], reason) for row, reason in found], columns=["id", "reason"])
+        save_table(path, found)
+        if len(found):
+            print(f"{len(found)} of {len(table)} images cannot be decoded and are left out; {path} names them")
+    keep = ~np.isin(table.ids, pd.read_csv(path, dtype=str)["id"].to_numpy(dtype=str))
+    return table.take(keep), folds[keep]
+
+
+def _score_run(config, table, folds, numbers):
+    """Join the finished folds' validation predictions; write oof.csv and scores.json; print the table of folds."""
+    run_folder, metric = config.run_folder, config.competition.metric
+    done = [fold for fold in numbers if is_done(run_folder / f"fold{fold}")]
+    names = list(table.target_names)
+    parts = [load_predictions(run_folder / f"fold{fold}" / "val.csv").assign(fold=fold) for fold in done]
+    oof = pd.concat(parts).set_index("id")
+    rows = np.isin(folds, done)
+    oof = oof.loc[table.ids[rows]].reset_index()[["id", "fold", *names]]
+    save_table(run_folder / "oof.csv", oof)
+
+    targets, probs = table.targets[rows], oof[names].to_numpy()
+    metas = {fold: load_json(run_folder / f"fold{fold}" / "meta.json") for fold in done}
+    per_fold = {fold: metas[fold]["best_score"] for fold in done}
+    scores = {
+        "metric": metric,
+        "pooled": score(targets, probs, metric),
+        "mean": float(np.mean(list(per_fold.values()))),
+        "folds": {str(fold): value for fold, value in per_fold.items()},
+        "columns": dict(zip(names, score_columns(targets, probs, metric).tolist(), strict=True)),
+        "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
+        "seconds_per_fold": {str(fold): round(metas[fold]["seconds"], 2) for fold in done},
+    }
+    save_json(run_folder / "scores.json", scores)
+    summary = pd.DataFrame(
+        {
+            "fold": done,
+            "images": [int((folds == fold).sum()) for fold in done],
+            "best epoch": [metas[fold]["best_epoch"] for fold in done],
+            metric: [f"{per_fold[fold]:.5f}" for fold in done],
+            "seconds": [f"{metas[fold]['seconds']:.1f}" for fold in done],
+        }
+    )
+    print(f"\n{summary.to_string(index=False)}")
+    print(
+        f"out-of-fold {metric}: {scores['pooled']:.5f} pooled, {scores['mean']:.5f} mean of {len(done)} of "
+        f"{len(numbers)} folds, {scores['seconds']:.0f} s"
+    )
+    print(f"{run_folder / 'oof.csv'}; next: python infer.py run={run_folder}")
+    return scores

@@ -1,0 +1,79 @@
+"""wandb, when it is wanted and works; the run folder's CSV and JSON are the truth and do not depend on it."""
+
+import netrc
+import os
+import sys
+
+_SERVER = "api.wandb.ai"
+
+
+class Tracker:
+    """A wandb run that may be absent: every call is safe, and the first failure is told once and ends the tracking."""
+
+    def __init__(self, run=None):
+        self._run = run
+
+    def log(self, values):
+        """Record a dict of numbers."""
+        self._try(lambda run: run.log(values))
+
+    def finish(self, summary):
+        """Record the run's final numbers and close it."""
+        self._try(lambda run: (run.summary.update(summary), run.finish(quiet=True)))
+        self._run = None
+
+    def _try(self, action):
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # whatever wandb raises, a run of hours must not end for it
+            self._run = None
+            _warn(error)
+
+
+def build_tracker(mode, run_folder, settings):
+    """Start a wandb run: online when a key is at hand (WANDB_API_KEY or .netrc), else offline; never a prompt.
+
+    Args:
+        mode: auto, wandb or none.
+        run_folder: pathlib.Path; wandb's files go to its folder `wandb`, and its name names the run.
+        settings: plain containers shown as the run's config.
+
+    Returns:
+        Tracker, empty when mode is none or wandb is missing or fails.
+    """
+    if mode == "none":
+        return Tracker()
+    try:
+        import wandb
+
+        run_folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", settings["competition"]["name"]),
+            name=run_folder.name,
+            dir=run_folder,
+            config=settings,
+            mode=os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True),
+        )
+        run.define_metric("epoch")
+        run.define_metric("fold*", step_metric="epoch")
+        return Tracker(run)
+    except Exception as error:  # as above
+        _warn(error)
+        return Tracker()
+
+
+def _has_key():
+    """Whether wandb would find a key without asking."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(_SERVER) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _warn(error):
+    print(f"wandb: off for this run ({type(error).__name__}: {error}); log.csv goes on", file=sys.stderr)

@@ -1,0 +1,32 @@
+"""Views against numpy's own turns and mirrors."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.errors import UserError
+from src.inference.tta import build_views
+
+
+def test_d4_is_the_eight_symmetries_of_the_square():
+    image = torch.arange(9.0).reshape(1, 1, 3, 3)
+    views = build_views(["d4"], (3, 3))
+    seen = {tuple(view(image).flatten().tolist()) for view in views} | {tuple(image.flatten().tolist())}
+    square = image[0, 0].numpy()
+    expected = {tuple(np.rot90(one, turn).flatten().tolist()) for one in (square, square.T) for turn in range(4)}
+    assert seen == expected
+    assert len(views) == 7
+
+
+def test_named_views_are_counted_once_and_sizes_change():
+    assert len(build_views(["hflip", "d4", "hflip"], (8, 8))) == 7
+    image = torch.rand(2, 3, 64, 32)
+    flipped = build_views(["hflip"], (64, 32))[0](image)
+    assert torch.equal(flipped, torch.from_numpy(image.numpy()[..., ::-1].copy()))
+    assert [tuple(view(image).shape[2:]) for view in build_views(["scales"], (64, 32))] == [(56, 28), (72, 36)]
+
+
+def test_d4_needs_squares():
+    with pytest.raises(UserError) as caught:
+        build_views(["d4"], (64, 32))
+    assert str(caught.value) == "infer.tta=d4: needs square pictures, image_size is [64, 32]; set infer.tta=[hflip,vflip]"

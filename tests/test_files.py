@@ -1,0 +1,26 @@
+"""A reader sees the old file or the new one, never half of it."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from src.files import atomic_path, load_json, save_json, save_table
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "scores.json"
+    save_json(path, {"auc": 0.5})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half of")
+        raise RuntimeError
+    assert load_json(path) == {"auc": 0.5}
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_tables_and_json_come_back(tmp_path):
+    table = pd.DataFrame({"id": ["001", "한글"], "x": [0.1, 0.25]})
+    save_table(tmp_path / "new" / "oof.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "oof.csv", dtype={"id": str}), table)
+    save_json(tmp_path / "a.json", {"name": "한글"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "한글"}

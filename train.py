@@ -1,0 +1,32 @@
+"""python train.py key=value ...: train a competition's folds and print the out-of-fold score."""
+
+import sys
+
+from src.config import help_text, load_config
+from src.errors import one_line_errors
+
+USAGE = """usage: python train.py [key=value ...]
+
+  python train.py                              the embedded competition, 5 folds
+  python train.py fold=0                       one fold
+  python train.py competition=NAME recipe=finetune train.epochs=5
+  python -m src.adopt FOLDER                   make a competition of a folder
+
+The same command again goes on where it stopped. All settings, with defaults:
+"""
+
+
+def main(words):
+    """Run the command line `words`."""
+    if {"--help", "-h"} & set(words):
+        print(USAGE + help_text())
+        return
+    with one_line_errors():
+        config = load_config(words)
+        from src.training.run import train_run  # here, since torch takes seconds and a typo should not
+
+        train_run(config)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
