@@ -79,7 +79,9 @@ class Model:
     freeze: str = _setting(
         "none", "none, head_only, the number n of last stages that learn, or gradual (one more stage an epoch)"
     )
-    freeze_batchnorm: bool = _setting(False, "BatchNorm keeps its pretrained mean and variance while the rest learns")
+    freeze_batchnorm: Optional[bool] = _setting(
+        None, "BatchNorm keeps its mean and variance while the rest learns; null: when pretrained"
+    )
     pool: str = _setting(
         "auto", "features -> vector; auto: the backbone's own", choices=("auto", "avg", "max", "avgmax", "gem")
     )
@@ -317,7 +319,10 @@ def help_text():
         head = key.rpartition(".")[0]
         if head != group:
             group = head
-            lines += ["", *textwrap.wrap(f"{group}.*: {Config.__dataclass_fields__[group].default_factory.__doc__}", 80)]
+            lines += [
+                "",
+                *textwrap.wrap(f"{group}.*: {Config.__dataclass_fields__[group].default_factory.__doc__}", 80),
+            ]
         default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
         meaning = one.metadata["meaning"]
         if one.metadata["choices"]:

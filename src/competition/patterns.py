@@ -43,8 +43,10 @@ def match_column(rows, column, folders, role, shared=False):
 
     Returns: the best `Match`, or None when no value is found on disk.
     """
+    other = {"train": "test", "test": "train"}[role]
+    if not shared:
+        folders = {folder: names for folder, names in folders.items() if other not in roles(folder) - {role}}
     found = _propose(rows, column, folders)
-    other = "test" if role == "train" else "train"
     found = {pattern: hit for pattern, hit in found.items() if shared or other not in roles(pattern) - {role}}
     if not found:
         return None
@@ -122,38 +124,85 @@ def _propose(rows, column, folders):
     """Return {pattern: (set of covered row numbers, cost)} of all patterns that explain a hit of the column's values."""
     records = rows.to_dict("records")
     varying = [name for name in rows.columns if name != column and rows[name].nunique() > 1]
-    found = {}
-
-    def add(row, prefix, ends):
-        """Every way to write the folders of one hit, times every way to write its end."""
-        value = records[row][column]
-        ways = [_ways_to_write(part, place, prefix, value, column, records[row], varying) for place, part in enumerate(prefix)]
-        for *parts, (end, end_cost) in itertools.product(*ways, ends):
-            pattern = "/".join([*(text for text, _ in parts), end])
-            cost = end_cost + sum(cost for _, cost in parts)
-            found.setdefault(pattern, (set(), cost))[0].add(row)
-
-    keys = defaultdict(list)  # last part of a value -> its rows
+    wanted = defaultdict(list)  # last part of a value -> (row, the folders before it)
     for row, record in enumerate(records):
-        if value := record[column].removeprefix("./").rstrip("/"):
-            keys[value.rpartition("/")[2]].append((row, value.rpartition("/")[0]))
-    here = f"{{{column}}}"
-    for wanted, before, after in _spellings(keys, here, folders):
-        below = _below(wanted, folders)
-        for folder, names in folders.items():
-            parts = PurePosixPath(folder).parts
-            for place, part in enumerate(parts):
-                for row, _ in wanted.get(part, ()):
-                    end = "/".join([before + here_of(here, part, after), *below[len(parts) - place - 1, _kind(names)]])
-                    add(row, parts[:place], [(end, 0)])
-            for name in names:
-                stem, dot, suffix = name.rpartition(".")
-                for key, rest in ((name, ""), (stem, dot + suffix)):
-                    for row, lead in wanted.get(key, ()):
-                        prefix = _strip_tail(parts, lead)
-                        if prefix is not None:
-                            ends = [(here + rest, 0)] + ([(here + ".*", 1)] if rest else [])
-                            add(row, prefix, ends)
-        if found:
+        lead, _, last = record[column].removeprefix("./").rpartition("/")
+        if last:
+            wanted[last].append((row, PurePosixPath(lead).parts))
+    found = {}
+    for read in (_read_exactly, _read_padded, _read_affixed):
+        for row, prefix, ends in _hits(wanted, column, folders, read):
+            ways = [_ways_to_write(place, prefix, column, records[row], varying) for place in range(len(prefix))]
+            for *parts, (end, end_cost) in itertools.product(*ways, ends):
+                pattern = "/".join([*(text for text, _ in parts), end])
+                cost = end_cost + (read is not _read_exactly) + sum(cost for _, cost in parts)
+                found.setdefault(pattern, (set(), cost))[0].add(row)
+        if any(len(covered) >= 0.99 * len(records) for covered, _ in found.values()):
             break
     return found
+
+
+def _hits(wanted, column, folders, read):
+    """Yield (row, folders before, [(rest of the pattern, cost)]) of each file or folder that is named like a value."""
+    below = defaultdict(lambda: defaultdict(set))  # what lies under folders named like a value, level by level
+    under = []
+    for folder, names in folders.items():
+        parts = PurePosixPath(folder).parts
+        for place, part in enumerate(parts):
+            for key, text in read(part, column):
+                kind = (len(parts) - place, _suffix(names[0]))
+                for row, lead in wanted.get(key, ()):
+                    if not lead:
+                        under.append((row, parts[:place], text, kind))
+                        for level, one in enumerate(parts[place + 1 :]):
+                            below[kind][level].add(one)
+                        below[kind]["file"].update(names if len(names) == 1 else ("1", "2"))
+        for name in names:
+            suffix = _suffix(name)
+            for key, text in [(name, f"{{{column}}}")] * (read is _read_exactly) + [
+                (key, text + suffix) for key, text in read(name.removesuffix(suffix), column)
+            ]:
+                for row, lead in wanted.get(key, ()):
+                    if parts[len(parts) - len(lead) :] == lead:
+                        ends = [(text, 0)] + ([(text.removesuffix(suffix) + ".*", 1)] if key != name else [])
+                        yield row, parts[: len(parts) - len(lead)], ends
+    for row, prefix, text, kind in under:
+        levels = [_one_or_star(below[kind][level], "*") for level in range(kind[0] - 1)]
+        yield row, prefix, [("/".join([text, *levels, _one_or_star(below[kind]["file"], "*" + kind[1])]), 0)]
+
+
+def _ways_to_write(place, prefix, column, record, varying):
+    """Return [(text, cost)]: a folder's name as it is, as a letter of the value, as another column, as anything."""
+    part = prefix[place]
+    letter = sum(len(one) == 1 for one in prefix[:place])
+    ways = [(part, 0), ("*", _STAR)]
+    if part == record[column][letter : letter + 1]:
+        ways.append((f"{{{column}[{letter}]}}", 1))
+    return ways + [(f"{{{other}}}", 2) for other in varying if record[other] == part]
+
+
+def _read_exactly(stem, column):
+    """The name is the value."""
+    return [(stem, f"{{{column}}}")]
+
+
+def _read_padded(stem, column):
+    """The name is the value with zeros before it: 7 -> 00007."""
+    return [(stem.lstrip("0") or "0", f"{{{column}:0>{len(stem)}}}")] if stem.isdigit() else []
+
+
+def _read_affixed(stem, column):
+    """The name is the value with a word before or after it: 7 -> img_7."""
+    readings = []
+    for sign in "_-.":
+        before, _, key = stem.rpartition(sign)
+        if before:
+            readings.append((key, f"{before}{sign}{{{column}}}"))
+        key, _, after = stem.partition(sign)
+        if after:
+            readings.append((key, f"{{{column}}}{sign}{after}"))
+    return readings
+
+
+def _suffix(name):
+    return PurePosixPath(name).suffix

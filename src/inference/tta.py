@@ -68,5 +68,7 @@ def build_views(names, image_size):
         UserError: d4 on pictures that are not square.
     """
     if "d4" in names and image_size[0] != image_size[1]:
-        raise UserError(f"infer.tta=d4: needs square pictures, image_size is {list(image_size)}; set infer.tta=[hflip,vflip]")
+        raise UserError(
+            f"infer.tta=d4: needs square pictures, image_size is {list(image_size)}; set infer.tta=[hflip,vflip]"
+        )
     return tuple(dict.fromkeys(view for name in names for view in VIEWS[name]))

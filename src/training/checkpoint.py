@@ -49,4 +49,6 @@ def load_state(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__}); delete it to train the fold from its start") from None
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}); delete it to train the fold from its start"
+        ) from None

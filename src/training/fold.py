@@ -197,7 +197,9 @@ def _print_start(fold, progress, parts, describe):
     if progress.epoch:
         print(f"\nfold {fold}: goes on after epoch {progress.epoch}")
         return
-    print(f"\nfold {fold}: {parts.train_loader.num_images} training images a process, {len(parts.val_table)} validation")
+    print(
+        f"\nfold {fold}: {parts.train_loader.num_images} training images a process, {len(parts.val_table)} validation"
+    )
     if describe:
         print(describe_parameters(parts.network).to_string(index=False))
 

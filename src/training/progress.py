@@ -23,7 +23,13 @@ class Progress:
         if is_best:
             self.best_epoch, self.best_score, self.best_loss = self.epoch, score, val_loss
         self.log.append(
-            {"epoch": self.epoch, **numbers, "val_loss": val_loss, "val_score": score, "seconds": round(self.seconds, 2)}
+            {
+                "epoch": self.epoch,
+                **numbers,
+                "val_loss": val_loss,
+                "val_score": score,
+                "seconds": round(self.seconds, 2),
+            }
         )
         return is_best
 

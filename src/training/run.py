@@ -34,7 +34,7 @@ def train_run(config):
     with accelerator.main_process_first():
         if is_main:
             open_run(config)
-        table = _load_checked_table(config)
+        table = load_checked_table(config)
         folds = load_folds(config, table)
     if config.unreadable == "skip":
         with accelerator.main_process_first():
@@ -75,7 +75,7 @@ def _build_accelerator(config):
     return Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=device.type == "cpu")
 
 
-def _load_checked_table(config):
+def load_checked_table(config):
     """Return the training table, after checking that the test side will be able to use what it teaches."""
     competition = config.competition
     if competition.name == "demo":

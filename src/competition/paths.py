@@ -1,0 +1,240 @@
+"""Path patterns -> image files: each folder is listed once, and no row asks the disk by itself.
+
+A pattern is written relative to the competition's root: {column} is a row's value, {column[0]} a letter of it, and *
+anything within one name. A name that ends in * or .* is an image by its suffix; the suffix that .* stands for has one dot.
+"""
+
+import os
+import re
+from bisect import bisect_left
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.errors import UserError, listing, nearest
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm", ".dicom")
+
+_STAR = "\0"  # the pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
+_PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
+_OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|//")
+
+
+def find_images(competition, key, rows, ids):
+    """Find the image file of each row; of several matches the middle one in natural order.
+
+    Args:
+        competition: src.config.Competition.
+        key: train_image or test_image, the setting that holds the pattern.
+        rows: table of str with the columns that the pattern names.
+        ids: (N,) names of the rows for errors.
+
+    Returns: (N,) paths, str.
+
+    Raises:
+        UserError: the pattern is wrong, or an image is missing, empty or outside the root.
+    """
+    root, pattern = competition.root, getattr(competition, key)
+    folders, paths, missing = _Folders(root), [], []
+    for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
+        if ".." in path or "//" in path or "\\" in path or path[:1] == "/" or path[1:2] == ":":
+            if _OUTSIDE.search(path):
+                raise UserError(
+                    f"{root}: the image of id {ids[row]!r} would be outside this folder ({path.replace(_STAR, '*')}); "
+                    f"correct the id or competition.{key}, now {pattern}"
+                )
+        found = folders.match(path)
+        if found:
+            paths.append(f"{root}/{found[0] if len(found) == 1 else _middle(found)}")
+        else:
+            missing.append(ids[row])
+    where = f"{root}/{_fixed_folder(pattern)}".rstrip("/")
+    if missing:
+        raise UserError(
+            f"{where}: {len(missing)} of {len(rows)} ids have no image (first: {missing[0]}); "
+            f"check competition.{key}, now {pattern}"
+        )
+    _check_not_empty(folders, root, paths)
+    return np.array(paths, dtype=str)
+
+
+def list_images(competition, key):
+    """List the images that fit a pattern, where no table names the rows.
+
+    Returns: a table of str in natural order of the paths: the pattern's {names}, read from each path; competition.id
+        (the path below the pattern's fixed folder) unless the pattern has it; and `path`, the whole path.
+
+    Raises:
+        UserError: the pattern is wrong, nothing fits it, or an image is empty.
+    """
+    root, pattern = competition.root, getattr(competition, key)
+    _check_pattern(pattern, f"competition.{key}")
+    names, reader = [], ""
+    for part in re.split(r"(\{[^}]*\}|\*)", pattern.removesuffix(".*")):
+        name = part[1:-1]
+        if part == "*":
+            reader += "[^/]*?"
+        elif part.startswith("{") and name in names:
+            reader += f"(?P=n{names.index(name)})"
+        elif part.startswith("{"):
+            reader += f"(?P<n{len(names)}>[^/]+)"
+            names.append(name)
+        else:
+            reader += re.escape(part)
+    reader = re.compile(reader + (r"\.[^./]*" if pattern.endswith(".*") else ""))
+    folders, base = _Folders(root), _fixed_folder(pattern)
+    found = []
+    for path in folders.match(_PLACE.sub(_STAR, pattern).replace("*", _STAR)):
+        if path.lower().endswith(IMAGE_SUFFIXES) and (read := reader.fullmatch(path)):
+            found.append((path, read.groups()))
+    found.sort(key=lambda one: _natural(one[0]))
+    if not found:
+        raise UserError(
+            f"{f'{root}/{base}'.rstrip('/')}: no image found there; check competition.{key}, now {pattern}"
+        )
+    rows = pd.DataFrame([values for _, values in found], columns=names, dtype=str, index=range(len(found)))
+    if competition.id not in rows:
+        rows[competition.id] = [path[len(base) :].lstrip("/") for path, _ in found]
+    rows["path"] = [f"{root}/{path}" for path, _ in found]
+    _check_not_empty(folders, root, rows["path"])
+    return rows
+
+
+class _Folders:
+    """The files below a root; a folder is listed when first asked for."""
+
+    def __init__(self, root):
+        self._root = Path(root)
+        self._entries = {}
+        self._names = {}
+
+    def match(self, path):
+        """Return the files, relative to the root, that fit a path with stars."""
+        folder, _, last = path.rpartition("/")
+        if _STAR not in folder:
+            above = [folder]
+        else:
+            fixed, *parts = re.split(rf"(?:^|/)(?=[^/]*{_STAR})", folder, maxsplit=1)
+            above = [fixed]
+            for part in "".join(parts).split("/"):
+                above = [_join(one, name) for one in above for name in self._fitting(one, part) if self._is_dir(one, name)]
+        return [_join(one, name) for one in above for name in self._fitting(one, last) if self._is_file(one, name)]
+
+    def size(self, path):
+        """Return a file's bytes."""
+        folder, _, name = path.rpartition("/")
+        return self._list(folder)[name].stat().st_size
+
+    def _list(self, folder):
+        """Return {name: os.DirEntry} of one folder; nothing when it is not there."""
+        if folder not in self._entries:
+            try:
+                with os.scandir(self._root / folder) as entries:
+                    self._entries[folder] = {entry.name: entry for entry in entries}
+            except (FileNotFoundError, NotADirectoryError):
+                self._entries[folder] = {}
+        return self._entries[folder]
+
+    def _fitting(self, folder, part):
+        """Return the names in a folder that fit one part of a path; hidden ones fit no star."""
+        if _STAR not in part:
+            return [part] if part in self._list(folder) or part in ("", ".") else []
+        pieces = part.split(_STAR)
+        flip = len(pieces[0]) < len(pieces[-1])  # search by the longer fixed end
+        if (folder, flip) not in self._names:
+            names = (name for name in self._list(folder) if not name.startswith("."))
+            self._names[folder, flip] = sorted(name[::-1] if flip else name for name in names)
+        names, start = self._names[folder, flip], pieces[-1][::-1] if flip else pieces[0]
+        found, at = [], bisect_left(names, start)
+        while at < len(names) and names[at].startswith(start):
+            name = names[at][::-1] if flip else names[at]
+            if _fits(name, part):
+                found.append(name)
+            at += 1
+        return found
+
+    def _is_dir(self, folder, name):
+        return name in ("", ".") or self._list(folder)[name].is_dir()
+
+    def _is_file(self, folder, name):
+        return name not in ("", ".") and self._list(folder)[name].is_file()
+
+
+def _fits(name, part):
+    """Say whether a name is the part's pieces in order, with anything between them."""
+    if part.endswith("." + _STAR):
+        name, dot, _ = name.rpartition(".")
+        return bool(dot) and _fits(name, part[:-2])
+    first, *middle = part.split(_STAR)
+    if not middle:
+        return name == first
+    last, at = middle.pop(), len(first)
+    end = len(name) - len(last)
+    if end < at or not name.startswith(first) or not name.endswith(last):
+        return False
+    for piece in middle:
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
+
+
+def _fill(pattern, where, rows):
+    """Return each row's path: the pattern with the row's values, and stars."""
+    _check_pattern(pattern, where)
+    texts = [text.replace("*", _STAR) for text in _PLACE.split(pattern)[::3]]
+    places = _PLACE.findall(pattern)
+    if not places:
+        raise UserError(f"{where}={pattern}: all rows would get one image; name a column, for example {{id}}")
+    columns = []
+    for name, letter in places:
+        if name not in rows:
+            raise UserError(
+                f"{where}={pattern}: no column {name!r} (found {listing(rows.columns)})"
+                f"{nearest(name, rows.columns) or '; name one of these'}"
+            )
+        column = rows[name].fillna("").tolist()
+        columns.append([value[int(letter) : int(letter) + 1] for value in column] if letter else column)
+    first, *rest = texts
+    parts = zip(columns, rest, strict=True)
+    paths = [first] * len(rows)
+    for column, text in parts:
+        paths = [path + value + text for path, value in zip(paths, column, strict=True)]
+    return paths
+
+
+def _check_pattern(pattern, where):
+    if re.search(r"[{}]", _PLACE.sub("", pattern)):
+        raise UserError(
+            f"{where}={pattern}: not a pattern; in braces write a column, or a letter of it such as {{id[0]}}"
+        )
+    if _OUTSIDE.search(pattern):
+        raise UserError(f"{where}={pattern}: leads outside competition.root; write a path below it")
+
+
+def _check_not_empty(folders, root, paths):
+    empty = [path for path in paths if folders.size(path[len(str(root)) + 1 :]) == 0]
+    if empty:
+        raise UserError(
+            f"{empty[0]}: cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty, copy them again"
+        )
+
+
+def _fixed_folder(pattern):
+    """Return the pattern's leading folders, up to the first that varies."""
+    return re.split(r"[{*]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
+def _middle(paths):
+    return sorted(paths, key=_natural)[len(paths) // 2]
+
+
+def _natural(text):
+    """A sorting key that counts: 2 before 10."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", text))]
+
+
+def _join(folder, name):
+    return f"{folder}/{name}" if folder else name

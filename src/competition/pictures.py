@@ -1,0 +1,106 @@
+"""What a few of a competition's pictures look like: their size, channels and file type, read from the headers.
+
+From it follow the size and the number of channels that a network should see.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pydicom
+from PIL import Image, UnidentifiedImageError
+
+from src.competition.patterns import DICOM_SUFFIXES
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".npy", *DICOM_SUFFIXES)
+_MAX_SIDE = 224  # what most backbones were pretrained at
+_MAX_ARRAY_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The median (height, width), the channels stored, and which of the files looked at could not be read."""
+
+    height: int
+    width: int
+    channels: int
+    is_array: bool
+    is_dicom: bool
+    unreadable: list[str]
+
+
+def look_at(root, paths):
+    """Read the headers of these files; None when not one can be read."""
+    seen, unreadable = [], []
+    for path in paths:
+        try:
+            seen.append(_read_shape(Path(root) / path))
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            UnidentifiedImageError,
+            pydicom.errors.InvalidDicomError,
+            AttributeError,
+        ):
+            unreadable.append(path)
+    if not seen:
+        return None
+    height, width = (round(median(shape[axis] for shape in seen)) for axis in (0, 1))
+    channels = max(shape[2] for shape in seen)
+    is_array, is_dicom = (paths[0].lower().endswith(one) for one in (".npy", DICOM_SUFFIXES))
+    return Looks(height, width, channels, is_array, is_dicom, unreadable)
+
+
+def choose_channels(looks):
+    """Return (channels, reason): an array keeps its own; pictures are RGB, which pretrained networks expect."""
+    if looks.is_array:
+        return looks.channels, f"the arrays hold {looks.channels}"
+    if looks.channels != 1:
+        return 3, "RGB"
+    if not looks.is_dicom and max(looks.height, looks.width) <= 32:
+        return 1, "small grey pictures"
+    return 3, "grey, repeated to RGB: pretrained networks want it"
+
+
+def choose_image_size(looks):
+    """Return ((height, width), reason), multiples of 32; None leaves the default of 224.
+
+    A pretrained network halves its input five times, so a small picture is shown at twice its size. Arrays keep about
+    their own size, each axis for itself: a thin line in a spectrogram does not survive shrinking.
+    """
+    height, width = looks.height, looks.width
+    found = f"{'arrays' if looks.is_array else 'pictures'} are {height}x{width}"
+    if looks.is_array and min(height, width) > 64:
+        size = tuple(min(_MAX_ARRAY_SIDE, _to_32(side)) for side in (height, width))
+    elif max(height, width) < 1.6 * min(height, width):
+        side = min(_MAX_SIDE, max(64, -(-2 * max(height, width) // 32) * 32))
+        size = (side, side)
+        found += ", shown larger" if side > max(height, width) else ""
+    else:
+        scale = min(_MAX_SIDE, 2 * (height * width) ** 0.5) / (height * width) ** 0.5
+        size = tuple(max(64, _to_32(scale * side)) for side in (height, width))
+        found += ", so not square"
+    return size, found
+
+
+def _to_32(side):
+    return max(1, round(side / 32)) * 32
+
+
+def _read_shape(path):
+    """Return (height, width, channels) from a file's header."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        if len(shape) == 2:
+            return (*shape, 1)
+        if len(shape) != 3:
+            raise ValueError(f"an array of {len(shape)} axes")
+        return (*shape[1:], shape[0]) if shape[0] <= shape[2] else shape
+    if suffix in DICOM_SUFFIXES:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return header.Rows, header.Columns, 1
+    with Image.open(path) as picture:
+        return picture.height, picture.width, 1 if picture.mode in ("1", "L", "I", "F", "I;16", "I;16B") else 3

@@ -1,0 +1,92 @@
+"""Which part of the network learns: stages from input to head, closed from the front; frozen means eval, always."""
+
+import os
+
+import pandas as pd
+from timm.models import group_parameters
+from torch import nn
+
+from src.errors import UserError
+
+
+def list_stages(network):
+    """Return [(name, [parameter names])] from the input to the head; the backbone's stages are timm's coarse groups."""
+    backbone = network.backbone
+    groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    stages, of_head = [], [f"head.{name}" for name, _ in network.head.named_parameters()]
+    for key in sorted(groups):
+        names = [name for name in groups[key] if "global_pool" not in name]
+        of_head += [f"backbone.{name}" for name in groups[key] if "global_pool" in name]  # GeM's p is new, as the head
+        if names:
+            stages.append((_shared_name(names), [f"backbone.{name}" for name in names]))
+    return [*stages, ("head", of_head)]
+
+
+def freeze(network, method):
+    """Close the stages that do not learn.
+
+    Args:
+        method: none, head_only, a number n (the head and the last n stages of the backbone learn) or gradual (the head
+            learns; `open_stages` opens the others).
+
+    Raises:
+        UserError: more stages than the backbone has.
+
+    Reference for gradual: Howard and Ruder, Universal Language Model Fine-tuning, 2018, arXiv:1801.06146, section 3.3.
+    """
+    num_stages = len(list_stages(network)) - 1
+    network.freeze_method = method
+    if method.isdigit() and int(method) > num_stages:
+        raise UserError(f"model.freeze={method}: the backbone has {num_stages} stages; set a smaller number or none")
+    opened = {"none": num_stages, "head_only": 0, "gradual": 0}.get(method)
+    _open_last(network, int(method) if opened is None else opened)
+
+
+def open_stages(network, epoch):
+    """Open one more stage of a gradually frozen network for every epoch (counted from 0); return whether any changed."""
+    if network.freeze_method != "gradual":
+        return False
+    before = [parameter.requires_grad for parameter in network.parameters()]
+    _open_last(network, epoch)
+    return before != [parameter.requires_grad for parameter in network.parameters()]
+
+
+def keep_frozen_in_eval(network):
+    """Put every module whose parameters are all frozen into eval, so that no statistic moves and nothing drops out.
+
+    With `network.freeze_batchnorm` every BatchNorm of the backbone too; its scale and shift may still learn.
+    """
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+    if network.freeze_batchnorm:
+        for module in network.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def describe_parameters(network):
+    """Return a pandas table of each stage's parameters and how many of them learn."""
+    parameters = dict(network.named_parameters())
+    rows = []
+    for stage, names in list_stages(network):
+        counts = [(parameters[name].numel(), parameters[name].requires_grad) for name in names]
+        rows.append((stage, sum(n for n, _ in counts), sum(n for n, learns in counts if learns)))
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    return pd.DataFrame(rows, columns=["stage", "parameters", "trainable"])
+
+
+def _open_last(network, count):
+    """Let the head and the last `count` stages of the backbone learn, and nothing else."""
+    stages, parameters = list_stages(network), dict(network.named_parameters())
+    for place, (_, names) in enumerate(reversed(stages)):
+        for name in names:
+            parameters[name].requires_grad_(place <= count)
+    keep_frozen_in_eval(network)
+
+
+def _shared_name(names):
+    """What the names of a stage's parameters begin with, in whole words; its first module where nothing is shared."""
+    shared = os.path.commonprefix([name.split(".") for name in names])
+    return ".".join(shared) or names[0].split(".")[0]

@@ -1,0 +1,118 @@
+"""The network: raw pixels -> normalised images -> timm backbone with pooling -> head -> logits."""
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from torch import nn
+
+from src.errors import UserError
+from src.model.freezing import freeze, keep_frozen_in_eval
+from src.model.head import GeM, Head
+from src.model.weights import create_backbone
+
+
+class Network(nn.Module):
+    """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std."""
+
+    def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.freeze_batchnorm = freeze_batchnorm
+        self.register_buffer("pixel_mean", torch.as_tensor(pixel_mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("pixel_std", torch.as_tensor(pixel_std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def normalize(self, images):
+        """Turn raw pixels (N, H, W, C), uint8 or float, into float32 (N, C, H, W) with mean 0 and std 1.
+
+        A permuted NHWC tensor is channels_last already, so nothing is copied for it.
+        """
+        return (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+
+    def forward(self, images):
+        """Map normalised images (N, C, H, W) to logits (N, K)."""
+        return self.head(self.backbone(images))
+
+    def train(self, mode=True):
+        """Switch between training and evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        keep_frozen_in_eval(self)
+        return self
+
+
+def build_network(
+    settings, num_targets, channels, image_size, normalize="backbone", pixel_stats=None, load_pretrained=True
+):
+    """Build the network that the settings ask for, frozen as they say.
+
+    Args:
+        settings: config.Model.
+        num_targets: K, columns of the logits.
+        channels: C of the images.
+        image_size: (height, width).
+        normalize: backbone (timm's mean and std times 255), dataset (`pixel_stats`) or none (pixels divided by 255).
+        pixel_stats: (mean, std), each (C,), in raw pixel units.
+        load_pretrained: False leaves random weights, for a checkpoint that is loaded next.
+
+    Raises:
+        UserError: see `weights.create_backbone`; also a pool that the backbone does not have, a size it cannot take.
+    """
+    backbone = _create_pooled(settings, channels, image_size, load_pretrained)
+    num_features = _count_features(backbone, settings.backbone, channels, image_size)
+    head = Head(
+        num_features, num_targets, settings.head_widths, settings.head_activation, settings.drop_rate,
+        settings.dropout_samples, settings.head_init,
+    )  # fmt: skip
+    mean, std = _pixel_stats(backbone, channels, normalize, pixel_stats)
+    freeze_batchnorm = settings.pretrained if settings.freeze_batchnorm is None else settings.freeze_batchnorm
+    network = Network(backbone, head, mean, std, freeze_batchnorm)
+    freeze(network, settings.freeze)
+    return network.train()
+
+
+def _create_pooled(settings, channels, image_size, load_pretrained):
+    """Create the backbone with the named pooling; timm's own argument where it has one, GeM in its place."""
+    extra = {} if settings.pool in ("auto", "gem") else {"global_pool": settings.pool}
+    backbone = create_backbone(settings, channels, image_size, load_pretrained, **extra)
+    if settings.pool == "gem":
+        pools = [(name, one) for name, one in backbone.named_modules() if isinstance(one, SelectAdaptivePool2d)]
+        if not pools:
+            raise UserError(f"model.pool=gem: {settings.backbone} has no feature map to pool; set model.pool=avg")
+        for name, pool in pools:
+            gem = GeM(channels_last=pool.pool_type.startswith("fast") or _is_nhwc(pool), flatten=_flattens(pool))
+            backbone.set_submodule(name, gem)
+    return backbone
+
+
+def _is_nhwc(pool):
+    """Whether a timm pool expects (N, H, W, C): it then reduces axes 1 and 2."""
+    return getattr(pool.pool, "dim", None) == (1, 2)
+
+
+def _flattens(pool):
+    """Whether a timm pool returns (N, C) rather than (N, C, 1, 1)."""
+    return not isinstance(pool.flatten, nn.Identity) or bool(getattr(pool.pool, "flatten", False))
+
+
+def _count_features(backbone, name, channels, image_size):
+    """Return D by a dry run, which also shows that the backbone takes pictures of this size."""
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            return backbone(torch.zeros(1, channels, *image_size)).shape[1]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"image_size={list(image_size)}: {name} cannot take it ({reason}); try image_size=224"
+        ) from None
+
+
+def _pixel_stats(backbone, channels, normalize, pixel_stats):
+    """Return mean and std (C,) in raw pixel units."""
+    if normalize == "dataset":
+        return pixel_stats if pixel_stats is not None else ([0.0] * channels, [1.0] * channels)
+    if normalize == "none":
+        return [0.0] * channels, [255.0] * channels
+    config = backbone.pretrained_cfg
+    if channels == 1:
+        return [255 * sum(config["mean"]) / 3], [255 * sum(config["std"]) / 3]
+    return tuple([255 * config[key][channel % 3] for channel in range(channels)] for key in ("mean", "std"))

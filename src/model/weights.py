@@ -1,0 +1,139 @@
+"""Where a backbone's pretrained weights come from: a local file or folder first, then timm's hub; and how it is built."""
+
+import logging
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlparse
+
+import huggingface_hub.constants
+import timm
+from safetensors import SafetensorError
+
+from src.errors import UserError, nearest
+
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+
+_HUB_SECONDS = 5  # to wait for the hub's first answer
+
+
+def find_weights(backbone, weights=None):
+    """Return the path of a backbone's local weights, or None when only the hub can have them.
+
+    Args:
+        backbone: timm's name, with or without a tag such as .in1k.
+        weights: a file, or a folder of files named by backbone; None: the environment variable WEIGHTS, if set.
+
+    Raises:
+        UserError: `weights` does not exist.
+    """
+    weights = weights or os.environ.get("WEIGHTS")
+    if not weights:
+        return None
+    path = Path(weights)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(
+            f"model.weights={weights}: no such file or folder; give a weights file, or a folder of <backbone>.safetensors"
+        )
+    names = dict.fromkeys([backbone, backbone.partition(".")[0]])
+    candidates = (path / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+    return next((one for one in candidates if one.is_file()), None)
+
+
+def create_backbone(settings, channels, image_size, load_pretrained, **extra):
+    """Create the timm backbone without classifier, pretrained as the settings say.
+
+    Args:
+        settings: config.Model.
+        channels: of the input; other than 3, timm sums or repeats the first layer's weights.
+        image_size: (height, width), told to the backbones that are built for one size (ViT, Swin).
+        load_pretrained: False builds the architecture alone and touches no file.
+        extra: further arguments of timm.create_model; model.kwargs come after them.
+
+    Raises:
+        UserError: unknown backbone or argument; weights missing, unreachable or of another architecture.
+    """
+    name = settings.backbone
+    if not timm.is_model(name):
+        raise UserError(
+            f"model.backbone={name}: not a timm model{nearest(name, timm.list_models() + timm.list_pretrained())}"
+        )
+    arguments = {"num_classes": 0, "in_chans": channels, **extra, **settings.kwargs}
+    if _is_built_for_one_size(name):
+        arguments.setdefault("img_size", tuple(image_size))
+    if not (settings.pretrained and load_pretrained):
+        return _create(name, arguments)
+    path = find_weights(name, settings.weights)
+    if path is not None:
+        return _create_from_file(name, arguments, path)
+    return _create_from_hub(name, arguments, settings.weights or os.environ.get("WEIGHTS"))
+
+
+def _is_built_for_one_size(name):
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(config and config.fixed_input_size)
+
+
+def _create(name, arguments, **pretrained):
+    try:
+        return timm.create_model(name, **arguments, **pretrained)
+    except TypeError as error:
+        raise UserError(f"model.kwargs={arguments}: {name} does not take this ({error})") from None
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"model.backbone={name}: cannot be built with {arguments} ({error})") from None
+
+
+def _create_from_file(name, arguments, path):
+    source = {"file": str(path), "source": "", "url": "", "hf_hub_id": None}
+    try:
+        return _create(name, arguments, pretrained=True, pretrained_cfg_overlay=source)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{path}: these weights do not fit {name} ({_first_misfit(error)}); set model.backbone to theirs"
+        ) from None
+    except (OSError, SafetensorError, EOFError, ImportError) as error:
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}); download it again") from None
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise UserError(
+            f"{path}: is a pickle that may run code, not plain tensors; convert it to safetensors"
+        ) from None
+
+
+def _create_from_hub(name, arguments, folder):
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None or not config.has_weights:
+        raise UserError(
+            f"model.backbone={name}: timm has no pretrained weights for it; give model.weights=FILE or set model.pretrained=false"
+        )
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not _is_hub_reachable():
+        huggingface_hub.constants.HF_HUB_OFFLINE = True  # its cache is still looked at, without a minute of retries
+    try:
+        return _create(name, arguments, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        looked = f" and are not in {folder}" if folder else ""
+        raise UserError(
+            f"model.backbone={name}: its pretrained weights could not be downloaded ({type(error).__name__}){looked}; "
+            "give a file with model.weights=PATH, or train from scratch with model.pretrained=false"
+        ) from None
+
+
+def _is_hub_reachable():
+    host = urlparse(huggingface_hub.constants.ENDPOINT).hostname
+    try:
+        with socket.create_connection((host, 443), timeout=_HUB_SECONDS):
+            return True
+    except OSError:
+        # behind a proxy the name need not resolve here
+        return any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+
+
+def _first_misfit(error):
+    """The first tensor that torch complains of, out of its many lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__
+    return line.split(", ")[0].rstrip(".") if "key(s)" in line else line.rstrip(".")

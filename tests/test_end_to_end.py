@@ -1,0 +1,238 @@
+"""The programs as their users run them: whole, in a folder of their own, checked by the files they leave."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, run_program
+from sklearn.metrics import roc_auc_score
+
+from src.config import REPOSITORY
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def read(path):
+    return pd.read_csv(path, dtype={"id": str, "label": str})
+
+
+def test_a_run_leaves_what_the_readme_promises(tiny_run):
+    folder, printed = tiny_run
+    run = folder / "outputs" / "demo_default"
+    train, oof = read(folder / "data/demo/train.csv"), read(run / "oof.csv")
+    scores = json.loads((run / "scores.json").read_text())
+    assert list(oof.columns) == ["id", "fold", *DIGITS]
+    assert oof["id"].tolist() == train["id"].tolist()
+    assert oof["fold"].tolist() == read(run / "folds.csv")["fold"].tolist()
+    np.testing.assert_allclose(oof[DIGITS].sum(axis=1), 1, atol=1e-5)
+    expected = roc_auc_score(train["label"], oof[DIGITS], multi_class="ovr", labels=DIGITS)
+    assert scores["pooled"] == pytest.approx(expected, abs=1e-9)
+    assert scores["mean"] == pytest.approx(np.mean(list(scores["folds"].values())))
+    assert set(scores["folds"]) == {"0", "1"}
+    assert scores["seconds"] > 0
+    assert f"{expected:.5f} pooled" in printed
+    for fold in (0, 1):
+        names = {path.name for path in (run / f"fold{fold}").iterdir()}
+        assert names >= {"best.safetensors", "last.safetensors", "meta.json", "log.csv", "val.csv"}
+        assert "last.pt" not in names
+        assert len(pd.read_csv(run / f"fold{fold}" / "log.csv")) == 2
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_inference_writes_the_samples_rows_and_prints_the_test_score(tiny_run):
+    folder, _ = tiny_run
+    printed, _ = run_program("infer.py", "infer.tta=scales", "infer.average=rank", cwd=folder)
+    sample, solution = read(folder / "data/demo/sample_submission.csv"), read(folder / "data/demo/solution.csv")
+    run_program("infer.py", "run=outputs/demo_default", cwd=folder)
+    submission = read(folder / "outputs/demo_default/submission.csv")
+    assert list(submission.columns) == list(sample.columns)
+    assert submission["id"].tolist() == sample["id"].tolist()
+    folds = [read(folder / f"outputs/demo_default/fold{fold}/test.csv").set_index("id") for fold in (0, 1)]
+    mean = sum(folds).loc[sample["id"], DIGITS].to_numpy() / 2
+    np.testing.assert_allclose(submission[DIGITS], mean, atol=1e-6)
+    assert re.search(r"test roc_auc: 0\.\d{5}", printed)
+    answers = solution.set_index("id")["label"][submission["id"]]
+    expected = roc_auc_score(answers, submission[DIGITS], multi_class="ovr", labels=DIGITS)
+    assert f"test roc_auc: {expected:.5f}" in run_program("infer.py", cwd=folder)[0]
+
+
+def test_the_same_command_skips_and_another_config_is_refused(tiny_run):
+    folder, _ = tiny_run
+    before = (folder / "outputs/demo_default/oof.csv").read_bytes()
+    printed, _ = run_program("train.py", *TINY, cwd=folder)
+    assert "fold 0: done before" in printed
+    assert "fold 1: done before" in printed
+    assert (folder / "outputs/demo_default/oof.csv").read_bytes() == before
+    _, refused = run_program("train.py", *TINY, "optimizer.lr=0.5", cwd=folder, status=2)
+    was = re.search(r"was ([\d.e-]+)", refused)[1]
+    assert refused == (
+        f"error: outputs/demo_default: trained with other settings: optimizer.lr=0.5 (was {was}); "
+        "choose name=ANOTHER or overwrite=true\n"
+    )
+
+
+def test_folds_one_at_a_time_end_as_all_at_once(tiny_run):
+    folder, _ = tiny_run
+    for fold in (1, 0):
+        printed, _ = run_program("train.py", *TINY, f"fold={fold}", "name=apart", cwd=folder)
+    assert "2 of 2 folds" in printed
+    together = read(folder / "outputs/demo_default/oof.csv")
+    pd.testing.assert_frame_equal(read(folder / "outputs/apart/oof.csv"), together)
+
+
+def test_loader_processes_change_nothing(tiny_run):
+    folder, _ = tiny_run
+    run_program("train.py", *TINY, "fold=0", "train.num_workers=2", "name=workers", cwd=folder)
+    one, other = (read(folder / f"outputs/{name}/fold0/val.csv") for name in ("demo_default", "workers"))
+    np.testing.assert_allclose(one[DIGITS], other[DIGITS], atol=1e-4)  # the thread count changes sums in the last digits
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
+    folder, _ = tiny_run
+    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY, "name=killed", "fold=0"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = folder / "outputs/killed/fold0/last.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    printed, _ = run_program("train.py", *TINY, "name=killed", "fold=0", cwd=folder)
+    assert "fold 0: goes on after epoch 1" in printed
+    for name in ("val.csv", "last.safetensors"):
+        paths = (folder / f"outputs/{run}/fold0/{name}" for run in ("demo_default", "killed"))
+        assert len({path.read_bytes() for path in paths}) == 1, name
+
+
+@pytest.mark.slow
+def test_two_processes_predict_as_one(tiny_run):
+    """At the same global batch; every validation row is scored once (predict_all asserts it)."""
+    folder, _ = tiny_run
+    words = [*TINY, "fold=0", "device=cpu", "optimizer.name=sgd", "optimizer.lr=0.05"]
+    run_program("train.py", *words, "train.batch_size=32", "name=single", cwd=folder)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    run_program("train.py", *words, "train.batch_size=16", "name=double", cwd=folder, launcher=launcher)
+    one, two = (read(folder / f"outputs/{name}/fold0/val.csv") for name in ("single", "double"))
+    assert one["id"].tolist() == two["id"].tolist()
+    np.testing.assert_allclose(one[DIGITS], two[DIGITS], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "expected"),
+    [
+        ("train.py", ["trian.epochs=3"], "command line: unknown setting trian.epochs; did you mean train.epochs?"),
+        ("infer.py", ["run=outputs/none"], "outputs/none: not a run (no config.yaml); train one with python train.py"),
+        ("infer.py", ["output_dir=nowhere"], "nowhere: no run with a finished fold; train one with python train.py"),
+        ("infer.py", ["run=outputs/demo_default", "train.epochs=3"],
+         "command line: train.epochs was decided when outputs/demo_default was trained; infer.py takes run=, infer.*"),
+        ("train.py", [*TINY, "name=x1", "model.backbone=resnet10"],
+         "model.backbone=resnet10: "),
+        ("train.py", [*TINY, "name=x2", "optimizer.name=adamm"], "optimizer.name=adamm: not an optimizer"),
+        ("train.py", [*TINY, "name=x3", "optimizer.lr=1e30"], "epoch 1, step "),
+        ("train.py", [*TINY, "name=x4", "competition.root=data/nothing", "competition.name=other"], "data/nothing"),
+        ("train.py", [*TINY, "name=x5", "competition.label=species"], "data/demo/train.csv: no column 'species'"),
+        ("train.py", [*TINY, "name=x6", "num_folds=2000"], ""),
+        ("train.py", [*TINY, "name=x7", "augment.transforms=[{Rotate: {limt: 3}}]"], "augment.transforms"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_with_one_line_and_status_2(tiny_run, program, words, expected):
+    folder, _ = tiny_run
+    _, error = run_program(program, *words, cwd=folder, status=2)
+    assert error.count("\n") == 1, error
+    assert error.startswith(f"error: {expected}")
+
+
+def test_an_image_that_is_none_is_named_or_skipped(tiny_run):
+    folder, _ = tiny_run
+    shutil.copytree(folder / "data", folder / "broken" / "data")
+    victim, test_victim = (
+        sorted((folder / "broken/data/demo" / side).glob("*.png"))[0] for side in ("train", "test")
+    )
+    victim.write_bytes(b"this is no picture")
+    test_victim.write_bytes(b"nor is this")
+    _, error = run_program("train.py", *TINY, cwd=folder / "broken", status=2)
+    assert error == f"error: data/demo/train/{victim.name}: cannot be decoded as an image (18 bytes)\n"
+    words = ["unreadable=skip", "overwrite=true"]
+    printed, _ = run_program("train.py", *TINY, *words, cwd=folder / "broken")
+    assert "1 of 1437 images cannot be decoded and are left out" in printed
+    run = folder / "broken/outputs/demo_default"
+    assert read(run / "unreadable.csv")["id"].tolist() == [victim.stem]
+    assert victim.stem not in set(read(run / "oof.csv")["id"])
+    printed, _ = run_program("infer.py", cwd=folder / "broken")
+    assert f"{test_victim.stem}: gets the mean prediction" in printed
+    submission = read(run / "submission.csv").set_index("id")
+    np.testing.assert_allclose(submission.loc[test_victim.stem], submission.drop(test_victim.stem).mean(), atol=1e-4)
+
+
+def test_an_offline_wandb_run_holds_config_epochs_and_the_final_score(tiny_run):
+    folder, _ = tiny_run
+    words = [word for word in TINY if not word.startswith("tracking")]
+    environment = {"WANDB_API_KEY": "", "HOME": str(folder)}
+    run_program("train.py", *words, "tracking=wandb", "name=tracked", cwd=folder, **environment)
+    config, history, summary = read_offline_wandb(folder / "outputs/tracked/wandb")
+    scores = json.loads((folder / "outputs/tracked/scores.json").read_text())
+    assert config["optimizer"]["name"] == "adam"
+    assert summary["pooled"] == pytest.approx(scores["pooled"])
+    for fold in (0, 1):
+        log = pd.read_csv(folder / f"outputs/tracked/fold{fold}/log.csv")
+        values = [row[f"fold{fold}/val_score"] for row in history if f"fold{fold}/val_score" in row]
+        assert values == pytest.approx(log["val_score"].tolist())
+
+
+def read_offline_wandb(folder):
+    """Return (config, history rows, summary) of the one offline run under a wandb folder."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (path,) = folder.glob("offline-run-*/run-*.wandb")
+    store, config, history, summary = DataStore(), {}, [], {}
+    store.open_for_scan(str(path))
+    while data := store.scan_data():
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            config |= {one.key: json.loads(one.value_json) for one in record.run.config.update}
+        elif kind == "history":
+            history.append({one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in record.history.item})
+        elif kind == "summary":
+            summary |= {one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in record.summary.update}
+    return config, history, summary
+
+
+@pytest.mark.slow
+def test_the_embedded_competition_reaches_its_score(tmp_path):
+    run_program("train.py", "tracking=none", cwd=tmp_path)
+    scores = json.loads((tmp_path / "outputs/demo_default/scores.json").read_text())
+    assert scores["pooled"] >= 0.999
+    assert len(scores["folds"]) == 5
+    printed, _ = run_program("infer.py", cwd=tmp_path)
+    assert float(re.search(r"test roc_auc: ([\d.]+)", printed)[1]) >= 0.999
+
+
+@pytest.mark.slow
+def test_real_pictures_with_real_weights(tmp_path):
+    """A competition that adopt has never seen, from its folder to a submission, with ImageNet weights."""
+    shared = (REPOSITORY / os.environ.get("SHARED", "../shared")).resolve()
+    if not (shared / "competitions/pneumonia").is_dir():
+        pytest.skip("no shared competition here")
+    adopt = [sys.executable, "-m", "src.adopt", str(shared / "competitions/pneumonia")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(adopt, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    words = [
+        "competition=pneumonia", "recipe=head_only", "model.backbone=mobilenetv2_100", f"model.weights={shared}/weights",
+        "train.epochs=2", "train.max_images=600", "image_size=96", "fold=0", "tracking=none",
+    ]  # fmt: skip
+    run_program("train.py", *words, cwd=tmp_path)
+    scores = json.loads((tmp_path / "outputs/pneumonia_head_only/scores.json").read_text())
+    assert scores["pooled"] > 0.9
+    run_program("infer.py", cwd=tmp_path)
+    submission = read(tmp_path / "outputs/pneumonia_head_only/submission.csv")
+    assert submission["id"].tolist() == read(shared / "competitions/pneumonia/sample_submission.csv")["id"].tolist()
