@@ -6,6 +6,10 @@ Tables come as strings. The sample submission's columns are believed first; valu
 import re
 from dataclasses import dataclass, field
 
+import pandas as pd
+
+from src.competition.targets import order_classes
+
 _ANSWER_WORDS = ("target", "label", "labels", "class", "category", "answer", "outcome", "diagnosis", "y", "has", "is")
 # Best first: what belongs to one patient is most alike.
 _GROUP_WORDS = (
@@ -74,14 +78,14 @@ def match_classes(columns, values):
     return []
 
 
-def order_classes(labels, asked):
+def describe_classes(labels, asked):
     """Say the task, the order of the classes and why, for answers that are class names.
 
     Args:
         labels: the distinct class names.
         asked: the sample submission's columns but for the id.
     """
-    classes, doubts = sorted(labels), []
+    classes, doubts = order_classes(labels), []
     if len(asked) > 1:
         if matched := match_classes(asked, classes):
             return Answers("multiclass", classes=matched, why_classes="in the sample's order")
@@ -118,9 +122,10 @@ def find_group(train, taken):
             words = _words(name)
             if name in taken or word not in words or set(words) & set(_NOT_GROUP_WORDS):
                 continue
-            values = train[name][train[name] != ""]
-            distinct, largest = values.nunique(), values.value_counts().max() if len(values) else 0
-            if distinct > 0.95 * len(train):
+            distinct, largest = train[name].nunique(), train[name].value_counts().max()
+            if (train[name] == "").any():
+                rejected = rejected or f"{name} has empty cells"
+            elif distinct > 0.95 * len(train):
                 rejected = rejected or f"{name} hardly repeats"
             elif distinct < 5 or largest > len(train) / 2:
                 rejected = rejected or f"{name} has too few values ({distinct}) to split by"
@@ -131,30 +136,29 @@ def find_group(train, taken):
 
 def _from_columns(train, columns, why, asked):
     """The answers are in these very columns: 0/1 each, or one of class names."""
-    if not [name for name in columns if not _is_01(train[name])]:
-        if len(columns) == 1:
-            share = (train[columns[0]].astype(float) == 1).mean()
-            return Answers("binary", columns, why=f"{why}; 0/1, {100 * share:.1f} % are 1")
-        if (train[columns].astype(float).sum(axis=1) == 1).all():
-            return Answers("multiclass", columns, why=f"{why}; every row has one 1")
-        return Answers("multilabel", columns, why=f"{why}; 0/1, rows have none or several 1s")
+    numbers = train[columns].apply(pd.to_numeric, errors="coerce")
+    if len(columns) == 1 and numbers.isin([0, 1]).all(axis=None):
+        return Answers("binary", columns, why=f"{why}; 0/1, {100 * numbers.mean().iloc[0]:.1f} % are 1")
     if len(columns) > 1:
-        odd = next(name for name in columns if not _is_01(train[name]))
-        value = next(one for one in train[odd] if one not in ("0", "1"))
-        doubt = f"column {odd} is not 0/1 (found {value!r}); correct the table or set targets"
-        return Answers("multilabel", columns, why=why, doubts=[doubt])
+        if ((numbers.sum(axis=1) - 1).abs() < 1e-3).all():
+            answers = Answers("multiclass", columns, why=f"{why}; every row sums to 1")
+        else:
+            answers = Answers("multilabel", columns, why=f"{why}; rows have none or several")
+        for name in numbers.columns[~((numbers >= 0) & (numbers <= 1)).all()]:
+            answers.doubts.append(
+                f"column {name} holds other values than 0 to 1; correct it, or leave it out of targets"
+            )
+        return answers
     name, labels = columns[0], train[columns[0]]
-    answers = order_classes([one for one in labels.unique() if one], asked)
+    answers = describe_classes(set(labels) - {""}, asked)
     answers.label, answers.why = name, f"{why}; {labels.nunique()} class names"
     if (labels == "").any():
         answers.doubts.append(f"{(labels == '').sum()} rows of {name} are empty; remove or fill them")
     if _is_measure(labels):
         answers.doubts.append(f"{name} looks like a measure ({labels.iloc[0]} ...); only classes can be predicted")
-    several = [one for one in labels.unique() if set(re.split("[ ,;|]+", one)) - {one} <= set(labels.unique()) - {one}]
-    if several := [one for one in several if re.search("[ ,;|]", one)]:
-        answers.doubts.append(
-            f"{name} seems to hold several labels in a cell ({several[0]!r}); make a 0/1 column of each"
-        )
+    known = set(labels)
+    if several := sorted(one for one in known if len(parts := re.split("[ ,;|]+", one)) > 1 and set(parts) <= known):
+        answers.doubts.append(f"{name} holds several labels in a cell ({several[0]!r}); make a 0/1 column of each")
     return answers
 
 
@@ -188,16 +192,9 @@ def _is_01(column):
 
 
 def _is_measure(column):
-    """Fractions, or many different numbers."""
-    values = column.unique()
-    numbers = [one for one in values if re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", one)]
-    return len(numbers) == len(values) > 2 and (
-        any("." in one.rstrip("0") for one in map(_whole, values)) or len(values) > 200
-    )
-
-
-def _whole(text):
-    return text.removesuffix(".0")
+    """Fractions, or very many different numbers."""
+    numbers = pd.to_numeric(pd.Series(column.unique()), errors="coerce")
+    return bool(numbers.notna().all() and len(numbers) > 2 and ((numbers % 1 != 0).any() or len(numbers) > 200))
 
 
 def _words(name):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from src.competition.pictures import PICTURE_SUFFIXES
+from src.competition.paths import IMAGE_SUFFIXES
 from src.errors import UserError
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
@@ -71,9 +71,7 @@ def unpack_zip(folder, archive):
     try:
         with zipfile.ZipFile(path) as packed:
             members = [one for one in packed.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX")]
-            bare = [
-                one for one in members if one.filename.lower().endswith(PICTURE_SUFFIXES) and "/" not in one.filename
-            ]
+            bare = [one for one in members if one.filename.lower().endswith(IMAGE_SUFFIXES) and "/" not in one.filename]
             target = path.parent / path.stem if bare else path.parent
             for one in members:
                 if not (target / one.filename).resolve().is_relative_to(target.resolve()):
@@ -99,7 +97,7 @@ def _scan_into(files, folder, relative, depth):
                 continue
             if entry.is_dir():
                 below.append(name)
-            elif lower.endswith(PICTURE_SUFFIXES):
+            elif lower.endswith(IMAGE_SUFFIXES):
                 names.append(name)
             elif lower.endswith(".csv"):
                 files.tables.append(relative + name)

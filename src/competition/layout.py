@@ -9,10 +9,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from src.competition.columns import find_answers, find_group, order_classes
+from src.competition.columns import describe_classes, find_answers, find_group
 from src.competition.folder import Files, scan, unpack_command
+from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.patterns import DICOM_SUFFIXES, any_picture, match_column, match_labels, roles
-from src.competition.pictures import PICTURE_SUFFIXES, choose_channels, choose_image_size, look_at
+from src.competition.pictures import choose_channels, choose_image_size, look_at
 from src.competition.tables import read_table
 from src.errors import UserError, listing
 
@@ -158,7 +159,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     train, pictures = tables.pop(train_path), layout.files.pictures
     row_id = sample.id if sample.id in train else column
     if sample.id and sample.id not in train:
-        layout.doubts.append(f"the sample names its rows by {sample.id}, the training table by {column}")
+        layout.doubts.append(f"the sample names its rows by {sample.id}, the training table by {column}; rename one")
     if row_id != column:
         by_id = match_column(_some(train), row_id, pictures, "train")
         if by_id and by_id.share >= match.share - 0.01:
@@ -175,7 +176,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     _decide_test_image(layout, source, test_path or sample.path, [column, row_id], set(train[row_id]))
 
     # A column in the path may be the class folder: it names no row, so it may hold the answers.
-    in_path = [name for name in re.findall(r"\{(\w+)", match.pattern) if train[name].nunique() > len(train) / 2]
+    in_path = [name for name in re.findall(r"\{([^{}\[]+)", match.pattern) if train[name].nunique() > len(train) / 2]
     free = [name for name in train if name not in (row_id, column, *in_path, *([] if test is None else test))]
     answers = find_answers(train, sample.asked, free)
     _decide_answers(layout, answers)
@@ -199,8 +200,14 @@ def _decide_by_names(layout, tables, sample, folder):
     why = "a folder per class" if pattern.endswith("/*") else "the label is in the file's name"
     counts = ", ".join(f"{label} {count}" for label, count in labels.most_common(3))
     layout.decide("train_image", pattern, f"{why}: {counts}{' ...' if len(labels) > 3 else ''}")
+    if pattern.startswith("{label}/") and (
+        beside := sorted({path.split("/")[0] for path in set(pictures) - set(train)})
+    ):
+        layout.doubts.append(
+            f"{listing(beside)} would count as a class too; move the class folders into a folder train"
+        )
     _decide_test_image(layout, test if test is not None else sample.table, test_path or sample.path, [row_id], set())
-    answers = order_classes(labels, sample.asked)
+    answers = describe_classes(labels, sample.asked)
     answers.label, answers.why = "label", "read from the paths"
     _decide_answers(layout, answers)
     layout.decide("group", None, "none: paths name no patient")
@@ -262,6 +269,9 @@ def _decide_pictures(layout, folder):
     paths = layout.files.paths
     paths = [path for path in paths if re.fullmatch(pattern, path)] or paths
     paths = paths[:: -(-len(paths) // _NUM_PICTURES)]
+    if paths[0].lower().endswith(DICOM_SUFFIXES):
+        layout.decide("channels", 3, "DICOM grey, repeated to RGB: pretrained networks want it")
+        return
     looks = look_at(folder, paths)
     if looks is None or looks.unreadable:
         first, count = (paths[0], len(paths)) if looks is None else (looks.unreadable[0], len(looks.unreadable))
@@ -281,16 +291,21 @@ def _why_pattern(match, pictures, num_rows, kind, layout):
     """Say what is special about a pattern; rows without a picture are doubts."""
     pattern, reasons = match.pattern, []
     if "*" in pattern.rpartition("}")[2].removesuffix(".*"):
-        reasons.append("a folder per row: the middle file by name (the middle slice) is read")
+        reasons.append("a folder per row: of all its files the middle one by name (the middle slice) is read")
+        if "/*/" in pattern:
+            reasons.append("name a series in place of the first * to read that one")
     if pattern.endswith(".*"):
         reasons.append("mixed suffixes")
-    if ":0>" in pattern:
-        reasons.append("the names on disk are padded with zeros, the ids are not")
     if re.search(r"\[\d\]", pattern):
         reasons.append("folders by letters of the id")
     dicom = any(names[0].lower().endswith(DICOM_SUFFIXES) for names in pictures.values())
     if dicom and not pattern.lower().endswith((*DICOM_SUFFIXES, "*")):
         reasons.append("8-bit pictures, preferred to the DICOM files")
+    if match.padding:
+        layout.doubts.append(
+            f"the names of the {kind} pictures are padded with zeros to {match.padding} digits, the ids are not: "
+            "rewrite the column in the tables with zeros"
+        )
     if match.share < 1:
         missing = round((1 - match.share) * num_rows)
         layout.doubts.append(f"{missing} of {num_rows} {kind} rows looked at have no picture at {pattern}")
@@ -304,9 +319,7 @@ def _no_pictures(folder, files):
         return f"{folder}: no pictures yet, only archives ({listing(files.archives)}); unpack them: {command}"
     with os.scandir(folder) as entries:
         found = listing(files.tables) if files.tables else "other files" if any(entries) else "nothing"
-    return (
-        f"{folder}: no pictures (found {found}); unpack the competition's data there ({listing(PICTURE_SUFFIXES, 20)})"
-    )
+    return f"{folder}: no pictures (found {found}); unpack the competition's data there ({listing(IMAGE_SUFFIXES, 20)})"
 
 
 def _no_labels(folder, files):

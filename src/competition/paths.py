@@ -1,7 +1,7 @@
 """Path patterns -> image files: each folder is listed once, and no row asks the disk by itself.
 
 A pattern is written relative to the competition's root: {column} is a row's value, {column[0]} a letter of it, and *
-anything within one name. A name that ends in * or .* is an image by its suffix; the suffix that .* stands for has one dot.
+anything within one name. A pattern that ends in * finds only images, by their suffix; .* at its end is one suffix.
 """
 
 import os
@@ -38,12 +38,11 @@ def find_images(competition, key, rows, ids):
     root, pattern = competition.root, getattr(competition, key)
     folders, paths, missing = _Folders(root), [], []
     for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
-        if ".." in path or "//" in path or "\\" in path or path[:1] == "/" or path[1:2] == ":":
-            if _OUTSIDE.search(path):
-                raise UserError(
-                    f"{root}: the image of id {ids[row]!r} would be outside this folder ({path.replace(_STAR, '*')}); "
-                    f"correct the id or competition.{key}, now {pattern}"
-                )
+        if _OUTSIDE.search(path):
+            raise UserError(
+                f"{root}: the image of id '{ids[row]}' would be outside this folder ({path.replace(_STAR, '*')}); "
+                f"correct the id or competition.{key}, now {pattern}"
+            )
         found = folders.match(path)
         if found:
             paths.append(f"{root}/{found[0] if len(found) == 1 else _middle(found)}")
@@ -60,45 +59,30 @@ def find_images(competition, key, rows, ids):
 
 
 def list_images(competition, key):
-    """List the images that fit a pattern, where no table names the rows.
+    """List the images that fit a pattern, in natural order, where no table names the rows.
 
-    Returns: a table of str in natural order of the paths: the pattern's {names}, read from each path; competition.id
-        (the path below the pattern's fixed folder) unless the pattern has it; and `path`, the whole path.
+    Returns: (rows, paths). The rows are a table of str: what the pattern's {names} are in each path, and the column
+        competition.id: the path below the pattern's fixed folder, unless the pattern has it. The paths are (N,) str.
 
     Raises:
         UserError: the pattern is wrong, nothing fits it, or an image is empty.
     """
     root, pattern = competition.root, getattr(competition, key)
     _check_pattern(pattern, f"competition.{key}")
-    names, reader = [], ""
-    for part in re.split(r"(\{[^}]*\}|\*)", pattern.removesuffix(".*")):
-        name = part[1:-1]
-        if part == "*":
-            reader += "[^/]*?"
-        elif part.startswith("{") and name in names:
-            reader += f"(?P=n{names.index(name)})"
-        elif part.startswith("{"):
-            reader += f"(?P<n{len(names)}>[^/]+)"
-            names.append(name)
-        else:
-            reader += re.escape(part)
-    reader = re.compile(reader + (r"\.[^./]*" if pattern.endswith(".*") else ""))
     folders, base = _Folders(root), _fixed_folder(pattern)
-    found = []
-    for path in folders.match(_PLACE.sub(_STAR, pattern).replace("*", _STAR)):
-        if path.lower().endswith(IMAGE_SUFFIXES) and (read := reader.fullmatch(path)):
-            found.append((path, read.groups()))
+    names, reader = _compile_reader(pattern)
+    fitting = folders.match(_PLACE.sub(_STAR, pattern).replace("*", _STAR))
+    found = [(path, read) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (read := reader(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
-        raise UserError(
-            f"{f'{root}/{base}'.rstrip('/')}: no image found there; check competition.{key}, now {pattern}"
-        )
-    rows = pd.DataFrame([values for _, values in found], columns=names, dtype=str, index=range(len(found)))
+        where = f"{root}/{base}".rstrip("/")
+        raise UserError(f"{where}: no image found there; check competition.{key}, now {pattern}")
+    rows = pd.DataFrame({name: [read[place + 1] for _, read in found] for place, name in enumerate(names)}, dtype=str)
     if competition.id not in rows:
         rows[competition.id] = [path[len(base) :].lstrip("/") for path, _ in found]
-    rows["path"] = [f"{root}/{path}" for path, _ in found]
-    _check_not_empty(folders, root, rows["path"])
-    return rows
+    paths = [f"{root}/{path}" for path, _ in found]
+    _check_not_empty(folders, root, paths)
+    return rows, np.array(paths, dtype=str)
 
 
 class _Folders:
@@ -112,14 +96,19 @@ class _Folders:
     def match(self, path):
         """Return the files, relative to the root, that fit a path with stars."""
         folder, _, last = path.rpartition("/")
-        if _STAR not in folder:
-            above = [folder]
-        else:
-            fixed, *parts = re.split(rf"(?:^|/)(?=[^/]*{_STAR})", folder, maxsplit=1)
-            above = [fixed]
-            for part in "".join(parts).split("/"):
-                above = [_join(one, name) for one in above for name in self._fitting(one, part) if self._is_dir(one, name)]
-        return [_join(one, name) for one in above for name in self._fitting(one, last) if self._is_file(one, name)]
+        above = [folder]
+        if _STAR in folder:
+            above = [""]
+            for part in folder.split("/"):
+                fitting = ((one, name) for one in above for name in self._fitting(one, part))
+                above = [_join(one, name) for one, name in fitting if self._list(one)[name].is_dir()]
+        suffixes = IMAGE_SUFFIXES if last.endswith(_STAR) else ("",)
+        fitting = ((one, name) for one in above for name in self._fitting(one, last))
+        return [
+            _join(one, name)
+            for one, name in fitting
+            if name.lower().endswith(suffixes) and self._list(one)[name].is_file()
+        ]
 
     def size(self, path):
         """Return a file's bytes."""
@@ -134,12 +123,14 @@ class _Folders:
                     self._entries[folder] = {entry.name: entry for entry in entries}
             except (FileNotFoundError, NotADirectoryError):
                 self._entries[folder] = {}
+            except OSError as error:
+                raise UserError(f"{self._root / folder}: cannot be listed ({error.strerror}); check it") from None
         return self._entries[folder]
 
     def _fitting(self, folder, part):
         """Return the names in a folder that fit one part of a path; hidden ones fit no star."""
         if _STAR not in part:
-            return [part] if part in self._list(folder) or part in ("", ".") else []
+            return [part] if part in self._list(folder) else []
         pieces = part.split(_STAR)
         flip = len(pieces[0]) < len(pieces[-1])  # search by the longer fixed end
         if (folder, flip) not in self._names:
@@ -153,12 +144,6 @@ class _Folders:
                 found.append(name)
             at += 1
         return found
-
-    def _is_dir(self, folder, name):
-        return name in ("", ".") or self._list(folder)[name].is_dir()
-
-    def _is_file(self, folder, name):
-        return name not in ("", ".") and self._list(folder)[name].is_file()
 
 
 def _fits(name, part):
@@ -197,12 +182,31 @@ def _fill(pattern, where, rows):
             )
         column = rows[name].fillna("").tolist()
         columns.append([value[int(letter) : int(letter) + 1] for value in column] if letter else column)
-    first, *rest = texts
-    parts = zip(columns, rest, strict=True)
-    paths = [first] * len(rows)
-    for column, text in parts:
+    paths = [texts[0]] * len(rows)
+    for column, text in zip(columns, texts[1:], strict=True):
         paths = [path + value + text for path, value in zip(paths, column, strict=True)]
     return paths
+
+
+def _compile_reader(pattern):
+    """Return (names, reader): the reader's match of a path has a group for each of the pattern's {names}.
+
+    A name takes as much as it can and a star as little, so golden_retriever_12.jpg has the {label} golden_retriever in
+    {label}_*.jpg, and 12_golden_retriever.jpg has it in *_{label}.jpg.
+    """
+    names, text = [], ""
+    for part in re.split(r"(\{[^}]*\}|\*)", pattern.removesuffix(".*")):
+        name = part[1:-1]
+        if part == "*" or part.endswith("]}"):
+            text += "[^/]*?"
+        elif part.startswith("{") and name in names:
+            text += f"\\{names.index(name) + 1}"
+        elif part.startswith("{"):
+            text += "([^/]+)"
+            names.append(name)
+        else:
+            text += re.escape(part)
+    return names, re.compile(text + (r"\.[^./]*" if pattern.endswith(".*") else "")).fullmatch
 
 
 def _check_pattern(pattern, where):
@@ -218,7 +222,8 @@ def _check_not_empty(folders, root, paths):
     empty = [path for path in paths if folders.size(path[len(str(root)) + 1 :]) == 0]
     if empty:
         raise UserError(
-            f"{empty[0]}: cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty, copy them again"
+            f"{empty[0]}: cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty, "
+            "copy them again"
         )
 
 

@@ -21,10 +21,14 @@ _STAR = 100  # what a wildcard folder costs: any pattern without one is preferre
 
 @dataclass(frozen=True)
 class Match:
-    """A pattern and the share of the rows looked at for which a picture lies there."""
+    """A pattern, the share of the rows looked at for which a picture lies there, and what the pattern cannot say.
+
+    `padding` is the length to which the names on disk are filled up with zeros that the values do not have, or 0.
+    """
 
     pattern: str
     share: float
+    padding: int = 0
 
 
 def roles(path):
@@ -69,7 +73,8 @@ def match_column(rows, column, folders, role, shared=False):
         )
 
     best = min(found, key=rank)
-    return Match(best, len(found[best][0]) / len(rows))
+    padding = re.search(r":0>(\d+)\}", best)
+    return Match(re.sub(r":0>\d+", "", best), len(found[best][0]) / len(rows), int(padding[1]) if padding else 0)
 
 
 def match_labels(folders):
@@ -121,7 +126,7 @@ def _one_or_star(values, star):
 
 
 def _propose(rows, column, folders):
-    """Return {pattern: (set of covered row numbers, cost)} of all patterns that explain a hit of the column's values."""
+    """Return {pattern: (set of covered row numbers, cost)} of all patterns that explain a hit of a value."""
     records = rows.to_dict("records")
     varying = [name for name in rows.columns if name != column and rows[name].nunique() > 1]
     wanted = defaultdict(list)  # last part of a value -> (row, the folders before it)

@@ -8,12 +8,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import pydicom
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from src.competition.patterns import DICOM_SUFFIXES
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".npy", *DICOM_SUFFIXES)
 _MAX_SIDE = 224  # what most backbones were pretrained at
 _MAX_ARRAY_SIDE = 512
 
@@ -26,7 +22,6 @@ class Looks:
     width: int
     channels: int
     is_array: bool
-    is_dicom: bool
     unreadable: list[str]
 
 
@@ -36,21 +31,13 @@ def look_at(root, paths):
     for path in paths:
         try:
             seen.append(_read_shape(Path(root) / path))
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            UnidentifiedImageError,
-            pydicom.errors.InvalidDicomError,
-            AttributeError,
-        ):
+        except (OSError, ValueError, EOFError):  # PIL's own error is an OSError
             unreadable.append(path)
     if not seen:
         return None
     height, width = (round(median(shape[axis] for shape in seen)) for axis in (0, 1))
     channels = max(shape[2] for shape in seen)
-    is_array, is_dicom = (paths[0].lower().endswith(one) for one in (".npy", DICOM_SUFFIXES))
-    return Looks(height, width, channels, is_array, is_dicom, unreadable)
+    return Looks(height, width, channels, paths[0].lower().endswith(".npy"), unreadable)
 
 
 def choose_channels(looks):
@@ -59,13 +46,13 @@ def choose_channels(looks):
         return looks.channels, f"the arrays hold {looks.channels}"
     if looks.channels != 1:
         return 3, "RGB"
-    if not looks.is_dicom and max(looks.height, looks.width) <= 32:
+    if max(looks.height, looks.width) <= 32:
         return 1, "small grey pictures"
     return 3, "grey, repeated to RGB: pretrained networks want it"
 
 
 def choose_image_size(looks):
-    """Return ((height, width), reason), multiples of 32; None leaves the default of 224.
+    """Return ((height, width), reason), multiples of 32.
 
     A pretrained network halves its input five times, so a small picture is shown at twice its size. Arrays keep about
     their own size, each axis for itself: a thin line in a spectrogram does not survive shrinking.
@@ -91,16 +78,12 @@ def _to_32(side):
 
 def _read_shape(path):
     """Return (height, width, channels) from a file's header."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
         if len(shape) == 2:
             return (*shape, 1)
         if len(shape) != 3:
             raise ValueError(f"an array of {len(shape)} axes")
-        return (*shape[1:], shape[0]) if shape[0] <= shape[2] else shape
-    if suffix in DICOM_SUFFIXES:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-        return header.Rows, header.Columns, 1
+        return (*shape[1:], shape[0]) if shape[0] < shape[2] else shape
     with Image.open(path) as picture:
         return picture.height, picture.width, 1 if picture.mode in ("1", "L", "I", "F", "I;16", "I;16B") else 3

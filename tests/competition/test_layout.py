@@ -1,5 +1,7 @@
 """Every known competition layout in miniature: what is decided, and that tables.py reads the rows it promises."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from src.adopt import competition_yaml
 from src.competition.layout import recognise
+from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table
 from src.config import load_config
 from src.errors import UserError
@@ -39,15 +42,24 @@ def decided(folder, without=("root", "metric", "channels", "image_size")):
     return {key: value for key, value in found.items() if key not in without and value is not None}
 
 
-def prove(tmp_path, folder):
-    """Write the competition file, load both tables through it; every path exists. Returns (train, test)."""
+def prove(tmp_path, folder, names, targets, train_ids=None):
+    """Load both tables by the competition file, as training will; every path exists. Returns the test table.
+
+    `targets` is flat for one answer, class numbers for several.
+    """
     path = tmp_path / "adopted.yaml"
     path.write_text(competition_yaml(recognise(folder), folder), encoding="utf-8")
-    config = load_config([f"competition={path}"])
-    train, test = load_train_table(config.competition), load_test_table(config.competition)
-    for one in (*train.paths, *test.paths):
-        assert one
-    return train, test
+    competition = load_config([f"competition={path}"]).competition
+    train = load_train_table(competition)
+    test = load_test_table(competition, train.target_names)
+    assert all(Path(path).is_file() for path in (*train.paths, *test.paths))
+    assert list(train.target_names) == names
+    answers = train.targets[:, 0] if len(names) == 1 else train.targets.argmax(axis=1)
+    assert answers.tolist() == list(targets)
+    assert train_ids is None or list(train.ids) == train_ids
+    if competition.sample_submission:
+        check_sample(load_sample(competition), competition, test, train.target_names)
+    return test
 
 
 def ids(start, count, form="{}"):
@@ -80,7 +92,7 @@ def test_cactus(tmp_path):
         "channels": 3,
         "image_size": 64,
     }
-    train, test = prove(tmp_path, folder)
+    prove(tmp_path, folder, ["has_cactus"], zero_one(16))
 
 
 def test_histopathologic(tmp_path):
@@ -97,6 +109,7 @@ def test_histopathologic(tmp_path):
         "targets": ["label"],
         "image_size": 192,
     }
+    prove(tmp_path, folder, ["label"], zero_one(12), train)
 
 
 def test_melanoma(tmp_path):
@@ -134,6 +147,8 @@ def test_melanoma(tmp_path):
         "group": "patient_id",
     }
     assert "8-bit" in recognise(folder).settings["competition.train_image"][1]
+    test = prove(tmp_path, folder, ["target"], target, train)
+    assert list(test.groups) == [f"IP_{number // 3}" for number in range(8)]
     (folder / "sample_submission.csv").unlink()
     assert decided(folder)["targets"] == ["target"]
 
@@ -157,8 +172,7 @@ def test_ranzcr(tmp_path):
         "channels": 3,
     }
     assert recognise(folder).unused == ["train_annotations.csv"]
-    train, _ = prove(tmp_path, folder)
-    assert list(train.target_names) == columns
+    prove(tmp_path, folder, columns, [-row % 3 for row in range(24)])
 
 
 def test_plant_pathology(tmp_path):
@@ -177,7 +191,7 @@ def test_plant_pathology(tmp_path):
         "targets": columns,
         "task": "multiclass",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, columns, [row % 4 for row in range(12)])
 
 
 def test_invasive_species_with_integer_ids_and_shuffled_sample(tmp_path):
@@ -192,7 +206,7 @@ def test_invasive_species_with_integer_ids_and_shuffled_sample(tmp_path):
         "test_image": "test/{name}.jpg",
         "targets": ["invasive"],
     }
-    _, test = prove(tmp_path, folder)
+    test = prove(tmp_path, folder, ["invasive"], zero_one(16))
     assert list(test.ids) == ["5", "1", "8", "2", "3", "4", "7", "6"]
 
 
@@ -208,16 +222,22 @@ def test_brain_tumor_with_a_folder_of_slices_per_row(tmp_path, padded):
     form = "{:05}" if padded else "{}"
     table(folder / "train_labels.csv", BraTS21ID=ids(0, 12, form), MGMT_value=zero_one(12))
     table(folder / "sample_submission.csv", BraTS21ID=ids(12, 4, form), MGMT_value=[0.5] * 4)
-    row = "{BraTS21ID}" if padded else "{BraTS21ID:0>5}"
     assert decided(folder) == COMMON | {
         "train_table": "train_labels.csv",
         "id": "BraTS21ID",
-        "train_image": f"train/{row}/*/*.dcm",
-        "test_image": f"test/{row}/*/*.dcm",
+        "train_image": "train/{BraTS21ID}/*/*.dcm",
+        "test_image": "test/{BraTS21ID}/*/*.dcm",
         "targets": ["MGMT_value"],
     }
     assert "middle slice" in recognise(folder).settings["competition.train_image"][1]
-    train, _ = prove(tmp_path, folder)
+    if padded:
+        test = prove(tmp_path, folder, ["MGMT_value"], zero_one(12))
+        assert test.paths[0].endswith("test/00012/T1w/Image-1.dcm")
+        return
+    assert recognise(folder).doubts[0] == (
+        "the names of the training pictures are padded with zeros to 5 digits, the ids are not: "
+        "rewrite the column in the tables with zeros"
+    )
 
 
 def test_seti_arrays_in_folders_by_first_letter(tmp_path):
@@ -237,7 +257,7 @@ def test_seti_arrays_in_folders_by_first_letter(tmp_path):
         "image_size": [288, 256],
         "normalize": "dataset",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["target"], zero_one(16))
 
 
 def test_a_folder_per_class(tmp_path):
@@ -247,7 +267,7 @@ def test_a_folder_per_class(tmp_path):
     expected = {"id": "id", "train_image": "train/{label}/*", "test_image": "test/*", "label": "label"}
     expected |= {"classes": ["cat", "dog"], "task": "binary"}
     assert decided(folder) == expected
-    train, test = prove(tmp_path, folder)
+    prove(tmp_path, folder, ["dog"], [0] * 6 + [1] * 6)
     table(folder / "sample_submission.csv", image=ids(0, 4, "{}.jpg"), dog=[0] * 4, cat=[0] * 4)
     assert decided(folder) == expected | {
         "id": "image",
@@ -256,7 +276,7 @@ def test_a_folder_per_class(tmp_path):
         "classes": ["dog", "cat"],
         "task": "multiclass",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["dog", "cat"], [1] * 6 + [0] * 6)
 
 
 def test_class_folders_straight_under_the_folder(tmp_path):
@@ -268,7 +288,13 @@ def test_class_folders_straight_under_the_folder(tmp_path):
     assert recognise(folder).doubts == ["no test pictures found; training works, infer.py has nothing to predict"]
     pictures(folder / "test", ids(0, 4, "{}.png"))
     assert decided(folder) == expected | {"test_image": "test/*"}
-    train, test = prove(tmp_path, folder)
+    assert recognise(folder).doubts == ["test would count as a class too; move the class folders into a folder train"]
+    (folder / "train").mkdir()
+    for name in ("sea", "wood", "town"):
+        (folder / name).rename(folder / "train" / name)
+    assert decided(folder) == expected | {"train_image": "train/{label}/*", "test_image": "test/*"}
+    assert recognise(folder).doubts == []
+    prove(tmp_path, folder, ["sea", "town", "wood"], [0] * 4 + [1] * 4 + [2] * 4)
 
 
 def test_labels_in_file_names(tmp_path):
@@ -285,7 +311,7 @@ def test_labels_in_file_names(tmp_path):
         "classes": ["cat", "dog"],
         "task": "binary",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["dog"], [0] * 8 + [1] * 8)
 
 
 def test_class_names_mixed_suffixes_and_a_sample_with_a_prefix(tmp_path):
@@ -306,7 +332,7 @@ def test_class_names_mixed_suffixes_and_a_sample_with_a_prefix(tmp_path):
         "classes": ["oak", "ash", "elm"],
         "task": "multiclass",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["oak", "ash", "elm"], [0, 2, 1, 0] * 3, stems)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +353,8 @@ def test_one_sample_column_for_a_column_of_classes(tmp_path, values, column, cla
     assert (found["label"], found["classes"], found["task"]) == ("state", classes, task)
     doubts = recognise(folder).doubts
     assert len(doubts) == (task == "multiclass")
-    prove(tmp_path, folder)
+    codes = [classes.index((values * 6)[row]) for row in range(12)]
+    prove(tmp_path, folder, classes[-1:] if task == "binary" else classes, codes)
 
 
 def test_path_column_group_and_byte_order_mark(tmp_path):
@@ -352,7 +379,7 @@ def test_path_column_group_and_byte_order_mark(tmp_path):
         "targets": ["tumor"],
         "group": "slide",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["tumor"], zero_one(24), ids(100, 24))
 
 
 def test_a_table_beside_class_folders(tmp_path):
@@ -374,14 +401,15 @@ def test_a_table_beside_class_folders(tmp_path):
         "task": "multiclass",
         "group": "subject",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["c0", "c1", "c2"], [row % 3 for row in range(24)])
 
 
 def test_without_a_sample_values_and_names_decide(tmp_path):
     folder = tmp_path / "plain"
     pictures(folder, ids(0, 12, "train/img_{}.png") + ids(0, 4, "test/img_{}.png"))
-    table(folder / "train.csv", id=ids(0, 12), red=[1, 0, 0] * 4, green=[0, 1, 0] * 4, blue=[0, 0, 1] * 4)
-    table(folder / "test.csv", id=ids(0, 4))
+    colours = {"red": [1, 0, 0] * 4, "green": [0, 1, 0] * 4, "blue": [0, 0, 1] * 4}
+    table(folder / "train.csv", id=ids(0, 12), indoors=zero_one(12), **colours)
+    table(folder / "test.csv", id=ids(0, 4), indoors=zero_one(4))
     assert decided(folder) == {
         "train_table": "train.csv",
         "test_table": "test.csv",
@@ -391,7 +419,7 @@ def test_without_a_sample_values_and_names_decide(tmp_path):
         "targets": ["red", "green", "blue"],
         "task": "multiclass",
     }
-    prove(tmp_path, folder)
+    prove(tmp_path, folder, ["red", "green", "blue"], [0, 1, 2] * 4)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +439,43 @@ def test_size_and_channels(tmp_path, size, mode, name, expected):
     table(folder / "train.csv", id=ids(0, 4), target=zero_one(4))
     found = decided(folder, without=())
     assert {key: found[key] for key in ("channels", "image_size", "normalize") if key in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "group", "why"),
+    [
+        ("PatientID", [f"p{row // 4}" for row in range(24)], "PatientID", "6 in 24 rows; equal ones stay in one fold"),
+        ("patient", [f"p{row}" for row in range(24)], None, "patient hardly repeats"),
+        ("anatom_site", [f"p{row % 6}" for row in range(24)], None, "no column named like a patient, slide or scene"),
+        ("site", ["a", "b"] * 12, None, "site has too few values (2) to split by"),
+        ("scene", [""] * 4 + [f"s{row % 5}" for row in range(20)], None, "scene has empty cells"),
+    ],
+)
+def test_group(tmp_path, column, values, group, why):
+    pictures(tmp_path / "train", ids(0, 24, "{}.png"))
+    table(tmp_path / "train.csv", id=ids(0, 24), target=zero_one(24), **{column: values})
+    assert recognise(tmp_path).settings["competition.group"] == (group, why)
+
+
+@pytest.mark.parametrize(
+    ("answers", "doubt"),
+    [
+        (
+            {"labels": ["rust", "scab", "rust scab"] * 4},
+            "labels holds several labels in a cell ('rust scab'); make a 0/1",
+        ),
+        ({"label": ["a", "a", "b", ""] * 3}, "3 rows of label are empty; remove or fill them"),
+        ({"target": [row / 7 for row in range(12)]}, "no column looks like an answer; set targets (0/1) or label"),
+        (
+            {"red": zero_one(12), "green": ["x", "y", "z"] * 4},
+            "the answers could also be in green; red was chosen by its",
+        ),
+    ],
+)
+def test_doubtful_answers_are_said(tmp_path, answers, doubt):
+    pictures(tmp_path / "train", ids(0, 12, "{}.png"))
+    table(tmp_path / "train.csv", id=ids(0, 12), **answers)
+    assert [one for one in recognise(tmp_path).doubts if one.startswith(doubt)]
 
 
 def test_what_cannot_be_decided_is_said(tmp_path):

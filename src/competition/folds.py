@@ -1,0 +1,263 @@
+"""Which fold validates each training row: made once per seed, kept as a file, and checked before training.
+
+A fold is a number from 0; -1 is a row that is always trained on.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+from src.competition.tables import read_table
+from src.competition.targets import check_complete
+from src.errors import UserError, listing
+from src.files import save_table
+
+_NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are handed out
+_MAX_COLUMNS = 12  # targets that are described one by one
+
+
+def load_folds(config, table):
+    """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and kept.
+
+    Kept in <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, so that all runs share their folds.
+
+    Args:
+        config: src.config.Config.
+        table: competition.tables.ImageTable.
+
+    Raises:
+        UserError: no such split can be made, or the file does not fit the table.
+    """
+    method, num_folds, seed = config.folds, config.num_folds, config.seed
+    if method.endswith(".csv"):
+        return _read_folds(method, table, "correct it, or choose folds=auto")
+    if method == "column":
+        return make_folds(table, method, num_folds, seed)
+    path = Path(config.output_dir) / "folds" / f"{config.competition.name}_{method}_{num_folds}_seed{seed}.csv"
+    if path.is_file():
+        return _read_folds(path, table, "the table has changed since: delete this file")
+    folds = make_folds(table, method, num_folds, seed)
+    save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
+    return folds
+
+
+def make_folds(table, method, num_folds, seed):
+    """Split the rows.
+
+    Targets count as positive from 0.5; where each row sums to 1 its largest is its class.
+
+    Args:
+        table: competition.tables.ImageTable.
+        method: one of config.FOLD_METHODS. auto: stratified_group with groups, else multilabel or stratified; holdout:
+            a share of 1 / num_folds is fold 0, the other rows are -1; column: table.folds, renumbered from 0.
+        num_folds: parts, at least 2.
+        seed: of the shuffle. When a fold cannot be scored, the next seeds are tried.
+
+    Returns: (N,) int64.
+
+    Raises:
+        UserError: fewer rows or groups than folds, or the table lacks what the method needs.
+    """
+    if method == "column":
+        if table.folds is None:
+            raise UserError("folds=column: the table has no folds; set competition.fold=COLUMN")
+        return _renumber(table.folds, "folds=column")
+    if method in ("group", "stratified_group") and table.groups is None:
+        raise UserError(f"folds={method}: the table has no groups; set competition.group=COLUMN")
+    is_one_class = _is_one_class_a_row(table.targets)
+    plain = "stratified" if is_one_class else "multilabel"
+    grouped = "stratified_group" if is_one_class else "multilabel_group"
+    kind = {
+        "auto": plain if table.groups is None else grouped,
+        "holdout": plain if table.groups is None else grouped,
+        "multilabel": plain,
+        "stratified_group": grouped,
+    }.get(method, method)
+    units = table.groups if "group" in kind else table.ids
+    if (count := len(np.unique(units))) < num_folds:
+        raise UserError(
+            f"num_folds={num_folds}: only {count} {'groups' if 'group' in kind else 'rows'} to split; lower num_folds"
+        )
+    for attempt in range(_NUM_ATTEMPTS):
+        folds = _SPLITS[kind](table, num_folds, seed + attempt)
+        if method == "holdout":
+            folds = np.where(folds == 0, 0, -1)
+        if not _find_fault(table, folds, _positives(table.targets, is_one_class)):
+            break
+    return folds
+
+
+def check_folds(table, folds, task):
+    """Check that every fold can be trained and scored.
+
+    Args:
+        table: competition.tables.ImageTable.
+        folds: (N,) int64.
+        task: binary, multiclass (each class against the rest) or multilabel.
+
+    Raises:
+        UserError: a group is on both sides of a fold, or a column lacks a positive or a negative on one side.
+    """
+    if fault := _find_fault(table, folds, _positives(table.targets, task == "multiclass")):
+        raise UserError(fault)
+
+
+def describe_folds(table, folds):
+    """Return a table with a line per fold: its rows, groups and positives of each column (of many: the fewest)."""
+    is_positive = _positives(table.targets, _is_one_class_a_row(table.targets))
+    lines = []
+    for fold in np.unique(folds):
+        rows = folds == fold
+        line = {"fold": int(fold), "rows": int(rows.sum())}
+        if table.groups is not None:
+            line["groups"] = len(np.unique(table.groups[rows]))
+        counts = is_positive[rows].sum(axis=0).tolist()
+        if len(counts) > _MAX_COLUMNS:
+            lines.append(line | {"min positives": min(counts)})
+        else:
+            lines.append(line | dict(zip(table.target_names, counts, strict=True)))
+    return pd.DataFrame(lines)
+
+
+def _split_stratified(table, num_folds, seed):
+    classes = _classes(table.targets, num_folds)
+    return _assign(StratifiedKFold(num_folds, shuffle=True, random_state=seed), len(table), classes)
+
+
+def _split_stratified_group(table, num_folds, seed):
+    classes = _classes(table.targets, num_folds)
+    return _assign(StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed), len(table), classes, table.groups)
+
+
+def _split_group(table, num_folds, seed):
+    return _assign(GroupKFold(num_folds, shuffle=True, random_state=seed), len(table), groups=table.groups)
+
+
+def _split_rows(table, num_folds, seed):
+    return _assign(KFold(num_folds, shuffle=True, random_state=seed), len(table))
+
+
+def _split_multilabel(table, num_folds, seed):
+    """Iterative stratification: the rarest label is dealt out first.
+
+    Reference: Sechidis et al., On the Stratification of Multi-Label Data, 2011, ECML PKDD.
+    """
+    is_positive = _positives(table.targets, False).astype(np.int64)
+    return _assign(MultilabelStratifiedKFold(num_folds, shuffle=True, random_state=seed), len(table), is_positive)
+
+
+def _split_multilabel_group(table, num_folds, seed):
+    """Iterative stratification of whole groups; a group has each label that one of its rows has."""
+    groups, group_of_row = np.unique(table.groups, return_inverse=True)
+    has_label = np.zeros((len(groups), table.targets.shape[1]), dtype=np.int64)
+    np.maximum.at(has_label, group_of_row, _positives(table.targets, False))
+    splitter = MultilabelStratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    return _assign(splitter, len(groups), has_label)[group_of_row]
+
+
+_SPLITS = {
+    "stratified": _split_stratified,
+    "group": _split_group,
+    "stratified_group": _split_stratified_group,
+    "multilabel": _split_multilabel,
+    "multilabel_group": _split_multilabel_group,
+    "kfold": _split_rows,
+}
+
+
+def _assign(splitter, num_rows, classes=None, groups=None):
+    """Return the number of the part that validates each row."""
+    folds = np.full(num_rows, -1, dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class smaller than the folds: check_folds says it better
+        for fold, (_, rows) in enumerate(splitter.split(np.zeros((num_rows, 1)), classes, groups)):
+            folds[rows] = fold
+    return folds
+
+
+def _is_one_class_a_row(targets):
+    return targets.shape[1] == 1 or bool(np.allclose(targets.sum(axis=1), 1, atol=1e-3))
+
+
+def _positives(targets, is_one_class):
+    """Return (N, C) bool: which columns are true of a row."""
+    if is_one_class and targets.shape[1] > 1:
+        return targets.argmax(axis=1)[:, None] == np.arange(targets.shape[1])
+    return targets >= 0.5
+
+
+def _classes(targets, num_folds):
+    """Return (N,) int64: rows with the same positives have the same number."""
+    is_positive = _positives(targets, _is_one_class_a_row(targets))
+    classes = np.unique(is_positive, axis=0, return_inverse=True)[1].ravel()
+    if (largest := np.bincount(classes).max()) < num_folds:
+        raise UserError(f"num_folds={num_folds}: the largest class has only {largest} rows; lower num_folds")
+    return classes
+
+
+def _find_fault(table, folds, is_positive):
+    """Return what is wrong with the folds, or None."""
+    if table.groups is not None:
+        pairs = pd.DataFrame({"group": table.groups, "fold": folds}).drop_duplicates()
+        torn = pairs[pairs["group"].duplicated(keep=False)]
+        if len(torn):
+            fold, count, first = torn["fold"].max(), torn["group"].nunique(), torn["group"].iloc[0]
+            return (
+                f"fold {fold}: {count} groups are in training and in validation (first: {first}); "
+                "use folds=stratified_group or set competition.group=null"
+            )
+    numbers = np.unique(folds[folds >= 0])
+    better = "stratified" if _is_one_class_a_row(table.targets) else "multilabel"
+    better = "auto" if table.groups is not None else better
+    for fold in numbers:
+        for side, rows in (("validation", folds == fold), ("training", folds != fold)):
+            counts, total = is_positive[rows].sum(axis=0), int(rows.sum())
+            if not total:
+                return f"fold {fold}: no row is left for {side}; split into two folds or more"
+            for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
+                if is_absent.any():
+                    name = table.target_names[int(np.flatnonzero(is_absent)[0])]
+                    return (
+                        f"fold {fold}: column {name!r} has no {sign} in {side}; "
+                        f"lower num_folds (now {len(numbers)}) or use folds={better}"
+                    )
+    return None
+
+
+def _read_folds(path, table, hint):
+    """Read a file of ids and folds, in the table's order."""
+    rows = read_table(path)
+    for name in ("id", "fold"):
+        if name not in rows:
+            raise UserError(
+                f"{path}: no column {name!r} (found {listing(rows.columns)}); write the columns id and fold"
+            )
+        check_complete(rows[name], path, f"column {name!r}")
+    if rows["id"].duplicated().any():
+        raise UserError(f"{path}: id {rows['id'][rows['id'].duplicated()].iloc[0]} is there twice; {hint}")
+    missing, extra = (
+        ~np.isin(table.ids, rows["id"].to_numpy(dtype=str)),
+        ~np.isin(rows["id"].to_numpy(dtype=str), table.ids),
+    )
+    if missing.any() or extra.any():
+        first = (table.ids[missing] if missing.any() else rows["id"].to_numpy()[extra])[0]
+        raise UserError(
+            f"{path}: {missing.sum()} training ids are missing and {extra.sum()} unknown ones are there "
+            f"(first: {first}); {hint}"
+        )
+    folds = pd.to_numeric(rows.set_index("id")["fold"].loc[table.ids], errors="coerce").to_numpy(dtype=np.float64)
+    if (is_odd := ~np.isfinite(folds) | (folds % 1 != 0)).any():
+        raise UserError(f"{path}: the fold of id {table.ids[is_odd][0]} is no whole number; {hint}")
+    return _renumber(folds.astype(np.int64), path)
+
+
+def _renumber(folds, where):
+    """Return the folds numbered from 0 without gaps; negative ones are -1."""
+    numbers = np.unique(folds[folds >= 0])
+    if len(np.unique(np.maximum(folds, -1))) < 2 or not len(numbers):
+        raise UserError(f"{where}: all rows are in one fold; give two folds or more")
+    return np.where(folds >= 0, np.searchsorted(numbers, folds), -1)

@@ -1,0 +1,261 @@
+"""Folds hold what they promise: shares, whole groups, positives and negatives; and one file serves all runs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
+
+from src.competition.folds import check_folds, describe_folds, load_folds, make_folds
+from src.competition.tables import ImageTable
+from src.config import FOLD_METHODS, Competition, Config
+from src.errors import UserError
+
+
+def table_of(targets, groups=None, folds=None, names=None):
+    targets = np.array(targets, dtype=np.float32)
+    targets = targets[:, None] if targets.ndim == 1 else targets
+    ids = np.array([f"{row:04}" for row in range(len(targets))])
+    groups = None if groups is None else np.array(groups, dtype=str)
+    folds = None if folds is None else np.array(folds, dtype=np.int64)
+    names = names or tuple("abcdefghijklmnopqrstuvwxyz"[: targets.shape[1]])
+    return ImageTable(ids, ids, targets, names, groups, folds)
+
+
+def random_multilabel(rows=120, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.random((rows, 3)) < [0.5, 0.2, 0.1]).astype(float)
+
+
+def reference(splitter, *words):
+    folds = np.full(len(words[0]), -1)
+    for fold, (_, rows) in enumerate(splitter.split(*words)):
+        folds[rows] = fold
+    return folds
+
+
+def refusal(function, *words):
+    with pytest.raises(UserError) as caught:
+        function(*words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_auto_is_stratified_as_in_scikit_learn():
+    labels = np.arange(60) % 3 == 0
+    expected = reference(StratifiedKFold(5, shuffle=True, random_state=7), labels, labels)
+    for method in ("auto", "stratified"):
+        folds = make_folds(table_of(labels), method, 5, 7)
+        assert folds.dtype == np.int64
+        assert folds.tolist() == expected.tolist()
+    one_hot = np.eye(3)[np.arange(60) % 3]
+    classes = np.arange(60) % 3
+    expected = reference(StratifiedKFold(5, shuffle=True, random_state=7), classes, classes)
+    for targets in (one_hot, 0.8 * one_hot + 0.1 * (1 - one_hot)):  # soft targets: the largest is the class
+        folds = make_folds(table_of(targets), "auto", 5, 7)
+        for column in range(3):
+            assert np.bincount(folds[classes == column]).tolist() == [4] * 5
+        assert np.bincount(folds).tolist() == np.bincount(expected).tolist()
+
+
+def test_auto_with_groups_keeps_them_whole_and_stratified():
+    rng = np.random.default_rng(1)
+    groups, labels = rng.integers(0, 40, 200), (rng.random(200) < 0.3).astype(float)
+    table = table_of(labels, groups)
+    folds = make_folds(table, "auto", 4, 3)
+    names = table.groups
+    assert (
+        folds.tolist()
+        == reference(StratifiedGroupKFold(4, shuffle=True, random_state=3), labels, labels.astype(int), names).tolist()
+    )
+    assert pd.Series(folds).groupby(names).nunique().max() == 1
+    check_folds(table, folds, "binary")
+    for method in ("group", "holdout"):
+        assert pd.Series(make_folds(table, method, 4, 3)).groupby(names).nunique().max() == 1
+
+
+def test_several_labels_are_spread_evenly():
+    table = table_of(random_multilabel())
+    folds = make_folds(table, "auto", 4, 0)
+    assert folds.tolist() == make_folds(table, "multilabel", 4, 0).tolist()
+    counts = np.array([table.targets[folds == fold].sum(axis=0) for fold in range(4)])
+    assert (np.ptp(counts, axis=0) <= 2).all()
+    check_folds(table, folds, "multilabel")
+
+
+def test_several_labels_with_groups_keep_groups_whole():
+    targets = np.repeat(random_multilabel(), 3, axis=0)
+    table = table_of(targets, np.repeat(np.arange(120), 3))
+    for method in ("auto", "stratified_group"):
+        folds = make_folds(table, method, 4, 0)
+        assert pd.Series(folds).groupby(table.groups).nunique().max() == 1
+        counts = np.array([targets[folds == fold].sum(axis=0) for fold in range(4)])
+        assert (np.ptp(counts, axis=0) <= 6).all()
+        assert np.bincount(folds).min() >= 80
+
+
+@pytest.mark.parametrize("method", [one for one in FOLD_METHODS if one != "column"])
+def test_every_method_covers_each_row_once_and_follows_the_seed(method):
+    table = table_of(np.arange(100) % 2, np.arange(100) // 2)
+    folds = make_folds(table, method, 5, 1)
+    assert folds.shape == (100,)
+    assert folds.tolist() == make_folds(table, method, 5, 1).tolist()
+    assert folds.tolist() != make_folds(table, method, 5, 2).tolist()
+    expected = [-1, 0] if method == "holdout" else [0, 1, 2, 3, 4]
+    assert np.unique(folds).tolist() == expected
+    assert (folds == 0).sum() == pytest.approx(20, abs=2)
+
+
+def test_holdout_is_stratified():
+    folds = make_folds(table_of([1] * 20 + [0] * 80), "holdout", 5, 0)
+    assert (folds[:20] == 0).sum() == 4
+    assert (folds[20:] == 0).sum() == 16
+    assert (folds == -1).sum() == 80
+
+
+def test_a_column_is_renumbered():
+    table = table_of([0, 1, 0, 1, 1], folds=[7, 3, -5, 10, 7])
+    assert make_folds(table, "column", 5, 0).tolist() == [1, 0, -1, 2, 1]
+    assert refusal(make_folds, table_of([0, 1], folds=[4, 4]), "column", 5, 0) == (
+        "folds=column: all rows are in one fold; give two folds or more"
+    )
+    assert refusal(make_folds, table_of([0, 1]), "column", 5, 0) == (
+        "folds=column: the table has no folds; set competition.fold=COLUMN"
+    )
+
+
+def test_further_shuffles_are_tried_when_one_cannot_be_scored():
+    """A plain shuffle of few positives often leaves a fold without; one of the next seeds is better."""
+    table = table_of([1] * 3 + [0] * 27)
+    tried = [make_folds(table, "kfold", 2, seed) for seed in range(20)]
+    first = [reference(KFold(2, shuffle=True, random_state=seed), table.ids) for seed in range(20)]
+    is_faulty = [len(np.unique(folds[:3])) < 2 for folds in first]
+    assert any(is_faulty)
+    for folds, plain, faulty in zip(tried, first, is_faulty, strict=True):
+        assert (folds.tolist() != plain.tolist()) == faulty
+        check_folds(table, folds, "binary")
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "num_folds", "expected"),
+    [
+        (table_of([0, 1, 0]), "auto", 5, "num_folds=5: only 3 rows to split; lower num_folds"),
+        (table_of([0, 1] * 6, ["p", "q"] * 6), "auto", 5, "num_folds=5: only 2 groups to split; lower num_folds"),
+        (table_of([0, 1] * 3), "auto", 5, "num_folds=5: the largest class has only 3 rows; lower num_folds"),
+        (table_of([0, 1] * 6), "group", 2, "folds=group: the table has no groups; set competition.group=COLUMN"),
+        (table_of([0, 1] * 6), "stratified_group", 2,
+         "folds=stratified_group: the table has no groups; set competition.group=COLUMN"),
+    ],
+)  # fmt: skip
+def test_a_split_that_cannot_be_made_is_refused(table, method, num_folds, expected):
+    assert refusal(make_folds, table, method, num_folds, 0) == expected
+
+
+@pytest.mark.parametrize(
+    ("targets", "groups", "folds", "task", "expected"),
+    [
+        ([0, 1, 0, 1], None, [0, 0, 1, 1], "binary", None),
+        ([0, 1, 0, 0], None, [0, 0, 1, 1], "binary",
+         "fold 0: column 'a' has no positive in training; lower num_folds (now 2) or use folds=stratified"),
+        ([0, 0, 0, 1, 0, 1], None, [0, 0, 1, 1, 2, 2], "binary",
+         "fold 0: column 'a' has no positive in validation; lower num_folds (now 3) or use folds=stratified"),
+        ([0, 1, 1, 1, 0, 1], None, [0, 0, 1, 1, 2, 2], "binary",
+         "fold 1: column 'a' has no negative in validation; lower num_folds (now 3) or use folds=stratified"),
+        ([0, 0, 0.4, 0.6, 0, 0.5], None, [1, 1, 0, 0, -1, -1], "binary",
+         "fold 1: column 'a' has no positive in validation; lower num_folds (now 2) or use folds=stratified"),
+        ([[1, 1], [0, 0], [1, 0], [0, 0]], None, [0, 0, 1, 1], "multilabel",
+         "fold 0: column 'b' has no positive in training; lower num_folds (now 2) or use folds=multilabel"),
+        ([[1, 0], [0, 1], [1, 0], [0, 1]], None, [0, 1, 1, 0], "multiclass", None),
+        ([[1, 0, 0], [0, 1, 0], [0.4, 0.3, 0.3], [0.3, 0.4, 0.3]], None, [0, 0, 1, 1], "multiclass",
+         "fold 0: column 'c' has no positive in validation; lower num_folds (now 2) or use folds=stratified"),
+        ([0, 1, 0, 1], ["p", "p", "q", "q"], [0, 0, 1, 1], "binary", None),
+        ([0, 1, 0, 1, 0], ["p", "p", "q", "p", "q"], [0, 0, 1, 1, -1], "binary",
+         "fold 1: 2 groups are in training and in validation (first: p); "
+         "use folds=stratified_group or set competition.group=null"),
+        ([0, 1, 0, 1], None, [0, 0, 0, 0], "binary",
+         "fold 0: no row is left for training; split into two folds or more"),
+    ],
+)  # fmt: skip
+def test_folds_that_cannot_be_scored_are_refused(targets, groups, folds, task, expected):
+    table, folds = table_of(targets, groups), np.array(folds)
+    if expected is None:
+        check_folds(table, folds, task)
+    else:
+        assert refusal(check_folds, table, folds, task) == expected
+
+
+def test_a_description_counts_rows_groups_and_positives():
+    table = table_of([[1, 1], [0, 1], [0, 0.6], [1, 0.4]], ["p", "p", "q", "r"])
+    description = describe_folds(table, np.array([0, 0, 1, -1]))
+    assert description.to_dict("list") == {
+        "fold": [-1, 0, 1], "rows": [1, 2, 1], "groups": [1, 1, 1], "a": [1, 1, 0], "b": [0, 2, 1]
+    }  # fmt: skip
+    many = table_of(np.eye(13)[[*range(13), *range(13), 0]])
+    description = describe_folds(many, np.array([0] * 13 + [1] * 14))
+    assert description.to_dict("list") == {"fold": [0, 1], "rows": [13, 14], "min positives": [1, 1]}
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(output_dir=str(tmp_path / "out"), competition=Competition(name="pets"), num_folds=2, seed=5)
+
+
+def test_folds_are_made_once_and_read_in_the_tables_order(config, tmp_path):
+    table = table_of([0, 1] * 10)
+    folds = load_folds(config, table)
+    assert folds.tolist() == make_folds(table, "auto", 2, 5).tolist()
+    path = tmp_path / "out" / "folds" / "pets_auto_2_seed5.csv"
+    written = pd.read_csv(path, dtype={"id": str})
+    assert written.to_dict("list") == {"id": table.ids.tolist(), "fold": folds.tolist()}
+    written["fold"] = 1 - written["fold"]
+    written.iloc[::-1].to_csv(path, index=False)
+    again = load_folds(config, table)
+    assert again.dtype == np.int64
+    assert again.tolist() == (1 - folds).tolist()
+    assert load_folds(replace(config, seed=6), table).tolist() == make_folds(table, "auto", 2, 6).tolist()
+
+
+def test_kept_folds_of_another_table_are_refused(config, tmp_path):
+    load_folds(config, table_of([0, 1] * 10))
+    path = tmp_path / "out" / "folds" / "pets_auto_2_seed5.csv"
+    assert refusal(load_folds, config, table_of([0, 1] * 9)) == (
+        f"{path}: 0 training ids are missing and 2 unknown ones are there (first: 0018); "
+        "the table has changed since: delete this file"
+    )
+    assert refusal(load_folds, config, table_of([0, 1] * 11)) == (
+        f"{path}: 2 training ids are missing and 0 unknown ones are there (first: 0020); "
+        "the table has changed since: delete this file"
+    )
+
+
+def test_a_column_follows_the_table_and_keeps_no_file(config, tmp_path):
+    config = replace(config, folds="column")
+    assert load_folds(config, table_of([0, 1, 0], folds=[1, 2, 1])).tolist() == [0, 1, 0]
+    assert load_folds(config, table_of([0, 1, 0], folds=[2, 2, 1])).tolist() == [1, 1, 0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("csv", "expected"),
+    [
+        ("id,fold\n0002,1\n0000,4\n0001,-1\n", [1, -1, 0]),
+        ("id,part\n0000,1\n", "no column 'fold' (found id, part); write the columns id and fold"),
+        ("id,fold\n0000,1\n0001,0\n0001,1\n", "id 0001 is there twice; correct it, or choose folds=auto"),
+        ("id,fold\n0000,1\n0001,0\n",
+         "1 training ids are missing and 0 unknown ones are there (first: 0002); correct it, or choose folds=auto"),
+        ("id,fold\n0000,1\n0001,0\n0002,x\n",
+         "the fold of id 0002 is no whole number; correct it, or choose folds=auto"),
+        ("id,fold\n0000,1\n0001,0\n0002,\n",
+         "column 'fold' is empty in 1 of 3 rows (first: line 4); fill or remove them"),
+        ("id,fold\n0000,1\n0001,1\n0002,1\n", "all rows are in one fold; give two folds or more"),
+    ],
+)  # fmt: skip
+def test_folds_that_the_user_brought(config, tmp_path, csv, expected):
+    path = tmp_path / "mine.csv"
+    path.write_text(csv)
+    config, table = replace(config, folds=str(path)), table_of([0, 1, 0])
+    if isinstance(expected, list):
+        assert load_folds(config, table).tolist() == expected
+    else:
+        assert refusal(load_folds, config, table) == f"{path}: {expected}"

@@ -1,0 +1,181 @@
+"""A submission has the sample's columns and rows, filled by name, and a wrong one is never written."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.competition.submission import (
+    build_submission,
+    check_sample,
+    check_submission,
+    load_sample,
+    write_submission,
+)
+from src.competition.tables import ImageTable
+from src.errors import UserError
+
+IDS = np.array(["01", "02", "3"])
+PROBS = np.array([[0.7, 0.1, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]])
+CLASSES = ("cat", "dog", "eel")
+
+
+def sample_of(write_competition, header, ids=("3", "01", "02"), **settings):
+    columns = header.split(",")
+    text = "\n".join([header, *(",".join(one if name == "id" else "0" for name in columns) for one in ids)]) + "\n"
+    competition = write_competition({"sample.csv": text}, sample_submission="sample.csv", **settings)
+    return load_sample(competition), competition
+
+
+def image_table(ids=IDS):
+    return ImageTable(np.array(ids), np.array(ids), None, ("y",), None, None)
+
+
+def refusal(function, *words):
+    with pytest.raises(UserError) as caught:
+        function(*words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def filled(write_competition, header, probs, names, **settings):
+    """The built submission's columns by name; the sample's rows are 3, 01, 02."""
+    sample, competition = sample_of(write_competition, header, **settings)
+    check_sample(sample, competition, image_table(), names)
+    frame = build_submission(sample, competition, IDS, probs, names)
+    assert list(frame.columns) == header.split(",")
+    assert frame["id"].tolist() == ["3", "01", "02"]
+    check_submission(frame, sample, "id")
+    return {name: frame[name].tolist() for name in frame.columns if name != "id"}
+
+
+def test_columns_are_filled_by_name_in_the_samples_order(write_competition):
+    expected = {"eel": [0.5, 0.2, 0.3], "cat": [0.2, 0.7, 0.1], "dog": [0.3, 0.1, 0.6]}
+    assert filled(write_competition, "eel,id,cat,dog", PROBS, CLASSES, task="multiclass") == expected
+    for before, after in (("Predicted_", ""), ("", "_prob"), ("p(", ")"), ("cat", "")):
+        header = ",".join(["id", *(f"{before}{name}{after}" for name in ("eel", "cat", "dog"))])
+        found = filled(write_competition, header, PROBS, CLASSES, task="multiclass")
+        assert found == {f"{before}{name}{after}": values for name, values in expected.items()}
+
+
+def test_one_column_takes_the_one_target(write_competition):
+    assert filled(write_competition, "id,p", PROBS[:, :1], ("y",)) == {"p": [0.2, 0.7, 0.1]}
+
+
+def test_two_class_columns_take_a_probability_and_the_rest(write_competition):
+    settings = {"label": "kind", "classes": ["cat", "dog"]}
+    for cat, dog in (("cat", "dog"), ("p_cat", "p_dog")):
+        found = filled(write_competition, f"id,{dog},{cat}", PROBS[:, :1], ("dog",), **settings)
+        assert found[dog] == [0.2, 0.7, 0.1]
+        assert found[cat] == pytest.approx([0.8, 0.3, 0.9])
+
+
+def test_one_column_of_several_classes_takes_the_most_probable_name(write_competition):
+    found = filled(write_competition, "id,label", PROBS, CLASSES, task="multiclass", label="label")
+    assert found == {"label": ["eel", "cat", "dog"]}
+    digits = filled(write_competition, "id,label", PROBS, ("7", "8", "9"), task="multiclass", label="label")
+    assert digits == {"label": ["9", "7", "8"]}
+
+
+@pytest.mark.parametrize(
+    ("header", "names", "settings"),
+    [
+        ("id,cat,dog,fox", CLASSES, {"task": "multiclass"}),
+        ("id,cat,dog", CLASSES, {"task": "multiclass"}),
+        ("id,p", CLASSES, {"task": "multilabel"}),
+        ("id,cat,confidence", ("cat",), {"label": "kind"}),
+        ("id,a_cat,b_dog,a_eel", CLASSES, {"task": "multiclass"}),
+    ],
+)
+def test_columns_that_cannot_be_filled_are_refused_with_both_lists(write_competition, header, names, settings):
+    sample, competition = sample_of(write_competition, header, **settings)
+    expected = (
+        f"{competition.root}/sample.csv: its columns {header.removeprefix('id,').replace(',', ', ')} cannot be filled "
+        f"from the targets {', '.join(names)}; check competition.targets, label and classes"
+    )
+    assert refusal(check_sample, sample, competition, image_table(), names) == expected
+    assert refusal(build_submission, sample, competition, IDS, PROBS[:, : len(names)], names) == expected
+
+
+@pytest.mark.parametrize(
+    ("test_ids", "expected"),
+    [
+        (["01", "02"], "1 of 3 ids are no test rows and 0 test rows are missing (first: 3)"),
+        (["01", "02", "3", "4"], "0 of 3 ids are no test rows and 1 test rows are missing (first: 4)"),
+        (["1", "2", "3"], "2 of 3 ids are no test rows and 2 test rows are missing (first: 01)"),
+    ],
+)
+def test_a_sample_of_other_rows_is_refused(write_competition, test_ids, expected):
+    sample, competition = sample_of(write_competition, "id,y")
+    assert refusal(check_sample, sample, competition, image_table(test_ids), ("y",)) == (
+        f"{competition.root}/sample.csv: {expected}; check competition.test_table"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ID,y\n1,0\n", "no column 'id' (found ID, y); set competition.id to the column that names a row"),
+        ("id\n1\n", "1 rows of id; it needs an id and predictions"),
+        ("id,y\n", "0 rows of id, y; it needs an id and predictions"),
+        ("id,y\n1,0\n1,0\n", "id 1 is there twice; download it again"),
+        ("id,y\n1,0\n,0\n", "column 'id' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
+    ],
+)
+def test_a_wrong_sample_is_refused(write_competition, text, expected):
+    competition = write_competition({"s.csv": text}, sample_submission="s.csv")
+    assert refusal(load_sample, competition) == f"{competition.root}/s.csv: {expected}"
+
+
+def test_without_a_sample_the_test_rows_are_written_as_they_come(write_competition, tmp_path):
+    competition = write_competition({}, id="image")
+    assert load_sample(competition) is None
+    path = tmp_path / "submission.csv"
+    write_submission(path, None, competition, IDS, PROBS, CLASSES)
+    assert path.read_text() == "image,cat,dog,eel\n01,0.7,0.1,0.2\n02,0.1,0.6,0.3\n3,0.2,0.3,0.5\n"
+
+
+FRAME = {"id": ["3", "01", "02"], "y": [0.5, 0.25, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, None),
+        ({"id": ["02", "01", "3"]}, None),
+        ({"y": ["cat", "cat", "cat"]}, None),
+        ({"id": ["3", "01", "01"]}, "id 01 is there twice; write each id once"),
+        ({"id": ["3", "01", "2"]},
+         "1 of the sample's 3 ids are missing and 1 are too many (first: 02); write the sample's ids"),
+        ({"z": [0.1, 0.2, 0.3]}, "columns are id, y, z, the sample has id, y; write the sample's"),
+        ({"y": [0.5, np.nan, 0.0]},
+         "column 'y' is nan in 1 of 3 rows (first: 01); train again with a lower optimizer.lr"),
+        ({"y": [0.5, 0.25, -0.5]}, "column 'y' leaves 0 to 1 in 1 of 3 rows (first: 02, -0.5); write probabilities"),
+        ({"y": [1.5, 2.0, 0.0]}, "column 'y' leaves 0 to 1 in 2 of 3 rows (first: 3, 1.5); write probabilities"),
+        ({"y": [np.inf, 0.5, 0.0]}, "column 'y' leaves 0 to 1 in 1 of 3 rows (first: 3, inf); write probabilities"),
+        ({"y": [0.5, 0.5, 0.5]},
+         "column 'y' is 0.5 in every row; the model has learned nothing, look at the training log"),
+    ],
+)  # fmt: skip
+def test_what_a_host_would_refuse_is_refused(change, expected):
+    frame, sample = pd.DataFrame(FRAME | change), pd.DataFrame(FRAME).astype(str)
+    if expected is None:
+        check_submission(frame, sample, "id")
+    else:
+        assert refusal(check_submission, frame, sample, "id") == f"submission: {expected}"
+
+
+def test_a_missing_row_is_refused():
+    frame, sample = pd.DataFrame(FRAME).iloc[:2], pd.DataFrame(FRAME).astype(str)
+    expected = "submission: 1 of the sample's 3 ids are missing and 0 are too many (first: 02); write the sample's ids"
+    assert refusal(check_submission, frame, sample, "id") == expected
+
+
+def test_nothing_is_written_when_the_submission_is_wrong(write_competition, tmp_path):
+    sample, competition = sample_of(write_competition, "id,y")
+    path = tmp_path / "run" / "submission.csv"
+    write_submission(path, sample, competition, IDS, PROBS[:, :1], ("y",))
+    before = path.read_text()
+    assert before == "id,y\n3,0.2\n01,0.7\n02,0.1\n"
+    refusal(write_submission, path, sample, competition, IDS, np.full((3, 1), np.nan), ("y",))
+    assert path.read_text() == before
+    assert [one.name for one in path.parent.iterdir()] == ["submission.csv"]

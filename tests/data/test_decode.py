@@ -1,0 +1,339 @@
+"""Files of every kind against Pillow, numpy and values computed by hand."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from src.data import decode
+from src.data.decode import decode_image
+from src.errors import UserError
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+SMOOTH = cv2.resize(COLOUR[:5, :6], (800, 600), interpolation=cv2.INTER_CUBIC)  # a JPEG keeps it nearly as it is
+
+
+def dicom(pixels, stored=16, **tags):
+    """Write the smallest valid DICOM of an array (H, W), (frames, H, W) or, with SamplesPerPixel=3, (H, W, 3)."""
+    one = Dataset()
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = SecondaryCaptureImageStorage
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = "1.2.3"
+    is_colour = tags.get("SamplesPerPixel", 1) == 3
+    one.Rows, one.Columns = pixels.shape[:2] if is_colour else pixels.shape[-2:]
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated, one.BitsStored, one.HighBit = pixels.itemsize * 8, stored, stored - 1
+    one.PixelRepresentation = int(pixels.dtype.kind == "i")
+    for name, value in tags.items():
+        setattr(one, name, value)
+    one.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    one.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write bytes, a Pillow image or an array to a file of the given name; return its path."""
+
+    def write(name, content, **options):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, Image.Image):
+            content.save(path, **options)
+        else:
+            np.save(path, content)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.bmp", "a.tif", "a.tiff", "이미지 1/고양이 2.png", "no_suffix"])
+def test_lossless_pictures_are_read_exactly(put, name):
+    path = put(name, Image.fromarray(COLOUR), format=None if "." in name else "PNG")
+    found = decode_image(path, 3)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, COLOUR)
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.webp"])
+def test_lossy_pictures_are_what_pillow_reads(put, name):
+    path = put(name, Image.fromarray(SMOOTH), quality=95)
+    expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert np.abs(decode_image(path, 3) - expected).max() <= 1
+
+
+def test_the_content_decides_not_the_name(put):
+    png = io.BytesIO()
+    Image.fromarray(COLOUR).save(png, "PNG")
+    assert np.array_equal(decode_image(put("really_png.jpg", png.getvalue()), 3), COLOUR)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.bmp"])
+def test_grey_is_repeated_for_rgb_and_kept_for_one_channel(put, name):
+    grey = SMOOTH[:40, :50, 0].copy()
+    path = put(name, Image.fromarray(grey))
+    expected = np.asarray(Image.open(path))
+    assert np.array_equal(decode_image(path, 1), expected[..., None])
+    assert np.array_equal(decode_image(path, 3), np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_colour_as_grey_is_its_luminance(put, name):
+    path = put(name, Image.fromarray(SMOOTH), **({"quality": 95} if name == "a.jpg" else {}))
+    expected = SMOOTH @ [0.299, 0.587, 0.114]
+    assert decode_image(path, 1).shape == (600, 800, 1)
+    assert np.abs(decode_image(path, 1)[..., 0] - expected).mean() < 1.5
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_transparency_is_dropped_and_colours_stay(put, name):
+    rgba = np.dstack([COLOUR, RNG.integers(1, 256, (20, 30), dtype=np.uint8)])
+    path = put(name, Image.fromarray(rgba), **({"lossless": True} if name == "a.webp" else {}))
+    assert np.array_equal(decode_image(path, 3), COLOUR)
+    assert np.array_equal(decode_image(path, 4), rgba)
+
+
+def test_palette_bilevel_and_grey_with_alpha(put):
+    palette = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(decode_image(put("p.png", palette), 3), np.asarray(palette.convert("RGB")))
+    bits = RNG.random((20, 30)) > 0.5
+    assert np.array_equal(decode_image(put("b.png", Image.fromarray(bits)), 1)[..., 0], bits * np.uint8(255))
+    both = Image.fromarray(np.ascontiguousarray(COLOUR[..., :2]), "LA")
+    assert np.array_equal(decode_image(put("la.png", both), 1), COLOUR[..., :1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_keep_the_high_byte(put, suffix):
+    grey = RNG.integers(0, 65536, (20, 30), dtype=np.uint16)
+    path = put("grey" + suffix, Image.fromarray(grey))
+    assert np.array_equal(decode_image(path, 1)[..., 0], grey >> 8)
+    assert np.array_equal(decode_image(path, 3)[..., 2], grey >> 8)
+    colour = RNG.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    path = put("colour" + suffix, cv2.imencode(suffix, colour[..., ::-1])[1].tobytes())
+    assert np.abs(decode_image(path, 3) - (colour >> 8).astype(int)).max() <= (suffix == ".tif")
+
+
+def test_orientation_in_exif_is_not_applied(put):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = put("turned.jpg", Image.fromarray(SMOOTH), exif=exif)
+    assert decode_image(path, 3).shape == (600, 800, 3)
+    assert decode_image(path, 1, (100, 100)).shape == (150, 200, 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        (None, (600, 800)), ((400, 400), (600, 800)), ((300, 400), (300, 400)), ((301, 400), (600, 800)),
+        ((300, 401), (600, 800)), ((100, 190), (150, 200)), ((75, 100), (75, 100)), ((8, 8), (75, 100)),
+    ],
+)  # fmt: skip
+def test_a_large_jpeg_is_decoded_small_but_never_below_the_target(put, target, shape):
+    path = put("large.jpg", Image.fromarray(SMOOTH), quality=95)
+    found = decode_image(path, 3, target)
+    assert found.shape == (*shape, 3)
+    by_area = cv2.resize(SMOOTH, shape[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(found - by_area.astype(int)).mean() < 1.5
+    assert decode_image(path, 1, target).shape == (*shape, 1)
+
+
+def test_an_odd_size_is_rounded_up(put):
+    path = put("odd.jpg", Image.fromarray(SMOOTH[:-1, :-5]))
+    assert decode_image(path, 3, (300, 398)).shape == (300, 398, 3)
+    assert decode_image(path, 3, (75, 100)).shape == (75, 100, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "channels", "expected"),
+    [
+        (COLOUR, 3, COLOUR),
+        (COLOUR[..., 0], 1, COLOUR[..., :1]),
+        (COLOUR.transpose(2, 0, 1), 3, COLOUR),
+        (COLOUR[:3, :5].repeat(2, axis=1)[:, :3], 3, COLOUR[:3, :5].repeat(2, axis=1)[:, :3]),
+        ((COLOUR[..., 0] - 300.0).astype(np.int16), 1, (COLOUR[..., :1] - 300.0).astype(np.float32)),
+        (COLOUR[..., :2].astype(">f8") / 7, 2, (COLOUR[..., :2] / 7).astype(np.float32)),
+    ],
+    ids=["hwc", "hw", "chw", "tie", "int16", "big_endian"],
+)
+def test_arrays(put, array, channels, expected):
+    found = decode_image(put("a.npy", array), channels)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+    assert found.flags.c_contiguous
+    assert found.dtype.isnative
+
+
+def test_six_channels_of_float16(put):
+    array = RNG.normal(size=(6, 40, 30)).astype(np.float16)
+    found = decode_image(put("seti.npy", array), 6)
+    assert found.shape == (40, 30, 6)
+    assert found.dtype == np.float32
+    assert found[7, 8, 5] == array[5, 7, 8]
+
+
+def test_grey_pages_of_a_tiff_are_channels(put):
+    pages = [Image.fromarray(COLOUR[..., i]) for i in (0, 1, 2, 1, 0)]
+    path = put("pages.tif", pages[0], save_all=True, append_images=pages[1:])
+    assert np.array_equal(decode_image(path, 5), COLOUR[..., [0, 1, 2, 1, 0]])
+
+
+EIGHT = np.arange(0, 250, dtype=np.uint8).reshape(10, 25)
+TWELVE = (np.arange(250, dtype=np.uint16) * 8 + 100).reshape(10, 25)
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.DICOM", "a"])
+def test_dicom_of_eight_bits_is_stretched_to_its_own_range(put, name):
+    found = decode_image(put(name, dicom(EIGHT, 8)), 1)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[..., 0], np.rint(EIGHT * (255 / 249)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("stored", [12, 16])
+def test_dicom_of_more_bits_and_its_inverse(put, stored):
+    expected = np.rint((TWELVE - 100.0) * 255 / (249 * 8)).astype(np.uint8)
+    assert np.array_equal(decode_image(put("a.dcm", dicom(TWELVE, stored)), 3)[..., 1], expected)
+    inverse = dicom(TWELVE, stored, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(decode_image(put("i.dcm", inverse), 1)[..., 0], 255 - expected)
+
+
+def test_dicom_window_after_the_modality_rescale(put):
+    hounsfield = TWELVE * 2.0 - 1000
+    window = {"WindowCenter": 100, "WindowWidth": 401, "RescaleSlope": 2, "RescaleIntercept": -1000}
+    found = decode_image(put("ct.dcm", dicom(TWELVE, 12, **window)), 1)[..., 0]
+    # PS3.3 C.11.2.1.2: ((x - (c - 0.5)) / (w - 1) + 0.5) of the range
+    expected = np.clip((hounsfield - 99.5) / 400 + 0.5, 0, 1) * 255
+    assert np.abs(found - expected).max() <= 0.51
+    assert (found == 0).any()
+    assert (found == 255).any()
+    several = window | {"WindowCenter": [100, 500], "WindowWidth": [401, 20]}
+    assert np.array_equal(decode_image(put("two.dcm", dicom(TWELVE, 12, **several)), 1)[..., 0], found)
+
+
+def test_dicom_window_wider_than_the_picture_does_not_stretch_it(put):
+    found = decode_image(put("a.dcm", dicom(TWELVE, 12, WindowCenter=2048, WindowWidth=4096)), 1)
+    assert np.abs(found[..., 0] - TWELVE / 4095 * 255).max() <= 0.6
+
+
+def test_dicom_signed_pixels(put):
+    signed = np.array([[-1000, 0], [500, 1000]], np.int16)
+    assert decode_image(put("a.dcm", dicom(signed)), 1)[..., 0].tolist() == [[0, 128], [191, 255]]
+
+
+def test_dicom_lookup_table(put):
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4, 10, 8], bytes([0, 200, 100, 255])
+    table["LUTData"].VR = "US"
+    table["LUTData"].value = [0, 200, 100, 255]
+    table["LUTDescriptor"].VR = "US"
+    pixels = np.array([[5, 10], [11, 12], [13, 99]], np.uint16)
+    found = decode_image(put("a.dcm", dicom(pixels, 12, VOILUTSequence=[table])), 1)
+    assert found[..., 0].tolist() == [[0, 0], [200, 100], [255, 255]]
+
+
+def test_dicom_colour_and_frames(put):
+    tags = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    assert np.array_equal(decode_image(put("rgb.dcm", dicom(COLOUR, 8, **tags)), 3), COLOUR)
+    frames = np.stack([EIGHT * 0, EIGHT, EIGHT // 2, EIGHT * 0])
+    found = decode_image(put("frames.dcm", dicom(frames, 8, NumberOfFrames=4)), 1)
+    assert np.array_equal(found[..., 0], np.rint(frames[2] * (255 / 124)).astype(np.uint8))
+
+
+def test_dicom_of_one_value_is_black(put):
+    assert decode_image(put("a.dcm", dicom(EIGHT * 0 + 7, 8)), 1).max() == 0
+
+
+def test_broken_files_are_one_line(put, capfd):
+    jpeg = io.BytesIO()
+    Image.fromarray(SMOOTH).save(jpeg, "JPEG")
+    jpeg = jpeg.getvalue()
+    for name, content, ending in [
+        ("empty.jpg", b"", "(0 bytes)"),
+        ("text.jpg", b"no picture", "(10 bytes)"),
+        ("half.jpg", jpeg[: len(jpeg) // 2], f"({len(jpeg) // 2} bytes)"),
+        ("two_bytes_short.jpg", jpeg[:-2], f"({len(jpeg) - 2} bytes)"),
+        ("header.jpg", jpeg[:100], None),
+        ("text.dcm", b"no picture", None),
+        ("half.dcm", dicom(EIGHT, 8)[:-100], None),
+        ("text.npy", b"no picture", None),
+        ("empty.npy", b"", None),
+        ("empty.dcm", b"", "(0 bytes)"),
+    ]:
+        path = put(name, content)
+        with pytest.raises(UserError) as caught:
+            decode_image(path, 3)
+        assert str(caught.value).startswith(f"{path}: cannot be decoded as an image ({len(content)} bytes"), name
+        assert str(caught.value).endswith(ending or ")"), str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".bmp"])
+def test_half_a_file_is_no_picture(put, suffix):
+    data = cv2.imencode(suffix, SMOOTH)[1].tobytes()
+    with pytest.raises(UserError, match=r"cannot be decoded"):
+        decode_image(put("half" + suffix, data[: len(data) // 2]), 3)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"gone.png: cannot be read \(No such file or directory\)$"):
+        decode_image(str(tmp_path / "gone.png"), 3)
+
+
+def test_other_channels_than_asked_for(put):
+    path = put("a.png", Image.fromarray(COLOUR))
+    with pytest.raises(UserError) as caught:
+        decode_image(path, 4)
+    assert str(caught.value) == f"{path}: has 3 channels, wanted are 4; set competition.channels=3"
+    path = put("a.npy", np.zeros((6, 40, 30), np.float16))
+    with pytest.raises(UserError, match=r"has 6 channels, wanted are 3; set competition.channels=6"):
+        decode_image(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[1.0, np.nan], [np.inf, 2]]), "2 of 4 values are nan or infinite"),
+        (np.zeros((2, 2, 2, 2)), r"an array \(2, 2, 2, 2\) of float64 is no image"),
+        (np.zeros((0, 4)), "is no image"),
+        (np.array([["a"]]), "is no image"),
+        (np.array([[{}]]), "cannot be decoded"),
+    ],
+)
+def test_arrays_that_are_no_images(put, array, message):
+    with pytest.raises(UserError, match=message):
+        decode_image(put("a.npy", array), 1)
+
+
+def test_float_pictures_are_refused(put):
+    with pytest.raises(UserError, match=r"has 32-bit pixels.*save it as .npy"):
+        decode_image(put("a.tif", Image.fromarray(np.ones((4, 4), np.float32))), 1)
+
+
+def test_pixel_bombs_are_refused_by_their_header(put, monkeypatch):
+    small = put("small.png", Image.fromarray(COLOUR))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 599)
+    with pytest.raises(UserError, match=r"small.png: 30x20 is over"):
+        decode_image(small, 3)
+    medical = put("a.dcm", dicom(EIGHT, 8))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 249)
+    with pytest.raises(UserError, match=r"a.dcm: 25x10 is over"):
+        decode_image(medical, 3)
+    monkeypatch.undo()
+    header = b"IHDR" + struct.pack(">II5B", 60000, 60000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    bomb += struct.pack(">I", 10) + b"IDAT" + bytes(14)
+    with pytest.raises(UserError, match=r"bomb.png: 60000x60000 is over 200 megapixels; scale it down beforehand"):
+        decode_image(put("bomb.png", bomb), 3)
