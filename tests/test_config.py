@@ -36,7 +36,7 @@ def test_saved_config_reads_back_the_same(tmp_path):
     (tmp_path / "config.yaml").write_text(config_yaml(config))
     assert load_saved_config(tmp_path) == config
     assert config.infer.tta == ["hflip"]
-    assert config.model.kwargs == {"pad_type": "same"}
+    assert config.model.kwargs == {"norm_layer": "groupnorm1", "pad_type": "same"}
 
 
 def test_a_config_cannot_be_changed():
@@ -109,7 +109,7 @@ def test_every_setting_is_read_somewhere():
         if path.name not in ("config.py", "layout.py", "adopt.py")
     )
     unread = [key for key in settings() if not re.search(rf"\.{key.rpartition('.')[2]}\b", code)]
-    assert unread == []
+    assert unread == ["recipe"]  # config.py itself makes the folder's name of it
 
 
 def test_help_lists_every_setting_within_80_columns():

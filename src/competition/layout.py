@@ -200,13 +200,13 @@ def _decide_by_names(layout, tables, sample, folder):
     why = "a folder per class" if pattern.endswith("/*") else "the label is in the file's name"
     counts = ", ".join(f"{label} {count}" for label, count in labels.most_common(3))
     layout.decide("train_image", pattern, f"{why}: {counts}{' ...' if len(labels) > 3 else ''}")
-    if pattern.startswith("{label}/") and (
-        beside := sorted({path.split("/")[0] for path in set(pictures) - set(train)})
-    ):
-        layout.doubts.append(
-            f"{listing(beside)} would count as a class too; move the class folders into a folder train"
-        )
     _decide_test_image(layout, test if test is not None else sample.table, test_path or sample.path, [row_id], set())
+    test_folder = (layout.value("test_image") or "").split("/")[0]
+    beside = {path.split("/")[0] for path in set(pictures) - set(train)} - {test_folder}
+    if pattern.startswith("{label}/") and beside:
+        layout.doubts.append(
+            f"{listing(sorted(beside))} would count as a class too; move the class folders into a folder train"
+        )
     answers = describe_classes(labels, sample.asked)
     answers.label, answers.why = "label", "read from the paths"
     _decide_answers(layout, answers)

@@ -33,7 +33,7 @@ def find_images(competition, key, rows, ids):
     Returns: (N,) paths, str.
 
     Raises:
-        UserError: the pattern is wrong, or an image is missing, empty or outside the root.
+        UserError: the pattern is wrong, or an image is missing or outside the root.
     """
     root, pattern = competition.root, getattr(competition, key)
     folders, paths, missing = _Folders(root), [], []
@@ -54,24 +54,27 @@ def find_images(competition, key, rows, ids):
             f"{where}: {len(missing)} of {len(rows)} ids have no image (first: {missing[0]}); "
             f"check competition.{key}, now {pattern}"
         )
-    _check_not_empty(folders, root, paths)
     return np.array(paths, dtype=str)
 
 
 def list_images(competition, key):
     """List the images that fit a pattern, in natural order, where no table names the rows.
 
+    A folder of test images beside the class folders is no class: what test_image finds there is left out of training.
+
     Returns: (rows, paths). The rows are a table of str: what the pattern's {names} are in each path, and the column
         competition.id: the path below the pattern's fixed folder, unless the pattern has it. The paths are (N,) str.
 
     Raises:
-        UserError: the pattern is wrong, nothing fits it, or an image is empty.
+        UserError: the pattern is wrong, or nothing fits it.
     """
     root, pattern = competition.root, getattr(competition, key)
     _check_pattern(pattern, f"competition.{key}")
     folders, base = _Folders(root), _fixed_folder(pattern)
     names, reader = _compile_reader(pattern)
-    fitting = folders.match(_PLACE.sub(_STAR, pattern).replace("*", _STAR))
+    fitting = folders.match(_starred(pattern))
+    if key == "train_image" and _fixed_folder(competition.test_image) not in ("", base):
+        fitting = sorted(set(fitting) - set(folders.match(_starred(competition.test_image))))
     found = [(path, read) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (read := reader(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
@@ -81,8 +84,21 @@ def list_images(competition, key):
     if competition.id not in rows:
         rows[competition.id] = [path[len(base) :].lstrip("/") for path, _ in found]
     paths = [f"{root}/{path}" for path, _ in found]
-    _check_not_empty(folders, root, paths)
     return rows, np.array(paths, dtype=str)
+
+
+def check_not_empty(paths):
+    """Check that every image file holds something: what a broken copy leaves most often, found before training.
+
+    Raises:
+        UserError: names the first empty file.
+    """
+    empty = [path for path in paths if os.path.getsize(path) == 0]
+    if empty:
+        raise UserError(
+            f"{empty[0]}: cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty, "
+            "copy them again or set unreadable=skip"
+        )
 
 
 class _Folders:
@@ -109,11 +125,6 @@ class _Folders:
             for one, name in fitting
             if name.lower().endswith(suffixes) and self._list(one)[name].is_file()
         ]
-
-    def size(self, path):
-        """Return a file's bytes."""
-        folder, _, name = path.rpartition("/")
-        return self._list(folder)[name].stat().st_size
 
     def _list(self, folder):
         """Return {name: os.DirEntry} of one folder; nothing when it is not there."""
@@ -218,13 +229,9 @@ def _check_pattern(pattern, where):
         raise UserError(f"{where}={pattern}: leads outside competition.root; write a path below it")
 
 
-def _check_not_empty(folders, root, paths):
-    empty = [path for path in paths if folders.size(path[len(str(root)) + 1 :]) == 0]
-    if empty:
-        raise UserError(
-            f"{empty[0]}: cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty, "
-            "copy them again"
-        )
+def _starred(pattern):
+    """Return the pattern with a star for whatever varies."""
+    return _PLACE.sub(_STAR, pattern).replace("*", _STAR)
 
 
 def _fixed_folder(pattern):

@@ -68,9 +68,9 @@ def build_resize(image_size):
 def build_augmentation(settings, image_size, channels, is_uint8):
     """Return the Augmentation of training images.
 
-    A preset works on the image at image_size, where it is cheap; heavy crops from 1.25 times that, and so do
-    `settings.transforms` from the image's own size when any of them crops, pads or resizes. Images that are not uint8,
-    or have other than 1 or 3 channels, get a preset's geometric part only.
+    Transforms work on the image at image_size, where they are cheap. heavy crops from 1.25 times that size; own
+    transforms, of which any crops, pads or resizes, see the image at its own size. Images that are not uint8, or have
+    other than 1 or 3 channels, get a preset's geometric part only.
 
     Args:
         settings: src.config.Augment.

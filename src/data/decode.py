@@ -141,7 +141,7 @@ def _read_dicom(path, data):
         pixels = apply_windowing(pixels, dicom)
         low, high = apply_windowing(np.array([-1e6, 1e6]), dicom)  # what lies far outside becomes the range's ends
     else:
-        low, high = pixels.min(), pixels.max()
+        low, high = float(pixels.min()), float(pixels.max())
     scaled = (pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-9))
     pixels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return 255 - pixels if dicom.PhotometricInterpretation == "MONOCHROME1" else pixels

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from src.competition.paths import check_not_empty
 from src.competition.predictions import save_predictions
 from src.competition.submission import load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
@@ -52,6 +53,8 @@ def infer_run(config, run_folder):
         for row, reason in find_unreadable(table, competition.channels, max(1, num_workers)):
             is_readable[row] = False
             print(f"{table.ids[row]}: gets the mean prediction ({reason})")
+    else:
+        check_not_empty(table.paths)
     networks = [_load_network(config, folder, len(target_names), device) for folder in metas]
     dataset = ImageDataset(
         table.take(is_readable), competition.channels, build_resize(config.image_size), config.image_size, config.seed

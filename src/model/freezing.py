@@ -10,14 +10,20 @@ from src.errors import UserError
 
 
 def list_stages(network):
-    """Return [(name, [parameter names])] from the input to the head; the backbone's stages are timm's coarse groups."""
-    backbone = network.backbone
-    groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    """Return [(name, [parameter names])] from the input to the head; the backbone's stages are timm's coarse groups.
+
+    A group of norms alone (ConvNeXt's and Swin's last) joins the one before it.
+    """
+    parameters = dict(network.backbone.named_parameters())
     stages, of_head = [], [f"head.{name}" for name, _ in network.head.named_parameters()]
-    for key in sorted(groups):
-        names = [name for name in groups[key] if "global_pool" not in name]
-        of_head += [f"backbone.{name}" for name in groups[key] if "global_pool" in name]  # GeM's p is new, as the head
-        if names:
+    for group in _backbone_groups(network.backbone):
+        names = [name for name in group if "global_pool" not in name]
+        of_head += [f"backbone.{name}" for name in group if "global_pool" in name]  # GeM's p is new, as the head
+        if not names:
+            continue
+        if stages and all(parameters[name].ndim <= 1 for name in names):
+            stages[-1][1].extend(f"backbone.{name}" for name in names)
+        else:
             stages.append((_shared_name(names), [f"backbone.{name}" for name in names]))
     return [*stages, ("head", of_head)]
 
@@ -43,7 +49,7 @@ def freeze(network, method):
 
 
 def open_stages(network, epoch):
-    """Open one more stage of a gradually frozen network for every epoch (counted from 0); return whether any changed."""
+    """Open one more stage of a gradually frozen network for every epoch (from 0); return whether any changed."""
     if network.freeze_method != "gradual":
         return False
     before = [parameter.requires_grad for parameter in network.parameters()]
@@ -83,10 +89,23 @@ def _open_last(network, count):
     for place, (_, names) in enumerate(reversed(stages)):
         for name in names:
             parameters[name].requires_grad_(place <= count)
-    keep_frozen_in_eval(network)
+    network.train(network.training)  # what opened while training leaves eval
+
+
+def _backbone_groups(backbone):
+    """Lists of parameter names from input to output; by modules for the few backbones that timm does not group."""
+    if hasattr(backbone, "group_matcher"):
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+        return [groups[key] for key in sorted(groups)]
+    groups = {}
+    for name, _ in backbone.named_parameters():
+        top, *rest = name.split(".")
+        is_series = isinstance(getattr(backbone, top), (nn.Sequential, nn.ModuleList))
+        groups.setdefault((top, rest[0]) if is_series else (top,), []).append(name)
+    return list(groups.values())
 
 
 def _shared_name(names):
     """What the names of a stage's parameters begin with, in whole words; its first module where nothing is shared."""
-    shared = os.path.commonprefix([name.split(".") for name in names])
+    shared = os.path.commonprefix([name.split(".") for name in names])  # noqa: RUF071  of lists: whole words
     return ".".join(shared) or names[0].split(".")[0]

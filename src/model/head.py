@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from src.errors import UserError
 from src.model.initialize import initialize_layer
 
 ACTIVATIONS = {
@@ -26,6 +27,11 @@ class Head(nn.Module):
     def __init__(self, num_features, num_targets, widths=(), activation="relu", drop_rate=0.0, dropout_samples=1,
                  method="default"):  # fmt: skip
         super().__init__()
+        if method == "zero" and widths:
+            raise UserError(
+                f"model.head_init=zero: hidden layers of zeros never learn (model.head_widths={list(widths)}); "
+                "set model.head_init=he_normal or model.head_widths=[]"
+            )
         layers = []
         for width in widths:
             layers += [nn.Dropout(drop_rate), nn.Linear(num_features, width), ACTIVATIONS[activation]()]
@@ -47,7 +53,8 @@ class Head(nn.Module):
 class GeM(nn.Module):
     """Generalised mean of each feature map: p = 1 is the average, large p comes near the maximum; p is learned.
 
-    Reference: Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, arXiv:1711.02512, eq. 3.
+    Reference: Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, arXiv:1711.02512,
+        eq. 3.
     """
 
     def __init__(self, p=3.0, eps=1e-6, channels_last=False, flatten=True):

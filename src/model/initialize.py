@@ -17,7 +17,10 @@ def _normal(weight):
 
 
 def _he_uniform(weight):
-    """Uniform with variance 2 / fan_in. Reference: He et al., Delving Deep into Rectifiers, 2015, arXiv:1502.01852, eq. 10."""
+    """Uniform with variance 2 / fan_in.
+
+    Reference: He et al., Delving Deep into Rectifiers, 2015, arXiv:1502.01852, eq. 10.
+    """
     nn.init.kaiming_uniform_(weight, nonlinearity="relu")
 
 

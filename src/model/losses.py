@@ -29,9 +29,10 @@ def focal_loss(logits, targets, gamma=2.0, is_multiclass=False):
     """
     if is_multiclass:
         log_probs = functional.log_softmax(logits, dim=1)
-        return -(targets * (1 - log_probs.exp()).pow(gamma) * log_probs).sum(dim=1).mean()
+        missing = (1 - log_probs.exp()).clamp(min=1e-7)  # at 0 a gamma below 1 has an infinite gradient
+        return -(targets * missing.pow(gamma) * log_probs).sum(dim=1).mean()
     positive, negative = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-    losses = targets * negative.exp().pow(gamma) * positive + (1 - targets) * positive.exp().pow(gamma) * negative
+    losses = targets * (gamma * negative).exp() * positive + (1 - targets) * (gamma * positive).exp() * negative
     return -losses.mean()
 
 

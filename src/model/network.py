@@ -26,6 +26,7 @@ class Network(nn.Module):
 
         A permuted NHWC tensor is channels_last already, so nothing is copied for it.
         """
+        assert images.shape[3] == self.pixel_mean.shape[1], f"{tuple(images.shape)} would be broadcast in silence"
         return (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
 
     def forward(self, images):
@@ -70,15 +71,24 @@ def build_network(
 
 
 def _create_pooled(settings, channels, image_size, load_pretrained):
-    """Create the backbone with the named pooling; timm's own argument where it has one, GeM in its place."""
-    extra = {} if settings.pool in ("auto", "gem") else {"global_pool": settings.pool}
-    backbone = create_backbone(settings, channels, image_size, load_pretrained, **extra)
+    """Create the backbone with the named pooling: changed by timm once the weights are loaded, or GeM in its place.
+
+    Asked for at creation, another pooling gives a ViT a new norm instead of its pretrained one.
+    """
+    backbone = create_backbone(settings, channels, image_size, load_pretrained)
+    if settings.pool in ("avg", "max", "avgmax"):
+        try:
+            backbone.reset_classifier(0, settings.pool)
+        except AssertionError as error:
+            raise UserError(
+                f"model.pool={settings.pool}: {settings.backbone} does not take it ({error}); set model.pool=auto"
+            ) from None
     if settings.pool == "gem":
         pools = [(name, one) for name, one in backbone.named_modules() if isinstance(one, SelectAdaptivePool2d)]
         if not pools:
             raise UserError(f"model.pool=gem: {settings.backbone} has no feature map to pool; set model.pool=avg")
         for name, pool in pools:
-            gem = GeM(channels_last=pool.pool_type.startswith("fast") or _is_nhwc(pool), flatten=_flattens(pool))
+            gem = GeM(channels_last=_is_nhwc(pool), flatten=_flattens(pool))
             backbone.set_submodule(name, gem)
     return backbone
 

@@ -10,9 +10,10 @@ import torch
 from accelerate.utils import gather_object
 
 from src.competition.predictions import save_predictions
+from src.competition.tables import ImageTable
 from src.data.augment import build_augmentation, build_resize
 from src.data.decode import decode_image
-from src.data.loader import ImageDataset, build_loader
+from src.data.loader import ImageDataset, Loader, build_loader
 from src.data.mixing import Mixer
 from src.errors import UserError
 from src.evaluation.metrics import log_loss, score
@@ -34,11 +35,13 @@ class FoldParts:
 
     network: torch.nn.Module
     ema: torch.nn.Module | None
+    scaler: torch.amp.GradScaler | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    train_loader: object
-    val_loader: object
-    val_table: object
+    train_loader: Loader
+    val_loader: Loader
+    train_table: ImageTable
+    val_table: ImageTable
 
     @property
     def scored(self):
@@ -47,17 +50,17 @@ class FoldParts:
 
     def state(self, progress):
         """Everything that a restart needs, as plain containers and tensors."""
-        stateful = {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule, "ema": self.ema}
-        return {name: one.state_dict() for name, one in stateful.items() if one} | {"progress": vars(progress)}
+        return {name: one.state_dict() for name, one in self._stateful().items()} | {"progress": vars(progress)}
 
     def restore(self, state):
         """Take over what `state` returned; return its Progress."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
+        for name, one in self._stateful().items():
+            one.load_state_dict(state[name])
         return Progress(**state["progress"])
+
+    def _stateful(self):
+        names = ("network", "ema", "scaler", "optimizer", "schedule")
+        return {name: one for name in names if (one := getattr(self, name)) is not None}
 
 
 def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, tracker):
@@ -142,12 +145,14 @@ def _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_sta
     if config.train.max_images is not None and len(train_rows) > config.train.max_images:
         chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
         train_rows = np.sort(chosen)
-    is_uint8 = decode_image(table.paths[train_rows[0]], channels).dtype == np.uint8
+    first = table.paths[train_rows[0]]
+    is_uint8 = decode_image(first, channels).dtype == np.uint8
     if not is_uint8 and config.normalize == "backbone":
-        raise UserError(f"normalize=backbone: {table.paths[0]} holds no 8-bit pixels; set normalize=dataset")
+        raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
 
     augmentation = build_augmentation(config.augment, size, channels, is_uint8)
-    train_data = ImageDataset(table.take(train_rows), channels, augmentation, size, config.seed)
+    seen_size = augmentation.source_size or size  # crops want more pixels than they keep
+    train_data = ImageDataset(table.take(train_rows), channels, augmentation, seen_size, config.seed)
     val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
     shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     train_loader = build_loader(train_data, config.train.batch_size, shuffle_seed=config.seed, **shared)
@@ -164,7 +169,7 @@ def _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_sta
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     schedule = build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch)
     ema = build_ema(network, config.train.ema_decay) if config.train.ema_decay is not None else None
-    return FoldParts(network, ema, optimizer, schedule, train_loader, val_loader, val_data.table)
+    return FoldParts(network, ema, accelerator.scaler, optimizer, schedule, train_loader, val_loader, train_data.table, val_data.table)
 
 
 def _build_mixer(config, epoch):

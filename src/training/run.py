@@ -1,6 +1,7 @@
 """One run: folds in order, what is done is skipped, what came out is scored."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, describe_folds, load_folds
+from src.competition.paths import check_not_empty
 from src.competition.predictions import load_predictions
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table
@@ -70,8 +72,11 @@ def train_run(config):
 
 
 def _build_accelerator(config):
+    """Return the Accelerator on the config's device; torchrun gives each of its processes a device of its own."""
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
+    if device.type != "cpu" and "WORLD_SIZE" not in os.environ:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     return Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=device.type == "cpu")
 
 
@@ -81,6 +86,8 @@ def load_checked_table(config):
     if competition.name == "demo":
         write_demo(competition.root)
     table = load_train_table(competition)
+    if config.unreadable == "error":
+        check_not_empty(table.paths)
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names)

@@ -1,5 +1,6 @@
 """Every known competition layout in miniature: what is decided, and that tables.py reads the rows it promises."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -288,7 +289,11 @@ def test_class_folders_straight_under_the_folder(tmp_path):
     assert recognise(folder).doubts == ["no test pictures found; training works, infer.py has nothing to predict"]
     pictures(folder / "test", ids(0, 4, "{}.png"))
     assert decided(folder) == expected | {"test_image": "test/*"}
-    assert recognise(folder).doubts == ["test would count as a class too; move the class folders into a folder train"]
+    assert recognise(folder).doubts == []
+    prove(tmp_path, folder, ["sea", "town", "wood"], [row for row in range(3) for _ in range(4)])
+    pictures(folder / "val", ids(0, 4, "{}.png"))
+    assert "val would count as a class too; move the class folders into a folder train" in recognise(folder).doubts
+    shutil.rmtree(folder / "val")
     (folder / "train").mkdir()
     for name in ("sea", "wood", "town"):
         (folder / name).rename(folder / "train" / name)

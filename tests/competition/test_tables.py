@@ -3,10 +3,12 @@
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from src.competition.paths import check_not_empty
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
 from src.errors import UserError
 
@@ -285,13 +287,23 @@ def test_rows_longer_than_the_header_are_refused(tmp_path):
          "ROOT/train.csv: column 'y' holds one class only (1); nothing can be learned, leave it out"),
         ("id,y\n001,1\n002,0\n77,0\n78,1\n",
          "ROOT/train: 2 of 4 ids have no image (first: 77); check competition.train_image, now train/{id}.png"),
-        ("id,y\n001,1\n002,0\nempty,0\n",
-         "ROOT/train/empty.png: cannot be decoded as an image (0 bytes); 1 of 3 are empty, copy them again"),
     ],
 )  # fmt: skip
 def test_a_wrong_training_table_is_refused(write_competition, csv, expected):
     competition = write_competition(IMAGES | {"train/empty.png": b"", "train.csv": csv}, **BASIC)
     assert refusal(competition) == expected
+
+
+def test_empty_files_are_named(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    for path, content in zip(paths, (b"x", b"", b""), strict=True):
+        Path(path).write_bytes(content)
+    check_not_empty(paths[:1])
+    with pytest.raises(UserError) as caught:
+        check_not_empty(paths)
+    assert str(caught.value) == (
+        f"{paths[1]}: cannot be decoded as an image (0 bytes); 2 of 3 are empty, copy them again or set unreadable=skip"
+    )
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,8 @@ def test_dicom_window_wider_than_the_picture_does_not_stretch_it(put):
 def test_dicom_signed_pixels(put):
     signed = np.array([[-1000, 0], [500, 1000]], np.int16)
     assert decode_image(put("a.dcm", dicom(signed)), 1)[..., 0].tolist() == [[0, 128], [191, 255]]
+    widest = np.array([[-32768, 0, 32767]], np.int16)
+    assert decode_image(put("b.dcm", dicom(widest)), 1)[..., 0].tolist() == [[0, 128, 255]]
 
 
 def test_dicom_lookup_table(put):
@@ -250,6 +252,7 @@ def test_dicom_colour_and_frames(put):
     assert np.array_equal(found[..., 0], np.rint(frames[2] * (255 / 124)).astype(np.uint8))
 
 
+@pytest.mark.filterwarnings("error")
 def test_dicom_of_one_value_is_black(put):
     assert decode_image(put("a.dcm", dicom(EIGHT * 0 + 7, 8)), 1).max() == 0
 
@@ -281,10 +284,18 @@ def test_broken_files_are_one_line(put, capfd):
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".bmp"])
-def test_half_a_file_is_no_picture(put, suffix):
+def test_half_a_file_is_no_picture(put, suffix, capfd):
     data = cv2.imencode(suffix, SMOOTH)[1].tobytes()
     with pytest.raises(UserError, match=r"cannot be decoded"):
         decode_image(put("half" + suffix, data[: len(data) // 2]), 3)
+    assert capfd.readouterr().err == ""
+
+
+def test_decoders_print_nothing(put, capfd):
+    path = put("profile.png", Image.fromarray(COLOUR), icc_profile=b"no profile")
+    assert np.array_equal(decode_image(path, 3), COLOUR)
+    assert capfd.readouterr().err == ""
+    assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
 
 
 def test_a_missing_file(tmp_path):

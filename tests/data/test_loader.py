@@ -1,101 +1,197 @@
-"""Order, shares and seeds: the same run for any number of loaders and processes."""
+"""Batches: the same for any number of workers and processes; every evaluation row once; errors in one line."""
 
+import multiprocessing
+import pickle
+from types import SimpleNamespace
+
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from src.competition.tables import ImageTable
 from src.config import Augment
 from src.data.augment import build_augmentation, build_resize
-from src.data.loader import BatchOrder, ImageDataset, build_loader
+from src.data.loader import ImageDataset, build_loader
 from src.errors import UserError
 
-SIZE = (16, 16)
+NUM_ROWS, SIZE = 11, (16, 16)
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
+@pytest.fixture
+def table(tmp_path, make_table):
     rng = np.random.default_rng(0)
-    paths = []
-    for row in range(10):
-        paths.append(str(folder / f"{row}.png"))
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(paths[-1])
-    targets = np.eye(10, dtype=np.float32)[:, :2]
-    ids = np.array([str(row) for row in range(10)])
-    return ImageTable(ids, np.array(paths), targets, ("a", "b"), None, None)
+    for row in range(NUM_ROWS):
+        cv2.imwrite(str(tmp_path / f"{row}.png"), rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    return make_table([tmp_path / f"{row}.png" for row in range(NUM_ROWS)], np.eye(NUM_ROWS)[:, :3])
 
 
-def train_batches(table, num_workers, epochs=3, **kwargs):
-    augmentation = build_augmentation(Augment(preset="heavy"), SIZE, 3, True)
-    dataset = ImageDataset(table, 3, augmentation, SIZE, seed=1)
-    loader = build_loader(dataset, 4, num_workers, shuffle_seed=1, **kwargs)
-    batches = [batch for epoch in range(epochs) for batch in loader.batches(epoch)]
+def train_data(table, seed=5):
+    return ImageDataset(table, 3, build_augmentation(Augment(preset="heavy"), SIZE, 3, True), SIZE, seed)
+
+
+def eval_data(table):
+    return ImageDataset(table, 3, build_resize(SIZE), SIZE, 5)
+
+
+def thread_counts(image, seed):
+    """A transform that tells a worker's number of threads."""
+    return np.array([torch.get_num_threads(), cv2.getNumThreads()])
+
+
+class Untyped(SimpleNamespace):
+    def __len__(self):
+        return len(self.paths)
+
+
+def rows(batches):
+    return [batch["index"].tolist() for batch in batches]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+def test_batches_are_the_same_for_any_number_of_workers(table):
+    def run(num_workers):
+        loader = build_loader(train_data(table), 4, num_workers, shuffle_seed=5)
+        found = [list(loader.batches(epoch)) for epoch in range(3)]
+        loader.close()
+        return found
+
+    expected = run(0)
+    for num_workers in (1, 4):
+        for epoch, other in zip(expected, run(num_workers), strict=True):
+            for batch, same in zip(epoch, other, strict=True):
+                assert batch.keys() == same.keys() == {"image", "target", "index"}
+                assert all(torch.equal(batch[name], same[name]) for name in batch)
+    batch = expected[0][0]
+    assert batch["image"].shape == (4, *SIZE, 3)
+    assert [batch[name].dtype for name in ("image", "target", "index")] == [torch.uint8, torch.float32, torch.int64]
+    assert torch.equal(batch["target"], torch.eye(NUM_ROWS)[batch["index"], :3])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_picture_is_augmented_anew_in_each_row_and_epoch(table, make_table, num_workers):
+    same = make_table([table.paths[0]] * NUM_ROWS)
+    loader = build_loader(train_data(same), 4, num_workers, shuffle_seed=5)
+    images = [
+        image.numpy().tobytes() for epoch in range(3) for batch in loader.batches(epoch) for image in batch["image"]
+    ]
     loader.close()
-    return batches
+    assert len(set(images)) == len(images) == 24
 
 
-def test_batches_do_not_depend_on_the_number_of_workers_and_all_augmentations_differ(table):
-    runs = [train_batches(table, num_workers) for num_workers in (0, 1, 4)]
-    for other in runs[1:]:
-        for one, two in zip(runs[0], other, strict=True):
-            assert all(torch.equal(one[name], two[name]) for name in ("image", "target", "index"))
-    images = torch.cat([batch["image"] for batch in runs[1]])
-    assert images.shape == (24, *SIZE, 3)
-    assert images.dtype == torch.uint8
-    assert len({image.numpy().tobytes() for image in images}) == 24
+def test_an_epoch_does_not_depend_on_the_ones_before(table):
+    loader = build_loader(train_data(table), 4, 1, shuffle_seed=5)
+    alone = list(build_loader(train_data(table), 4, 0, shuffle_seed=5).batches(2))
+    next(loader.batches(0))  # left after its first batch
+    again = list(loader.batches(2))
+    assert all(torch.equal(one["image"], two["image"]) for one, two in zip(alone, again, strict=True))
+    loader.close()
 
 
-def test_an_epoch_can_be_drawn_again_alone(table):
-    last = train_batches(table, 0)[-2:]
-    augmentation = build_augmentation(Augment(preset="heavy"), SIZE, 3, True)
-    again = list(build_loader(ImageDataset(table, 3, augmentation, SIZE, seed=1), 4, 0, shuffle_seed=1).batches(2))
-    assert all(torch.equal(one["image"], two["image"]) for one, two in zip(last, again, strict=True))
+def test_each_epoch_and_seed_has_its_own_order(table):
+    loader = build_loader(train_data(table), 4, 0, shuffle_seed=5)
+    first, second = rows(loader.batches(0)), rows(loader.batches(1))
+    assert first != second
+    assert first != rows(build_loader(train_data(table), 4, 0, shuffle_seed=6).batches(0))
+    assert len(loader) == len(first) == 2
+    assert loader.num_images == 8
+    assert len(set(first[0] + first[1])) == 8
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_together_see_the_global_batches_of_one(world_size):
-    one = BatchOrder(50, 4 * world_size, shuffle_seed=3)
-    many = [BatchOrder(50, 4, shuffle_seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
-    for epoch in (0, 1):
-        for order in (one, *many):
-            order.epoch = epoch
-        joined = [np.concatenate(parts) for parts in zip(*(order.batches() for order in many), strict=True)]
-        assert [batch.tolist() for batch in joined] == [batch.tolist() for batch in one.batches()]
-    assert len(one) == 50 // (4 * world_size)
+@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 2), (3, 1), (2, 1), (3, 3)])
+def test_processes_together_see_the_batches_of_one(table, world_size, batch_size):
+    one = build_loader(train_data(table), batch_size * world_size, 0, shuffle_seed=5)
+    many = [
+        build_loader(train_data(table), batch_size, 0, shuffle_seed=5, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for epoch in range(2):
+        parts = [list(loader.batches(epoch)) for loader in many]
+        for whole, *shares in zip(one.batches(epoch), *parts, strict=True):
+            assert {len(share["index"]) for share in shares} == {batch_size}
+            for name in whole:
+                assert torch.equal(whole[name], torch.cat([share[name] for share in shares]))
 
 
-def test_epochs_have_different_orders_and_an_only_batch_is_kept():
-    order = BatchOrder(10, 4, shuffle_seed=0)
-    first = np.concatenate(order.batches())
-    order.epoch = 1
-    assert not np.array_equal(first, np.concatenate(order.batches()))
-    assert len(set(first)) == 8
-    assert sorted(BatchOrder(3, 4, shuffle_seed=0).batches()[0]) == [0, 1, 2]
+@pytest.mark.parametrize(("world_size", "expected"), [(1, [11]), (2, [5, 5]), (3, [3, 3, 3])])
+def test_an_only_batch_may_be_incomplete_but_is_shared_equally(table, world_size, expected):
+    loaders = [
+        build_loader(train_data(table), 64, 0, shuffle_seed=5, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    found = [rows(loader.batches(0)) for loader in loaders]
+    assert [len(loader) for loader in loaders] == [1] * world_size
+    assert [loader.num_images for loader in loaders] == [len(one[0]) for one in found] == expected
+    assert len({row for one in found for row in one[0]}) == sum(expected)
+
+
+def test_fewer_images_than_processes(table):
+    with pytest.raises(UserError, match="11 training images: too few for 12 processes; use fewer processes"):
+        build_loader(train_data(table), 1, 0, shuffle_seed=5, world_size=12)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_evaluation_sees_every_row_once_and_in_order(table, world_size):
-    dataset = ImageDataset(table, 3, build_resize(SIZE), SIZE, seed=1)
-    seen = []
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_covers_every_row_once_and_in_order(table, world_size, num_workers):
+    found = []
     for rank in range(world_size):
-        loader = build_loader(dataset, 4, 0, rank=rank, world_size=world_size)
-        rows = torch.cat([batch["index"] for batch in loader.batches(0)]).tolist()
-        assert rows == sorted(rows)
-        assert loader.num_images == len(rows)
-        seen += rows
-    assert sorted(seen) == list(range(10))
+        loader = build_loader(eval_data(table), 2, num_workers, rank=rank, world_size=world_size)
+        mine = rows(loader.batches(0))
+        assert mine == rows(loader.batches(0))
+        assert len(loader) == len(mine)
+        mine = [row for batch in mine for row in batch]
+        assert mine == list(range(rank, NUM_ROWS, world_size))
+        assert loader.num_images == len(mine)
+        found += mine
+        loader.close()
+    assert sorted(found) == list(range(NUM_ROWS))
+
+
+def test_images_are_the_decoded_and_resized_files(table):
+    for batch in build_loader(eval_data(table), 4, 0).batches(0):
+        for image, row in zip(batch["image"], batch["index"], strict=True):
+            bgr = cv2.resize(cv2.imread(table.paths[row]), SIZE[::-1], interpolation=cv2.INTER_AREA)
+            assert np.array_equal(image.numpy(), bgr[..., ::-1])
+
+
+def test_no_targets_and_float_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((6, 20, 20), 0.5, np.float16))
+    data = Untyped(paths=np.array([str(tmp_path / "a.npy")]), targets=None)
+    [batch] = build_loader(ImageDataset(data, 6, build_resize(SIZE), SIZE, 0), 4, 0).batches(0)
+    assert batch.keys() == {"image", "index"}
+    assert batch["image"].dtype == torch.float32
+    assert batch["image"].shape == (1, *SIZE, 6)
+    assert (batch["image"] == 0.5).all()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_broken_image_is_one_line_in_the_main_process(table, tmp_path, num_workers):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"")
-    paths = np.array([*table.paths[:3], str(broken)])
-    dataset = ImageDataset(
-        ImageTable(table.ids[:4], paths, None, ("a",), None, None), 3, build_resize(SIZE), SIZE, seed=1
-    )
+def test_an_undecodable_image_is_one_line_in_the_main_process(table, num_workers):
+    with open(table.paths[7], "wb"):
+        pass
+    loader = build_loader(eval_data(table), 4, num_workers)
     with pytest.raises(UserError) as caught:
-        list(build_loader(dataset, 2, num_workers).batches(0))
-    assert str(caught.value) == f"{broken}: cannot be decoded as an image (0 bytes)"
+        list(loader.batches(0))
+    loader.close()
+    assert str(caught.value) == f"{table.paths[7]}: cannot be decoded as an image (0 bytes)"
+
+
+def test_a_worker_uses_one_thread_and_ends_with_close(table):
+    before = set(multiprocessing.active_children())
+    loader = build_loader(ImageDataset(table, 3, thread_counts, SIZE, 0), 1, 1)
+    [torch_threads, cv2_threads] = next(iter(loader.batches(0)))["image"].flatten().tolist()
+    assert (torch_threads, cv2_threads) == (1, 1)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 1
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert list(loader.batches(1)) == []
+
+
+def test_the_dataset_travels_to_spawned_workers(table):
+    copy = pickle.loads(pickle.dumps(train_data(table)))
+    for key in ((0, 3), (4, 3)):
+        assert np.array_equal(copy[key]["image"], train_data(table)[key]["image"])
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        found = pool.map(copy.__getitem__, [(0, 3), (4, 3)])
+    assert np.array_equal(found[1]["image"], copy[4, 3]["image"])
+    assert not np.array_equal(found[0]["image"], found[1]["image"])
