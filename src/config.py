@@ -286,10 +286,10 @@ def load_config(words):
     config = OmegaConf.structured(Config)
     for where, layer in ((competition_file, competition), (recipe_file, recipe)):
         config = _merge(config, layer, where)
+    config = OmegaConf.merge(config, {"competition": {"name": competition_file.stem}, "recipe": recipe_file.stem})
     for key, value in words.items():
         config = _merge(config, _parse_word(key, value), "command line")
-    names = {"competition": {"name": competition_file.stem}, "recipe": recipe_file.stem}
-    return _finish(OmegaConf.merge(config, names))
+    return _finish(config)
 
 
 def load_saved_config(run_folder, words=()):

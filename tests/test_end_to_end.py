@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, run_program
+from tests.programs import TINY, run_here, run_program
 from sklearn.metrics import roc_auc_score
 
 from src.config import REPOSITORY
@@ -49,9 +50,9 @@ def test_a_run_leaves_what_the_readme_promises(tiny_run):
 
 def test_inference_writes_the_samples_rows_and_prints_the_test_score(tiny_run):
     folder, _ = tiny_run
-    printed, _ = run_program("infer.py", "infer.tta=scales", "infer.average=rank", cwd=folder)
+    printed, _ = run_here("infer.py", "infer.tta=scales", "infer.average=rank", cwd=folder)
     sample, solution = read(folder / "data/demo/sample_submission.csv"), read(folder / "data/demo/solution.csv")
-    run_program("infer.py", "run=outputs/demo_default", cwd=folder)
+    run_here("infer.py", "run=outputs/demo_default", cwd=folder)
     submission = read(folder / "outputs/demo_default/submission.csv")
     assert list(submission.columns) == list(sample.columns)
     assert submission["id"].tolist() == sample["id"].tolist()
@@ -61,17 +62,17 @@ def test_inference_writes_the_samples_rows_and_prints_the_test_score(tiny_run):
     assert re.search(r"test roc_auc: 0\.\d{5}", printed)
     answers = solution.set_index("id")["label"][submission["id"]]
     expected = roc_auc_score(answers, submission[DIGITS], multi_class="ovr", labels=DIGITS)
-    assert f"test roc_auc: {expected:.5f}" in run_program("infer.py", cwd=folder)[0]
+    assert f"test roc_auc: {expected:.5f}" in run_here("infer.py", cwd=folder)[0]
 
 
 def test_the_same_command_skips_and_another_config_is_refused(tiny_run):
     folder, _ = tiny_run
     before = (folder / "outputs/demo_default/oof.csv").read_bytes()
-    printed, _ = run_program("train.py", *TINY, cwd=folder)
+    printed, _ = run_here("train.py", *TINY, cwd=folder)
     assert "fold 0: done before" in printed
     assert "fold 1: done before" in printed
     assert (folder / "outputs/demo_default/oof.csv").read_bytes() == before
-    _, refused = run_program("train.py", *TINY, "optimizer.lr=0.5", cwd=folder, status=2)
+    _, refused = run_here("train.py", *TINY, "optimizer.lr=0.5", cwd=folder, status=2)
     was = re.search(r"was ([\d.e-]+)", refused)[1]
     assert refused == (
         f"error: outputs/demo_default: trained with other settings: optimizer.lr=0.5 (was {was}); "
@@ -82,7 +83,7 @@ def test_the_same_command_skips_and_another_config_is_refused(tiny_run):
 def test_folds_one_at_a_time_end_as_all_at_once(tiny_run):
     folder, _ = tiny_run
     for fold in (1, 0):
-        printed, _ = run_program("train.py", *TINY, f"fold={fold}", "name=apart", cwd=folder)
+        printed, _ = run_here("train.py", *TINY, f"fold={fold}", "name=apart", cwd=folder)
     assert "2 of 2 folds" in printed
     together = read(folder / "outputs/demo_default/oof.csv")
     pd.testing.assert_frame_equal(read(folder / "outputs/apart/oof.csv"), together)
@@ -90,9 +91,11 @@ def test_folds_one_at_a_time_end_as_all_at_once(tiny_run):
 
 def test_loader_processes_change_nothing(tiny_run):
     folder, _ = tiny_run
-    run_program("train.py", *TINY, "fold=0", "train.num_workers=2", "name=workers", cwd=folder)
+    run_here("train.py", *TINY, "fold=0", "train.num_workers=2", "name=workers", cwd=folder)
     one, other = (read(folder / f"outputs/{name}/fold0/val.csv") for name in ("demo_default", "workers"))
-    np.testing.assert_allclose(one[DIGITS], other[DIGITS], atol=1e-4)  # the thread count changes sums in the last digits
+    np.testing.assert_allclose(
+        one[DIGITS], other[DIGITS], atol=1e-4
+    )  # the thread count changes sums in the last digits
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
@@ -116,7 +119,7 @@ def test_two_processes_predict_as_one(tiny_run):
     """At the same global batch; every validation row is scored once (predict_all asserts it)."""
     folder, _ = tiny_run
     words = [*TINY, "fold=0", "device=cpu", "optimizer.name=sgd", "optimizer.lr=0.05"]
-    run_program("train.py", *words, "train.batch_size=32", "name=single", cwd=folder)
+    run_here("train.py", *words, "train.batch_size=32", "name=single", cwd=folder)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
     run_program("train.py", *words, "train.batch_size=16", "name=double", cwd=folder, launcher=launcher)
     one, two = (read(folder / f"outputs/{name}/fold0/val.csv") for name in ("single", "double"))
@@ -136,7 +139,8 @@ def test_two_processes_predict_as_one(tiny_run):
          "model.backbone=resnet10: "),
         ("train.py", [*TINY, "name=x2", "optimizer.name=adamm"], "optimizer.name=adamm: not an optimizer"),
         ("train.py", [*TINY, "name=x3", "optimizer.lr=1e30"], "epoch 1, step "),
-        ("train.py", [*TINY, "name=x4", "competition.root=data/nothing", "competition.name=other"], "data/nothing"),
+        ("train.py", [*TINY, "name=x4", "competition.root=data/nothing", "competition.name=other"],
+         "data/nothing: no such folder; set competition.root to the folder of the data"),
         ("train.py", [*TINY, "name=x5", "competition.label=species"], "data/demo/train.csv: no column 'species'"),
         ("train.py", [*TINY, "name=x6", "num_folds=2000"], ""),
         ("train.py", [*TINY, "name=x7", "augment.transforms=[{Rotate: {limt: 3}}]"], "augment.transforms"),
@@ -144,7 +148,7 @@ def test_two_processes_predict_as_one(tiny_run):
 )  # fmt: skip
 def test_bad_input_ends_with_one_line_and_status_2(tiny_run, program, words, expected):
     folder, _ = tiny_run
-    _, error = run_program(program, *words, cwd=folder, status=2)
+    _, error = run_here(program, *words, cwd=folder, status=2)
     assert error.count("\n") == 1, error
     assert error.startswith(f"error: {expected}")
 
@@ -152,20 +156,18 @@ def test_bad_input_ends_with_one_line_and_status_2(tiny_run, program, words, exp
 def test_an_image_that_is_none_is_named_or_skipped(tiny_run):
     folder, _ = tiny_run
     shutil.copytree(folder / "data", folder / "broken" / "data")
-    victim, test_victim = (
-        sorted((folder / "broken/data/demo" / side).glob("*.png"))[0] for side in ("train", "test")
-    )
+    victim, test_victim = (sorted((folder / "broken/data/demo" / side).glob("*.png"))[0] for side in ("train", "test"))
     victim.write_bytes(b"this is no picture")
     test_victim.write_bytes(b"nor is this")
-    _, error = run_program("train.py", *TINY, cwd=folder / "broken", status=2)
+    _, error = run_here("train.py", *TINY, cwd=folder / "broken", status=2)
     assert error == f"error: data/demo/train/{victim.name}: cannot be decoded as an image (18 bytes)\n"
     words = ["unreadable=skip", "overwrite=true"]
-    printed, _ = run_program("train.py", *TINY, *words, cwd=folder / "broken")
+    printed, _ = run_here("train.py", *TINY, *words, cwd=folder / "broken")
     assert "1 of 1437 images cannot be decoded and are left out" in printed
     run = folder / "broken/outputs/demo_default"
     assert read(run / "unreadable.csv")["id"].tolist() == [victim.stem]
     assert victim.stem not in set(read(run / "oof.csv")["id"])
-    printed, _ = run_program("infer.py", cwd=folder / "broken")
+    printed, _ = run_here("infer.py", cwd=folder / "broken")
     assert f"{test_victim.stem}: gets the mean prediction" in printed
     submission = read(run / "submission.csv").set_index("id")
     np.testing.assert_allclose(submission.loc[test_victim.stem], submission.drop(test_victim.stem).mean(), atol=1e-4)
@@ -189,22 +191,40 @@ def test_an_offline_wandb_run_holds_config_epochs_and_the_final_score(tiny_run):
 def read_offline_wandb(folder):
     """Return (config, history rows, summary) of the one offline run under a wandb folder."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = folder.glob("offline-run-*/run-*.wandb")
-    store, config, history, summary = DataStore(), {}, [], {}
-    store.open_for_scan(str(path))
-    while data := store.scan_data():
+    config, history, summary = {}, [], {}
+    for data in read_log_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
         if kind == "run":
             config |= {one.key: json.loads(one.value_json) for one in record.run.config.update}
         elif kind == "history":
-            history.append({one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in record.history.item})
+            history.append({name_of(one): json.loads(one.value_json) for one in record.history.item})
         elif kind == "summary":
-            summary |= {one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in record.summary.update}
+            summary |= {name_of(one): json.loads(one.value_json) for one in record.summary.update}
     return config, history, summary
+
+
+def name_of(item):
+    return item.key or ".".join(item.nested_key)
+
+
+def read_log_records(content, block_size=32768):
+    """Yield the records of a LevelDB log, the format of wandb's offline files, after wandb's seven bytes of header."""
+    at, parts = 7, b""
+    while at + 7 <= len(content):
+        left = block_size - at % block_size
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or its last part
+            yield parts
+            parts = b""
 
 
 @pytest.mark.slow
@@ -213,7 +233,7 @@ def test_the_embedded_competition_reaches_its_score(tmp_path):
     scores = json.loads((tmp_path / "outputs/demo_default/scores.json").read_text())
     assert scores["pooled"] >= 0.999
     assert len(scores["folds"]) == 5
-    printed, _ = run_program("infer.py", cwd=tmp_path)
+    printed, _ = run_here("infer.py", cwd=tmp_path)
     assert float(re.search(r"test roc_auc: ([\d.]+)", printed)[1]) >= 0.999
 
 
@@ -230,9 +250,9 @@ def test_real_pictures_with_real_weights(tmp_path):
         "competition=pneumonia", "recipe=head_only", "model.backbone=mobilenetv2_100", f"model.weights={shared}/weights",
         "train.epochs=2", "train.max_images=600", "image_size=96", "fold=0", "tracking=none",
     ]  # fmt: skip
-    run_program("train.py", *words, cwd=tmp_path)
+    run_here("train.py", *words, cwd=tmp_path)
     scores = json.loads((tmp_path / "outputs/pneumonia_head_only/scores.json").read_text())
     assert scores["pooled"] > 0.9
-    run_program("infer.py", cwd=tmp_path)
+    run_here("infer.py", cwd=tmp_path)
     submission = read(tmp_path / "outputs/pneumonia_head_only/submission.csv")
     assert submission["id"].tolist() == read(shared / "competitions/pneumonia/sample_submission.csv")["id"].tolist()

@@ -1,14 +1,19 @@
 """Where a backbone's pretrained weights come from: a local file or folder first, then timm's hub; and how it is built."""
 
+import contextlib
 import logging
 import os
+import pickle
 import socket
 from pathlib import Path
+from unittest import mock
 from urllib.parse import urlparse
 
 import huggingface_hub.constants
 import timm
+import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from src.errors import UserError, nearest
 
@@ -60,6 +65,12 @@ def create_backbone(settings, channels, image_size, load_pretrained, **extra):
         raise UserError(
             f"model.backbone={name}: not a timm model{nearest(name, timm.list_models() + timm.list_pretrained())}"
         )
+    base, _, tag = name.partition(".")
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        raise UserError(
+            f"model.backbone={name}: {base} has no weights {tag}; choose one of {', '.join(tags) or 'none'}"
+        )
     arguments = {"num_classes": 0, "in_chans": channels, **extra, **settings.kwargs}
     if _is_built_for_one_size(name):
         arguments.setdefault("img_size", tuple(image_size))
@@ -86,21 +97,48 @@ def _create(name, arguments, **pretrained):
 
 
 def _create_from_file(name, arguments, path):
-    source = {"file": str(path), "source": "", "url": "", "hf_hub_id": None}
     try:
-        return _create(name, arguments, pretrained=True, pretrained_cfg_overlay=source)
-    except (RuntimeError, KeyError) as error:
+        if path.suffix != ".safetensors":  # timm before 1.0.30 would run what a pickle holds
+            torch.load(path, map_location="cpu", weights_only=True)
+        source = {"file": str(path), "source": "", "url": "", "hf_hub_id": None, "custom_load": False}
+        with _loading_whole(name, path):
+            return _create(name, arguments, pretrained=True, pretrained_cfg_overlay=source)
+    except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: these weights do not fit {name} ({_first_misfit(error)}); set model.backbone to theirs"
+            f"{path}: is no pickle of plain tensors, and another may run code; convert it to safetensors"
         ) from None
-    except (OSError, SafetensorError, EOFError, ImportError) as error:
+    except (OSError, SafetensorError, EOFError, ImportError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}); download it again") from None
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise UserError(
-            f"{path}: is a pickle that may run code, not plain tensors; convert it to safetensors"
-        ) from None
+
+
+@contextlib.contextmanager
+def _loading_whole(name, path):
+    """Refuse weights that leave a tensor of the backbone unset; without a classifier timm only logs such tensors."""
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    classifiers = config.classifier if config else None
+    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
+    classifiers = {one.split(".")[0] for one in classifiers}  # whole: LeViT's has a norm, CAFormer's two layers
+    load = nn.Module.load_state_dict
+
+    def load_whole(module, state, strict=True, assign=False):
+        own = module.state_dict()
+        misfits = [one for one in own if one in state and own[one].shape != state[one].shape]
+        if misfits:
+            given, wanted = tuple(state[misfits[0]].shape), tuple(own[misfits[0]].shape)
+            _refuse(f"{misfits[0]} is {given}, not {wanted}")
+        result = load(module, state, strict=False, assign=assign)
+        if result.missing_keys:
+            _refuse(f"{result.missing_keys[0]} {tuple(own[result.missing_keys[0]].shape)} is missing")
+        unexpected = [one for one in result.unexpected_keys if one.split(".")[0] not in classifiers]
+        if unexpected:
+            _refuse(f"the backbone has no {unexpected[0]} {tuple(state[unexpected[0]].shape)}")
+        return result
+
+    def _refuse(reason):
+        raise UserError(f"{path}: these weights do not fit {name} ({reason}); set model.backbone to theirs")
+
+    with mock.patch.object(nn.Module, "load_state_dict", load_whole):
+        yield
 
 
 def _create_from_hub(name, arguments, folder):
@@ -130,10 +168,3 @@ def _is_hub_reachable():
     except OSError:
         # behind a proxy the name need not resolve here
         return any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-
-
-def _first_misfit(error):
-    """The first tensor that torch complains of, out of its many lines."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[1] if len(lines) > 1 else lines[0] if lines else type(error).__name__
-    return line.split(", ")[0].rstrip(".") if "key(s)" in line else line.rstrip(".")

@@ -169,7 +169,17 @@ def _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_sta
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     schedule = build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch)
     ema = build_ema(network, config.train.ema_decay) if config.train.ema_decay is not None else None
-    return FoldParts(network, ema, accelerator.scaler, optimizer, schedule, train_loader, val_loader, train_data.table, val_data.table)
+    return FoldParts(
+        network,
+        ema,
+        accelerator.scaler,
+        optimizer,
+        schedule,
+        train_loader,
+        val_loader,
+        train_data.table,
+        val_data.table,
+    )
 
 
 def _build_mixer(config, epoch):

@@ -29,4 +29,6 @@ def test_named_views_are_counted_once_and_sizes_change():
 def test_d4_needs_squares():
     with pytest.raises(UserError) as caught:
         build_views(["d4"], (64, 32))
-    assert str(caught.value) == "infer.tta=d4: needs square pictures, image_size is [64, 32]; set infer.tta=[hflip,vflip]"
+    assert (
+        str(caught.value) == "infer.tta=d4: needs square pictures, image_size is [64, 32]; set infer.tta=[hflip,vflip]"
+    )

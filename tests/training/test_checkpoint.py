@@ -30,7 +30,10 @@ def test_a_damaged_or_foreign_file_is_one_line(tmp_path):
 
 
 def test_a_state_is_plain_and_nothing_else_is_loaded(tmp_path):
-    state = {"network": {"w": torch.arange(3.0)}, "progress": {"epoch": 2, "best_score": float("-inf"), "log": [{"a": 1}]}}
+    state = {
+        "network": {"w": torch.arange(3.0)},
+        "progress": {"epoch": 2, "best_score": float("-inf"), "log": [{"a": 1}]},
+    }
     save_state(tmp_path / "last.pt", state)
     loaded = load_state(tmp_path / "last.pt")
     assert torch.equal(loaded["network"]["w"], torch.arange(3.0))

@@ -5,7 +5,9 @@ from src.training.progress import Progress
 
 def test_a_tie_in_score_is_decided_by_the_loss():
     progress = Progress()
-    bests = [progress.add(score, loss, 1.0) for score, loss in [(0.9, 0.5), (0.9, 0.4), (0.9, 0.4), (0.8, 0.1), (0.95, 0.9)]]
+    bests = [
+        progress.add(score, loss, 1.0) for score, loss in [(0.9, 0.5), (0.9, 0.4), (0.9, 0.4), (0.8, 0.1), (0.95, 0.9)]
+    ]
     assert bests == [True, True, False, False, True]
     assert (progress.best_epoch, progress.best_score, progress.best_loss, progress.seconds) == (5, 0.95, 0.9, 5.0)
 
