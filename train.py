@@ -2,7 +2,7 @@
 
 import sys
 
-from src.config import help_text, load_config
+from src.configure import help_text, load_config
 from src.errors import one_line_errors
 
 USAGE = """usage: python train.py [key=value ...]

@@ -1,19 +1,13 @@
-"""Every setting: its name, type, default, unit, range and meaning; and how words and YAML files become one Config.
+"""Every setting: its name, type, default, unit, range and meaning; and what must hold between settings.
 
-Precedence, lowest first: the defaults below < configs/competition/<name>.yaml < configs/recipe/<name>.yaml < the
-command line's key=value words. OmegaConf is used here and nowhere else; what leaves this module is a frozen dataclass.
+How words and files become a Config is `src/configure.py`'s.
 """
 
 import dataclasses
 import math
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from src.errors import UserError, listing, nearest
 
@@ -216,7 +210,7 @@ class Config:
     num_folds: int = _setting(5, "parts the training rows are split into", at_least=2)
     folds: str = _setting(
         "auto",
-        "how rows are split: auto, stratified, group, stratified_group, multilabel, kfold, holdout, column, or a folds.csv",
+        "auto, stratified, group, stratified_group, multilabel, kfold, holdout (one part), column, or a file folds.csv",
     )
     seed: int = _setting(42, "of folds, first weights, order, augmentation", at_least=0)
     image_size: tuple[int, int] = _setting((224, 224), "(height, width) in pixels; one number: square", at_least=8)
@@ -274,162 +268,6 @@ def value_of(config, key):
     return config
 
 
-def load_config(words):
-    """Build the checked Config that a command line's key=value words ask for.
-
-    Raises:
-        UserError: a word, file, key, type or value is wrong; the line names it and what would be right.
-    """
-    words = dict(_split_word(word) for word in words)
-    competition, competition_file = _read_named_file("competition", words.pop("competition", "demo"))
-    recipe, recipe_file = _read_named_file("recipe", words.pop("recipe", "default"))
-    config = OmegaConf.structured(Config)
-    for where, layer in ((competition_file, competition), (recipe_file, recipe)):
-        config = _merge(config, layer, where)
-    config = OmegaConf.merge(config, {"competition": {"name": competition_file.stem}, "recipe": recipe_file.stem})
-    for key, value in words.items():
-        config = _merge(config, _parse_word(key, value), "command line")
-    return _finish(config)
-
-
-def load_saved_config(run_folder, words=()):
-    """Read the config.yaml of a run, changed by key=value words.
-
-    Raises:
-        UserError: the folder holds no config.yaml, or as `load_config`.
-    """
-    path = Path(run_folder) / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
-    config = _merge(OmegaConf.structured(Config), _read_yaml(path), path)
-    for key, value in (_split_word(word) for word in words):
-        config = _merge(config, _parse_word(key, value), "command line")
-    return _finish(config)
-
-
-def config_yaml(config):
-    """Return the config as YAML text that `load_saved_config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def help_text():
-    """Return every setting with its default and meaning, grouped, for 80 columns."""
-    lines, group = [], ""
-    for key, one in settings().items():
-        head = key.rpartition(".")[0]
-        if head != group:
-            group = head
-            lines += [
-                "",
-                *textwrap.wrap(f"{group}.*: {Config.__dataclass_fields__[group].default_factory.__doc__}", 80),
-            ]
-        default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
-        meaning = one.metadata["meaning"]
-        if one.metadata["choices"]:
-            meaning += f" ({', '.join(one.metadata['choices'])})"
-        lines.append(f"  {key}={_as_word(default)}")
-        lines += textwrap.wrap(meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
-
-
-def _as_word(value):
-    """The default as it would be typed after key=."""
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(str(one) for one in value) + "]"
-    return {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, dict) else "{}"
-
-
-def _split_word(word):
-    key, sign, value = word.partition("=")
-    if not sign or not key.strip():
-        raise UserError(f"command line: {word!r} is not key=value; write for example train.epochs=3 (--help lists all)")
-    return key.strip(), value
-
-
-def _parse_word(key, value):
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(
-            f"command line: {key}={value} cannot be read ({_first_line(error)}); quote it for the shell"
-        ) from None
-
-
-def _read_named_file(kind, name):
-    """Return (content, path) of configs/<kind>/<name>.yaml, looked for in the current folder, then beside the code."""
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{kind}={name}: no such file")
-        return _read_yaml(path), path
-    folders = [Path("configs") / kind, REPOSITORY / "configs" / kind]
-    for folder in folders:
-        if (path := folder / f"{name}.yaml").is_file():
-            return _read_yaml(path), path
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    hint = "; python -m src.adopt FOLDER writes one" if kind == "competition" else ""
-    raise UserError(
-        f"{kind}={name}: no configs/{kind}/{name}.yaml (there are {listing(known)}){nearest(name, known)}{hint}"
-    )
-
-
-def _read_yaml(path):
-    """Read a YAML file into plain containers; an empty file is an empty mapping."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not valid YAML ({_first_line(error)}); correct it or delete it") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, not settings; write lines such as image_size: 128")
-    return content
-
-
-def _merge(config, layer, where):
-    """Lay plain containers over a structured config; every key and type is checked on the way."""
-    layer = dict(layer)
-    if isinstance(size := layer.get("image_size"), int) and not isinstance(size, bool):
-        layer["image_size"] = [size, size]
-    if isinstance(infer := layer.get("infer"), dict) and isinstance(infer.get("tta"), str):
-        views = [] if infer["tta"] == "none" else [infer["tta"]]
-        layer["infer"] = infer | {"tta": views}
-    known = settings()
-    for key, value in _flatten(layer, known):
-        if key not in known:
-            example = f"; {key}.* is a group, set one of its settings" if key in GROUPS else nearest(key, known)
-            raise UserError(f"{where}: unknown setting {key}{example or '; --help lists all'}")
-        nested = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        try:
-            config = OmegaConf.merge(config, nested)
-        except OmegaConfBaseException:
-            raise UserError(
-                f"{where}: {key}={_as_word(value)} is not {_type_name(known[key].type)}; for example {key}={_example(known[key])}"
-            ) from None
-    return config
-
-
-def _flatten(layer, known, prefix=""):
-    """Yield (dotted key, value) of nested containers, down to the settings and no further."""
-    for key, value in layer.items():
-        key = f"{prefix}{key}"
-        if isinstance(value, dict) and key not in known and value:
-            yield from _flatten(value, known, key + ".")
-        else:
-            yield key, value
-
-
-def _finish(config):
-    """Turn the merged OmegaConf object into the frozen, checked Config."""
-    try:
-        config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"settings: {_first_line(error)}") from None
-    config = dataclasses.replace(config, image_size=tuple(config.image_size))
-    check_config(config)
-    return config
-
-
 def check_config(config):
     """Check every setting's range and choices, and what must hold between settings.
 
@@ -451,11 +289,13 @@ def check_config(config):
                 raise UserError(f"{key}={number}: must be {span}")
     if config.fold is not None and config.fold >= config.num_folds:
         raise UserError(
-            f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; fold={config.num_folds - 1} is the last"
+            f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; "
+            f"fold={config.num_folds - 1} is the last"
         )
     if config.folds not in FOLD_METHODS and not config.folds.endswith(".csv"):
         raise UserError(
-            f"folds={config.folds}: not one of {listing(FOLD_METHODS, 20)}, nor a .csv{nearest(config.folds, FOLD_METHODS)}"
+            f"folds={config.folds}: not one of {listing(FOLD_METHODS, 20)}, nor a .csv"
+            f"{nearest(config.folds, FOLD_METHODS)}"
         )
     if config.folds == "column" and not config.competition.fold:
         raise UserError("folds=column: which column is not said; set competition.fold=COLUMN")
@@ -481,30 +321,3 @@ def check_config(config):
         )
     if config.run_folder.name == "folds" or config.run_folder.parent != Path(config.output_dir):
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
-
-
-def _type_name(annotation):
-    """Say a field's type in words."""
-    for text, name in (
-        ("dict", "a mapping"),
-        ("list", "a list"),
-        ("tuple", "two whole numbers"),
-        ("int", "a whole number"),
-    ):
-        if text in str(annotation):
-            return name
-    return {float: "a number", bool: "true or false", str: "a word"}.get(
-        annotation, "a number" if "float" in str(annotation) else "a word"
-    )
-
-
-def _example(one):
-    """A value of the right type for the hint in an error."""
-    default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
-    if default is None:
-        return 5 if "int" in str(one.type) else 0.5 if "float" in str(one.type) else "null"
-    return _as_word(default)
-
-
-def _first_line(error):
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

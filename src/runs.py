@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from src.config import config_yaml, load_saved_config, settings, value_of
+from src.config import settings, value_of
+from src.configure import config_yaml, load_saved_config
 from src.errors import UserError, listing
 from src.files import save_text
 

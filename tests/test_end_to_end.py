@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from tests.programs import TINY, run_here, run_program
 from sklearn.metrics import roc_auc_score
 
 from src.config import REPOSITORY
+from tests.programs import TINY, run_here, run_program
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -247,7 +247,8 @@ def test_real_pictures_with_real_weights(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(adopt, cwd=tmp_path, env=environment, check=True, capture_output=True)
     words = [
-        "competition=pneumonia", "recipe=head_only", "model.backbone=mobilenetv2_100", f"model.weights={shared}/weights",
+        "competition=pneumonia", "recipe=head_only", "model.backbone=mobilenetv2_100",
+        f"model.weights={shared}/weights",
         "train.epochs=2", "train.max_images=600", "image_size=96", "fold=0", "tracking=none",
     ]  # fmt: skip
     run_here("train.py", *words, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Where a backbone's pretrained weights come from: a local file or folder first, then timm's hub; and how it is built."""
+"""A backbone and where its pretrained weights come from: a local file or folder first, then timm's hub."""
 
 import contextlib
 import logging
@@ -40,7 +40,7 @@ def find_weights(backbone, weights=None):
         return path
     if not path.is_dir():
         raise UserError(
-            f"model.weights={weights}: no such file or folder; give a weights file, or a folder of <backbone>.safetensors"
+            f"model.weights={weights}: no such file or folder; give a file, or a folder of <backbone>.safetensors"
         )
     names = dict.fromkeys([backbone, backbone.partition(".")[0]])
     candidates = (path / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
@@ -145,7 +145,8 @@ def _create_from_hub(name, arguments, folder):
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None or not config.has_weights:
         raise UserError(
-            f"model.backbone={name}: timm has no pretrained weights for it; give model.weights=FILE or set model.pretrained=false"
+            f"model.backbone={name}: timm has no pretrained weights for it; give model.weights=FILE or set "
+            "model.pretrained=false"
         )
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not _is_hub_reachable():

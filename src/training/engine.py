@@ -119,7 +119,8 @@ def _check_finite(losses, epoch, optimizer, accelerator):
         lr = max(group["lr"] for group in optimizer.param_groups)
         raise UserError(
             f"epoch {epoch + 1}, step {step + 1}: loss is {values[step]:.4g} (lr {lr:.1e}, precision "
-            f"{accelerator.mixed_precision.replace('no', 'fp32')}); lower optimizer.lr, set optimizer.clip_norm=1 or precision=fp32"
+            f"{accelerator.mixed_precision.replace('no', 'fp32')}); lower optimizer.lr, set optimizer.clip_norm=1 or "
+            "precision=fp32"
         )
 
 

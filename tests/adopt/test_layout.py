@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src.adopt import competition_yaml
-from src.competition.layout import recognise
+from src.adopt.layout import recognise
+from src.adopt.writing import competition_yaml
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table
-from src.config import load_config
+from src.configure import load_config
 from src.errors import UserError
 
 

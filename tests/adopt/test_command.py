@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src.adopt import main
-from src.config import REPOSITORY, load_config
+from src.adopt.__main__ import main
+from src.config import REPOSITORY
+from src.configure import load_config
 from src.errors import UserError
 
 WRITTEN = """\

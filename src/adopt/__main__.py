@@ -3,25 +3,21 @@
 It looks, decides, prints each decision with its reason, and writes configs/competition/NAME.yaml to be checked by eye.
 """
 
-import json
 import re
 import sys
 import textwrap
 from pathlib import Path
 
-from src.competition.folder import scan, unpack_zip
-from src.competition.layout import recognise
+from src.adopt.folder import scan, unpack_zip
+from src.adopt.layout import recognise
+from src.adopt.writing import WIDTH, competition_yaml, yaml_value
 from src.errors import UserError, nearest, one_line_errors
 from src.files import save_text
 
 USAGE = "python -m src.adopt FOLDER [name=NAME] [overwrite=true] [unzip=true]"
 
-_WIDTH = 80
 _KEY_WIDTH = 19
 _INDENT = " " * _KEY_WIDTH
-_PLAIN_PATH = re.compile(r"[A-Za-z./][\w.-]*/[\w./{}\[\]*-]*")  # YAML needs no quotes around it, outside a list
-# Words that YAML reads as something else than text.
-_NOT_TEXT = ("yes", "no", "on", "off", "true", "false", "null", "y", "n", "nan", "inf")
 
 
 def main(words):
@@ -48,20 +44,6 @@ def main(words):
         save_text(path, text)
         print(f"\nwrote {path}")
     print(f"next: python train.py competition={name}")
-
-
-def competition_yaml(layout, folder):
-    """Return the competition file: a line per setting, each with its reason as a comment."""
-    lines = [f"# Written by python -m src.adopt {folder}; check it, change it.", "competition:"]
-    for key, (value, why) in layout.settings.items():
-        group, _, field = key.rpartition(".")
-        indent = "  " if group else ""
-        line = f"{indent}{field}: {_yaml_value(value)}"
-        if isinstance(value, list) and len(line) > _WIDTH:
-            lines += [f"{indent}{field}:  # {why}", *(f"{indent}  - {_yaml_word(one)}" for one in value)]
-        else:
-            lines.append(f"{line}  # {why}")
-    return "\n".join(lines) + "\n"
 
 
 def _read_words(words):
@@ -93,35 +75,20 @@ def _report(folder, layout):
     files = layout.files
     yield f"{folder}: {len(files.paths)} pictures, {len(files.tables)} tables\n"
     for key, (value, why) in layout.settings.items():
-        shown = _yaml_value(value)
-        if isinstance(value, list) and len(shown) > _WIDTH - _KEY_WIDTH:
+        shown = yaml_value(value)
+        if isinstance(value, list) and len(shown) > WIDTH - _KEY_WIDTH:
             shown = f"{value[0]}, {value[1]} ... ({len(value)} in all)"
         head = f"{key.removeprefix('competition.'):{_KEY_WIDTH}}{shown}"
-        if len(head) + len(why) + 4 <= _WIDTH:
+        if len(head) + len(why) + 4 <= WIDTH:
             yield f"{head}  # {why}"
         else:
             yield head
-            yield from textwrap.wrap("# " + why, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + "  ")
+            yield from textwrap.wrap("# " + why, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + "  ")
     if layout.unused:
-        yield from textwrap.wrap(f"not used: {', '.join(layout.unused)}", _WIDTH, subsequent_indent="  ")
+        yield from textwrap.wrap(f"not used: {', '.join(layout.unused)}", WIDTH, subsequent_indent="  ")
     yield "\nplease check:" if layout.doubts else "\nnothing was left undecided"
     for doubt in layout.doubts:
-        yield from textwrap.wrap(doubt, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False)
-
-
-def _yaml_value(value):
-    if isinstance(value, list):
-        return f"[{', '.join(_yaml_word(one) for one in value)}]"
-    return value if isinstance(value, str) and _PLAIN_PATH.fullmatch(value) else _yaml_word(value)
-
-
-def _yaml_word(value):
-    """A scalar as YAML; text is quoted where YAML would read something else."""
-    if value is None:
-        return "null"
-    if not isinstance(value, str) or (re.fullmatch(r"[A-Za-z][\w./-]*", value) and value.lower() not in _NOT_TEXT):
-        return str(value)
-    return json.dumps(value, ensure_ascii=False)
+        yield from textwrap.wrap(doubt, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A competition's folder -> its competition file: looks once, before anything is trained; no torch."""
