@@ -9,7 +9,10 @@ from src.errors import UserError, listing
 from src.files import save_text
 
 # Settings that do not change what is trained, so that two commands on one run folder may differ in them.
-_HOW_IT_RUNS = ("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "train.num_workers")
+_HOW_IT_RUNS = (
+    *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable"),
+    *("train.num_workers", "competition.root"),
+)
 
 # Settings that infer.py may change: besides infer.*, where the files are now and how it runs.
 _AT_INFERENCE = ("device", "precision", "unreadable", "output_dir", "train.num_workers", "competition.")

@@ -77,9 +77,9 @@ def test_the_readme_tree_is_the_tree():
     tree = re.search(r"<!-- tree -->\n```\n(.*?)```", text, re.DOTALL)[1]
     listed, folders = set(), []
     for line in tree.splitlines():
-        name = line.split("  ")[0] if not line.startswith(" ") else re.match(r" *(\S+)", line)[1]
+        name = re.match(r" *(\S+)", line)[1]
         depth = (len(line) - len(line.lstrip())) // 2
-        folders = [*folders[:depth], name.strip().rstrip("/")]
+        folders = [*folders[:depth], name.rstrip("/")]
         listed.add("/".join(folders))
     files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=REPOSITORY, check=True).stdout
     actual = {one for one in files.split() if one.startswith("src/") and not one.endswith("__init__.py")}

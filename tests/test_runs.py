@@ -1,0 +1,72 @@
+"""Run folders: which is the newest, what may change on one, and what is refused."""
+
+import os
+
+import pytest
+
+from src.configure import load_config, load_saved_config
+from src.errors import UserError
+from src.runs import differing_settings, find_newest_run, load_run, open_run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_newest_finished_run_is_found(folder):
+    for seconds, name in enumerate(("old", "new", "unfinished")):
+        (folder / "outputs" / name).mkdir(parents=True)
+        if name != "unfinished":
+            (folder / "outputs" / name / "scores.json").write_text("{}")
+            os.utime(folder / "outputs" / name / "scores.json", (seconds, seconds))
+    assert find_newest_run().name == "new"
+    with pytest.raises(UserError, match="nothing: no run with a finished fold; train one with python train.py"):
+        find_newest_run("nothing")
+
+
+def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):
+    one = load_config(["device=cpu", "fold=0"])
+    assert differing_settings(one, load_config(["fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"])) == []
+    assert differing_settings(one, load_config(["seed=1", "loss.label_smoothing=0.1"])) == [
+        "seed",
+        "loss.label_smoothing",
+    ]
+
+
+def test_a_folder_is_opened_again_only_with_its_settings(folder):
+    open_run(load_config(["fold=0"]))
+    open_run(load_config(["fold=1"]))
+    assert load_saved_config("outputs/demo_default").fold == 1
+    with pytest.raises(UserError) as caught:
+        open_run(load_config(["seed=1"]))
+    assert str(caught.value) == (
+        "outputs/demo_default: trained with other settings: seed=1 (was 42); choose name=ANOTHER or overwrite=true"
+    )
+    (folder / "outputs/demo_default/old.txt").write_text("x")
+    open_run(load_config(["seed=1", "overwrite=true"]))
+    assert [path.name for path in (folder / "outputs/demo_default").iterdir()] == ["config.yaml"]
+
+
+def test_a_folder_that_is_no_run_is_never_touched(folder):
+    (folder / "outputs/thesis").mkdir(parents=True)
+    (folder / "outputs/thesis/chapter.txt").write_text("x")
+    for words in (["name=thesis"], ["name=thesis", "overwrite=true"]):
+        with pytest.raises(UserError, match="outputs/thesis: is there already and is not a run; choose name=ANOTHER"):
+            open_run(load_config(words))
+    assert (folder / "outputs/thesis/chapter.txt").exists()
+
+
+def test_inference_takes_its_own_words_only(folder):
+    open_run(load_config(["seed=3", "name=mine"]))
+    run, config = load_run(["run=outputs/mine", "infer.tta=[hflip,vflip]", "competition.root=elsewhere"])
+    assert (str(run), config.seed, config.infer.tta) == ("outputs/mine", 3, ["hflip", "vflip"])
+    assert config.competition.root == "elsewhere"
+    with pytest.raises(UserError) as caught:
+        load_run(["run=outputs/mine", "model.pool=gem"])
+    assert str(caught.value) == (
+        "command line: model.pool was decided when outputs/mine was trained; infer.py takes run=, infer.*"
+    )
+    with pytest.raises(UserError, match="unknown setting infer.ttta; did you mean infer.tta?"):
+        load_run(["run=outputs/mine", "infer.ttta=hflip"])

@@ -1,0 +1,134 @@
+"""The loop against plain torch: accumulation, clipping, bad losses; predictions in order, views averaged."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from src.errors import UserError
+from src.training.engine import predict, train_one_epoch
+
+
+class FakeLoader:
+    """Batches of given tensors, as data.loader.Loader yields them."""
+
+    def __init__(self, images, targets, batch_size):
+        self.images, self.targets, self.batch_size = images, targets, batch_size
+        self.num_images = len(images)
+
+    def __len__(self):
+        return -(-self.num_images // self.batch_size)
+
+    def batches(self, epoch):
+        for rows in torch.arange(self.num_images).split(self.batch_size):
+            yield {"image": self.images[rows], "target": self.targets[rows], "index": rows}
+
+
+class Linear(nn.Module):
+    """One linear layer over the pixels."""
+
+    def __init__(self, num_targets=2):
+        super().__init__()
+        self.layer = nn.Linear(12, num_targets)
+
+    def normalize(self, images):
+        return images.permute(0, 3, 1, 2).float() / 255
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def make(rows=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (rows, 2, 2, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.rand(rows, 2, generator=generator)
+    torch.manual_seed(seed)
+    return images, targets, Linear()
+
+
+def train(accelerator, network, loader, lr=0.1, **kwargs):
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    loss = nn.functional.binary_cross_entropy_with_logits
+    return train_one_epoch(
+        network, loader, 0, loss, optimizer, schedule, accelerator, normalize=network.normalize, **kwargs
+    )
+
+
+def test_accumulated_batches_step_as_one_large_batch(accelerator):
+    images, targets, one = make()
+    _, _, two = make()
+    train(accelerator, one, FakeLoader(images, targets, 6))
+    train(accelerator, two, FakeLoader(images, targets, 2), accumulate_steps=3)
+    torch.testing.assert_close(one.layer.weight, two.layer.weight)
+
+
+def test_a_last_incomplete_step_is_the_mean_of_its_batches(accelerator):
+    images, targets, network = make(rows=10)
+    _, _, expected = make()
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    for rows in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        logits = expected(expected.normalize(images[rows]))
+        nn.functional.binary_cross_entropy_with_logits(logits, targets[rows]).backward()
+        if rows.stop == 8:
+            for parameter in expected.parameters():
+                parameter.grad /= 2
+        if rows.stop >= 8:
+            optimizer.step()
+            optimizer.zero_grad()
+    steps = []
+    train(accelerator, network, FakeLoader(images, targets, 4), accumulate_steps=2, after_step=lambda: steps.append(1))
+    torch.testing.assert_close(network.layer.weight, expected.layer.weight)
+    assert len(steps) == 2
+
+
+def test_clipping_bounds_the_step(accelerator):
+    images, targets, network = make()
+    before = network.layer.weight.detach().clone(), network.layer.bias.detach().clone()
+    train(accelerator, network, FakeLoader(images, targets, 12), lr=1.0, clip_norm=0.01)
+    moved = torch.cat([(network.layer.weight - before[0]).flatten(), network.layer.bias - before[1]])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_loss_is_the_mean_over_batches(accelerator):
+    images, targets, network = make()
+    with torch.no_grad():
+        logits = network(network.normalize(images))
+        expected = nn.functional.binary_cross_entropy_with_logits(logits, targets).item()
+    stats = train(accelerator, network, FakeLoader(images, targets, 4), lr=0.0)
+    assert stats.loss == pytest.approx(expected, rel=1e-5)
+    assert stats.images_per_second > 0
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_rate(accelerator):
+    images, targets, network = make()
+    targets[5] = float("nan")
+    with pytest.raises(UserError) as caught:
+        train(accelerator, network, FakeLoader(images, targets, 2), lr=0.25)
+    assert str(caught.value) == (
+        "epoch 1, step 3: loss is nan (lr 2.5e-01, precision fp32); "
+        "lower optimizer.lr, set optimizer.clip_norm=1 or precision=fp32"
+    )
+
+
+def test_predictions_are_in_order_and_averaged_over_views():
+    images, targets, one = make()
+    two = Linear()
+    one.train()
+    index, probs = predict(
+        [one, two], FakeLoader(images, targets, 5), torch.device("cpu"), "fp32", torch.sigmoid,
+        views=(lambda batch: batch.flip(3),),
+    )  # fmt: skip
+    assert index.tolist() == list(range(12))
+    assert probs.shape == (2, 12, 2)
+    assert one.training
+    with torch.no_grad():
+        plain = one.normalize(images)
+        expected = (torch.sigmoid(one(plain)) + torch.sigmoid(one(plain.flip(3)))) / 2
+    np.testing.assert_allclose(probs[0], expected.numpy(), atol=1e-6)
