@@ -210,7 +210,7 @@ class Config:
     num_folds: int = _setting(5, "parts the training rows are split into", at_least=2)
     folds: str = _setting(
         "auto",
-        "auto, stratified, group, stratified_group, multilabel, kfold, holdout (one part), column, or a file folds.csv",
+        "split by: auto, stratified, group, stratified_group, multilabel, kfold, holdout, column, or a file my.csv",
     )
     seed: int = _setting(42, "of folds, first weights, order, augmentation", at_least=0)
     image_size: tuple[int, int] = _setting((224, 224), "(height, width) in pixels; one number: square", at_least=8)
@@ -268,6 +268,11 @@ def value_of(config, key):
     return config
 
 
+def span(low, high):
+    """Say the range of a setting that has a lower end, and perhaps an upper one."""
+    return f"at least {low}" if high is None else f"from {low} to {high}"
+
+
 def check_config(config):
     """Check every setting's range and choices, and what must hold between settings.
 
@@ -285,8 +290,7 @@ def check_config(config):
             if number is None or (low is None and high is None):
                 continue
             if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
-                span = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise UserError(f"{key}={number}: must be {span}")
+                raise UserError(f"{key}={number}: must be {span(low, high)}")
     if config.fold is not None and config.fold >= config.num_folds:
         raise UserError(
             f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; "

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config import GROUPS, REPOSITORY, Config, check_config, settings
+from src.config import GROUPS, REPOSITORY, Config, check_config, settings, span
 from src.errors import UserError, listing, nearest
 
 
@@ -67,18 +67,23 @@ def help_text():
             ]
         default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
         meaning = one.metadata["meaning"]
+        low, high = one.metadata["at_least"], one.metadata["at_most"]
         if one.metadata["choices"]:
             meaning += f" ({', '.join(one.metadata['choices'])})"
+        elif low is not None:
+            meaning += f" ({span(low, high)})"
         lines.append(f"  {key}={_as_word(default)}")
         lines += textwrap.wrap(meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
 def _as_word(value):
-    """The default as it would be typed after key=."""
+    """The value as it would be typed after key=."""
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(str(one) for one in value) + "]"
-    return {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, dict) else "{}"
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return "{}" if value == {} else value
 
 
 def _split_word(word):

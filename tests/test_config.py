@@ -117,7 +117,15 @@ def test_help_lists_every_setting_within_80_columns():
     text = help_text()
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"  {key}=" in text for key in settings())
-    assert "train.epochs=10" in text
+    for line in (
+        "train.epochs=10",
+        "mix.cutmix_alpha=1.0",
+        "mix.off_epochs=0",
+        "train.compile=false",
+        "model.kwargs={}",
+    ):
+        assert f"  {line}\n" in text
+    assert "share of batches that are mixed; 0: off (from 0 to 1)" in text
 
 
 @pytest.mark.parametrize("words", [["--help"], ["trian.epochs=3"]])

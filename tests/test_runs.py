@@ -28,7 +28,9 @@ def test_the_newest_finished_run_is_found(folder):
 
 def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):
     one = load_config(["device=cpu", "fold=0"])
-    assert differing_settings(one, load_config(["fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"])) == []
+    assert (
+        differing_settings(one, load_config(["fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"])) == []
+    )
     assert differing_settings(one, load_config(["seed=1", "loss.label_smoothing=0.1"])) == [
         "seed",
         "loss.label_smoothing",
