@@ -191,12 +191,14 @@ class Infer:
     """How test images become one prediction."""
 
     tta: list[str] = _setting(
-        [], "extra views: hflip, vflip, d4 (all eight), scales (0.875 and 1.125); [hflip,scales] combines"
+        [],
+        "extra views, averaged in: hflip, vflip, d4 (all eight), scales (0.875, 1.125), or [hflip,scales]",
     )
     batch_size: Optional[int] = _setting(
         None, "images per forward, also in validation; null: twice train.batch_size", at_least=1
     )
     average: str = _setting("mean", "how folds are averaged", choices=("mean", "rank"))
+    output: Optional[str] = _setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
     checkpoint: str = _setting("best", "weights of the best epoch or of the last", choices=("best", "last"))
 
 
@@ -291,7 +293,7 @@ def check_config(config):
                 continue
             if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
                 raise UserError(f"{key}={number}: must be {span(low, high)}")
-    if config.fold is not None and config.fold >= config.num_folds:
+    if config.fold is not None and config.fold >= config.num_folds and config.folds in FOLD_METHODS[:-1]:
         raise UserError(
             f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; "
             f"fold={config.num_folds - 1} is the last"
@@ -323,5 +325,5 @@ def check_config(config):
         raise UserError(
             f"model.freeze={config.model.freeze}: random weights would never learn; set model.pretrained=true"
         )
-    if config.run_folder.name == "folds" or config.run_folder.parent != Path(config.output_dir):
+    if config.run_folder.name in ("folds", "..") or config.run_folder.parent != Path(config.output_dir):
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")

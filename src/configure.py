@@ -7,9 +7,11 @@ the command line. What leaves this module is a frozen dataclass.
 import dataclasses
 import textwrap
 from pathlib import Path
+from typing import Optional
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
+from omegaconf import OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from src.config import GROUPS, REPOSITORY, Config, check_config, settings, span
@@ -94,7 +96,13 @@ def _split_word(word):
 
 
 def _parse_word(key, value):
+    """Read a word's value as YAML, but for settings that hold text: 007 and on stay what they are."""
+    annotation = settings()[key].type if key in settings() else None
     try:
+        if annotation in (str, Optional[str]):
+            return _nest(key, None if value == "null" and annotation is not str else value)
+        if annotation == list[str]:
+            return _nest(key, yaml.load(value, Loader=yaml.BaseLoader))  # safe: every scalar is a str
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(
@@ -144,17 +152,27 @@ def _merge(config, layer, where):
         if key not in known:
             example = f"; {key}.* is a group, set one of its settings" if key in GROUPS else nearest(key, known)
             raise UserError(f"{where}: unknown setting {key}{example or '; --help lists all'}")
-        nested = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
         try:
-            config = OmegaConf.merge(config, nested)
+            if value is None and "Optional" not in str(known[key].type):
+                raise ValidationError
+            config = OmegaConf.merge(config, _nest(key, value))
+            if value == {}:  # merging nothing would leave what a file below has set
+                group, _, name = key.rpartition(".")
+                with read_write(config[group]):
+                    config[group][name] = {}
         except OmegaConfBaseException:
             raise UserError(
                 f"{where}: {key}={_as_word(value)} is not {_type_name(known[key].type)}; "
                 f"for example {key}={_example(known[key])}"
             ) from None
     return config
+
+
+def _nest(key, value):
+    """Return {"a": {"b": value}} for the key "a.b"."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
 
 
 def _flatten(layer, known, prefix=""):

@@ -19,6 +19,8 @@ def resolve_device(name):
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun's processes take a device each
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

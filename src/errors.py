@@ -11,11 +11,25 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors():
-    """Print a UserError as one line on stderr and exit with status 2; every other exception passes through."""
+    """Print what a person can mend as one line on stderr and exit with status 2; every other exception passes through.
+
+    That is a UserError, and a device that is out of memory; Ctrl-C ends with one line and status 130.
+    """
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print(
+            "error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

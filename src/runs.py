@@ -15,7 +15,10 @@ _HOW_IT_RUNS = (
 )
 
 # Settings that infer.py may change: besides infer.*, where the files are now and how it runs.
-_AT_INFERENCE = ("device", "precision", "unreadable", "output_dir", "train.num_workers", "competition.")
+_AT_INFERENCE = (
+    *("device", "precision", "unreadable", "output_dir", "train.num_workers"),
+    *(f"competition.{name}" for name in ("root", "test_table", "test_image", "sample_submission", "solution")),
+)
 
 
 def find_newest_run(output_dir="outputs"):
@@ -44,13 +47,19 @@ def load_run(words):
     words = [word for word in words if not word.startswith("run=")]
     config = load_saved_config(folder, words)
     for key in chosen:
-        if key != "run" and not key.startswith(("infer.", *_AT_INFERENCE)):
-            raise UserError(f"command line: {key} was decided when {folder} was trained; infer.py takes run=, infer.*")
+        if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:
+            raise UserError(
+                f"command line: {key} was decided when {folder} was trained; infer.py takes run=, infer.* and "
+                f"{listing(_AT_INFERENCE, 20)}"
+            )
     return Path(folder), config
 
 
 def open_run(config):
     """Make the config's run folder, or check that what is there was trained with the same settings.
+
+    Call it when all else is known to be right: with overwrite=true a run that is there is deleted. A folder in which
+    nothing was trained yet, as a first command with a mistake leaves it, takes any settings.
 
     Raises:
         UserError: the folder is no run, or holds one with other settings.
@@ -61,12 +70,17 @@ def open_run(config):
         raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
     if is_run and config.overwrite:
         shutil.rmtree(folder)
-    elif is_run:
+    elif is_run and has_work(folder):
         saved = load_saved_config(folder)
         if keys := differing_settings(saved, config):
             changes = listing([f"{key}={value_of(config, key)} (was {value_of(saved, key)})" for key in keys], 4)
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
     save_text(folder / "config.yaml", config_yaml(config))
+
+
+def has_work(folder):
+    """Whether a run folder holds a finished fold or a part of one."""
+    return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/last.pt"))
 
 
 def differing_settings(one, other):

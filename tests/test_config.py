@@ -40,6 +40,18 @@ def test_saved_config_reads_back_the_same(tmp_path):
     assert config.model.kwargs == {"norm_layer": "groupnorm1", "pad_type": "same"}
 
 
+def test_text_stays_text_and_an_empty_mapping_empties(tmp_path):
+    config = load_config(["name=007", "competition.label=on", "competition.classes=[no,yes]", "model.kwargs={}"])
+    assert (config.name, config.competition.label, config.competition.classes) == ("007", "on", ["no", "yes"])
+    assert config.model.kwargs == {}
+    assert load_config(["name=null", "competition.group=null"]).name is None
+    assert message_of(["model.kwargs=null"]) == (
+        "command line: model.kwargs=null is not a mapping; for example model.kwargs={}"
+    )
+    (tmp_path / "config.yaml").write_text(config_yaml(config))
+    assert load_saved_config(tmp_path) == config
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_config([]).seed = 1
@@ -62,6 +74,7 @@ def test_a_config_cannot_be_changed():
         ("infer.tta=hflop", "infer.tta=hflop: not one of hflip, vflip, d4, scales; did you mean hflip?"),
         ("folds=startified", "folds=startified: not one of auto, stratified, group, stratified_group, multilabel, "
          "kfold, holdout, column, nor a .csv; did you mean stratified?"),
+        ("name=..", "name=..: not a folder of its own in outputs; choose another name"),
         ("name=../x", "name=../x: not a folder of its own in outputs; choose another name"),
         ("model.freeze=some", "model.freeze=some: not one of none, head_only, gradual, nor a number of stages"),
     ],

@@ -13,6 +13,9 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from src.config import REPOSITORY
@@ -80,6 +83,75 @@ def test_the_same_command_skips_and_another_config_is_refused(tiny_run):
     )
 
 
+def test_a_mistake_at_first_does_not_stand_in_the_way_and_overwrite_deletes_nothing_for_one(tiny_run):
+    folder, _ = tiny_run
+    words = [*TINY, "fold=0", "name=again"]
+    run_here("train.py", *words, "competition.label=species", cwd=folder, status=2)
+    run_here("train.py", *words, "optimizer.lr=1e30", cwd=folder, status=2)
+    run_here("train.py", *words, cwd=folder)
+    done = folder / "outputs/again/fold0/meta.json"
+    for wrong in ("model.backbone=resnet_typo", "competition.label=species", "optimizer.name=adamm"):
+        run_here("train.py", *words, "overwrite=true", wrong, cwd=folder, status=2)
+        assert done.exists(), wrong
+    run_here("train.py", *words, "overwrite=true", "seed=8", cwd=folder)
+    assert "seed: 8" in (folder / "outputs/again/config.yaml").read_text()
+
+
+def test_the_folds_of_a_run_cannot_change_between_its_folds(tiny_run):
+    folder, _ = tiny_run
+    folds = read(folder / "outputs/demo_default/folds.csv")
+    folds.to_csv(folder / "mine.csv", index=False)
+    words = [*TINY, "folds=mine.csv", "name=brought"]
+    run_here("train.py", *words, "fold=0", cwd=folder)
+    pd.testing.assert_frame_equal(read(folder / "outputs/brought/folds.csv"), folds)
+    folds.assign(fold=1 - folds["fold"]).to_csv(folder / "mine.csv", index=False)
+    _, error = run_here("train.py", *words, "fold=1", cwd=folder, status=2)
+    assert error == (
+        "error: outputs/brought/folds.csv: this run was trained on other folds or rows; "
+        "choose name=ANOTHER or overwrite=true\n"
+    )
+
+
+def test_everything_at_once_survives_a_stop(tiny_run):
+    """Averages, mixing, accumulation, gradual freezing and bf16, stopped after an epoch and resumed; then inference."""
+    folder, _ = tiny_run
+    words = [
+        *TINY, "fold=0", "train.ema_decay=0.9", "mix.prob=0.5", "optimizer.accumulate_steps=2",
+        "optimizer.clip_norm=1", "precision=bf16", "model.head_widths=[16]", "model.drop_rate=0.2",
+        "model.dropout_samples=3", "model.pool=gem", "loss.name=focal", "schedule.name=onecycle",
+        "augment.preset=heavy", "image_size=64",  # on 1x1 maps torch 2.15's bf16 gradients on a CPU are nan
+    ]  # fmt: skip
+    run_here("train.py", *words, "name=whole", cwd=folder)
+    run_here("train.py", *words, "name=parts", cwd=folder)
+    parts = folder / "outputs/parts/fold0"
+    shutil.rmtree(parts)
+    stop_after_an_epoch(folder, [*words, "name=parts"], parts / "last.pt")
+    printed, _ = run_here("train.py", *words, "name=parts", cwd=folder)
+    assert "fold 0: goes on after epoch" in printed
+    assert (parts / "val.csv").read_bytes() == (folder / "outputs/whole/fold0/val.csv").read_bytes()
+    printed, _ = run_here(
+        "infer.py", "run=outputs/whole", "infer.tta=d4", "infer.checkpoint=last", "infer.output=elsewhere", cwd=folder
+    )
+    assert "360 test images x 1 folds x 8 views" in printed
+    assert read(folder / "elsewhere/submission.csv").shape == (360, 11)
+    assert read(folder / "elsewhere/fold0/test.csv").shape == (360, 11)
+
+
+def test_gradual_freezing_and_early_stopping_through_the_program(tiny_run):
+    folder, _ = tiny_run
+    weights = folder / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", in_chans=1, norm_layer="groupnorm1").state_dict(), weights)
+    words = [*TINY, "fold=0", "train.epochs=9", "model.pretrained=true", f"model.weights={weights}"]
+    words += ["name=gradual", "model.freeze=gradual", "train.early_stopping_epochs=1", "optimizer.lr=0"]
+    run_here("train.py", *words, cwd=folder)
+    meta = json.loads((folder / "outputs/gradual/fold0/meta.json").read_text())
+    assert (meta["epoch"], meta["best_epoch"]) == (2, 1)  # nothing moves at lr=0, so the second epoch is no better
+    first, best = load_file(weights), load_file(folder / "outputs/gradual/fold0/best.safetensors")
+    shared = [name for name in first if f"backbone.{name}" in best]
+    assert len(shared) > 40
+    assert all(torch.equal(first[name], best[f"backbone.{name}"]) for name in shared)
+
+
 def test_folds_one_at_a_time_end_as_all_at_once(tiny_run):
     folder, _ = tiny_run
     for fold in (1, 0):
@@ -98,15 +170,19 @@ def test_loader_processes_change_nothing(tiny_run):
     )  # the thread count changes sums in the last digits
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
-    folder, _ = tiny_run
-    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY, "name=killed", "fold=0"]
+def stop_after_an_epoch(folder, words, state):
+    """Run train.py and kill it when its first epoch is saved."""
+    command = [sys.executable, str(REPOSITORY / "train.py"), *words]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state = folder / "outputs/killed/fold0/last.pt"
     while not state.exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
+    folder, _ = tiny_run
+    stop_after_an_epoch(folder, [*TINY, "name=killed", "fold=0"], folder / "outputs/killed/fold0/last.pt")
     printed, _ = run_program("train.py", *TINY, "name=killed", "fold=0", cwd=folder)
     assert "fold 0: goes on after epoch 1" in printed
     for name in ("val.csv", "last.safetensors"):
@@ -135,6 +211,8 @@ def test_two_processes_predict_as_one(tiny_run):
         ("infer.py", ["output_dir=nowhere"], "nowhere: no run with a finished fold; train one with python train.py"),
         ("infer.py", ["run=outputs/demo_default", "train.epochs=3"],
          "command line: train.epochs was decided when outputs/demo_default was trained; infer.py takes run=, infer.*"),
+        ("infer.py", ["run=outputs/demo_default", "infer.output=/proc/nothing"], "/proc/nothing: cannot be made ("),
+        ("infer.py", ["run=outputs/started"], "outputs/started: no fold is finished; go on with the command that"),
         ("train.py", [*TINY, "name=x1", "model.backbone=resnet10"],
          "model.backbone=resnet10: "),
         ("train.py", [*TINY, "name=x2", "optimizer.name=adamm"], "optimizer.name=adamm: not an optimizer"),
@@ -142,12 +220,19 @@ def test_two_processes_predict_as_one(tiny_run):
         ("train.py", [*TINY, "name=x4", "competition.root=data/nothing", "competition.name=other"],
          "data/nothing: no such folder; set competition.root to the folder of the data"),
         ("train.py", [*TINY, "name=x5", "competition.label=species"], "data/demo/train.csv: no column 'species'"),
-        ("train.py", [*TINY, "name=x6", "num_folds=2000"], ""),
+        ("train.py", [*TINY, "name=x3", "optimizer.lr=1e30", "train.max_images=32"], "fold 0, epoch 1: predictions"),
+        ("train.py", [*TINY, "name=x6", "num_folds=2000"], "num_folds=2000: "),
+        ("train.py", [*TINY, "name=x6", "model.weights=no.pth", "model.pretrained=true"], "model.weights=no.pth: "),
+        ("train.py", [*TINY, "name=x6", "competition.sample_submission=train.csv"], "data/demo/train.csv: "),
+        ("train.py", [*TINY, "name=x6", "competition.train_table=none.csv"],
+         "data/demo/none.csv: no such file; check competition.train_table"),
         ("train.py", [*TINY, "name=x7", "augment.transforms=[{Rotate: {limt: 3}}]"], "augment.transforms"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_one_line_and_status_2(tiny_run, program, words, expected):
     folder, _ = tiny_run
+    if words == ["run=outputs/started"]:
+        run_here("train.py", *TINY, "name=started", "optimizer.lr=1e30", cwd=folder, status=2)
     _, error = run_here(program, *words, cwd=folder, status=2)
     assert error.count("\n") == 1, error
     assert error.startswith(f"error: {expected}")

@@ -39,7 +39,10 @@ def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):
 
 def test_a_folder_is_opened_again_only_with_its_settings(folder):
     open_run(load_config(["fold=0"]))
+    open_run(load_config(["seed=9"]))  # nothing is trained yet: a first command may be wrong
     open_run(load_config(["fold=1"]))
+    (folder / "outputs/demo_default/fold0").mkdir()
+    (folder / "outputs/demo_default/fold0/meta.json").write_text("{}")
     assert load_saved_config("outputs/demo_default").fold == 1
     with pytest.raises(UserError) as caught:
         open_run(load_config(["seed=1"]))
@@ -68,7 +71,11 @@ def test_inference_takes_its_own_words_only(folder):
     with pytest.raises(UserError) as caught:
         load_run(["run=outputs/mine", "model.pool=gem"])
     assert str(caught.value) == (
-        "command line: model.pool was decided when outputs/mine was trained; infer.py takes run=, infer.*"
+        "command line: model.pool was decided when outputs/mine was trained; infer.py takes run=, infer.* and device, "
+        "precision, unreadable, output_dir, train.num_workers, competition.root, competition.test_table, "
+        "competition.test_image, competition.sample_submission, competition.solution"
     )
+    with pytest.raises(UserError, match=r"competition.task was decided when"):
+        load_run(["run=outputs/mine", "competition.task=multilabel"])
     with pytest.raises(UserError, match="unknown setting infer.ttta; did you mean infer.tta?"):
         load_run(["run=outputs/mine", "infer.ttta=hflip"])

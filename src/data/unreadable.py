@@ -1,6 +1,6 @@
 """Which images of a table cannot be decoded, found out before training."""
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tqdm import tqdm
@@ -9,16 +9,15 @@ from src.data.decode import decode_image
 from src.errors import UserError
 
 
-def find_unreadable(table, channels, num_workers):
+def find_unreadable(table, channels):
     """Decode every image once; return [(row, why)] of those that cannot be.
 
     Args:
         table: has .paths, (N,) str.
         channels: as in `decode.decode_image`.
-        num_workers: processes, at least 1.
     """
-    with ProcessPoolExecutor(num_workers) as pool:
-        reasons = pool.map(partial(_reason, channels=channels), table.paths.tolist(), chunksize=16)
+    with ThreadPoolExecutor(4) as pool:  # decoding lets other threads run
+        reasons = pool.map(partial(_reason, channels=channels), table.paths.tolist())
         bar = tqdm(reasons, total=len(table), desc="decoding", unit=" images", leave=False, disable=None)
         return [(row, reason) for row, reason in enumerate(bar) if reason]
 

@@ -1,8 +1,11 @@
 """A run folder -> every fold's model over each test batch once -> submission.csv."""
 
+import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from src.competition.paths import check_not_empty
 from src.competition.predictions import save_predictions
@@ -45,17 +48,21 @@ def infer_run(config, run_folder):
     num_workers = share_cores(device, config.train.num_workers)
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
+    output = _open_output(config.infer.output or run_folder)
+    if sample is not None and len(sample.columns) == 2 < len(target_names) and config.infer.average == "rank":
+        raise UserError("infer.average=rank: ranks name no class, as the sample asks for; set infer.average=mean")
     views = build_views(config.infer.tta, config.image_size)
-    print(f"{run_folder}: {len(table)} test images, {len(metas)} folds, {1 + len(views)} views")
+    print(f"{run_folder}: {len(table)} test images x {len(metas)} folds x {1 + len(views)} views")
 
     is_readable = np.ones(len(table), dtype=bool)
     if config.unreadable == "skip":
-        for row, reason in find_unreadable(table, competition.channels, max(1, num_workers)):
+        for row, reason in find_unreadable(table, competition.channels):
             is_readable[row] = False
             print(f"{table.ids[row]}: gets the mean prediction ({reason})")
     else:
         check_not_empty(table.paths)
     networks = [_load_network(config, folder, len(target_names), device) for folder in metas]
+    _check_views(networks[0], views, config, device)
     dataset = ImageDataset(
         table.take(is_readable), competition.channels, build_resize(config.image_size), config.image_size, config.seed
     )
@@ -68,11 +75,13 @@ def infer_run(config, run_folder):
     probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
     probs[:, np.flatnonzero(is_readable)[index]] = read_probs
 
+    if not np.isfinite(probs).all():
+        raise UserError(f"{run_folder}: predictions are nan; set precision=fp32")
     average = AVERAGES[config.infer.average](probs)
-    path = run_folder / "submission.csv"
+    path = output / "submission.csv"
     write_submission(path, sample, competition, table.ids, average, target_names)
     for folder, one in zip(metas, probs, strict=True):
-        save_predictions(folder / "test.csv", table, one)
+        save_predictions(output / folder.name / "test.csv", table, one)
     print(f"{path}: {len(table)} rows, checked")
     solution = load_solution(competition, table)
     if solution is None:
@@ -87,4 +96,31 @@ def _load_network(config, folder, num_targets, device):
         config.model, num_targets, config.competition.channels, config.image_size, load_pretrained=False
     )
     load_weights(folder / f"{config.infer.checkpoint}.safetensors", network)
-    return network.to(device).eval()
+    memory_format = torch.channels_last if config.train.channels_last else torch.preserve_format
+    return network.to(device, memory_format=memory_format).eval()
+
+
+def _open_output(folder):
+    """Return the folder for what will be written, made if missing; Kaggle's input folders cannot be written."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); set infer.output=FOLDER") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written; set infer.output=FOLDER")
+    return folder
+
+
+@torch.inference_mode()
+def _check_views(network, views, config, device):
+    """Try every view on one blank picture: some networks take pictures of one size only."""
+    blank = torch.zeros(1, config.competition.channels, *config.image_size, device=device)
+    for view in views:
+        try:
+            network(view(blank))
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"infer.tta={config.infer.tta}: {config.model.backbone} cannot take it ({reason})"
+            ) from None

@@ -45,7 +45,7 @@ def train_one_epoch(
         UserError: the loss is not finite; names the step, the learning rate and the precision.
     """
     model.train()
-    began, losses, total = time.perf_counter(), [], len(loader)
+    began, losses, rates, total = time.perf_counter(), [], [], len(loader)
     for step, batch in enumerate(_with_bar(loader.batches(epoch), loader, title, accelerator.is_main_process)):
         images = normalize(batch["image"].to(accelerator.device, non_blocking=True))
         targets = batch["target"].to(accelerator.device, non_blocking=True)
@@ -58,6 +58,7 @@ def train_one_epoch(
             loss = loss_function(logits, targets)
             accelerator.backward(loss / _batches_in_step(step, total, accumulate_steps))
         losses.append(loss.detach())
+        rates.append(max(group["lr"] for group in optimizer.param_groups))
         if is_last_of_step:
             if clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), clip_norm)
@@ -67,7 +68,7 @@ def train_one_epoch(
             if after_step:
                 after_step()
         if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
-            _check_finite(losses, epoch, optimizer, accelerator)
+            _check_finite(losses, rates, epoch, accelerator)
     mean_loss = torch.stack(losses).float().mean()
     mean_loss = accelerator.reduce(mean_loss, reduction="mean").item()
     seconds = time.perf_counter() - began
@@ -96,9 +97,11 @@ def predict(networks, loader, device, precision, to_probs, views=(), title=""):
         batch_probs = []
         for network in networks:
             plain = network.normalize(raw)
-            with autocast(device, precision):
-                seen = [to_probs(network(images)) for images in (plain, *(view(plain) for view in views))]
-            batch_probs.append(torch.stack(seen).mean(dim=0))
+            total = 0
+            for view in (None, *views):
+                with autocast(device, precision):
+                    total = total + to_probs(network(view(plain) if view else plain))
+            batch_probs.append(total / (1 + len(views)))
         indices.append(batch["index"].numpy())
         probs.append(torch.stack(batch_probs).float().cpu().numpy())
     for network, training in zip(networks, was_training, strict=True):
@@ -112,13 +115,12 @@ def _batches_in_step(step, total, accumulate_steps):
     return min(accumulate_steps, total - first)
 
 
-def _check_finite(losses, epoch, optimizer, accelerator):
+def _check_finite(losses, rates, epoch, accelerator):
     values = torch.stack(losses).float().cpu()
     if not torch.isfinite(values).all():
         step = int((~torch.isfinite(values)).nonzero()[0])
-        lr = max(group["lr"] for group in optimizer.param_groups)
         raise UserError(
-            f"epoch {epoch + 1}, step {step + 1}: loss is {values[step]:.4g} (lr {lr:.1e}, precision "
+            f"epoch {epoch + 1}, step {step + 1}: loss is {values[step]:.4g} (lr {rates[step]:.1e}, precision "
             f"{accelerator.mixed_precision.replace('no', 'fp32')}); lower optimizer.lr, set optimizer.clip_norm=1 or "
             "precision=fp32"
         )

@@ -55,7 +55,8 @@ class FoldParts:
     def restore(self, state):
         """Take over what `state` returned; return its Progress."""
         for name, one in self._stateful().items():
-            one.load_state_dict(state[name])
+            if name in state:  # a run begun in another precision has no scaler
+                one.load_state_dict(state[name])
         return Progress(**state["progress"])
 
     def _stateful(self):
@@ -78,7 +79,9 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
         UserError: see `engine.train_one_epoch` and `model.network.build_network`.
     """
     torch.manual_seed(_seed(config.seed, fold))
-    parts = _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
+    if accelerator.scaler is not None:
+        accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)  # each fold finds its own scale
+    parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
     loss_function = build_loss(config.loss, config.competition.task)
     is_main, network = accelerator.is_main_process, parts.network
     progress = Progress()
@@ -92,6 +95,8 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     while not progress.is_over(config.train.epochs, config.train.early_stopping_epochs):
         epoch, began = progress.epoch, time.perf_counter()
         if open_stages(network, epoch) and accelerator.num_processes > 1:
+            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            accelerator._models.clear()  # or the wrappers of all epochs stay in memory
             model = accelerator.prepare_model(network)  # gradients are shared for what learned when it was wrapped
         seed = _seed(config.seed, fold, epoch, accelerator.process_index)
         torch.manual_seed(seed)
@@ -106,6 +111,10 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
             title=f"fold {fold} epoch {epoch + 1}/{config.train.epochs}",
         )  # fmt: skip
         probs = _predict_all(parts, accelerator, config.competition.task)
+        if not np.isfinite(probs).all():
+            raise UserError(
+                f"fold {fold}, epoch {epoch + 1}: predictions are nan; lower optimizer.lr or set precision=fp32"
+            )
         targets, task = parts.val_table.targets, config.competition.task
         is_best = progress.add(
             score(targets, probs, config.competition.metric), log_loss(targets, probs, task),
@@ -139,7 +148,8 @@ def is_done(folder):
     return (folder / "meta.json").is_file()
 
 
-def _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats):
+def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats):
+    """Build the objects of one fold; arguments and errors are those of `train_fold`."""
     channels, size = config.competition.channels, config.image_size
     train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
     if config.train.max_images is not None and len(train_rows) > config.train.max_images:
@@ -151,7 +161,9 @@ def _build_parts(config, fold, table, folds, accelerator, num_workers, pixel_sta
         raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
 
     augmentation = build_augmentation(config.augment, size, channels, is_uint8)
-    seen_size = augmentation.source_size or size  # crops want more pixels than they keep
+    # own transforms that crop want the picture at its own size, heavy at a little more than it keeps
+    has_own_crop = config.augment.transforms is not None and augmentation.source_size is None
+    seen_size = None if has_own_crop else augmentation.source_size or size
     train_data = ImageDataset(table.take(train_rows), channels, augmentation, seen_size, config.seed)
     val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
     shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
@@ -189,7 +201,13 @@ def _build_mixer(config, epoch):
 
 
 def _predict_all(parts, accelerator, task):
-    """Predict the validation rows on all processes; every process gets (N, C) in the table's order."""
+    """Predict the validation rows on all processes; every process gets (N, C) in the table's order.
+
+    Running statistics that moved apart in the last step are the first process's for all, as in the saved weights.
+    """
+    if accelerator.num_processes > 1:
+        for buffer in parts.scored.buffers():
+            torch.distributed.broadcast(buffer, 0)
     index, probs = predict(
         [parts.scored], parts.val_loader, accelerator.device, accelerator.mixed_precision.replace("no", "fp32"),
         partial(probabilities, task=task),

@@ -2,25 +2,28 @@
 
 import dataclasses
 import os
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, describe_folds, load_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import load_predictions
 from src.competition.submission import check_sample, load_sample
-from src.competition.tables import load_test_table, load_train_table
+from src.competition.tables import load_test_table, load_train_table, read_table
 from src.data.statistics import compute_pixel_stats
 from src.data.unreadable import find_unreadable
 from src.device import resolve_device, resolve_precision, share_cores
 from src.errors import UserError, listing
 from src.evaluation.metrics import score, score_columns
 from src.files import load_json, save_json, save_table
-from src.runs import open_run
-from src.training.fold import is_done, train_fold
+from src.runs import has_work, open_run
+from src.training.fold import build_parts, is_done, train_fold
 from src.training.tracking import build_tracker
 
 
@@ -34,21 +37,23 @@ def train_run(config):
     num_workers = share_cores(accelerator.device, config.train.num_workers)
     run_folder, is_main = config.run_folder, accelerator.is_main_process
     with accelerator.main_process_first():
-        if is_main:
-            open_run(config)
         table = load_checked_table(config)
         folds = load_folds(config, table)
-    if config.unreadable == "skip":
-        with accelerator.main_process_first():
-            table, folds = _skip_unreadable(config, table, folds, num_workers)
     check_folds(table, folds, config.competition.task)
-    if is_main:
-        save_table(run_folder / "folds.csv", pd.DataFrame({"id": table.ids, "fold": folds}))
-        print(f"{run_folder}: {len(table)} images of {config.competition.name}, {len(table.target_names)} targets")
-        print(describe_folds(table, folds).to_string(index=False))
     numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
     if config.fold is not None and config.fold not in numbers:
         raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
+    if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
+        build_parts(config, numbers[0], table, folds, accelerator, num_workers, None)
+    with accelerator.main_process_first():
+        if is_main:
+            open_run(config)
+        table, folds = _leave_out_unreadable(config, table, folds)
+    check_folds(table, folds, config.competition.task)
+    if is_main:
+        _keep_folds(run_folder, table, folds)
+        print(f"{run_folder}: {len(table)} images of {config.competition.name}, {len(table.target_names)} targets")
+        print(describe_folds(table, folds).to_string(index=False))
     wanted = numbers if config.fold is None else [config.fold]
     left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
     for fold in wanted:
@@ -77,7 +82,11 @@ def _build_accelerator(config):
     precision = resolve_precision(config.precision, device)
     if device.type != "cpu" and "WORLD_SIZE" not in os.environ:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    return Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=device.type == "cpu")
+    if "WORLD_SIZE" not in os.environ:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a notebook may train twice, with other precisions
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # while one process looks through all the images
+    mixed_precision = precision.replace("fp32", "no")
+    return Accelerator(mixed_precision=mixed_precision, cpu=device.type == "cpu", kwargs_handlers=[patience])
 
 
 def load_checked_table(config):
@@ -96,17 +105,31 @@ def load_checked_table(config):
     return table
 
 
-def _skip_unreadable(config, table, folds, num_workers):
+def _leave_out_unreadable(config, table, folds):
     """Leave out images that cannot be decoded, and list them in unreadable.csv; looked for once per run."""
     path = config.run_folder / "unreadable.csv"
-    if not path.is_file():
-        found = find_unreadable(table, config.competition.channels, max(1, num_workers))
+    if config.unreadable == "skip" and not path.is_file():
+        found = find_unreadable(table, config.competition.channels)
         found = pd.DataFrame([(table.ids[row], reason) for row, reason in found], columns=["id", "reason"])
         save_table(path, found)
         if len(found):
             print(f"{len(found)} of {len(table)} images cannot be decoded and are left out; {path} names them")
-    keep = ~np.isin(table.ids, pd.read_csv(path, dtype=str)["id"].to_numpy(dtype=str))
+    if not path.is_file():
+        return table, folds
+    keep = ~np.isin(table.ids, read_table(path)["id"].to_numpy(dtype=str))
     return table.take(keep), folds[keep]
+
+
+def _keep_folds(run_folder, table, folds):
+    """Write the run's folds.csv; the folds of one run must not change while its folds are trained one by one."""
+    path = run_folder / "folds.csv"
+    if path.is_file() and has_work(run_folder):
+        kept = read_table(path)
+        if kept["id"].tolist() != table.ids.tolist() or kept["fold"].astype(int).tolist() != folds.tolist():
+            raise UserError(
+                f"{path}: this run was trained on other folds or rows; choose name=ANOTHER or overwrite=true"
+            )
+    save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
 
 
 def _score_run(config, table, folds, numbers):

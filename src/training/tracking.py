@@ -45,24 +45,33 @@ def build_tracker(mode, run_folder, settings):
     """
     if mode == "none":
         return Tracker()
-    try:
-        import wandb
+    modes = ["online", "offline"] if _has_key() else ["offline"]
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        modes = [os.environ["WANDB_MODE"]]
+    for mode in modes:
+        try:
+            return Tracker(_start(mode, run_folder, settings))
+        except Exception as error:  # as above
+            failure = error
+    _warn(failure)
+    return Tracker()
 
-        run_folder.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", settings["competition"]["name"]),
-            name=run_folder.name,
-            dir=run_folder,
-            config=settings,
-            mode=os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"),
-            settings=wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True),
-        )
-        run.define_metric("epoch")
-        run.define_metric("fold*", step_metric="epoch")
-        return Tracker(run)
-    except Exception as error:  # as above
-        _warn(error)
-        return Tracker()
+
+def _start(mode, run_folder, settings):
+    import wandb
+
+    run_folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", settings["competition"]["name"]),
+        name=run_folder.name,
+        dir=run_folder,
+        config=settings,
+        mode=mode,
+        settings=wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True),
+    )
+    run.define_metric("epoch")
+    run.define_metric("fold*", step_metric="epoch")
+    return run
 
 
 def _has_key():

@@ -317,7 +317,7 @@ def test_no_file_is_touched_for_inference():
 
 def test_weights_that_are_not_there(tmp_path):
     assert refusal(pretrained=True, weights="/nowhere") == (
-        "model.weights=/nowhere: no such file or folder; give a weights file, or a folder of <backbone>.safetensors"
+        "model.weights=/nowhere: no such file or folder; give a file, or a folder of <backbone>.safetensors"
     )
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     message = refusal(pretrained=True, weights=str(tmp_path / "junk.safetensors"))
