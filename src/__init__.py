@@ -1,9 +1,9 @@
-"""The starter's code. Set before any library is imported: idle threads sleep.
+"""The starter's code. Set before any library is imported: how long idle threads spin.
 
-Waiting OpenMP threads spin by default, so that one other busy process on the machine makes a step on a CPU many times
-slower; sleeping ones cost a few per cent on a quiet machine.
+GNU OpenMP's waiting threads spin for milliseconds, so that one other busy process makes a step on a CPU many times
+slower; these look for new work some microseconds long and then sleep.
 """
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")

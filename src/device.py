@@ -1,6 +1,8 @@
 """Where tensors live, in which precision, and how the cores are shared between torch and the loaders."""
 
+import ctypes
 import os
+import sys
 from contextlib import nullcontext
 
 import joblib
@@ -8,6 +10,7 @@ import torch
 
 from src.errors import UserError
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,4 +69,17 @@ def share_cores(device, num_workers=None):
         num_workers = cores // 4 if device.type == "cpu" else min(cores, 8)
     if device.type == "cpu":
         torch.set_num_threads(max(1, cores - num_workers))
+        _keep_freed_memory()
     return num_workers
+
+
+def _keep_freed_memory():
+    """Let glibc keep the large blocks that every step frees and takes again, instead of asking the kernel each time.
+
+    On 2 cores this made mobilenetv2_100 at 128 px train about a fifth faster. Elsewhere than on Linux it does nothing.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

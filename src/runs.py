@@ -42,6 +42,8 @@ def load_run(words):
     Raises:
         UserError: no such run, or a word that training decided for good.
     """
+    if bare := next((word for word in words if "=" not in word), None):
+        raise UserError(f"command line: {bare!r} is not key=value; write run={bare}, or for example infer.tta=hflip")
     chosen = dict(word.partition("=")[::2] for word in words)
     folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
     words = [word for word in words if not word.startswith("run=")]

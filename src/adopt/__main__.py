@@ -27,12 +27,11 @@ def main(words):
         UserError: wrong usage, nothing to adopt, or a different file of that name exists.
     """
     folder, name, overwrite, unzip = _read_words(words)
-    if unzip:
-        for archive in scan(folder).archives:
-            if archive.endswith(".zip"):
-                count, target = unpack_zip(folder, archive)
-                print(f"unpacked {archive}: {count} files into {target}")
-    layout = recognise(folder)
+    unpacked = [archive for archive in scan(folder).archives if unzip and archive.endswith(".zip")]
+    for archive in unpacked:
+        count, target = unpack_zip(folder, archive)
+        print(f"unpacked {archive}: {count} files into {target}")
+    layout = recognise(folder, unpacked)
     print("\n".join(_report(folder, layout)))
     path = Path("configs") / "competition" / f"{name}.yaml"
     text = competition_yaml(layout, folder)

@@ -50,8 +50,11 @@ class Layout:
         return self.settings.get(f"competition.{key}", (None,))[0]
 
 
-def recognise(folder):
+def recognise(folder, unpacked=()):
     """Decide every key of the competition file of `folder`.
+
+    Args:
+        unpacked: archives in it that were unpacked just now.
 
     Raises:
         UserError: nothing to adopt: no such folder, no pictures, or nothing that labels them.
@@ -63,7 +66,11 @@ def recognise(folder):
     sample = _take_sample(tables)
     solution = next((path for path in tables if "solution" in _stem(path)), None)
     tables.pop(solution, None)
-    train_path, match = _choose_train(tables, sample, layout.files.pictures)
+    train_path, match, rivals = _choose_train(tables, sample, layout.files.pictures)
+    if rivals:
+        layout.doubts.append(
+            f"{listing(rivals)} could be the training table too, with the same columns as {train_path}"
+        )
     layout.decide("root", str(folder).rstrip("/\\") or "/", "the paths below start here")
     if train_path:
         _decide_by_table(layout, tables, sample, train_path, *match)
@@ -74,7 +81,8 @@ def recognise(folder):
     layout.unused = list(tables)
     layout.decide("metric", "roc_auc", "or average_precision")
     _decide_pictures(layout, folder)
-    packed = [path for path in layout.files.archives if not (Path(folder) / path).with_suffix("").exists()]
+    packed = [path for path in layout.files.archives if path not in unpacked]
+    packed = [path for path in packed if not (Path(folder) / path).with_suffix("").exists()]
     if packed and (layout.doubts or not (layout.value("sample_submission") and layout.value("test_image"))):
         layout.doubts.append(f"still packed: {listing(packed)}; {unpack_command(folder, packed)}")
     return layout
@@ -127,12 +135,14 @@ def _choose_train(tables, sample, pictures):
             bool(words - {"train"}),
             -round(found[path][1].share, 1),
             "train" not in words,
+            path.count("/"),
             -len(table.columns),
             path,
         )
 
     best = min(found, key=rank, default=None)
-    return best, found.get(best)
+    rivals = [path for path in found if path != best and set(tables[path].columns) == set(tables[best].columns)]
+    return best, found.get(best), rivals
 
 
 def _choose_test(tables, sample, columns):
@@ -291,9 +301,11 @@ def _why_pattern(match, pictures, num_rows, kind, layout):
     """Say what is special about a pattern; rows without a picture are doubts."""
     pattern, reasons = match.pattern, []
     if "*" in pattern.rpartition("}")[2].removesuffix(".*"):
-        reasons.append("a folder per row: of all its files the middle one by name (the middle slice) is read")
+        reasons.append("a folder per row: of all its files the middle one by name is read")
         if "/*/" in pattern:
-            reasons.append("name a series in place of the first * to read that one")
+            reasons.append("name a series in place of the first * to read its middle slice")
+        elif re.search(r"\}/[^*]+/\*", pattern):
+            reasons.append("the middle slice of one series; others may lie beside it")
     if pattern.endswith(".*"):
         reasons.append("mixed suffixes")
     if re.search(r"\[\d\]", pattern):

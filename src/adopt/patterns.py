@@ -66,8 +66,8 @@ def match_column(rows, column, folders, role, shared=False):
             any(word.startswith(_SIDE_WORDS) for word in words),
             -round(len(covered) / len(rows), 2),
             role not in roles(pattern),
-            pattern.lower().endswith(DICOM_SUFFIXES),
             cost,
+            pattern.lower().endswith(DICOM_SUFFIXES),
             pattern.count("/"),
             pattern,
         )
@@ -158,7 +158,7 @@ def _hits(wanted, column, folders, read):
                 kind = (len(parts) - place, _suffix(names[0]))
                 for row, lead in wanted.get(key, ()):
                     if not lead:
-                        under.append((row, parts[:place], text, kind))
+                        under.append((row, parts[:place], text, kind, parts[place + 1 :]))
                         for level, one in enumerate(parts[place + 1 :]):
                             below[kind][level].add(one)
                         below[kind]["file"].update(names if len(names) == 1 else ("1", "2"))
@@ -171,9 +171,11 @@ def _hits(wanted, column, folders, read):
                     if parts[len(parts) - len(lead) :] == lead:
                         ends = [(text, 0)] + ([(text.removesuffix(suffix) + ".*", 1)] if key != name else [])
                         yield row, parts[: len(parts) - len(lead)], ends
-    for row, prefix, text, kind in under:
+    for row, prefix, text, kind, own in under:
         levels = [_one_or_star(below[kind][level], "*") for level in range(kind[0] - 1)]
-        yield row, prefix, [("/".join([text, *levels, _one_or_star(below[kind]["file"], "*" + kind[1])]), 0)]
+        last = _one_or_star(below[kind]["file"], "*" + kind[1])
+        ends = [("/".join([text, *levels, last]), int("*" in levels))]
+        yield row, prefix, ends + [("/".join([text, *own, last]), 0)] * ("*" in levels)
 
 
 def _ways_to_write(place, prefix, column, record, varying):

@@ -60,6 +60,8 @@ def load_train_table(competition):
     folds = _read_folds(rows, competition.fold, where) if competition.fold else None
     if paths is None:
         paths = find_images(competition, "train_image", rows, ids)
+    if taken := {"id", "fold"} & set(target_names):
+        raise UserError(f"{where}: a target is named {taken.pop()!r}, which oof.csv uses itself; rename the column")
     return ImageTable(ids, paths, targets, target_names, groups, folds)
 
 

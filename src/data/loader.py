@@ -71,13 +71,18 @@ class Loader:
     def batches(self, epoch):
         """Yield {"image": (N, H, W, C) uint8 or float32, "index": (N,) int64[, "target": (N, K) float32]}.
 
+        In training also "share", a float: what this process's mean loss must be multiplied with, so that the mean over
+        the processes is that of all their images; 1.0 where all have as many.
+
         Raises:
             UserError: an image cannot be decoded.
         """
         self._order.epoch = epoch
-        for batch in self._batches:
+        for number, batch in enumerate(self._batches):
             if "error" in batch:
                 raise UserError(batch["error"])
+            if self._order.shares is not None:
+                batch["share"] = self._order.shares[number]
             yield batch
 
     def close(self):
@@ -88,9 +93,9 @@ class Loader:
 def build_loader(dataset, batch_size, num_workers, shuffle_seed=None, rank=0, world_size=1):
     """Build the Loader of one process.
 
-    With `shuffle_seed` (training) each epoch's permutation is cut into global batches of batch_size * world_size and
-    each process takes its own contiguous part, so that k processes see the batches of one process with k times the
-    batch_size; a last incomplete one is dropped unless it is the only one. Without it (evaluation) process `rank`
+    With `shuffle_seed` (training) each epoch's permutation is cut into nearly equal global batches of at most
+    batch_size * world_size and each process takes its own contiguous part, so that k processes see the batches of one
+    process with k times the batch_size, and no image is left out. Without it (evaluation) process `rank`
     takes rows rank, rank + world_size, ...: each row once over all processes, no padding.
 
     Args:
@@ -115,6 +120,7 @@ class _Ordered:
         self._rows = np.arange(rank, num_rows, world_size)
         self._batch_size = batch_size
         self.num_images = len(self._rows)
+        self.shares = None
 
     def __len__(self):
         return -(-self.num_images // self._batch_size)
@@ -125,24 +131,30 @@ class _Ordered:
 
 
 class _Shuffled:
-    """This process's part of each global batch of a permutation."""
+    """This process's part of each global batch of a permutation; no row is left out."""
 
     def __init__(self, num_rows, batch_size, seed, rank, world_size):
+        if num_rows < world_size:
+            raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
         self.epoch = 0
         self._num_rows, self._seed, self._rank, self._world_size = num_rows, seed, rank, world_size
-        self._batch_size = min(batch_size, num_rows // world_size)
-        if self._batch_size == 0:
-            raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
-        self.num_images = len(self) * self._batch_size
+        self._num_batches = min(-(-num_rows // (batch_size * world_size)), num_rows // world_size)
+        sizes = [(len(batch), len(part)) for batch, part in self._split(np.arange(num_rows))]
+        self.num_images = sum(part for _, part in sizes)
+        self.shares = [part * world_size / batch for batch, part in sizes]
 
     def __len__(self):
-        return self._num_rows // (self._batch_size * self._world_size)
+        return self._num_batches
 
     def __iter__(self):
         permutation = np.random.default_rng((self._seed, self.epoch)).permutation(self._num_rows)
-        for batch in range(len(self)):
-            start = (batch * self._world_size + self._rank) * self._batch_size
-            yield [(self.epoch, int(row)) for row in permutation[start : start + self._batch_size]]
+        for _, part in self._split(permutation):
+            yield [(self.epoch, int(row)) for row in part]
+
+    def _split(self, rows):
+        """Yield each global batch and this process's part of it."""
+        for batch in np.array_split(rows, self._num_batches):
+            yield batch, np.array_split(batch, self._world_size)[self._rank]
 
 
 def _number(words):

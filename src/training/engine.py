@@ -56,6 +56,7 @@ def train_one_epoch(
             with accelerator.autocast():
                 logits = model(images)
             loss = loss_function(logits, targets)
+            loss = loss * batch["share"]
             accelerator.backward(loss / _batches_in_step(step, total, accumulate_steps))
         losses.append(loss.detach())
         rates.append(max(group["lr"] for group in optimizer.param_groups))

@@ -94,7 +94,11 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
 
     while not progress.is_over(config.train.epochs, config.train.early_stopping_epochs):
         epoch, began = progress.epoch, time.perf_counter()
-        if open_stages(network, epoch) and accelerator.num_processes > 1:
+        is_opened = open_stages(network, epoch)
+        if is_opened and is_main:
+            learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+            print(f"fold {fold}: one more stage opens, {learning:,} parameters learn")
+        if is_opened and accelerator.num_processes > 1:
             accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             accelerator._models.clear()  # or the wrappers of all epochs stay in memory
             model = accelerator.prepare_model(network)  # gradients are shared for what learned when it was wrapped
@@ -116,15 +120,16 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
                 f"fold {fold}, epoch {epoch + 1}: predictions are nan; lower optimizer.lr or set precision=fp32"
             )
         targets, task = parts.val_table.targets, config.competition.task
+        seconds = time.perf_counter() - began
         is_best = progress.add(
             score(targets, probs, config.competition.metric), log_loss(targets, probs, task),
-            time.perf_counter() - began,
+            seconds,
             lr=parts.optimizer.param_groups[0]["lr"],
             train_loss=stats.loss,
             images_per_second=round(stats.images_per_second, 1),
         )  # fmt: skip
         if is_main:
-            _print_epoch(fold, progress, config, is_best)
+            _print_epoch(fold, progress.log[-1], config, is_best, seconds)
             numbers = {f"fold{fold}/{name}": value for name, value in progress.log[-1].items() if name != "epoch"}
             tracker.log({"epoch": progress.epoch} | numbers)
             if is_best:
@@ -237,11 +242,10 @@ def _print_start(fold, progress, parts, describe):
         print(describe_parameters(parts.network).to_string(index=False))
 
 
-def _print_epoch(fold, progress, config, is_best):
-    row = progress.log[-1]
+def _print_epoch(fold, row, config, is_best, seconds):
     print(
         f"fold {fold} epoch {row['epoch']:>2}/{config.train.epochs}  loss {row['train_loss']:.4f}  "
         f"val {row['val_loss']:.4f}  {config.competition.metric} {row['val_score']:.5f}{'*' if is_best else ' '} "
-        f"{row['images_per_second']:.0f}/s  {row['seconds']:.0f} s",
+        f"{row['images_per_second']:.0f} images/s {seconds:.0f} s",
         flush=True,
     )

@@ -52,8 +52,10 @@ def train_run(config):
     check_folds(table, folds, config.competition.task)
     if is_main:
         _keep_folds(run_folder, table, folds)
-        print(f"{run_folder}: {len(table)} images of {config.competition.name}, {len(table.target_names)} targets")
-        print(describe_folds(table, folds).to_string(index=False))
+        print(
+            f"{run_folder}: {len(table)} images of {config.competition.name}, targets: {listing(table.target_names, 4)}"
+        )
+        print(describe_folds(table, folds).to_string(index=False, line_width=80))
     wanted = numbers if config.fold is None else [config.fold]
     left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
     for fold in wanted:

@@ -226,18 +226,32 @@ def test_brain_tumor_with_a_folder_of_slices_per_row(tmp_path, padded):
     assert decided(folder) == COMMON | {
         "train_table": "train_labels.csv",
         "id": "BraTS21ID",
-        "train_image": "train/{BraTS21ID}/*/*.dcm",
-        "test_image": "test/{BraTS21ID}/*/*.dcm",
+        "train_image": "train/{BraTS21ID}/FLAIR/*.dcm",
+        "test_image": "test/{BraTS21ID}/FLAIR/*.dcm",
         "targets": ["MGMT_value"],
     }
     assert "middle slice" in recognise(folder).settings["competition.train_image"][1]
     if padded:
         test = prove(tmp_path, folder, ["MGMT_value"], zero_one(12))
-        assert test.paths[0].endswith("test/00012/T1w/Image-1.dcm")
+        assert test.paths[0].endswith("test/00012/FLAIR/Image-2.dcm")
         return
     assert recognise(folder).doubts[0] == (
         "the names of the training pictures are padded with zeros to 5 digits, the ids are not: "
         "rewrite the column in the tables with zeros"
+    )
+
+
+def test_older_data_in_a_folder_below_is_not_taken_and_is_told(tmp_path):
+    folder = tmp_path / "seti"
+    for below in ("", "a_leak/"):
+        train = [f"{row:03}{'x' * bool(below)}" for row in range(16)]
+        pictures(folder / below / "train", [f"{one}.npy" for one in train], (6, 40, 40))
+        table(folder / f"{below}train_labels.csv", id=train, target=zero_one(16))
+    layout = recognise(folder)
+    assert layout.value("train_table") == "train_labels.csv"
+    assert layout.value("train_image") == "train/{id}.npy"
+    assert layout.doubts[0] == (
+        "a_leak/train_labels.csv could be the training table too, with the same columns as train_labels.csv"
     )
 
 

@@ -22,7 +22,7 @@ class FakeLoader:
 
     def batches(self, epoch):
         for rows in torch.arange(self.num_images).split(self.batch_size):
-            yield {"image": self.images[rows], "target": self.targets[rows], "index": rows}
+            yield {"image": self.images[rows], "target": self.targets[rows], "index": rows, "share": 1.0}
 
 
 class Linear(nn.Module):
