@@ -235,9 +235,7 @@ def _print_start(fold, progress, parts, describe):
     if progress.epoch:
         print(f"\nfold {fold}: goes on after epoch {progress.epoch}")
         return
-    print(
-        f"\nfold {fold}: {parts.train_loader.num_images} training images a process, {len(parts.val_table)} validation"
-    )
+    print(f"\nfold {fold}: {len(parts.train_table)} training and {len(parts.val_table)} validation images")
     if describe:
         print(describe_parameters(parts.network).to_string(index=False))
 

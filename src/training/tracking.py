@@ -19,7 +19,7 @@ class Tracker:
 
     def finish(self, summary):
         """Record the run's final numbers and close it."""
-        self._try(lambda run: (run.summary.update(summary), run.finish(quiet=True)))
+        self._try(lambda run: (run.summary.update(summary), run.finish()))
         self._run = None
 
     def _try(self, action):
