@@ -196,7 +196,7 @@ def test_two_processes_predict_as_one(tiny_run):
     folder, _ = tiny_run
     words = [*TINY, "fold=0", "device=cpu", "optimizer.name=sgd", "optimizer.lr=0.05"]
     run_here("train.py", *words, "train.batch_size=32", "name=single", cwd=folder)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run_program("train.py", *words, "train.batch_size=16", "name=double", cwd=folder, launcher=launcher)
     one, two = (read(folder / f"outputs/{name}/fold0/val.csv") for name in ("single", "double"))
     assert one["id"].tolist() == two["id"].tolist()

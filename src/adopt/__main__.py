@@ -26,6 +26,9 @@ def main(words):
     Raises:
         UserError: wrong usage, nothing to adopt, or a different file of that name exists.
     """
+    if {"--help", "-h"} & set(words):
+        print(__doc__)
+        return
     folder, name, overwrite, unzip = _read_words(words)
     unpacked = [archive for archive in scan(folder).archives if unzip and archive.endswith(".zip")]
     for archive in unpacked:

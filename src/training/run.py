@@ -36,6 +36,30 @@ def train_run(config):
     accelerator = _build_accelerator(config)
     num_workers = share_cores(accelerator.device, config.train.num_workers)
     run_folder, is_main = config.run_folder, accelerator.is_main_process
+    table, folds, numbers = _prepare_rows(config, accelerator, num_workers)
+    wanted = numbers if config.fold is None else [config.fold]
+    left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
+    if is_main:
+        print(f"{run_folder}: {len(table)} images, targets: {listing(table.target_names, 4)}")
+        print(describe_folds(table, folds).to_string(index=False, line_width=80))
+        for fold in sorted(set(wanted) - set(left)):
+            print(f"fold {fold}: done before")
+    pixel_stats = None
+    if left and config.normalize == "dataset":
+        pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
+    tracking = config.tracking if left and is_main else "none"
+    tracker = build_tracker(tracking, run_folder, dataclasses.asdict(config))
+    for fold in left:
+        folder = run_folder / f"fold{fold}"
+        train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, tracker)
+    if is_main:
+        tracker.finish(_score_run(config, table, folds, numbers))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _prepare_rows(config, accelerator, num_workers):
+    """Return (table, folds, numbers of the folds that validate), all checked; then open the run folder."""
     with accelerator.main_process_first():
         table = load_checked_table(config)
         folds = load_folds(config, table)
@@ -43,39 +67,16 @@ def train_run(config):
     numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
     if config.fold is not None and config.fold not in numbers:
         raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
-    if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
+    if config.overwrite and has_work(config.run_folder):  # nothing is deleted for a command that cannot train
         build_parts(config, numbers[0], table, folds, accelerator, num_workers, None)
     with accelerator.main_process_first():
-        if is_main:
+        if accelerator.is_main_process:
             open_run(config)
         table, folds = _leave_out_unreadable(config, table, folds)
     check_folds(table, folds, config.competition.task)
-    if is_main:
-        _keep_folds(run_folder, table, folds)
-        print(
-            f"{run_folder}: {len(table)} images of {config.competition.name}, targets: {listing(table.target_names, 4)}"
-        )
-        print(describe_folds(table, folds).to_string(index=False, line_width=80))
-    wanted = numbers if config.fold is None else [config.fold]
-    left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
-    for fold in wanted:
-        if fold not in left and is_main:
-            print(f"fold {fold}: done before")
-    if left:
-        pixel_stats = None
-        if config.normalize == "dataset":
-            pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
-        tracker = build_tracker(config.tracking if is_main else "none", run_folder, dataclasses.asdict(config))
-        for fold in left:
-            train_fold(
-                config, fold, table, folds, accelerator, run_folder / f"fold{fold}", num_workers, pixel_stats, tracker
-            )
-        if is_main:
-            tracker.finish(_score_run(config, table, folds, numbers))
-    elif is_main:
-        _score_run(config, table, folds, numbers)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    if accelerator.is_main_process:
+        _keep_folds(config.run_folder, table, folds)
+    return table, folds, numbers
 
 
 def _build_accelerator(config):
