@@ -94,20 +94,17 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
 
     while not progress.is_over(config.train.epochs, config.train.early_stopping_epochs):
         epoch, began = progress.epoch, time.perf_counter()
-        is_opened = open_stages(network, epoch)
-        if is_opened and is_main:
-            learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-            print(f"fold {fold}: one more stage opens, {learning:,} parameters learn")
-        if is_opened and accelerator.num_processes > 1:
-            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            accelerator._models.clear()  # or the wrappers of all epochs stay in memory
-            model = accelerator.prepare_model(network)  # gradients are shared for what learned when it was wrapped
+        if open_stages(network, epoch):
+            model = _wrap_again(model, network, accelerator)
+            if is_main:
+                learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+                print(f"fold {fold}: one more stage opens, {learning:,} parameters learn")
         seed = _seed(config.seed, fold, epoch, accelerator.process_index)
         torch.manual_seed(seed)
         stats = train_one_epoch(
             model, parts.train_loader, epoch, loss_function, optimizer, parts.schedule, accelerator,
             normalize=network.normalize,
-            mixer=_build_mixer(config, epoch),
+            mixer=build_mixer(config, epoch),
             generator=torch.Generator().manual_seed(seed),
             accumulate_steps=config.optimizer.accumulate_steps,
             clip_norm=config.optimizer.clip_norm,
@@ -132,20 +129,40 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
             _print_epoch(fold, progress.log[-1], config, is_best, seconds)
             numbers = {f"fold{fold}/{name}": value for name, value in progress.log[-1].items() if name != "epoch"}
             tracker.log({"epoch": progress.epoch} | numbers)
-            if is_best:
-                checkpoint.save_weights(folder / "best.safetensors", parts.scored)
-                save_predictions(folder / "val.csv", parts.val_table, probs)
-            save_table(folder / "log.csv", pd.DataFrame(progress.log))
-            checkpoint.save_state(folder / "last.pt", parts.state(progress))
+            _save_epoch(folder, parts, progress, probs if is_best else None)
     if is_main:
-        checkpoint.save_weights(folder / "last.safetensors", parts.scored)
-        numbers = {name: value for name, value in vars(progress).items() if name != "log"}
-        save_json(folder / "meta.json", {"fold": fold, **numbers, "target_names": list(table.target_names)})
-        (folder / "last.pt").unlink(missing_ok=True)
+        _save_end(folder, fold, parts, progress)
     parts.train_loader.close()
     parts.val_loader.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+def _wrap_again(model, network, accelerator):
+    """Return the network wrapped anew: several processes share the gradients of what learned when it was wrapped."""
+    if accelerator.num_processes == 1:
+        return model
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    accelerator._models.clear()  # or the wrappers of all epochs stay in memory
+    return accelerator.prepare_model(network)
+
+
+def _save_epoch(folder, parts, progress, best_probs):
+    """Keep an epoch; last.pt comes last, so that a kill before it repeats the epoch. best_probs None: not the best."""
+    if best_probs is not None:
+        checkpoint.save_weights(folder / "best.safetensors", parts.scored)
+        save_predictions(folder / "val.csv", parts.val_table, best_probs)
+    save_table(folder / "log.csv", pd.DataFrame(progress.log))
+    checkpoint.save_state(folder / "last.pt", parts.state(progress))
+
+
+def _save_end(folder, fold, parts, progress):
+    """Keep what is needed of a finished fold; meta.json says that it is finished, last.pt has served."""
+    checkpoint.save_weights(folder / "last.safetensors", parts.scored)
+    numbers = {name: value for name, value in vars(progress).items() if name != "log"}
+    names = list(parts.train_table.target_names)
+    save_json(folder / "meta.json", {"fold": fold, **numbers, "target_names": names})
+    (folder / "last.pt").unlink(missing_ok=True)
 
 
 def is_done(folder):
@@ -199,7 +216,7 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
     )
 
 
-def _build_mixer(config, epoch):
+def build_mixer(config, epoch):
     """Mixing is off where it was not asked for and in the last epochs, so that training ends on real pictures."""
     is_on = config.mix.prob > 0 and epoch < config.train.epochs - config.mix.off_epochs
     return Mixer(config.mix) if is_on else None
