@@ -23,7 +23,8 @@ from src.errors import UserError, listing
 from src.evaluation.metrics import score, score_columns
 from src.files import load_json, save_json, save_table
 from src.runs import has_work, open_run
-from src.training.fold import build_parts, is_done, train_fold
+from src.training.fold import is_done, train_fold
+from src.training.parts import build_parts
 from src.training.tracking import build_tracker
 
 

@@ -1,0 +1,110 @@
+"""The objects of one fold, built from the config: network, averages, optimizer, schedule, loaders."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from src.competition.tables import ImageTable
+from src.data.augment import build_augmentation, build_resize
+from src.data.decode import decode_image
+from src.data.loader import ImageDataset, Loader, build_loader
+from src.data.mixing import Mixer
+from src.errors import UserError
+from src.model.network import build_network
+from src.training.averaging import build_ema
+from src.training.optimizer import build_optimizer
+from src.training.progress import Progress
+from src.training.schedule import build_schedule
+
+
+@dataclass
+class FoldParts:
+    """The objects of one fold, built once and then passed."""
+
+    network: torch.nn.Module
+    ema: torch.nn.Module | None
+    scaler: torch.amp.GradScaler | None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    train_loader: Loader
+    val_loader: Loader
+    train_table: ImageTable
+    val_table: ImageTable
+
+    @property
+    def scored(self):
+        """The network whose predictions count: the averaged one where there is an average."""
+        return self.ema.module if self.ema else self.network
+
+    def state(self, progress):
+        """Everything that a restart needs, as plain containers and tensors."""
+        return {name: one.state_dict() for name, one in self._stateful().items()} | {"progress": vars(progress)}
+
+    def restore(self, state):
+        """Take over what `state` returned; return its Progress."""
+        for name, one in self._stateful().items():
+            if name in state:  # a run begun in another precision has no scaler
+                one.load_state_dict(state[name])
+        return Progress(**state["progress"])
+
+    def _stateful(self):
+        names = ("network", "ema", "scaler", "optimizer", "schedule")
+        return {name: one for name in names if (one := getattr(self, name)) is not None}
+
+
+def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats):
+    """Build the objects of one fold; arguments and errors are those of `fold.train_fold`."""
+    channels, size = config.competition.channels, config.image_size
+    train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    if config.train.max_images is not None and len(train_rows) > config.train.max_images:
+        chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
+        train_rows = np.sort(chosen)
+    first = table.paths[train_rows[0]]
+    is_uint8 = decode_image(first, channels).dtype == np.uint8
+    if not is_uint8 and config.normalize == "backbone":
+        raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
+
+    augmentation = build_augmentation(config.augment, size, channels, is_uint8)
+    # own transforms that crop want the picture at its own size, heavy at a little more than it keeps
+    has_own_crop = config.augment.transforms is not None and augmentation.source_size is None
+    seen_size = None if has_own_crop else augmentation.source_size or size
+    train_data = ImageDataset(table.take(train_rows), channels, augmentation, seen_size, config.seed)
+    val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
+    shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    train_loader = build_loader(train_data, config.train.batch_size, shuffle_seed=config.seed, **shared)
+    val_loader = build_loader(val_data, config.infer.batch_size or 2 * config.train.batch_size, **shared)
+
+    network = build_network(
+        config.model, len(table.target_names), channels, size, normalize=config.normalize, pixel_stats=pixel_stats
+    ).to(accelerator.device)
+    if config.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if config.train.compile:
+        network.compile()
+    optimizer = build_optimizer(config.optimizer, network)
+    steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
+    schedule = build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch)
+    ema = build_ema(network, config.train.ema_decay) if config.train.ema_decay is not None else None
+    return FoldParts(
+        network,
+        ema,
+        accelerator.scaler,
+        optimizer,
+        schedule,
+        train_loader,
+        val_loader,
+        train_data.table,
+        val_data.table,
+    )
+
+
+def build_mixer(config, epoch):
+    """Mixing is off where it was not asked for and in the last epochs, so that training ends on real pictures."""
+    is_on = config.mix.prob > 0 and epoch < config.train.epochs - config.mix.off_epochs
+    return Mixer(config.mix) if is_on else None
+
+
+def derive_seed(*numbers):
+    """Return one seed made of several numbers, so that seed 1, fold 2 and seed 2, fold 1 differ."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
