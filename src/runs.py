@@ -22,15 +22,15 @@ _AT_INFERENCE = (
 
 
 def find_newest_run(output_dir="outputs"):
-    """Return the run folder whose scores.json is the newest.
+    """Return the run folder whose last finished fold is the newest; a stopped run counts by the folds it has.
 
     Raises:
         UserError: there is no run with a finished fold.
     """
-    scores = sorted(Path(output_dir).glob("*/scores.json"), key=lambda path: path.stat().st_mtime)
-    if not scores:
+    finished = sorted(Path(output_dir).glob("*/fold*/meta.json"), key=lambda path: path.stat().st_mtime)
+    if not finished:
         raise UserError(f"{output_dir}: no run with a finished fold; train one with python train.py")
-    return scores[-1].parent
+    return finished[-1].parent.parent
 
 
 def load_run(words):

@@ -17,10 +17,10 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_newest_finished_run_is_found(folder):
     for seconds, name in enumerate(("old", "new", "unfinished")):
-        (folder / "outputs" / name).mkdir(parents=True)
+        (folder / "outputs" / name / "fold0").mkdir(parents=True)
         if name != "unfinished":
-            (folder / "outputs" / name / "scores.json").write_text("{}")
-            os.utime(folder / "outputs" / name / "scores.json", (seconds, seconds))
+            (folder / "outputs" / name / "fold0/meta.json").write_text("{}")
+            os.utime(folder / "outputs" / name / "fold0/meta.json", (seconds, seconds))
     assert find_newest_run().name == "new"
     with pytest.raises(UserError, match="nothing: no run with a finished fold; train one with python train.py"):
         find_newest_run("nothing")
