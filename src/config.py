@@ -1,20 +1,18 @@
-"""Every setting: its name, type, default, unit, range and meaning; and what must hold between settings.
+"""Every setting: its name, type, default, unit, range and meaning.
 
-How words and files become a Config is `src/configure.py`'s.
+What must hold between settings is in `src/checks.py`; how words and files become a Config, in `src/configure.py`.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
-
-from src.errors import UserError, listing, nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FOLD_METHODS = ("auto", "stratified", "group", "stratified_group", "multilabel", "kfold", "holdout", "column")
 FREEZE_METHODS = ("none", "head_only", "gradual")
+_ACTIVATIONS = ("default", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu")
 TTA_VIEWS = ("hflip", "vflip", "d4", "scales")
 
 
@@ -71,18 +69,34 @@ class Model:
         None, "weights file, or folder of <backbone>.safetensors; null: the variable WEIGHTS, else timm's hub"
     )
     freeze: str = _setting(
-        "none", "none, head_only, the number n of last stages that learn, or gradual (one more stage an epoch)"
+        "none", "none, head_only, the number n of last stages that learn, or gradual (stages open one by one)"
     )
+    gradual_epochs: int = _setting(1, "epochs before freeze=gradual opens one more stage", at_least=1)
+    head_first_epochs: int = _setting(0, "epochs in which only the head learns, before what freeze says", at_least=0)
     freeze_batchnorm: Optional[bool] = _setting(
         None, "BatchNorm keeps its mean and variance while the rest learns; null: when pretrained"
+    )
+    batchnorm_momentum: Optional[float] = _setting(
+        None, "share of a batch in BatchNorm's running mean and variance; null: the backbone's", at_least=0, at_most=1
+    )
+    batchnorm_eps: Optional[float] = _setting(
+        None, "what BatchNorm adds to the variance; null: the backbone's", at_least=0
+    )
+    backbone_activation: str = _setting(
+        "default", "the backbone's activation, where timm has a choice; default: its own", choices=_ACTIVATIONS
+    )
+    drop_path_rate: float = _setting(
+        0.0, "stochastic depth: share of residual branches left out, rising to the last", at_least=0, at_most=0.99
+    )
+    dropout2d_rate: float = _setting(
+        0.0, "share of whole channels left out between the backbone's stages", at_least=0, at_most=0.99
     )
     pool: str = _setting(
         "auto", "features -> vector; auto: the backbone's own", choices=("auto", "avg", "max", "avgmax", "gem")
     )
     head_widths: list[int] = _setting([], "widths of the head's hidden layers; []: one linear layer")
-    head_activation: str = _setting(
-        "relu", "after each hidden layer", choices=("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu")
-    )
+    head_activation: str = _setting("relu", "after each hidden layer", choices=_ACTIVATIONS[1:])
+    leaky_slope: float = _setting(0.01, "slope of leaky_relu below zero", at_least=0, at_most=1)
     head_init: str = _setting(
         "default",
         "first weights of new layers; default: torch's own",
@@ -98,6 +112,7 @@ class Model:
             "orthogonal",
         ),
     )
+    prior_bias: bool = _setting(False, "the last layer's bias starts at the answers' frequencies (for rare positives)")
     drop_rate: float = _setting(0.0, "dropout before each linear layer of the head, a share", at_least=0, at_most=0.99)
     dropout_samples: int = _setting(
         1, "dropout masks averaged at the last layer (multi-sample dropout); 1: plain", at_least=1
@@ -107,14 +122,54 @@ class Model:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training image before it is seen; all of it is redrawn each epoch."""
+    """What happens to a training image before it is seen; all of it is redrawn each epoch. See it: src.preview."""
 
-    preset: str = _setting("medium", "strength of the ready pipeline", choices=("none", "light", "medium", "heavy"))
+    preset: str = _setting("medium", "values for what is null below", choices=("none", "light", "medium", "heavy"))
     flips: str = _setting(
         "hflip", "mirrored views that keep the label; d4: all eight", choices=("none", "hflip", "vflip", "hvflip", "d4")
     )
+    crop: Optional[float] = _setting(
+        None,
+        "random resized crop of at least this share of the area; 1: none; null: the preset's",
+        at_least=0.01,
+        at_most=1,
+    )
+    rotate: Optional[float] = _setting(
+        None, "largest rotation, degrees to either side; null: the preset's", at_least=0, at_most=180
+    )
+    translate: Optional[float] = _setting(
+        None, "largest shift, a share of the side; null: the preset's", at_least=0, at_most=1
+    )
+    scale: Optional[list[float]] = _setting(None, "zoom, [smallest, largest] factor; [1,1]: none; null: the preset's")
+    brightness: Optional[float] = _setting(
+        None, "largest change of brightness and contrast, a share; null: the preset's", at_least=0, at_most=1
+    )
+    colour: Optional[float] = _setting(
+        None, "largest change of hue, saturation and value, a share; null: the preset's", at_least=0, at_most=1
+    )
+    blur: Optional[float] = _setting(
+        None, "largest sigma of a Gaussian blur, pixels; null: the preset's", at_least=0, at_most=20
+    )
+    noise: Optional[float] = _setting(
+        None, "largest deviation of Gaussian noise, a share of the range; null: the preset's", at_least=0, at_most=1
+    )
+    cutout: Optional[float] = _setting(
+        None, "largest side of one black square, a share of the image's; null: the preset's", at_least=0, at_most=1
+    )
+    erasing: float = _setting(
+        0.0, "Random Erasing: share of images that get a rectangle of noise", at_least=0, at_most=1
+    )
+    randaugment: float = _setting(
+        0.0, "RandAugment's magnitude of two random operations; 0: off", at_least=0, at_most=10
+    )
+    augmix: float = _setting(
+        0.0, "AugMix's severity of chains that are blended into the image; 0: off", at_least=0, at_most=10
+    )
+    augmix_consistency: float = _setting(
+        0.0, "weight of AugMix's consistency between an image and two mixed views; 0: off (paper: 12)", at_least=0
+    )
     transforms: Optional[list[Any]] = _setting(
-        None, "albumentations instead of preset and flips: [{Rotate: {limit: 10, p: 0.5}}, ...]; null: the preset"
+        None, "albumentations instead of all the above: [{Rotate: {limit: 10, p: 0.5}}, ...]; null: the above"
     )
 
 
@@ -136,34 +191,95 @@ class Loss:
     name: str = _setting(
         "auto",
         "auto: bce for binary and multilabel, cross_entropy for multiclass",
-        choices=("auto", "bce", "cross_entropy", "focal"),
+        choices=("auto", "bce", "cross_entropy", "mse", "huber", "hinge", "focal", "asymmetric", "auc"),
     )
     label_smoothing: float = _setting(
         0.0, "share of each target spread over the alternatives", at_least=0, at_most=0.99
     )
+    balance: bool = _setting(
+        False, "weights from the counts: classes weigh the same, or a column's positives as much as its negatives"
+    )
+    class_weights: list[float] = _setting(
+        [], "weight of each class, or of each column's positives (pos_weight); []: 1, or what balance says"
+    )
     focal_gamma: float = _setting(2.0, "focal loss's focus; 0: plain cross-entropy", at_least=0)
+    positive_gamma: float = _setting(0.0, "asymmetric loss's focus on positives", at_least=0)
+    negative_gamma: float = _setting(4.0, "asymmetric loss's focus on negatives", at_least=0)
+    negative_margin: float = _setting(
+        0.05, "asymmetric loss forgets negatives below this probability", at_least=0, at_most=0.99
+    )
+    huber_delta: float = _setting(
+        0.5, "error of a probability above which huber is linear instead of squared", at_least=0.001
+    )
+    margin: float = _setting(1.0, "distance of logits that hinge and auc ask for", at_least=0)
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """How a step is taken."""
 
-    name: str = _setting("adam", "adam, adamw, sgd, nadam, radam, rmsprop, lion, lamb or any other of timm's")
+    name: str = _setting(
+        "adam",
+        "sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, nadam, adamw, radam, lion, lamb or any of timm's",
+    )
     lr: float = _setting(3e-4, "learning rate of the backbone at its peak", at_least=0)
     head_lr_factor: float = _setting(10.0, "the head's learning rate is lr times this", at_least=0)
-    weight_decay: float = _setting(0.0, "decay of weights, not of biases and norms", at_least=0)
+    layer_decay: Optional[float] = _setting(
+        None,
+        "each stage's rate is the next one's times this, down to the input; null: all alike",
+        at_least=0,
+        at_most=1,
+    )
+    momentum: float = _setting(
+        0.9, "share of the last step that momentum and nesterov keep", at_least=0, at_most=0.9999
+    )
+    weight_decay: float = _setting(0.0, "decay of weights (L2; of adamw, lion, lamb: decoupled)", at_least=0)
+    decay_all: bool = _setting(False, "weight_decay and l1_penalty also reach biases and norms")
+    l1_penalty: float = _setting(0.0, "L1 penalty of weights, by a proximal step that reaches zero", at_least=0)
     clip_norm: Optional[float] = _setting(None, "largest norm of the gradient; null: no clipping", at_least=0)
     accumulate_steps: int = _setting(1, "batches whose gradients make one step", at_least=1)
+    kwargs: dict[str, Any] = _setting({}, "passed to the optimizer as they are, for example {betas: [0.9, 0.99]}")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate moves, step by step."""
+    """How the learning rate moves."""
 
     name: str = _setting(
-        "cosine", "curve after the warm-up", choices=("cosine", "constant", "linear", "step", "exponential", "onecycle")
+        "cosine",
+        "curve after the warm-up",
+        choices=(
+            "constant",
+            "linear",
+            "polynomial",
+            "exponential",
+            "step",
+            "multistep",
+            "cosine",
+            "cosine_restarts",
+            "onecycle",
+            "plateau",
+        ),
     )
     warmup_epochs: float = _setting(0.5, "epochs of linear rise before the curve", at_least=0)
+    per: str = _setting(
+        "auto",
+        "the rate moves after each step or epoch; auto: plateau by epoch, all others by step",
+        choices=("auto", "step", "epoch"),
+    )
+    gamma: float = _setting(0.1, "factor of step, multistep and plateau", at_least=0, at_most=1)
+    step_epochs: Optional[float] = _setting(None, "epochs between step's falls; null: a third of all", at_least=0.01)
+    milestone_epochs: list[float] = _setting([], "epochs at which multistep falls; []: at 1/2 and 3/4 of all")
+    restart_epochs: Optional[float] = _setting(
+        None, "epochs of cosine_restarts' first period; null: a third of all", at_least=0.01
+    )
+    restart_factor: int = _setting(1, "each of cosine_restarts' periods is the last one times this", at_least=1)
+    power: float = _setting(0.9, "exponent of polynomial", at_least=0.01)
+    final_factor: float = _setting(
+        0.01, "where linear and exponential end, a share of the peak", at_least=1e-6, at_most=1
+    )
+    patience_epochs: int = _setting(1, "epochs without a better value before plateau falls", at_least=0)
+    plateau_on: str = _setting("loss", "the value that plateau looks at, in validation", choices=("loss", "score"))
 
 
 @dataclass(frozen=True)
@@ -172,15 +288,33 @@ class Train:
 
     epochs: int = _setting(10, "passes over the training images", at_least=1)
     batch_size: int = _setting(32, "images per forward on one device", at_least=1)
+    batches_per_epoch: Optional[int] = _setting(
+        None, "batches that count as an epoch (iterations per epoch); null: as many as the images fill", at_least=1
+    )
+    sampler: str = _setting(
+        "shuffle",
+        "shuffle: each image once an epoch; balanced: drawn, rare answers as often as common ones",
+        choices=("shuffle", "balanced"),
+    )
     num_workers: Optional[int] = _setting(
         None, "processes that load images; null: from the number of cores", at_least=0
     )
     max_images: Optional[int] = _setting(None, "training images per fold, drawn at random; null: all", at_least=1)
     ema_decay: Optional[float] = _setting(
-        None, "averaged weights are scored and kept; null: off", at_least=0, at_most=0.99999
+        None, "averaged weights (EMA) are scored and kept; null: off", at_least=0, at_most=0.99999
+    )
+    swa_epochs: Optional[int] = _setting(
+        None, "the mean of the last n epochs' weights (SWA) is scored and kept; null: off", at_least=1
+    )
+    average_best: Optional[int] = _setting(
+        None, "the mean of the n best epochs' weights becomes the best, if it scores better; null: off", at_least=2
     )
     early_stopping_epochs: Optional[int] = _setting(
-        None, "stop after so many epochs without a better score; null: never", at_least=1
+        None, "patience: stop after so many epochs without a better value; null: never", at_least=1
+    )
+    early_stopping_min_delta: float = _setting(0.0, "what counts as better: by more than this", at_least=0)
+    early_stopping_on: str = _setting(
+        "score", "the value early stopping looks at, in validation", choices=("score", "loss")
     )
     channels_last: bool = _setting(True, "memory order that is faster for convolutions")
     compile: bool = _setting(False, "torch.compile the network")
@@ -218,8 +352,8 @@ class Config:
     image_size: tuple[int, int] = _setting((224, 224), "(height, width) in pixels; one number: square", at_least=8)
     normalize: str = _setting(
         "backbone",
-        "pixel mean and std: the backbone's, the data set's (computed) or none",
-        choices=("backbone", "dataset", "none"),
+        "pixel mean and std: the backbone's, the data set's (computed), its mean alone (center) or none",
+        choices=("backbone", "dataset", "center", "none"),
     )
     unreadable: str = _setting(
         "error", "an image that cannot be decoded: stop, or skip and list it", choices=("error", "skip")
@@ -273,57 +407,3 @@ def value_of(config, key):
 def span(low, high):
     """Say the range of a setting that has a lower end, and perhaps an upper one."""
     return f"at least {low}" if high is None else f"from {low} to {high}"
-
-
-def check_config(config):
-    """Check every setting's range and choices, and what must hold between settings.
-
-    Raises:
-        UserError: names the setting, what it is and what it may be.
-    """
-    for key, one in settings().items():
-        value, rule = value_of(config, key), one.metadata
-        if rule["choices"] and value not in rule["choices"]:
-            raise UserError(
-                f"{key}={value}: not one of {listing(rule['choices'], 20)}{nearest(value, rule['choices'])}"
-            )
-        for number in value if isinstance(value, tuple) else [value]:
-            low, high = rule["at_least"], rule["at_most"]
-            if number is None or (low is None and high is None):
-                continue
-            if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
-                raise UserError(f"{key}={number}: must be {span(low, high)}")
-    if config.fold is not None and config.fold >= config.num_folds and config.folds in FOLD_METHODS[:-1]:
-        raise UserError(
-            f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; "
-            f"fold={config.num_folds - 1} is the last"
-        )
-    if config.folds not in FOLD_METHODS and not config.folds.endswith(".csv"):
-        raise UserError(
-            f"folds={config.folds}: not one of {listing(FOLD_METHODS, 20)}, nor a .csv"
-            f"{nearest(config.folds, FOLD_METHODS)}"
-        )
-    if config.folds == "column" and not config.competition.fold:
-        raise UserError("folds=column: which column is not said; set competition.fold=COLUMN")
-    if config.model.freeze not in FREEZE_METHODS and not config.model.freeze.isdigit():
-        raise UserError(
-            f"model.freeze={config.model.freeze}: not one of {listing(FREEZE_METHODS)}, nor a number of stages"
-        )
-    if unknown := [view for view in config.infer.tta if view not in TTA_VIEWS]:
-        raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
-    if config.mix.prob > 0 and config.mix.mixup_alpha == 0 and config.mix.cutmix_alpha == 0:
-        raise UserError(
-            f"mix.prob={config.mix.prob}: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0"
-        )
-    if config.loss.name == "bce" and config.competition.task == "multiclass":
-        raise UserError("loss.name=bce: a multiclass task has one answer a row; set loss.name=cross_entropy")
-    if config.loss.name == "cross_entropy" and config.competition.task != "multiclass":
-        raise UserError(
-            f"loss.name=cross_entropy: a {config.competition.task} task has yes/no answers; set loss.name=bce"
-        )
-    if not config.model.pretrained and config.model.freeze != "none":
-        raise UserError(
-            f"model.freeze={config.model.freeze}: random weights would never learn; set model.pretrained=true"
-        )
-    if config.run_folder.name in ("folds", "..") or config.run_folder.parent != Path(config.output_dir):
-        raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from src.config import GROUPS, REPOSITORY, Config, check_config, settings, span
+from src.checks import check_config
+from src.config import GROUPS, REPOSITORY, Config, settings, span
 from src.errors import UserError, listing, nearest
 
 

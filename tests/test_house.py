@@ -9,7 +9,7 @@ import pytest
 from src.config import REPOSITORY
 
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
-FOUNDATION = {"config", "configure", "errors", "files"}
+FOUNDATION = {"checks", "config", "configure", "errors", "files"}
 MAY_IMPORT = {
     "adopt": FOUNDATION | {"competition"},
     "competition": FOUNDATION,

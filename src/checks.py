@@ -1,0 +1,145 @@
+"""What a Config must hold: every setting its range and choices, and no two settings against each other."""
+
+import math
+from pathlib import Path
+
+from src.config import FOLD_METHODS, FREEZE_METHODS, TTA_VIEWS, Augment, settings, span, value_of
+from src.errors import UserError, listing, nearest
+
+_HARD_LOSSES = ("hinge", "auc")  # they compare yes with no, and cannot read a target in between
+
+
+def check_config(config):
+    """Check every setting's range and choices, and what must hold between settings.
+
+    Raises:
+        UserError: names the setting, what it is and what it may be.
+    """
+    _check_ranges(config)
+    for check in (_check_folds, _check_model, _check_augment, _check_loss, _check_schedule, _check_train):
+        check(config)
+    if unknown := [view for view in config.infer.tta if view not in TTA_VIEWS]:
+        raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
+    if config.run_folder.name in ("folds", "..") or config.run_folder.parent != Path(config.output_dir):
+        raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
+
+
+def _check_ranges(config):
+    for key, one in settings().items():
+        value, rule = value_of(config, key), one.metadata
+        if rule["choices"] and value not in rule["choices"]:
+            raise UserError(
+                f"{key}={value}: not one of {listing(rule['choices'], 20)}{nearest(value, rule['choices'])}"
+            )
+        for number in value if isinstance(value, (tuple, list)) else [value]:
+            low, high = rule["at_least"], rule["at_most"]
+            if number is None or (low is None and high is None):
+                continue
+            if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
+                raise UserError(f"{key}={number}: must be {span(low, high)}")
+
+
+def _check_folds(config):
+    if config.fold is not None and config.fold >= config.num_folds and config.folds in FOLD_METHODS[:-1]:
+        raise UserError(
+            f"fold={config.fold}: there are num_folds={config.num_folds}, counted from 0; "
+            f"fold={config.num_folds - 1} is the last"
+        )
+    if config.folds not in FOLD_METHODS and not config.folds.endswith(".csv"):
+        raise UserError(
+            f"folds={config.folds}: not one of {listing(FOLD_METHODS, 20)}, nor a .csv"
+            f"{nearest(config.folds, FOLD_METHODS)}"
+        )
+    if config.folds == "column" and not config.competition.fold:
+        raise UserError("folds=column: which column is not said; set competition.fold=COLUMN")
+
+
+def _check_model(config):
+    model, layer_decay = config.model, config.optimizer.layer_decay
+    if model.freeze not in FREEZE_METHODS and not model.freeze.isdigit():
+        raise UserError(f"model.freeze={model.freeze}: not one of {listing(FREEZE_METHODS)}, nor a number of stages")
+    if not model.pretrained and model.freeze != "none":
+        raise UserError(f"model.freeze={model.freeze}: random weights would never learn; set model.pretrained=true")
+    if not model.pretrained and model.head_first_epochs:
+        raise UserError(
+            f"model.head_first_epochs={model.head_first_epochs}: a head learns nothing on random weights; "
+            "set model.pretrained=true"
+        )
+    if model.freeze == "head_only" and model.head_first_epochs:
+        raise UserError("model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none")
+    if model.freeze == "head_only" and layer_decay is not None:
+        raise UserError(
+            f"model.freeze=head_only: optimizer.layer_decay={layer_decay} is for a backbone that learns; set it to null"
+        )
+    if model.dropout_samples > 1 and model.drop_rate == 0:
+        raise UserError(
+            f"model.dropout_samples={model.dropout_samples}: all masks are alike without dropout; set model.drop_rate"
+        )
+
+
+def _check_augment(config):
+    augment = config.augment
+    if augment.transforms is not None:
+        alone = ("preset", "flips", "transforms")
+        changed = [key for key in vars(augment) if key not in alone and getattr(augment, key) != getattr(Augment, key)]
+        if changed:
+            raise UserError(f"augment.transforms: takes the place of augment.{changed[0]}; give one of the two")
+    if augment.scale is not None and (len(augment.scale) != 2 or not 0 < augment.scale[0] <= augment.scale[1] <= 10):
+        raise UserError(
+            f"augment.scale={augment.scale}: must be [smallest, largest] above 0; for example augment.scale=[0.8,1.25]"
+        )
+    if augment.augmix_consistency and not augment.augmix:
+        raise UserError("augment.augmix_consistency: compares AugMix's views; set augment.augmix=3")
+    if augment.augmix_consistency and config.mix.prob:
+        raise UserError("augment.augmix_consistency: its views cannot be mixed with other images; set mix.prob=0")
+
+
+def _check_loss(config):
+    loss, mix, task = config.loss, config.mix, config.competition.task
+    if mix.prob > 0 and mix.mixup_alpha == 0 and mix.cutmix_alpha == 0:
+        raise UserError(f"mix.prob={mix.prob}: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0")
+    if loss.name in ("bce", "asymmetric") and task == "multiclass":
+        raise UserError(f"loss.name={loss.name}: a multiclass task has one answer a row; set loss.name=cross_entropy")
+    if loss.name == "cross_entropy" and task != "multiclass":
+        raise UserError(f"loss.name=cross_entropy: a {task} task has yes/no answers; set loss.name=bce")
+    if loss.name in _HARD_LOSSES and mix.prob > 0:
+        raise UserError(f"loss.name={loss.name}: cannot read the soft targets of mix.prob={mix.prob}; set mix.prob=0")
+    if loss.name in _HARD_LOSSES and loss.label_smoothing > 0:
+        raise UserError(
+            f"loss.name={loss.name}: cannot read the soft targets of loss.label_smoothing={loss.label_smoothing}; "
+            "set loss.label_smoothing=0"
+        )
+    if loss.balance and loss.class_weights:
+        raise UserError("loss.balance: takes the weights from the counts; leave out loss.class_weights or loss.balance")
+    if (loss.balance or loss.class_weights) and loss.name == "auc":
+        raise UserError(
+            "loss.name=auc: compares pairs, which weights do not change; leave out loss.balance and weights"
+        )
+    if any(not math.isfinite(weight) or weight <= 0 for weight in loss.class_weights):
+        raise UserError(f"loss.class_weights={loss.class_weights}: each must be above 0")
+    if loss.balance and config.train.sampler == "balanced":
+        raise UserError("loss.balance: train.sampler=balanced makes rare answers up already; choose one of the two")
+
+
+def _check_schedule(config):
+    schedule, epochs = config.schedule, config.train.epochs
+    if schedule.name == "plateau" and schedule.per == "step":
+        raise UserError(
+            "schedule.per=step: schedule.name=plateau looks at each epoch's validation; set schedule.per=auto"
+        )
+    if late := [one for one in schedule.milestone_epochs if not 0 < one < epochs]:
+        raise UserError(f"schedule.milestone_epochs: {late[0]:g} is outside the training; train.epochs is {epochs}")
+    if schedule.name != "onecycle" and schedule.warmup_epochs >= epochs and schedule.warmup_epochs > 0.5:
+        raise UserError(
+            f"schedule.warmup_epochs={schedule.warmup_epochs:g}: leaves nothing of train.epochs={epochs} for the curve"
+        )
+
+
+def _check_train(config):
+    train = config.train
+    averages = [key for key in ("ema_decay", "swa_epochs", "average_best") if getattr(train, key) is not None]
+    if len(averages) > 1:
+        raise UserError(f"train.{averages[0]}: is one average of weights, train.{averages[1]} another; choose one")
+    for key in averages[:1]:
+        if key != "ema_decay" and getattr(train, key) > train.epochs:
+            raise UserError(f"train.{key}={getattr(train, key)}: there are only train.epochs={train.epochs}")
