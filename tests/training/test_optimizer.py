@@ -1,11 +1,13 @@
-"""Parameter groups by rate and decay; optimizers by name reach a known minimum."""
+"""Parameter groups by rate and decay; optimizers against torch's own, and to a known minimum."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from src.config import Optimizer
+from src.config import Model, Optimizer
 from src.errors import UserError
+from src.model.network import build_network
 from src.training.optimizer import build_optimizer, parameter_groups
 
 
@@ -15,9 +17,13 @@ class TwoParts(nn.Module):
         self.backbone = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
         self.head = nn.Linear(2, 1)
 
+    def forward(self, images):
+        return self.head(self.backbone(images).mean((2, 3)))
+
 
 def test_groups_split_by_rate_and_decay():
-    groups = parameter_groups(TwoParts(), Optimizer(lr=0.1, head_lr_factor=5.0, weight_decay=0.3))
+    settings = Optimizer(lr=0.1, head_lr_factor=5.0, weight_decay=0.3)
+    groups = parameter_groups(TwoParts(), settings)
     found = [(g["name"], g["lr"], g["weight_decay"], [tuple(p.shape) for p in g["params"]]) for g in groups]
     assert found == [
         ("backbone", 0.1, 0.3, [(2, 1, 3, 3)]),
@@ -27,39 +33,123 @@ def test_groups_split_by_rate_and_decay():
     ]
 
 
-def test_adam_is_torchs_adam_step_for_step():
+def test_decay_all_reaches_biases_and_norms():
+    groups = parameter_groups(TwoParts(), Optimizer(weight_decay=0.3, l1_penalty=0.2, decay_all=True))
+    assert [(g["name"], g["weight_decay"], g["l1_penalty"], len(g["params"])) for g in groups] == [
+        ("backbone", 0.3, 0.2, 4),
+        ("head", 0.3, 0.2, 2),
+    ]
+
+
+def test_layer_decay_lowers_the_rate_stage_by_stage():
+    network = build_network(Model(backbone="test_resnet", pretrained=False), 2, 3, (32, 32))
+    groups = parameter_groups(network, Optimizer(lr=0.1, head_lr_factor=5.0, layer_decay=0.5))
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates == {
+        "conv1": 0.1 * 0.5**4,
+        "layer1.0": 0.1 * 0.5**3,
+        "layer2.0": 0.1 * 0.5**2,
+        "layer3.0": 0.1 * 0.5,
+        "layer4.0": 0.1,
+        "head": 0.5,
+    }
+    seen = [parameter for group in groups for parameter in group["params"]]
+    assert sorted(map(id, seen)) == sorted(map(id, network.parameters()))
+
+
+REFERENCES = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.8),
+    "nesterov": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.8, nesterov=True),
+    "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.01),
+    "adadelta": lambda parameters: torch.optim.Adadelta(parameters, lr=0.01),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "nadam": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0),
+    "radam": lambda parameters: torch.optim.RAdam(parameters, lr=0.01),
+    "lion": lambda parameters: timm.optim.Lion(parameters, lr=0.01),
+    "lamb": lambda parameters: timm.optim.Lamb(parameters, lr=0.01, weight_decay=0.0, always_adapt=True),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_each_name_is_the_library_s_own_step_for_step(name):
     torch.manual_seed(0)
     ours, theirs = TwoParts(), TwoParts()
     theirs.load_state_dict(ours.state_dict())
-    one = build_optimizer(Optimizer(lr=0.01, head_lr_factor=1.0), ours)
-    other = torch.optim.Adam(theirs.parameters(), lr=0.01)
+    one = build_optimizer(Optimizer(name=name, lr=0.01, head_lr_factor=1.0, momentum=0.8), ours)
+    other = REFERENCES[name](theirs.parameters())
     images = torch.randn(4, 1, 5, 5)
     for network, optimizer in ((ours, one), (theirs, other)):
         for _ in range(3):
-            loss = network.head(network.backbone(images).mean((2, 3))).square().sum()
             optimizer.zero_grad()
-            loss.backward()
+            network(images).square().sum().backward()
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "nadam", "radam", "rmsprop", "lion", "lamb"])
-def test_optimizers_find_the_minimum_of_a_convex_problem(name):
+def minimise(settings, steps=400):
+    """Pull the head's weights to (0.3, -0.2) with a rate that falls to zero; return them."""
     torch.manual_seed(0)
     network = TwoParts()
-    optimizer = build_optimizer(Optimizer(name=name, lr=0.05, head_lr_factor=1.0), network)
-    wanted = torch.tensor([[0.3, -0.2]])
-    for step in range(400):
+    optimizer = build_optimizer(settings, network)
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 0.05 * (1 - step / 400)
+            group["lr"] = settings.lr * (1 - step / steps)
         optimizer.zero_grad()
-        (network.head.weight - wanted).square().sum().backward()
+        (network.head.weight - torch.tensor([[0.3, -0.2]])).square().sum().backward()
         optimizer.step()
-    torch.testing.assert_close(network.head.weight.detach(), wanted, atol=0.02, rtol=0)
+    return network.head.weight.detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "lr"), [(name, {"adagrad": 0.5, "adadelta": 20.0}.get(name, 0.05)) for name in REFERENCES]
+)
+def test_optimizers_find_the_minimum_of_a_convex_problem(name, lr):
+    found = minimise(Optimizer(name=name, lr=lr, head_lr_factor=1.0))
+    torch.testing.assert_close(found, torch.tensor([[0.3, -0.2]]), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "penalty"), [("sgd", 0.5), ("adam", 1.5)])
+def test_l1_reaches_zero_where_l2_does_not(name, penalty):
+    """The minimum of sum (w - a)^2 + p |w| is sign(a) max(|a| - p / 2, 0): by hand for a = (0.3, -0.2).
+
+    Adam's steps have the size of the rate whatever the gradient's, so that a penalty below 1 cannot win.
+    """
+    settings = {"name": name, "lr": 0.05, "head_lr_factor": 1.0}
+    lasso = minimise(Optimizer(**settings, l1_penalty=penalty))
+    ridge = minimise(Optimizer(**settings, weight_decay=0.5))
+    assert lasso[0, 1] == 0
+    assert (ridge.abs() > 0.05).all()
+    if name == "sgd":
+        torch.testing.assert_close(lasso, torch.tensor([[0.05, 0.0]]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(ridge, torch.tensor([[0.3, -0.2]]) * 2 / 2.5, atol=1e-3, rtol=0)
+
+
+def test_l1_leaves_biases_and_frozen_weights_alone():
+    network = TwoParts()
+    network.backbone.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = build_optimizer(Optimizer(name="sgd", lr=1.0, head_lr_factor=1.0, l1_penalty=10.0), network)
+    (0 * network(torch.zeros(2, 1, 5, 5))).sum().backward()
+    optimizer.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in changed if "running" not in name and "num_batches" not in name} == {"head.weight"}
+    assert (network.head.weight == 0).all()
 
 
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError) as caught:
         build_optimizer(Optimizer(name="adamm"), TwoParts())
     assert str(caught.value).startswith("optimizer.name=adamm: not an optimizer of torch or timm; did you mean adam")
+
+
+def test_kwargs_reach_the_optimizer_and_a_wrong_one_is_named():
+    optimizer = build_optimizer(Optimizer(kwargs={"betas": [0.8, 0.9]}), TwoParts())
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    with pytest.raises(UserError) as caught:
+        build_optimizer(Optimizer(kwargs={"gamma": 1}), TwoParts())
+    assert "gamma" in str(caught.value)
+    assert str(caught.value).startswith("optimizer.name=adam: ")
