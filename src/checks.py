@@ -67,6 +67,11 @@ def _check_model(config):
         )
     if model.freeze == "head_only" and model.head_first_epochs:
         raise UserError("model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none")
+    if model.freeze == "gradual" and model.head_first_epochs:
+        raise UserError(
+            f"model.freeze=gradual: begins with the head alone; set model.gradual_epochs={model.head_first_epochs} and "
+            "model.head_first_epochs=0"
+        )
     if model.freeze == "head_only" and layer_decay is not None:
         raise UserError(
             f"model.freeze=head_only: optimizer.layer_decay={layer_decay} is for a backbone that learns; set it to null"

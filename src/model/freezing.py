@@ -28,32 +28,35 @@ def list_stages(network):
     return [*stages, ("head", of_head)]
 
 
-def freeze(network, method):
-    """Close the stages that do not learn.
+def freeze(network, method, gradual_epochs=1, head_first_epochs=0):
+    """Close the stages that do not learn in the first epoch; `open_stages` opens those that learn later.
 
     Args:
         method: none, head_only, a number n (the head and the last n stages of the backbone learn) or gradual (the head
-            learns; `open_stages` opens the others).
+            learns, and after every `gradual_epochs` epochs one stage more).
+        gradual_epochs: whole epochs from one opening to the next.
+        head_first_epochs: whole epochs in which the head learns alone, before what `method` says.
 
     Raises:
         UserError: more stages than the backbone has.
 
-    Reference for gradual: Howard and Ruder, Universal Language Model Fine-tuning, 2018, arXiv:1801.06146, section 3.3.
+    Reference for gradual: Howard and Ruder, Universal Language Model Fine-tuning, 2018, arXiv:1801.06146, section 3.3;
+    for the head first: Kumar et al., Fine-Tuning can Distort Pretrained Features, 2022, arXiv:2202.10054.
     """
     num_stages = len(list_stages(network)) - 1
-    network.freeze_method = method
     if method.isdigit() and int(method) > num_stages:
         raise UserError(f"model.freeze={method}: the backbone has {num_stages} stages; set a smaller number or none")
-    opened = {"none": num_stages, "head_only": 0, "gradual": 0}.get(method)
-    _open_last(network, int(method) if opened is None else opened)
+    network.freeze_plan = (method, gradual_epochs, head_first_epochs)
+    open_stages(network, 0)
 
 
 def open_stages(network, epoch):
-    """Open one more stage of a gradually frozen network for every epoch (from 0); return whether any changed."""
-    if network.freeze_method != "gradual":
-        return False
+    """Open the stages that learn in this epoch (from 0), and no others; return whether any changed."""
+    method, gradual_epochs, head_first_epochs = network.freeze_plan
+    count = {"none": len(list_stages(network)) - 1, "head_only": 0, "gradual": epoch // gradual_epochs}.get(method)
+    count = int(method) if count is None else count
     before = [parameter.requires_grad for parameter in network.parameters()]
-    _open_last(network, epoch)
+    _open_last(network, 0 if epoch < head_first_epochs else count)
     return before != [parameter.requires_grad for parameter in network.parameters()]
 
 

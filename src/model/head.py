@@ -1,11 +1,13 @@
 """From features to logits: hidden layers, dropout, one linear layer; and GeM pooling before it."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from src.errors import UserError
-from src.model.initialize import initialize_layer
+from src.model.initialize import initialize_layer, set_prior_bias
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -20,28 +22,44 @@ ACTIVATIONS = {
 class Head(nn.Module):
     """Hidden layers with activation and dropout, then the last linear layer.
 
-    Reference for several dropout masks: Inoue, Multi-Sample Dropout, 2019, arXiv:1905.09788; here the logits are
-    averaged rather than the losses, as winners of competitions do.
+    Args:
+        num_features: D of the features.
+        num_targets: K of the logits.
+        settings: config.Model.
+        prior: (K,) share of positives, or of each class, in training; used with `settings.prior_bias`.
+        is_multiclass: the logits go into a softmax rather than into sigmoids.
+
+    Raises:
+        UserError: hidden layers that start with zeros.
+
+    Reference for relu: Nair and Hinton, 2010; leaky_relu: Maas et al., 2013; gelu: Hendrycks and Gimpel, 2016,
+    arXiv:1606.08415; silu: Elfwing et al., 2017, arXiv:1702.03118; dropout: Srivastava et al., 2014; several masks:
+    Inoue, Multi-Sample Dropout, 2019, arXiv:1905.09788, of which the logits are averaged rather than the losses, as
+    winners of competitions do; the prior: Lin et al., Focal Loss, 2017, arXiv:1708.02002, section 3.3.
     """
 
-    def __init__(self, num_features, num_targets, widths=(), activation="relu", drop_rate=0.0, dropout_samples=1,
-                 method="default"):  # fmt: skip
+    def __init__(self, num_features, num_targets, settings, prior=None, is_multiclass=False):
         super().__init__()
+        widths, method = settings.head_widths, settings.head_init
         if method == "zero" and widths:
             raise UserError(
                 f"model.head_init=zero: hidden layers of zeros never learn (model.head_widths={list(widths)}); "
                 "set model.head_init=he_normal or model.head_widths=[]"
             )
+        is_leaky = settings.head_activation == "leaky_relu"
+        activation = partial(nn.LeakyReLU, settings.leaky_slope) if is_leaky else ACTIVATIONS[settings.head_activation]
         layers = []
         for width in widths:
-            layers += [nn.Dropout(drop_rate), nn.Linear(num_features, width), ACTIVATIONS[activation]()]
+            layers += [nn.Dropout(settings.drop_rate), nn.Linear(num_features, width), activation()]
             num_features = width
         self.hidden = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(settings.drop_rate)
         self.last = nn.Linear(num_features, num_targets)
-        self.dropout_samples = dropout_samples
+        self.dropout_samples = settings.dropout_samples
         for module in self.modules():
             initialize_layer(module, method)
+        if settings.prior_bias and prior is not None:
+            set_prior_bias(self.last, prior, is_multiclass)
 
     def forward(self, features):
         """Map features (N, D) to logits (N, K)."""

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 
 
@@ -56,3 +57,16 @@ def initialize_layer(module, method):
     initializer(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def set_prior_bias(layer, prior, is_multiclass):
+    """Set a last layer's bias so that zero weights predict how often each answer occurs.
+
+    Args:
+        layer: nn.Linear with K outputs.
+        prior: (K,) shares in [0, 1]; an answer that never or always occurs counts as 1 in 10,000.
+        is_multiclass: the logits go into a softmax (log p), else into sigmoids (log p / (1 - p)).
+    """
+    prior = torch.as_tensor(prior, dtype=torch.float32).clamp(1e-4, 1 - 1e-4)
+    with torch.no_grad():
+        layer.bias.copy_(prior.log() if is_multiclass else prior.logit())

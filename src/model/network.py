@@ -7,6 +7,7 @@ from torch import nn
 from src.errors import UserError
 from src.model.freezing import freeze, keep_frozen_in_eval
 from src.model.head import GeM, Head
+from src.model.regularization import add_dropout2d, set_batchnorm
 from src.model.weights import create_backbone
 
 
@@ -41,8 +42,9 @@ class Network(nn.Module):
 
 
 def build_network(
-    settings, num_targets, channels, image_size, normalize="backbone", pixel_stats=None, load_pretrained=True
-):
+    settings, num_targets, channels, image_size, normalize="backbone", pixel_stats=None, load_pretrained=True,
+    prior=None, is_multiclass=False,
+):  # fmt: skip
     """Build the network that the settings ask for, frozen as they say.
 
     Args:
@@ -50,23 +52,26 @@ def build_network(
         num_targets: K, columns of the logits.
         channels: C of the images.
         image_size: (height, width).
-        normalize: backbone (timm's mean and std times 255), dataset (`pixel_stats`) or none (pixels divided by 255).
+        normalize: backbone (timm's mean and std times 255), dataset (`pixel_stats`), center (its mean alone, and a
+            division by 255) or none (a division by 255).
         pixel_stats: (mean, std), each (C,), in raw pixel units.
         load_pretrained: False leaves random weights, for a checkpoint that is loaded next.
+        prior, is_multiclass: as `head.Head`.
 
     Raises:
-        UserError: see `weights.create_backbone`; also a pool that the backbone does not have, a size it cannot take.
+        UserError: see `weights.create_backbone`; also a pool, BatchNorm or feature map that the backbone does not have,
+            a size it cannot take.
     """
     backbone = _create_pooled(settings, channels, image_size, load_pretrained)
+    set_batchnorm(backbone, settings.batchnorm_momentum, settings.batchnorm_eps)
+    if settings.dropout2d_rate:
+        add_dropout2d(backbone, settings.dropout2d_rate, settings.backbone)
     num_features = _count_features(backbone, settings.backbone, channels, image_size)
-    head = Head(
-        num_features, num_targets, settings.head_widths, settings.head_activation, settings.drop_rate,
-        settings.dropout_samples, settings.head_init,
-    )  # fmt: skip
+    head = Head(num_features, num_targets, settings, prior, is_multiclass)
     mean, std = _pixel_stats(backbone, channels, normalize, pixel_stats)
     freeze_batchnorm = settings.pretrained if settings.freeze_batchnorm is None else settings.freeze_batchnorm
     network = Network(backbone, head, mean, std, freeze_batchnorm)
-    freeze(network, settings.freeze)
+    freeze(network, settings.freeze, settings.gradual_epochs, settings.head_first_epochs)
     return network.train()
 
 
@@ -118,8 +123,9 @@ def _count_features(backbone, name, channels, image_size):
 
 def _pixel_stats(backbone, channels, normalize, pixel_stats):
     """Return mean and std (C,) in raw pixel units."""
-    if normalize == "dataset":
-        return pixel_stats if pixel_stats is not None else ([0.0] * channels, [1.0] * channels)
+    if normalize in ("dataset", "center"):
+        mean, std = pixel_stats if pixel_stats is not None else ([0.0] * channels, [1.0] * channels)
+        return mean, std if normalize == "dataset" else [255.0] * channels
     if normalize == "none":
         return [0.0] * channels, [255.0] * channels
     config = backbone.pretrained_cfg

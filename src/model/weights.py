@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import socket
+from functools import partial
 from pathlib import Path
 from unittest import mock
 from urllib.parse import urlparse
@@ -18,6 +19,12 @@ from torch import nn
 from src.errors import UserError, nearest
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+
+# timm's argument: our setting, and its value that leaves the argument out
+_SETTINGS = {
+    "drop_path_rate": ("model.drop_path_rate", "model.drop_path_rate=0"),
+    "act_layer": ("model.backbone_activation", "model.backbone_activation=default"),
+}
 
 _HUB_SECONDS = 5  # to wait for the hub's first answer
 
@@ -71,7 +78,7 @@ def create_backbone(settings, channels, image_size, load_pretrained, **extra):
         raise UserError(
             f"model.backbone={name}: {base} has no weights {tag}; choose one of {', '.join(tags) or 'none'}"
         )
-    arguments = {"num_classes": 0, "in_chans": channels, **extra, **settings.kwargs}
+    arguments = {"num_classes": 0, "in_chans": channels, **_architecture(settings), **extra, **settings.kwargs}
     if _is_built_for_one_size(name):
         arguments.setdefault("img_size", tuple(image_size))
     if not (settings.pretrained and load_pretrained):
@@ -80,6 +87,19 @@ def create_backbone(settings, channels, image_size, load_pretrained, **extra):
     if path is not None:
         return _create_from_file(name, arguments, path)
     return _create_from_hub(name, arguments, settings.weights or os.environ.get("WEIGHTS"))
+
+
+def _architecture(settings):
+    """What the settings change in the backbone itself, as arguments of timm.create_model."""
+    arguments = {}
+    if settings.drop_path_rate:
+        arguments["drop_path_rate"] = settings.drop_path_rate
+    if settings.backbone_activation != "default":
+        # timm's own classes: they take `inplace`, which some of torch's do not
+        layer = timm.layers.get_act_layer(settings.backbone_activation)
+        is_leaky = settings.backbone_activation == "leaky_relu"
+        arguments["act_layer"] = partial(layer, settings.leaky_slope) if is_leaky else layer
+    return arguments
 
 
 def _is_built_for_one_size(name):
@@ -91,7 +111,9 @@ def _create(name, arguments, **pretrained):
     try:
         return timm.create_model(name, **arguments, **pretrained)
     except TypeError as error:
-        raise UserError(f"model.kwargs={arguments}: {name} does not take this ({error})") from None
+        refused = next((one for one in arguments if f"'{one}'" in str(error)), None)
+        key, value = _SETTINGS.get(refused, (f"model.kwargs.{refused}", "model.kwargs={}"))
+        raise UserError(f"{key}: {name} does not take it; set {value}") from None
     except (AssertionError, ValueError) as error:
         raise UserError(f"model.backbone={name}: cannot be built with {arguments} ({error})") from None
 

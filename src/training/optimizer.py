@@ -57,7 +57,9 @@ def _rates(network, settings):
         *stages, head = list_stages(network)
     factor = settings.layer_decay or 0.0
     rates = [settings.lr * factor**distance for distance in reversed(range(len(stages)))]
-    return [(*stage, lr) for stage, lr in zip([*stages, head], [*rates, settings.lr * settings.head_lr_factor])]
+    return [
+        (*stage, lr) for stage, lr in zip([*stages, head], [*rates, settings.lr * settings.head_lr_factor], strict=True)
+    ]
 
 
 def build_optimizer(settings, network):

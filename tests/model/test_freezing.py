@@ -86,6 +86,23 @@ def test_gradual_opens_one_stage_an_epoch():
         assert learning(network) == of_last(network, min(epoch, 5))
 
 
+def test_gradual_waits_between_stages():
+    network = build(freeze="gradual", gradual_epochs=3)
+    counts = []
+    for epoch in range(8):
+        open_stages(network, epoch)
+        counts.append(next(count for count in range(6) if learning(network) == of_last(network, count)))
+    assert counts == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("method", "count"), [("none", 5), ("2", 2)])
+def test_the_head_learns_alone_first(method, count):
+    network = build(freeze=method, head_first_epochs=2)
+    for epoch, (changes, opened) in enumerate([(False, 0), (False, 0), (True, count), (False, count)]):
+        assert open_stages(network, epoch) is changes
+        assert learning(network) == of_last(network, opened)
+
+
 def test_a_restart_opens_all_that_was_open():
     network = build(freeze="gradual")
     assert open_stages(network, 3)

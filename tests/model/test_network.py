@@ -1,6 +1,7 @@
 """The network against timm's own models, pooling and normalisation against formulas, refusals word by word."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.layers import DropPath
 from torch import nn
 
 from src.config import Model, settings
@@ -188,9 +190,9 @@ def test_pools_that_a_backbone_does_not_have():
     )
 
 
-def make_head(*words, **named):
+def make_head(prior=None, is_multiclass=False, **named):
     torch.manual_seed(0)
-    return Head(6, 3, *words, **named)
+    return Head(6, 3, Model(**named), prior, is_multiclass)
 
 
 def test_activations_are_the_settings():
@@ -204,6 +206,58 @@ def test_head_layers():
     assert sum(isinstance(one, nn.GELU) for one in head.modules()) == 2
     assert [one.p for one in head.modules() if isinstance(one, nn.Dropout)] == [0.3] * 3
     assert (layers[0].bias == 0).all()
+
+
+def test_leaky_relu_has_its_slope():
+    head = make_head(head_widths=[4], head_activation="leaky_relu", leaky_slope=0.3)
+    assert [one.negative_slope for one in head.modules() if isinstance(one, nn.LeakyReLU)] == [0.3]
+
+
+@pytest.mark.parametrize("is_multiclass", [False, True])
+def test_prior_bias_predicts_the_frequencies(is_multiclass):
+    prior = torch.tensor([0.7, 0.1, 0.2])
+    head = make_head(prior, is_multiclass, prior_bias=True, head_init="zero")
+    logits = head(torch.randn(2, 6))
+    probs = logits.softmax(dim=1) if is_multiclass else logits.sigmoid()
+    torch.testing.assert_close(probs, prior.expand(2, 3))
+    assert (make_head(prior, is_multiclass, head_init="zero").last.bias == 0).all()
+    unseen = make_head([0.0, 1.0, 0.5], is_multiclass, prior_bias=True, head_init="zero")
+    assert torch.isfinite(unseen.last.bias).all()
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "mobilenetv2_100", "convnext_atto", "test_vit", "densenet121"])
+@pytest.mark.parametrize(("name", "kind"), [("tanh", "Tanh"), ("leaky_relu", "LeakyReLU"), ("gelu", "GELU")])
+def test_backbone_activation(backbone, name, kind):
+    network = build(backbone, backbone_activation=name, leaky_slope=0.2, image_size=(32, 32)).backbone
+    found = [one for one in network.modules() if re.fullmatch("Tanh|LeakyReLU|GELU|ReLU6?|SiLU", type(one).__name__)]
+    assert {type(one).__name__ for one in found} == {kind}
+    if name == "leaky_relu":
+        assert {one.negative_slope for one in found} == {0.2}
+
+
+def test_architecture_settings_that_a_backbone_does_not_take():
+    assert refusal(backbone="poolformer_s12", backbone_activation="tanh") == (
+        "model.backbone_activation: poolformer_s12 does not take it; set model.backbone_activation=default"
+    )
+    assert refusal(backbone="vgg11", drop_path_rate=0.2) == (
+        "model.drop_path_rate: vgg11 does not take it; set model.drop_path_rate=0"
+    )
+
+
+def test_drop_path_leaves_branches_out_in_training_alone():
+    network = build(drop_path_rate=0.5, kwargs={"zero_init_last": False})  # else branches begin as zero
+    rates = [one.drop_prob for one in network.modules() if isinstance(one, DropPath)]
+    assert rates == sorted(rates)
+    assert rates[-1] == 0.5
+    images = torch.randn(8, 3, 64, 64)
+    assert not torch.equal(network.train()(images), network(images))
+    assert torch.equal(network.eval()(images), network(images))
+
+
+def test_normalize_center_takes_the_mean_alone():
+    network = build(network={"normalize": "center", "pixel_stats": ([10.0, 20.0, 30.0], [1.0, 2.0, 3.0])})
+    image = torch.tensor([10.0, 20.0, 285.0]).expand(1, 4, 4, 3)
+    torch.testing.assert_close(network.normalize(image)[0, :, 0, 0], torch.tensor([0.0, 0.0, 1.0]))
 
 
 def test_zero_head_starts_undecided():
@@ -344,7 +398,7 @@ def test_backbones_and_arguments_that_do_not_exist():
         "give model.weights=FILE or set model.pretrained=false"
     )
     message = refusal(kwargs={"pad_typ": "same"})
-    assert message.startswith("model.kwargs=")
+    assert message == "model.kwargs.pad_typ: resnet10t does not take it; set model.kwargs={}"
     assert "pad_typ" in message
 
 
