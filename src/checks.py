@@ -145,6 +145,11 @@ def _check_train(config):
     averages = [key for key in ("ema_decay", "swa_epochs", "average_best") if getattr(train, key) is not None]
     if len(averages) > 1:
         raise UserError(f"train.{averages[0]}: is one average of weights, train.{averages[1]} another; choose one")
+    if train.swa_epochs is not None and train.early_stopping_epochs is not None:
+        raise UserError(
+            "train.swa_epochs: averages the last of all train.epochs, which train.early_stopping_epochs may leave out; "
+            "choose one"
+        )
     for key in averages[:1]:
         if key != "ema_decay" and getattr(train, key) > train.epochs:
             raise UserError(f"train.{key}={getattr(train, key)}: there are only train.epochs={train.epochs}")

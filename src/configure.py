@@ -75,12 +75,12 @@ def help_text():
             meaning += f" ({', '.join(one.metadata['choices'])})"
         elif low is not None:
             meaning += f" ({span(low, high)})"
-        lines.append(f"  {key}={_as_word(default)}")
+        lines.append(f"  {key}={as_word(default)}")
         lines += textwrap.wrap(meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
-def _as_word(value):
+def as_word(value):
     """The value as it would be typed after key=."""
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(str(one) for one in value) + "]"
@@ -163,7 +163,7 @@ def _merge(config, layer, where):
                     config[group][name] = {}
         except OmegaConfBaseException:
             raise UserError(
-                f"{where}: {key}={_as_word(value)} is not {_type_name(known[key].type)}; "
+                f"{where}: {key}={as_word(value)} is not {_type_name(known[key].type)}; "
                 f"for example {key}={_example(known[key])}"
             ) from None
     return config
@@ -217,7 +217,7 @@ def _example(one):
     default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
     if default is None:
         return 5 if "int" in str(one.type) else 0.5 if "float" in str(one.type) else "null"
-    return _as_word(default)
+    return as_word(default)
 
 
 def _first_line(error):

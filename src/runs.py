@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from src.config import settings, value_of
-from src.configure import config_yaml, load_saved_config
+from src.configure import as_word, config_yaml, load_saved_config
 from src.errors import UserError, listing
 from src.files import save_text
 
@@ -75,7 +75,8 @@ def open_run(config):
     elif is_run and has_work(folder):
         saved = load_saved_config(folder)
         if keys := differing_settings(saved, config):
-            changes = listing([f"{key}={value_of(config, key)} (was {value_of(saved, key)})" for key in keys], 4)
+            words = {key: [as_word(value_of(one, key)) for one in (config, saved)] for key in keys}
+            changes = listing([f"{key}={now} (was {before})" for key, (now, before) in words.items()], 4)
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
     save_text(folder / "config.yaml", config_yaml(config))
 

@@ -83,6 +83,59 @@ def test_each_mistake_has_its_own_line(word, expected):
     assert message_of([word]) == expected
 
 
+CONTRADICTIONS = [
+    (["loss.name=hinge", "mix.prob=0.5"],
+     "loss.name=hinge: cannot read the soft targets of mix.prob=0.5; set mix.prob=0"),
+    (["loss.name=auc", "loss.label_smoothing=0.1"],
+     "loss.name=auc: cannot read the soft targets of loss.label_smoothing=0.1; set loss.label_smoothing=0"),
+    (["schedule.name=plateau", "schedule.per=step"],
+     "schedule.per=step: schedule.name=plateau looks at each epoch's validation; set schedule.per=auto"),
+    (["model.pretrained=true", "model.freeze=head_only", "optimizer.layer_decay=0.7"],
+     "model.freeze=head_only: optimizer.layer_decay=0.7 is for a backbone that learns; set it to null"),
+    (["model.pretrained=true", "model.freeze=head_only", "model.head_first_epochs=1"],
+     "model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none"),
+    (["model.pretrained=true", "model.freeze=gradual", "model.head_first_epochs=2"],
+     "model.freeze=gradual: begins with the head alone; set model.gradual_epochs=2 and model.head_first_epochs=0"),
+    (["model.head_first_epochs=1"],
+     "model.head_first_epochs=1: a head learns nothing on random weights; set model.pretrained=true"),
+    (["model.freeze=2"], "model.freeze=2: random weights would never learn; set model.pretrained=true"),
+    (["model.dropout_samples=5"],
+     "model.dropout_samples=5: all masks are alike without dropout; set model.drop_rate"),
+    (["train.ema_decay=0.9", "train.swa_epochs=2"],
+     "train.ema_decay: is one average of weights, train.swa_epochs another; choose one"),
+    (["train.swa_epochs=20"], "train.swa_epochs=20: there are only train.epochs=8"),
+    (["train.swa_epochs=2", "train.early_stopping_epochs=2"],
+     "train.swa_epochs: averages the last of all train.epochs, which train.early_stopping_epochs may leave out; "
+     "choose one"),
+    (["loss.balance=true", "train.sampler=balanced"],
+     "loss.balance: train.sampler=balanced makes rare answers up already; choose one of the two"),
+    (["loss.balance=true", "loss.class_weights=[1,2]"],
+     "loss.balance: takes the weights from the counts; leave out loss.class_weights or loss.balance"),
+    (["loss.balance=true", "loss.name=auc"],
+     "loss.name=auc: compares pairs, which weights do not change; leave out loss.balance and weights"),
+    (["loss.class_weights=[1,0]"], "loss.class_weights=[1.0, 0.0]: each must be above 0"),
+    (["loss.name=asymmetric"],
+     "loss.name=asymmetric: a multiclass task has one answer a row; set loss.name=cross_entropy"),
+    (["augment.augmix_consistency=12"],
+     "augment.augmix_consistency: compares AugMix's views; set augment.augmix=3"),
+    (["augment.augmix=3", "augment.augmix_consistency=12", "mix.prob=0.5"],
+     "augment.augmix_consistency: its views cannot be mixed with other images; set mix.prob=0"),
+    (["augment.transforms=[Transpose]", "augment.rotate=10"],
+     "augment.transforms: takes the place of augment.rotate; give one of the two"),
+    (["augment.scale=[1.2,0.8]"],
+     "augment.scale=[1.2, 0.8]: must be [smallest, largest] above 0; for example augment.scale=[0.8,1.25]"),
+    (["schedule.name=multistep", "schedule.milestone_epochs=[3,9]"],
+     "schedule.milestone_epochs: 9 is outside the training; train.epochs is 8"),
+    (["schedule.warmup_epochs=8"],
+     "schedule.warmup_epochs=8: leaves nothing of train.epochs=8 for the curve"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), CONTRADICTIONS, ids=[" ".join(words) for words, _ in CONTRADICTIONS])
+def test_settings_that_contradict_each_other(words, expected):
+    assert message_of(words) == expected
+
+
 def test_unknown_files_list_what_there_is():
     assert message_of(["competition=dmo"]).startswith("competition=dmo: no configs/competition/dmo.yaml (there are ")
     assert "did you mean demo?" in message_of(["competition=dmo"])
@@ -123,7 +176,7 @@ def test_every_setting_is_read_somewhere():
         if path.name not in ("config.py", "checks.py") and path.parent.name != "adopt"
     )
     unread = [key for key in settings() if not re.search(rf"\.{key.rpartition('.')[2]}\b", code)]
-    assert unread == ["recipe"]  # config.py itself makes the folder's name of it
+    assert unread == []
 
 
 def test_help_lists_every_setting_within_80_columns():

@@ -137,6 +137,63 @@ def test_everything_at_once_survives_a_stop(tiny_run):
     assert read(folder / "elsewhere/fold0/test.csv").shape == (360, 11)
 
 
+@pytest.mark.parametrize(
+    "techniques",
+    [
+        ["train.swa_epochs=2", "schedule.name=plateau", "schedule.patience_epochs=0", "model.kwargs={}",
+         "model.freeze_batchnorm=false", "model.batchnorm_momentum=0.3", "model.dropout2d_rate=0.1",
+         "model.drop_path_rate=0.1", "optimizer.l1_penalty=0.01", "optimizer.layer_decay=0.8", "normalize=center",
+         "loss.name=mse", "train.sampler=balanced", "augment.augmix=3", "augment.augmix_consistency=12"],
+        ["train.average_best=2", "schedule.name=multistep", "schedule.per=epoch", "optimizer.name=nesterov",
+         "optimizer.lr=0.05", "model.prior_bias=true", "model.backbone_activation=silu", "loss.balance=true",
+         "train.batches_per_epoch=5", "augment.randaugment=5", "augment.erasing=0.5", "augment.blur=1"],
+        ["loss.name=auc", "optimizer.name=lion", "optimizer.lr=1e-3", "schedule.name=cosine_restarts",
+         "train.early_stopping_epochs=2", "train.early_stopping_on=loss", "optimizer.accumulate_steps=2"],
+    ],
+    ids=["swa", "average_best", "auc"],
+)  # fmt: skip
+def test_techniques_together_survive_a_stop(tiny_run, techniques, request):
+    folder, _ = tiny_run
+    name = request.node.callspec.id
+    words = [*TINY, "fold=0", *techniques, "train.epochs=3"]
+    run_here("train.py", *words, f"name={name}", cwd=folder)
+    whole, parts = folder / f"outputs/{name}/fold0", folder / f"outputs/{name}_parts/fold0"
+    stop_after_an_epoch(folder, [*words, f"name={name}_parts"], parts / "last.pt")
+    printed, _ = run_here("train.py", *words, f"name={name}_parts", cwd=folder)
+    assert "fold 0: goes on after epoch" in printed
+    for file in ("val.csv", "best.safetensors", "last.safetensors"):
+        assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
+    assert not list(whole.glob("epoch*.safetensors"))
+    run_here("infer.py", f"run=outputs/{name}", f"infer.output={name}", cwd=folder)
+
+
+def test_swa_is_the_mean_of_the_run_s_last_epochs(tiny_run):
+    """At a constant rate runs of 2 and 3 epochs share their path, and each leaves its last epoch's weights."""
+    folder, _ = tiny_run
+    words = [*TINY, "fold=0", "schedule.name=constant", "schedule.warmup_epochs=0"]
+    for epochs in (2, 3):
+        run_here("train.py", *words, f"train.epochs={epochs}", f"name=constant{epochs}", cwd=folder)
+    run_here("train.py", *words, "train.epochs=3", "train.swa_epochs=2", "name=mean", cwd=folder)
+    two, three, mean = (
+        load_file(folder / f"outputs/{name}/fold0/last.safetensors") for name in ("constant2", "constant3", "mean")
+    )
+    for name in mean:
+        torch.testing.assert_close(mean[name], (two[name] + three[name]) / 2, msg=name)
+
+
+def test_head_only_leaves_the_backbone_bit_identical(tiny_run):
+    folder, _ = tiny_run
+    weights = folder / "batchnorm.safetensors"
+    save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), weights)
+    words = [*TINY, "fold=0", "name=head", "train.epochs=1", "model.pretrained=true", f"model.weights={weights}"]
+    words += ["model.kwargs={}", "model.freeze=head_only", "model.freeze_batchnorm=false"]
+    run_here("train.py", *words, cwd=folder)
+    first, last = load_file(weights), load_file(folder / "outputs/head/fold0/last.safetensors")
+    shared = [name for name in first if f"backbone.{name}" in last]
+    assert any("running_var" in name for name in shared)
+    assert all(torch.equal(first[name], last[f"backbone.{name}"]) for name in shared)
+
+
 def test_gradual_freezing_and_early_stopping_through_the_program(tiny_run):
     folder, _ = tiny_run
     weights = folder / "test_resnet.safetensors"

@@ -1,6 +1,6 @@
-"""Dataset, order and DataLoader: rows of an image table -> batches of raw pixels.
+"""Dataset and DataLoader: rows of an image table -> batches of raw pixels.
 
-The idea to know: what a sample looks like is decided by (seed, epoch, row) alone. The epoch travels to the workers
+The idea to know: what a sample looks like is decided by (seed, epoch, row, copy) alone. They travel to the workers
 inside each item's key, so that a run is the same for any number of workers, any restart and any number of processes.
 """
 
@@ -9,17 +9,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.decode import decode_image
+from src.data.order import Ordered, Shuffled
 from src.errors import UserError
 
 
 class ImageDataset(Dataset):
-    """Decoded and transformed images of a table; an item's key is (epoch, row).
+    """Decoded and transformed images of a table; an item's key is (epoch, row, copy).
 
     Args:
         table: has .paths (N,) and .targets (N, C) float32 or None; numpy arrays, as a list of Python strings would
             grow each worker's memory (pytorch issue 13246).
         channels, target_size: as in `decode.decode_image`.
-        transform: (image, seed) -> image of one size; a module-level object, as workers may be spawned.
+        transform: (image, seed) -> image (H, W, C) of one size, or its views (V, H, W, C); a module-level object, as
+            workers may be spawned.
         seed: of the transform's random numbers.
     """
 
@@ -36,10 +38,10 @@ class ImageDataset(Dataset):
     def __getitem__(self, key):
         """Return {"image", "index"[, "target"]}, or {"error": text}: a raised error would come out of a worker as a
         traceback of many lines."""
-        epoch, index = key
+        epoch, index, copy = key
         try:
             image = decode_image(str(self.table.paths[index]), self.channels, self.target_size)
-            image = self.transform(image, _number((self.seed, epoch, index)))
+            image = self.transform(image, _number((self.seed, epoch, index, copy)))
         except UserError as error:
             return {"error": str(error)}
         item = {"image": image, "index": np.int64(index)}
@@ -90,71 +92,23 @@ class Loader:
         self._batches = ()
 
 
-def build_loader(dataset, batch_size, num_workers, shuffle_seed=None, rank=0, world_size=1):
+def build_loader(dataset, batch_size, num_workers, shuffle_seed=None, rank=0, world_size=1, **drawing):
     """Build the Loader of one process.
-
-    With `shuffle_seed` (training) each epoch's permutation is cut into nearly equal global batches of at most
-    batch_size * world_size and each process takes its own contiguous part, so that k processes see the batches of one
-    process with k times the batch_size, and no image is left out. Without it (evaluation) process `rank`
-    takes rows rank, rank + world_size, ...: each row once over all processes, no padding.
 
     Args:
         batch_size: images per batch of one process.
         num_workers: loader processes; 0 loads in this one.
+        shuffle_seed: of the `order.Shuffled` rows of training; None: the `order.Ordered` rows of evaluation.
+        drawing: num_batches and weights of `order.Shuffled`.
 
     Raises:
         UserError: fewer training images than processes.
     """
     if shuffle_seed is None:
-        order = _Ordered(len(dataset), batch_size, rank, world_size)
+        order = Ordered(len(dataset), batch_size, rank, world_size)
     else:
-        order = _Shuffled(len(dataset), batch_size, shuffle_seed, rank, world_size)
+        order = Shuffled(len(dataset), batch_size, shuffle_seed, rank, world_size, **drawing)
     return Loader(dataset, order, num_workers)
-
-
-class _Ordered:
-    """Every world_size-th row, in order."""
-
-    def __init__(self, num_rows, batch_size, rank, world_size):
-        self.epoch = 0
-        self._rows = np.arange(rank, num_rows, world_size)
-        self._batch_size = batch_size
-        self.num_images = len(self._rows)
-        self.shares = None
-
-    def __len__(self):
-        return -(-self.num_images // self._batch_size)
-
-    def __iter__(self):
-        for start in range(0, self.num_images, self._batch_size):
-            yield [(self.epoch, int(row)) for row in self._rows[start : start + self._batch_size]]
-
-
-class _Shuffled:
-    """This process's part of each global batch of a permutation; no row is left out."""
-
-    def __init__(self, num_rows, batch_size, seed, rank, world_size):
-        if num_rows < world_size:
-            raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
-        self.epoch = 0
-        self._num_rows, self._seed, self._rank, self._world_size = num_rows, seed, rank, world_size
-        self._num_batches = min(-(-num_rows // (batch_size * world_size)), num_rows // world_size)
-        sizes = [(len(batch), len(part)) for batch, part in self._split(np.arange(num_rows))]
-        self.num_images = sum(part for _, part in sizes)
-        self.shares = [part * world_size / batch for batch, part in sizes]
-
-    def __len__(self):
-        return self._num_batches
-
-    def __iter__(self):
-        permutation = np.random.default_rng((self._seed, self.epoch)).permutation(self._num_rows)
-        for _, part in self._split(permutation):
-            yield [(self.epoch, int(row)) for row in part]
-
-    def _split(self, rows):
-        """Yield each global batch and this process's part of it."""
-        for batch in np.array_split(rows, self._num_batches):
-            yield batch, np.array_split(batch, self._world_size)[self._rank]
 
 
 def _number(words):

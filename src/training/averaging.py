@@ -1,5 +1,7 @@
-"""Averages of weights over steps."""
+"""Averages of weights, over steps and over epochs."""
 
+import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -25,3 +27,48 @@ def build_ema(network, decay):
     that of TensorFlow's ExponentialMovingAverage(num_updates).
     """
     return AveragedModel(network, avg_fn=_WarmDecay(decay), use_buffers=True)
+
+
+def build_swa(network):
+    """Return the plain mean of the weights that each update_parameters(network) sees; statistics: `refresh_batchnorm`.
+
+    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
+    arXiv:1803.05407, algorithm 1; here with the schedule that is set, as in the last epochs of a falling one.
+    """
+    return AveragedModel(network)
+
+
+def mean_weights(states):
+    """Return the mean of several state dicts of one architecture; whole numbers (counters) are the first's.
+
+    Reference: Wortsman et al., Model soups, 2022, arXiv:2203.05482, section 2, uniform soup.
+    """
+    return {
+        name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
+        for name, tensor in states[0].items()
+    }
+
+
+@torch.no_grad()
+def refresh_batchnorm(network, batches):
+    """Compute the running mean and variance of every BatchNorm that learns them anew, as averaged weights need.
+
+    torch's update_bn would also reset the frozen ones. The network's mode is as it was afterwards.
+
+    Args:
+        batches: iterable of normalised images (N, C, H, W); read only where there is something to compute.
+
+    Reference: arXiv:1803.05407, section 3.2.
+    """
+    was_training = network.training
+    network.train()
+    norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm) and one.training]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    for images in batches if norms else ():
+        network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)

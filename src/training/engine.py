@@ -25,7 +25,8 @@ class EpochStats:
 
 def train_one_epoch(
     model, loader, epoch, loss_function, optimizer, schedule, accelerator, *,
-    normalize, mixer=None, generator=None, accumulate_steps=1, clip_norm=None, after_step=None, title="",
+    normalize, mixer=None, generator=None, consistency=None, accumulate_steps=1, clip_norm=None, after_step=None,
+    title="",
 ):  # fmt: skip
     """Take one pass over the loader's images and step the optimizer.
 
@@ -38,6 +39,8 @@ def train_one_epoch(
         accelerator: places tensors and scales and shares gradients.
         normalize: raw pixels (N, H, W, C) -> (N, C, H, W) float.
         mixer: (images, targets, generator) -> mixed images and targets; None: off.
+        consistency: logits of V views (V, N, K) -> scalar that is added to the loss of the first view; the loader's
+            images are then (N, V, H, W, C). None: one view.
         clip_norm: largest global norm of the gradient; None: no clipping.
         after_step: called without arguments after each optimizer step; None: nothing is.
 
@@ -47,7 +50,7 @@ def train_one_epoch(
     model.train()
     began, losses, rates, total = time.perf_counter(), [], [], len(loader)
     for step, batch in enumerate(_with_bar(loader.batches(epoch), loader, title, accelerator.is_main_process)):
-        images = normalize(batch["image"].to(accelerator.device, non_blocking=True))
+        images = normalize(_as_one_batch(batch["image"].to(accelerator.device, non_blocking=True)))
         targets = batch["target"].to(accelerator.device, non_blocking=True)
         if mixer:
             images, targets = mixer(images, targets, generator)
@@ -55,7 +58,9 @@ def train_one_epoch(
         with nullcontext() if is_last_of_step else accelerator.no_sync(model):
             with accelerator.autocast():
                 logits = model(images)
-            loss = loss_function(logits, targets)
+            loss = loss_function(logits[: len(targets)], targets)
+            if consistency:
+                loss = loss + consistency(logits.unflatten(0, (-1, len(targets))))
             loss = loss * batch["share"]
             accelerator.backward(loss / _batches_in_step(step, total, accumulate_steps))
         losses.append(loss.detach())
@@ -108,6 +113,18 @@ def predict(networks, loader, device, precision, to_probs, views=(), title=""):
     for network, training in zip(networks, was_training, strict=True):
         network.train(training)
     return np.concatenate(indices), np.concatenate(probs, axis=1)
+
+
+def iterate_images(loader, epoch, normalize, device):
+    """Yield an epoch's images, the first view of several, as the network takes them: (N, C, H, W)."""
+    for batch in loader.batches(epoch):
+        raw = batch["image"] if batch["image"].ndim == 4 else batch["image"][:, 0]
+        yield normalize(raw.to(device, non_blocking=True))
+
+
+def _as_one_batch(images):
+    """Return (N, V, H, W, C) as (V * N, H, W, C), all first views first; (N, H, W, C) as it is."""
+    return images if images.ndim == 4 else images.transpose(0, 1).flatten(0, 1)
 
 
 def _batches_in_step(step, total, accumulate_steps):

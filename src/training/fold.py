@@ -1,5 +1,6 @@
 """One fold: the engine's epochs in order, scored, printed and kept; a stopped fold goes on from its last epoch."""
 
+import copy
 import time
 from functools import partial
 
@@ -9,14 +10,15 @@ import torch
 from accelerate.utils import gather_object
 
 from src.competition.predictions import save_predictions
-from src.errors import UserError
+from src.errors import UserError, listing
 from src.evaluation.metrics import log_loss, score
 from src.files import save_json, save_table
 from src.model.freezing import describe_parameters, open_stages
-from src.model.losses import build_loss, probabilities
+from src.model.losses import build_loss, probabilities, resolve_class_weights
 from src.training import checkpoint
-from src.training.engine import predict, train_one_epoch
-from src.training.parts import build_mixer, build_parts, derive_seed
+from src.training.averaging import mean_weights, refresh_batchnorm
+from src.training.engine import iterate_images, predict, train_one_epoch
+from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
 from src.training.progress import Progress
 
 
@@ -38,7 +40,9 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     if accelerator.scaler is not None:
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)  # each fold finds its own scale
     parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
-    loss_function = build_loss(config.loss, config.competition.task)
+    task, train = config.competition.task, config.train
+    class_weights = resolve_class_weights(config.loss, parts.train_table.targets, task)
+    loss_function = build_loss(config.loss, task, class_weights)
     is_main, network = accelerator.is_main_process, parts.network
     progress = Progress()
     if (folder / "last.pt").is_file():
@@ -48,7 +52,8 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     open_stages(network, progress.epoch)
     model, optimizer = accelerator.prepare(network, parts.optimizer)
 
-    while not progress.is_over(config.train.epochs, config.train.early_stopping_epochs):
+    patience = (train.early_stopping_epochs, train.early_stopping_min_delta, train.early_stopping_on)
+    while not progress.is_over(train.epochs, *patience):
         epoch, began = progress.epoch, time.perf_counter()
         if open_stages(network, epoch):
             model = _wrap_again(model, network, accelerator)
@@ -62,21 +67,24 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
             normalize=network.normalize,
             mixer=build_mixer(config, epoch),
             generator=torch.Generator().manual_seed(seed),
+            consistency=build_consistency(config),
             accumulate_steps=config.optimizer.accumulate_steps,
             clip_norm=config.optimizer.clip_norm,
             after_step=(lambda: parts.ema.update_parameters(network)) if parts.ema else None,
-            title=f"fold {fold} epoch {epoch + 1}/{config.train.epochs}",
+            title=f"fold {fold} epoch {epoch + 1}/{train.epochs}",
         )  # fmt: skip
-        probs = _predict_all(parts, accelerator, config.competition.task)
+        if train.swa_epochs is not None and epoch >= train.epochs - train.swa_epochs:
+            parts.swa.update_parameters(network)
+            _refresh(parts.swa.module, parts, epoch, accelerator)
+        probs = _predict_all(parts.scored, parts, accelerator, task)
         if not np.isfinite(probs).all():
             raise UserError(
                 f"fold {fold}, epoch {epoch + 1}: predictions are nan; lower optimizer.lr or set precision=fp32"
             )
-        targets, task = parts.val_table.targets, config.competition.task
+        val_score, val_loss = _judge(parts, probs, config)
         seconds = time.perf_counter() - began
         is_best = progress.add(
-            score(targets, probs, config.competition.metric), log_loss(targets, probs, task),
-            seconds,
+            val_score, val_loss, seconds,
             lr=parts.optimizer.param_groups[0]["lr"],
             train_loss=stats.loss,
             images_per_second=round(stats.images_per_second, 1),
@@ -85,13 +93,66 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
             _print_epoch(fold, progress.log[-1], config, is_best, seconds)
             numbers = {f"fold{fold}/{name}": value for name, value in progress.log[-1].items() if name != "epoch"}
             tracker.log({"epoch": progress.epoch} | numbers)
+        parts.schedule.end_epoch(val_score, val_loss)
+        if is_main:
+            if train.average_best is not None:
+                _keep_best_epochs(folder, parts, progress.best_epochs(train.average_best), progress.epoch)
             _save_epoch(folder, parts, progress, probs if is_best else None)
+    if train.average_best is not None:
+        accelerator.wait_for_everyone()
+        _average_best_epochs(folder, fold, parts, progress, accelerator, config)
     if is_main:
         _save_end(folder, fold, parts, progress)
     parts.train_loader.close()
     parts.val_loader.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+def _judge(parts, probs, config):
+    """Return the validation's (score, log loss)."""
+    targets = parts.val_table.targets
+    return score(targets, probs, config.competition.metric), log_loss(targets, probs, config.competition.task)
+
+
+def _refresh(average, parts, epoch, accelerator):
+    """Give averaged weights running statistics of their own, by one more look at an epoch's images."""
+    with accelerator.autocast():
+        refresh_batchnorm(average, iterate_images(parts.train_loader, epoch, average.normalize, accelerator.device))
+
+
+def _keep_best_epochs(folder, parts, best, epoch):
+    """Keep the weights of the best epochs so far, among them perhaps this one, and of no others."""
+    if epoch in best:
+        checkpoint.save_weights(folder / f"epoch{epoch}.safetensors", parts.network)
+    for path in folder.glob("epoch*.safetensors"):
+        if int(path.stem.removeprefix("epoch")) not in best:
+            path.unlink()
+
+
+def _average_best_epochs(folder, fold, parts, progress, accelerator, config):
+    """Average the best epochs' weights; the mean becomes the fold's best where it scores better than each of them."""
+    best, networks = progress.best_epochs(config.train.average_best), []
+    for epoch in best:
+        networks.append(copy.deepcopy(parts.network))
+        checkpoint.load_weights(folder / f"epoch{epoch}.safetensors", networks[-1])
+    average = networks[0]
+    average.load_state_dict(mean_weights([network.state_dict() for network in networks]))
+    _refresh(average, parts, progress.epoch, accelerator)
+    probs = _predict_all(average, parts, accelerator, config.competition.task)
+    val_score, val_loss = _judge(parts, probs, config)
+    is_better = (val_score, -val_loss) > (progress.best_score, -progress.best_loss)
+    if accelerator.is_main_process:
+        epochs = listing(sorted(best))
+        print(
+            f"fold {fold} mean of epochs {epochs}: val {val_loss:.4f}  {config.competition.metric} {val_score:.5f}"
+            f"{'*' if is_better else ' '}"
+        )
+        if is_better:
+            checkpoint.save_weights(folder / "best.safetensors", average)
+            save_predictions(folder / "val.csv", parts.val_table, probs)
+    if is_better:
+        progress.best_score, progress.best_loss, progress.averaged_epochs = val_score, val_loss, sorted(best)
 
 
 def _wrap_again(model, network, accelerator):
@@ -118,7 +179,8 @@ def _save_end(folder, fold, parts, progress):
     numbers = {name: value for name, value in vars(progress).items() if name != "log"}
     names = list(parts.train_table.target_names)
     save_json(folder / "meta.json", {"fold": fold, **numbers, "target_names": names})
-    (folder / "last.pt").unlink(missing_ok=True)
+    for path in (folder / "last.pt", *folder.glob("epoch*.safetensors")):
+        path.unlink(missing_ok=True)
 
 
 def is_done(folder):
@@ -126,16 +188,16 @@ def is_done(folder):
     return (folder / "meta.json").is_file()
 
 
-def _predict_all(parts, accelerator, task):
+def _predict_all(network, parts, accelerator, task):
     """Predict the validation rows on all processes; every process gets (N, C) in the table's order.
 
     Running statistics that moved apart in the last step are the first process's for all, as in the saved weights.
     """
     if accelerator.num_processes > 1:
-        for buffer in parts.scored.buffers():
+        for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
     index, probs = predict(
-        [parts.scored], parts.val_loader, accelerator.device, accelerator.mixed_precision.replace("no", "fp32"),
+        [network], parts.val_loader, accelerator.device, accelerator.mixed_precision.replace("no", "fp32"),
         partial(probabilities, task=task),
         title="validation" if accelerator.is_main_process else "",
     )  # fmt: skip

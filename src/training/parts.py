@@ -10,12 +10,14 @@ from src.data.augment import build_augmentation, build_resize
 from src.data.decode import decode_image
 from src.data.loader import ImageDataset, Loader, build_loader
 from src.data.mixing import Mixer
+from src.data.order import balanced_weights
 from src.errors import UserError
+from src.model.losses import consistency_loss
 from src.model.network import build_network
-from src.training.averaging import build_ema
+from src.training.averaging import build_ema, build_swa
 from src.training.optimizer import build_optimizer
 from src.training.progress import Progress
-from src.training.schedule import build_schedule
+from src.training.schedule import Schedule, build_schedule
 
 
 @dataclass
@@ -24,9 +26,10 @@ class FoldParts:
 
     network: torch.nn.Module
     ema: torch.nn.Module | None
+    swa: torch.nn.Module | None
     scaler: torch.amp.GradScaler | None
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: Schedule
     train_loader: Loader
     val_loader: Loader
     train_table: ImageTable
@@ -34,7 +37,9 @@ class FoldParts:
 
     @property
     def scored(self):
-        """The network whose predictions count: the averaged one where there is an average."""
+        """The network whose predictions count: the averaged one, as soon as there is an average."""
+        if self.swa is not None and self.swa.n_averaged > 0:
+            return self.swa.module
         return self.ema.module if self.ema else self.network
 
     def state(self, progress):
@@ -49,7 +54,7 @@ class FoldParts:
         return Progress(**state["progress"])
 
     def _stateful(self):
-        names = ("network", "ema", "scaler", "optimizer", "schedule")
+        names = ("network", "ema", "swa", "scaler", "optimizer", "schedule")
         return {name: one for name in names if (one := getattr(self, name)) is not None}
 
 
@@ -72,12 +77,18 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
     train_data = ImageDataset(table.take(train_rows), channels, augmentation, seen_size, config.seed)
     val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
     shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    train_loader = build_loader(train_data, config.train.batch_size, shuffle_seed=config.seed, **shared)
+    targets, task = train_data.table.targets, config.competition.task
+    weights = balanced_weights(targets, task) if config.train.sampler == "balanced" else None
+    train_loader = build_loader(
+        train_data, config.train.batch_size, shuffle_seed=config.seed, **shared,
+        num_batches=config.train.batches_per_epoch, weights=weights,
+    )  # fmt: skip
     val_loader = build_loader(val_data, config.infer.batch_size or 2 * config.train.batch_size, **shared)
 
     network = build_network(
-        config.model, len(table.target_names), channels, size, normalize=config.normalize, pixel_stats=pixel_stats
-    ).to(accelerator.device)
+        config.model, len(table.target_names), channels, size, normalize=config.normalize, pixel_stats=pixel_stats,
+        prior=np.average(targets, axis=0, weights=weights), is_multiclass=task == "multiclass",
+    ).to(accelerator.device)  # fmt: skip
     if config.train.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
@@ -86,9 +97,11 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     schedule = build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch)
     ema = build_ema(network, config.train.ema_decay) if config.train.ema_decay is not None else None
+    swa = build_swa(network) if config.train.swa_epochs is not None else None
     return FoldParts(
         network,
         ema,
+        swa,
         accelerator.scaler,
         optimizer,
         schedule,
@@ -103,6 +116,12 @@ def build_mixer(config, epoch):
     """Mixing is off where it was not asked for and in the last epochs, so that training ends on real pictures."""
     is_on = config.mix.prob > 0 and epoch < config.train.epochs - config.mix.off_epochs
     return Mixer(config.mix) if is_on else None
+
+
+def build_consistency(config):
+    """Return what AugMix adds to the loss, logits of views (V, N, K) -> scalar; None where it was not asked for."""
+    weight, task = config.augment.augmix_consistency, config.competition.task
+    return (lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None
 
 
 def derive_seed(*numbers):

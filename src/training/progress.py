@@ -14,6 +14,7 @@ class Progress:
     best_loss: float = math.inf  # validation loss at best_epoch; decides between equal scores
     seconds: float = 0.0
     log: list = field(default_factory=list)  # one dict per epoch
+    averaged_epochs: list = field(default_factory=list)  # whose mean weights became the best; []: it is best_epoch
 
     def add(self, score, val_loss, seconds, **numbers):
         """Count an epoch and keep its numbers as a row of the log; return whether it is the best so far."""
@@ -33,6 +34,24 @@ class Progress:
         )
         return is_best
 
-    def is_over(self, epochs, patience):
-        """Whether all epochs are done, or `patience` epochs (None: any number) passed without a better one."""
-        return self.epoch >= epochs or (patience is not None and self.epoch - self.best_epoch >= patience)
+    def is_over(self, epochs, patience=None, min_delta=0.0, on="score"):
+        """Whether all epochs are done, or no epoch of the last `patience` was better than those before.
+
+        Args:
+            patience: epochs; None: any number.
+            min_delta: by how much a value must be better to count.
+            on: "score" (higher is better) or "loss" (lower), both of the validation.
+
+        Reference: Prechelt, Early Stopping - But When?, 1998, the third class of criteria.
+        """
+        best, best_epoch = -math.inf, 0
+        for row in self.log:
+            value = row["val_score"] if on == "score" else -row["val_loss"]
+            if value > best + min_delta:
+                best, best_epoch = value, row["epoch"]
+        return self.epoch >= epochs or (patience is not None and self.epoch - best_epoch >= patience)
+
+    def best_epochs(self, count):
+        """Return the numbers of the `count` best epochs, counted from 1, the best first; ties as in `add`."""
+        ranked = sorted(self.log, key=lambda row: (-row["val_score"], row["val_loss"], row["epoch"]))
+        return [row["epoch"] for row in ranked[:count]]

@@ -45,9 +45,7 @@ def train_run(config):
         print(describe_folds(table, folds).to_string(index=False, line_width=80))
         for fold in sorted(set(wanted) - set(left)):
             print(f"fold {fold}: done before")
-    pixel_stats = None
-    if left and config.normalize == "dataset":
-        pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
+    pixel_stats = _load_pixel_stats(config, table, accelerator) if left else None
     tracking = config.tracking if left and is_main else "none"
     tracker = build_tracker(tracking, run_folder, dataclasses.asdict(config))
     for fold in left:
@@ -134,6 +132,19 @@ def _keep_folds(run_folder, table, folds):
                 f"{path}: this run was trained on other folds or rows; choose name=ANOTHER or overwrite=true"
             )
     save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
+
+
+def _load_pixel_stats(config, table, accelerator):
+    """Return the images' (mean, std), once a run and kept in pixel_stats.json; None where they are not used."""
+    if config.normalize not in ("dataset", "center"):
+        return None
+    path = config.run_folder / "pixel_stats.json"
+    with accelerator.main_process_first():
+        if accelerator.is_main_process and not (path.is_file() and has_work(config.run_folder)):
+            mean, std = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
+            save_json(path, {"mean": mean.tolist(), "std": std.tolist()})
+    stats = load_json(path)
+    return np.array(stats["mean"]), np.array(stats["std"])
 
 
 def _score_run(config, table, folds, numbers):

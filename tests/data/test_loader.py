@@ -197,6 +197,19 @@ def test_the_dataset_travels_to_spawned_workers(table):
         assert np.array_equal(copy[key]["image"], train_data(table)[key]["image"])
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        found = pool.map(copy.__getitem__, [(0, 3), (4, 3)])
+        found = pool.map(copy.__getitem__, [(0, 3, 0), (4, 3, 0)])
     assert np.array_equal(found[1]["image"], copy[4, 3]["image"])
     assert not np.array_equal(found[0]["image"], found[1]["image"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_consistency_views_are_an_axis_of_the_batch(table, num_workers):
+    views = build_augmentation(Augment(preset="heavy", augmix=5, augmix_consistency=12), SIZE, 3, True)
+    loader = build_loader(ImageDataset(table, 3, views, SIZE, 5), 4, num_workers, shuffle_seed=5)
+    batches, clean = list(loader.batches(1)), list(build_loader(train_data(table), 4, 0, shuffle_seed=5).batches(1))
+    loader.close()
+    assert [batch["image"].shape for batch in batches] == [(n, 3, *SIZE, 3) for n in (4, 4, 3)]
+    assert all(len(batch["target"]) == len(batch["index"]) == len(batch["image"]) for batch in batches)
+    assert all(torch.equal(a["image"][:, 0], b["image"]) for a, b in zip(batches, clean, strict=True))
+    pictures = {view.numpy().tobytes() for batch in batches for views in batch["image"] for view in views}
+    assert len(pictures) > 2.5 * NUM_ROWS

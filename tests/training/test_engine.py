@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from src.errors import UserError
-from src.training.engine import predict, train_one_epoch
+from src.training.engine import iterate_images, predict, train_one_epoch
 
 
 class FakeLoader:
@@ -132,3 +132,34 @@ def test_predictions_are_in_order_and_averaged_over_views():
         plain = one.normalize(images)
         expected = (torch.sigmoid(one(plain)) + torch.sigmoid(one(plain.flip(3)))) / 2
     np.testing.assert_allclose(probs[0], expected.numpy(), atol=1e-6)
+
+
+def test_views_are_one_batch_and_their_consistency_is_added():
+    """(N, V, H, W, C): the loss reads the first view, the consistency all, view by view."""
+    images = torch.randint(0, 255, (3, 2, 2, 2, 3), dtype=torch.uint8)
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    network, seen = Linear(), []
+
+    def consistency(logits):
+        seen.append(logits.detach())
+        return 0.5 * logits.square().sum()
+
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    stats = train_one_epoch(
+        network, FakeLoader(images, targets, 3), 0, nn.functional.binary_cross_entropy_with_logits, optimizer,
+        torch.optim.lr_scheduler.ConstantLR(optimizer), Accelerator(cpu=True),
+        normalize=network.normalize, consistency=consistency,
+    )  # fmt: skip
+    views = torch.stack([network(network.normalize(images[:, view])) for view in range(2)])
+    torch.testing.assert_close(seen[0], views.detach())
+    expected = nn.functional.binary_cross_entropy_with_logits(views[0], targets) + 0.5 * views.square().sum()
+    assert stats.loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_images_of_an_epoch_are_normalised_and_of_the_first_view():
+    network, targets = Linear(), torch.zeros(3, 2)
+    one = torch.randint(0, 255, (3, 2, 2, 3), dtype=torch.uint8)
+    two = torch.stack([one, 255 - one], dim=1)
+    for images in (one, two):
+        seen = torch.cat(list(iterate_images(FakeLoader(images, targets, 2), 0, network.normalize, "cpu")))
+        torch.testing.assert_close(seen, network.normalize(one))

@@ -61,6 +61,41 @@ def test_arrays_do_not_take_the_backbones_mean(table, tmp_path):
     assert build(arrays, "normalize=dataset").network.pixel_mean.item() == 100.0
 
 
+def test_a_balanced_sampler_draws_rare_classes_as_often(table):
+    targets = np.eye(10, dtype=np.float32)[[0, 0, 0, 0, 0, 1]]  # of the training rows 1, 3, 4, 5 one has class 1
+    few = ImageTable(table.ids, table.paths, targets, table.target_names, None, None)
+    parts = build(few, "train.sampler=balanced", "train.batches_per_epoch=50", "train.batch_size=8")
+    drawn = np.concatenate([batch["target"].argmax(dim=1).numpy() for batch in parts.train_loader.batches(0)])
+    assert len(drawn) == 400
+    assert (drawn == 1).mean() == pytest.approx(0.5, abs=0.08)
+    assert parts.schedule is not None
+
+
+@pytest.mark.parametrize(("sampler", "share"), [("shuffle", 0.25), ("balanced", 0.5)])
+def test_the_prior_is_that_of_the_rows_as_drawn(table, sampler, share):
+    targets = np.eye(10, dtype=np.float32)[[0, 0, 0, 0, 0, 1]]
+    few = ImageTable(table.ids, table.paths, targets, table.target_names, None, None)
+    network = build(few, f"train.sampler={sampler}", "model.prior_bias=true", "model.head_init=zero").network
+    assert network.head.last.bias.softmax(dim=0)[1].item() == pytest.approx(share, abs=1e-3)
+
+
+def test_steps_follow_the_batches_of_an_epoch(table):
+    words = ["train.batches_per_epoch=7", "optimizer.accumulate_steps=2", "train.epochs=3", "schedule.warmup_epochs=0"]
+    parts = build(table, *words, "schedule.name=linear", "schedule.final_factor=0.5")
+    rate = parts.optimizer.param_groups[0]["lr"]
+    for _ in range(3 * 4):  # 7 batches are 4 steps
+        parts.optimizer.step()
+        parts.schedule.step()
+    assert parts.optimizer.param_groups[0]["lr"] == pytest.approx(rate / 2)
+
+
+def test_the_averaged_network_is_scored_once_there_is_an_average(table):
+    parts = build(table, "train.swa_epochs=1")
+    assert parts.scored is parts.network
+    parts.swa.update_parameters(parts.network)
+    assert parts.scored is parts.swa.module
+
+
 def test_mixing_is_off_in_the_last_epochs():
     config = load_config(["mix.prob=0.5", "mix.off_epochs=2", "train.epochs=5"])
     assert [build_mixer(config, epoch) is not None for epoch in range(5)] == [True, True, True, False, False]

@@ -1,0 +1,94 @@
+"""Which rows make each batch of an epoch, for one process of several; numpy only.
+
+Both orders yield lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that a row
+drawn twice is augmented twice.
+"""
+
+import numpy as np
+import pandas as pd
+
+from src.errors import UserError
+
+
+class Ordered:
+    """Evaluation: process `rank` takes rows rank, rank + world_size, ...: each row once over all, no padding."""
+
+    def __init__(self, num_rows, batch_size, rank=0, world_size=1):
+        self.epoch = 0
+        self._rows = np.arange(rank, num_rows, world_size)
+        self._batch_size = batch_size
+        self.num_images = len(self._rows)
+        self.shares = None
+
+    def __len__(self):
+        return -(-self.num_images // self._batch_size)
+
+    def __iter__(self):
+        for start in range(0, self.num_images, self._batch_size):
+            yield [(self.epoch, int(row), 0) for row in self._rows[start : start + self._batch_size]]
+
+
+class Shuffled:
+    """Training: an epoch's rows, cut into nearly equal global batches of which this process takes its own part.
+
+    k processes see the batches of one process with k times the batch_size. Set `epoch` before iterating.
+
+    Args:
+        batch_size: largest number of images per batch of one process.
+        num_batches: batches of an epoch, all full; None: as many as it takes to see every row once.
+        weights: (num_rows,) chances of being drawn, with replacement; None: permutations, so that no row comes twice
+            before all came once in an epoch.
+
+    Raises:
+        UserError: fewer rows than processes.
+    """
+
+    def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, weights=None):
+        if num_rows < world_size:
+            raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
+        self.epoch = 0
+        self._num_rows, self._seed, self._rank, self._world_size = num_rows, seed, rank, world_size
+        self._chances = None if weights is None else weights / weights.sum()
+        batch = batch_size * world_size
+        self._num_drawn = num_rows if num_batches is None else num_batches * batch
+        self._num_batches = num_batches or min(-(-num_rows // batch), num_rows // world_size)
+        sizes = [(len(batch), len(part)) for batch, part in self._split(np.arange(self._num_drawn))]
+        self.num_images = sum(part for _, part in sizes)
+        self.shares = [part * world_size / batch for batch, part in sizes]
+
+    def __len__(self):
+        return self._num_batches
+
+    def __iter__(self):
+        rows = self._draw(np.random.default_rng((self._seed, self.epoch)))
+        copies = pd.Series(rows).groupby(rows).cumcount().to_numpy()
+        for _, part in self._split(np.arange(self._num_drawn)):
+            yield [(self.epoch, int(rows[place]), int(copies[place])) for place in part]
+
+    def _draw(self, rng):
+        if self._chances is not None:
+            return rng.choice(self._num_rows, self._num_drawn, p=self._chances)
+        passes = -(-self._num_drawn // self._num_rows)
+        return np.concatenate([rng.permutation(self._num_rows) for _ in range(passes)])[: self._num_drawn]
+
+    def _split(self, places):
+        """Yield each global batch and this process's part of it."""
+        for batch in np.array_split(places, self._num_batches):
+            yield batch, np.array_split(batch, self._world_size)[self._rank]
+
+
+def balanced_weights(targets, task):
+    """Return (N,) float64 chances with which rare answers are drawn as often as common ones.
+
+    multiclass: each class as often as any other. binary: positives as often as negatives. multilabel: the mean of that
+    over the columns, a compromise, since one row has an answer in each.
+
+    Args:
+        targets: (N, C) float in [0, 1].
+        task: binary, multiclass or multilabel.
+    """
+    positives, negatives = targets.sum(axis=0, dtype=np.float64), (1 - targets).sum(axis=0, dtype=np.float64)
+    chances = targets / np.maximum(positives, 1e-12)
+    if task != "multiclass":
+        chances = chances + (1 - targets) / np.maximum(negatives, 1e-12)
+    return chances.sum(axis=1)
