@@ -21,7 +21,7 @@ MAY_IMPORT = {
     | {"device", "data", "model", "evaluation", "competition", "training.engine", "training.checkpoint"},
 }
 DOORS = {
-    "albumentations": {"data/augment.py"},
+    "albumentations": {f"data/{name}.py" for name in ("augment", "presets", "policies", "erasing")},
     "omegaconf": {"configure.py"},
     "wandb": {"training/tracking.py"},
     "accelerate": {"training/run.py", "training/fold.py"},

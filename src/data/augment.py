@@ -1,4 +1,4 @@
-"""Augmentation: the only door to albumentations.
+"""Augmentation: what a training image goes through, by settings or by the user's own albumentations transforms.
 
 The idea to know: an output depends on (image, seed) and nothing else. albumentations 2.0.8 repeats its random numbers
 in loader workers, and its `set_random_seed` gives every transform the same ones (a horizontal and a vertical flip then
@@ -13,6 +13,7 @@ import warnings
 import cv2
 import numpy as np
 
+from src.data.presets import build_transforms
 from src.errors import UserError, listing, nearest
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
@@ -39,25 +40,41 @@ class Augmentation:
         image_size: (height, width) of every output.
         source_size: (height, width) the image is resized to before the transforms; None: it keeps its own size, but
             is enlarged to cover image_size where it is smaller, so that a crop of that size always fits.
+        decode_size: (height, width) that decoding need not exceed; None: the image's own size is wanted.
+        num_views: pictures that a call returns: 1, or 3 where there is a `view_transform`.
     """
 
-    def __init__(self, image_size, transforms=(), source_size=None):
+    def __init__(self, image_size, transforms=(), source_size=None, view_transform=None):
         self.image_size = tuple(image_size)
         self.source_size = source_size
+        self.decode_size = source_size if transforms else self.image_size
+        self.num_views = 1 if view_transform is None else 3
         self._pipeline = A.Compose(list(transforms)) if transforms else None
+        self._view_transform = view_transform
 
     def __call__(self, image, seed):
-        """Return the image as (*image_size, C) of the same dtype.
+        """Return the image as (*image_size, C) of the same dtype; or its three views as (3, *image_size, C): what the
+        transforms make of it, and two that `view_transform` makes of that picture.
 
         Args:
             image: (H, W, C) uint8 or float32.
             seed: int >= 0; decides all that is random.
         """
+        stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
             image = _resize(image, self.source_size) if self.source_size else _cover(image, self.image_size)
-            self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            self._pipeline.set_random_state(*stream)
             image = self._pipeline(image=image)["image"]
-        return np.ascontiguousarray(_resize(image, self.image_size))
+        image = np.ascontiguousarray(_resize(image, self.image_size))
+        if self._view_transform is None:
+            return image
+        self._view_transform.set_random_state(*stream)
+        return np.stack([image] + [self._view_transform(image=image)["image"] for _ in range(2)])
+
+    def describe(self):
+        """Return one line for each transform, in order: its probability, its name, and what is not its default."""
+        views = [] if self._view_transform is None else [self._view_transform]
+        return list(_describe([*(self._pipeline or ()), *views]))
 
 
 def build_resize(image_size):
@@ -68,9 +85,8 @@ def build_resize(image_size):
 def build_augmentation(settings, image_size, channels, is_uint8):
     """Return the Augmentation of training images.
 
-    Transforms work on the image at image_size, where they are cheap. heavy crops from 1.25 times that size; own
-    transforms, of which any crops, pads or resizes, see the image at its own size. Images that are not uint8, or have
-    other than 1 or 3 channels, get a preset's geometric part only.
+    Transforms work on the image at image_size, where they are cheap; a crop by setting sees 1.25 times that size. Own
+    transforms, of which any crops, pads or resizes, see the image at its own size.
 
     Args:
         settings: src.config.Augment.
@@ -79,71 +95,31 @@ def build_augmentation(settings, image_size, channels, is_uint8):
         is_uint8: whether their pixels are 8-bit.
 
     Raises:
-        UserError: a transform's name, argument or value is wrong, or it does not keep what the network needs.
+        UserError: a transform's name, argument or value is wrong, or it does not keep what the network needs; or the
+            settings ask for what such images cannot have.
     """
+    image_size = tuple(image_size)
     if settings.transforms is not None:
         transforms = [_build_transform(entry) for entry in settings.transforms]
         changes_size = any(word in name for name in _names(transforms) for word in _CHANGE_SIZE)
         probe = np.full((*image_size, channels), 128, np.uint8 if is_uint8 else np.float32)
         for transform in transforms:
             probe = _check_output(transform, probe)
-        return Augmentation(image_size, transforms, None if changes_size else tuple(image_size))
-    if settings.preset == "none":
-        return Augmentation(image_size)
-    if settings.flips == "d4" and image_size[0] != image_size[1]:
+        return Augmentation(image_size, transforms, None if changes_size else image_size)
+    if settings.preset != "none" and settings.flips == "d4" and image_size[0] != image_size[1]:
         raise UserError(
             f"augment.flips=d4: needs square pictures, image_size is {list(image_size)}; set augment.flips=hvflip"
         )
-    geometry, colour = _PRESETS[settings.preset](tuple(image_size), channels)
-    transforms = [*geometry, *_FLIPS[settings.flips]()] + (colour if is_uint8 and channels in (1, 3) else [])
-    scale = 1.25 if settings.preset == "heavy" else 1
-    return Augmentation(image_size, transforms, tuple(round(side * scale) for side in image_size))
-
-
-_FLIPS = {
-    "none": lambda: [],
-    "hflip": lambda: [A.HorizontalFlip(p=0.5)],
-    "vflip": lambda: [A.VerticalFlip(p=0.5)],
-    "hvflip": lambda: [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)],
-    "d4": lambda: [A.D4(p=1)],
-}
-
-
-def _affine(rotate, shift, scale, p):
-    """Rotation in degrees, shift as a share of the side, zoom as a factor; the border mirrors the picture."""
-    return A.Affine(
-        rotate=(-rotate, rotate),
-        translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
-        scale=scale,
-        keep_ratio=True,
-        border_mode=cv2.BORDER_REFLECT_101,
-        p=p,
-    )
-
-
-def _light(image_size, channels):
-    return [_affine(7, 0.05, (0.9, 1.1), p=0.7)], []
-
-
-def _medium(image_size, channels):
-    return [_affine(15, 0.08, (0.85, 1.2), p=0.9)], [A.RandomBrightnessContrast(0.2, 0.2, p=0.5)]
-
-
-def _heavy(image_size, channels):
-    geometry = [
-        A.RandomResizedCrop(image_size, scale=(0.5, 1.0), ratio=(0.8, 1.25), area_for_downscale="image"),
-        _affine(30, 0.1, (0.8, 1.2), p=0.7),
-    ]
-    colour = [
-        A.RandomBrightnessContrast(0.3, 0.3, p=0.7),
-        *([A.HueSaturationValue(10, 25, 15, p=0.5)] if channels == 3 else []),
-        A.OneOf([A.GaussianBlur(sigma_limit=(0.5, 1.5)), A.GaussNoise(std_range=(0.02, 0.08))], p=0.3),
-        A.CoarseDropout((1, 1), (0.2, 0.375), (0.2, 0.375), p=0.5),
-    ]
-    return geometry, colour
-
-
-_PRESETS = {"light": _light, "medium": _medium, "heavy": _heavy}
+    if settings.augmix_consistency and not (is_uint8 and channels in (1, 3)):
+        kind = "8-bit" if is_uint8 else "not 8-bit"
+        raise UserError(
+            f"augment.augmix_consistency: AugMix needs 8-bit pictures of 1 or 3 channels, these are {kind} of "
+            f"{channels}; set augment.augmix=0 augment.augmix_consistency=0"
+        )
+    transforms = build_transforms(settings, image_size, channels, is_uint8)
+    view_transform = transforms.pop() if settings.augmix_consistency else None  # AugMix comes last
+    scale = 1.25 if "RandomResizedCrop" in _names(transforms) else 1
+    return Augmentation(image_size, transforms, tuple(round(side * scale) for side in image_size), view_transform)
 
 
 def _build_transform(entry):
@@ -197,6 +173,24 @@ def _names(transforms):
     for one in transforms:
         yield type(one).__name__
         yield from _names(getattr(one, "transforms", ()))
+
+
+def _describe(transforms, indent=""):
+    for one in transforms:
+        defaults = inspect.signature(type(one)).parameters
+        told = {name: getattr(one, name) for name in defaults if name not in ("p", "transforms") and hasattr(one, name)}
+        told = [f"{name}={_short(value)}" for name, value in told.items() if value != defaults[name].default]
+        yield f"{indent}p={one.p:.2f} {type(one).__name__} {' '.join(told)}".rstrip()
+        yield from _describe(getattr(one, "transforms", ()), indent + "  ")
+
+
+def _short(value):
+    """A value without spaces, floats with four digits at most."""
+    if isinstance(value, (tuple, list)):
+        return f"({','.join(_short(one) for one in value)})"
+    if isinstance(value, dict):  # an Affine has the same for both axes
+        return " ".join(dict.fromkeys(_short(one) for one in value.values()))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _check_output(transform, image):

@@ -71,10 +71,7 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
         raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
 
     augmentation = build_augmentation(config.augment, size, channels, is_uint8)
-    # own transforms that crop want the picture at its own size, heavy at a little more than it keeps
-    has_own_crop = config.augment.transforms is not None and augmentation.source_size is None
-    seen_size = None if has_own_crop else augmentation.source_size or size
-    train_data = ImageDataset(table.take(train_rows), channels, augmentation, seen_size, config.seed)
+    train_data = ImageDataset(table.take(train_rows), channels, augmentation, augmentation.decode_size, config.seed)
     val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
     shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     targets, task = train_data.table.targets, config.competition.task

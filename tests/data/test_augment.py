@@ -4,12 +4,13 @@ import pickle
 import random
 from collections import Counter
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
 
 from src.config import Augment
-from src.data.augment import build_augmentation, build_resize
+from src.data.augment import Augmentation, build_augmentation, build_resize
 from src.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -184,3 +185,272 @@ def test_a_transform_that_needs_colour_is_refused_for_grey():
 def test_d4_needs_square_pictures():
     with pytest.raises(UserError, match=r"augment.flips=d4: needs square pictures, image_size is \[32, 48\]"):
         build(flips="d4", size=(32, 48))
+
+
+def affine(rotate, shift, scale, p):
+    shifts = {"x": (-shift, shift), "y": (-shift, shift)}
+    return A.Affine(
+        rotate=(-rotate, rotate), translate_percent=shifts, scale=scale, keep_ratio=True,
+        border_mode=cv2.BORDER_REFLECT_101, p=p,
+    )  # fmt: skip
+
+
+def written_out(preset, flips, channels, is_uint8):
+    """The presets as lists of transforms."""
+    crop = A.RandomResizedCrop((48, 48), scale=(0.5, 1.0), ratio=(0.8, 1.25), area_for_downscale="image")
+    transforms = {
+        "light": [affine(7, 0.05, (0.9, 1.1), 0.7)],
+        "medium": [affine(15, 0.08, (0.85, 1.2), 0.9)],
+        "heavy": [crop, affine(30, 0.1, (0.8, 1.2), 0.7)],
+    }[preset]
+    transforms += {
+        "none": [],
+        "hflip": [A.HorizontalFlip(p=0.5)],
+        "vflip": [A.VerticalFlip(p=0.5)],
+        "hvflip": [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)],
+        "d4": [A.D4(p=1)],
+    }[flips]
+    if is_uint8 and channels < 4 and preset == "medium":
+        transforms += [A.RandomBrightnessContrast(0.2, 0.2, p=0.5)]
+    if is_uint8 and channels < 4 and preset == "heavy":
+        transforms += [
+            A.RandomBrightnessContrast(0.3, 0.3, p=0.7),
+            *([A.HueSaturationValue(10, 25, 15, p=0.5)] if channels == 3 else []),
+            A.OneOf([A.GaussianBlur(sigma_limit=(0.5, 1.5)), A.GaussNoise(std_range=(0.02, 0.08))], p=0.3),
+            A.CoarseDropout((1, 1), (0.2, 0.375), (0.2, 0.375), p=0.5),
+        ]
+    return Augmentation((48, 48), transforms, (60, 60) if preset == "heavy" else (48, 48))
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("channels", "is_uint8"), [(1, True), (3, True), (5, True), (3, False)])
+def test_presets_are_what_is_written_out_here(preset, flips, channels, is_uint8):
+    image = np.concatenate([IMAGE, IMAGE], axis=2)[..., :channels].astype(np.uint8 if is_uint8 else np.float32)
+    found = build(preset=preset, flips=flips, channels=channels, is_uint8=is_uint8)
+    expected = written_out(preset, flips, channels, is_uint8)
+    assert found.source_size == expected.source_size
+    assert all(np.array_equal(found(image, seed), expected(image, seed)) for seed in range(30))
+
+
+KNOBS = {
+    "crop": 0.3, "rotate": 40, "translate": 0.3, "scale": [0.5, 2], "brightness": 0.5, "colour": 0.5, "blur": 5,
+    "noise": 0.3, "cutout": 0.5, "erasing": 0.5, "randaugment": 5, "augmix": 5,
+}  # fmt: skip
+NAMES = {
+    "crop": "RandomResizedCrop", "rotate": "Affine", "translate": "Affine", "scale": "Affine",
+    "brightness": "RandomBrightnessContrast", "colour": "HueSaturationValue", "blur": "OneOf GaussianBlur",
+    "noise": "OneOf GaussNoise", "cutout": "Cutout", "erasing": "RandomErasing", "randaugment": "RandAugment",
+    "augmix": "AugMix",
+}  # fmt: skip
+OFF = {"crop": 1, "rotate": 0, "translate": 0, "scale": [1, 1], "brightness": 0, "colour": 0, "blur": 0, "noise": 0,
+       "cutout": 0}  # fmt: skip
+
+
+def names(augment):
+    return " ".join(line.split()[1] for line in augment.describe())
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_knob_alone_acts_alone(knob, channels):
+    augment = build(preset="none", flips="hvflip", channels=channels, **{knob: KNOBS[knob]})
+    copy = pickle.loads(pickle.dumps(augment))
+    image, plain = IMAGE[..., :channels], build_resize((48, 48))(IMAGE[..., :channels], 0)
+    found = [augment(image, seed) for seed in range(40)]
+    assert {(one.shape, str(one.dtype)) for one in found} == {((48, 48, channels), "uint8")}
+    assert all(np.array_equal(copy(image, seed), one) for seed, one in reversed(list(enumerate(found))))
+    if knob == "colour" and channels == 1:
+        assert names(augment) == ""
+        assert all(np.array_equal(one, plain) for one in found)
+    else:
+        assert names(augment) == NAMES[knob]
+        changed = {one.tobytes() for one in found if not np.array_equal(one, plain)}
+        assert len(changed) >= {"blur": 5, "noise": 5, "brightness": 10, "colour": 10, "cutout": 10, "erasing": 10}.get(
+            knob, 25
+        )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_knobs_switch_parts_of_a_preset_off(preset):
+    assert names(build(preset=preset, **OFF)) == "HorizontalFlip"
+    assert build(preset=preset, **OFF).source_size == (48, 48)
+    for knob in ("rotate", "translate", "scale"):
+        assert "Affine" in names(build(preset=preset, **{knob: OFF[knob]}))  # the other two go on
+    gone = {"crop": "RandomResizedCrop ", "brightness": " RandomBrightnessContrast", "colour": " HueSaturationValue",
+            "blur": " GaussianBlur", "noise": " GaussNoise", "cutout": " CoarseDropout"}  # fmt: skip
+    for knob, name in gone.items():
+        assert names(build(preset=preset, **{knob: OFF[knob]})) == names(build(preset=preset)).replace(name, "")
+
+
+def test_a_knob_takes_the_place_of_the_presets_value_alone():
+    assert build(preset="heavy", rotate=5, blur=3, cutout=0.3).describe() == [
+        "p=1.00 RandomResizedCrop size=(48,48) scale=(0.5,1) ratio=(0.8,1.25) area_for_downscale=image",
+        "p=0.70 Affine scale=(0.8,1.2) translate_percent=(-0.1,0.1) rotate=(-5,5) shear=(0,0) keep_ratio=True "
+        "border_mode=4",
+        "p=0.50 HorizontalFlip",
+        "p=0.70 RandomBrightnessContrast brightness_limit=(-0.3,0.3) contrast_limit=(-0.3,0.3)",
+        "p=0.50 HueSaturationValue hue_shift_limit=(-10,10) sat_shift_limit=(-25,25) val_shift_limit=(-15,15)",
+        "p=0.30 OneOf",
+        "  p=0.50 GaussianBlur blur_limit=(0,0) sigma_limit=(1,3)",
+        "  p=0.50 GaussNoise std_range=(0.02,0.08)",
+        "p=0.50 Cutout side=0.3",
+    ]
+    assert build(preset="light", brightness=0.1, erasing=0.2, randaugment=4, augmix=2).describe()[1:] == [
+        "p=0.50 HorizontalFlip",
+        "p=0.50 RandomBrightnessContrast brightness_limit=(-0.1,0.1) contrast_limit=(-0.1,0.1)",
+        "p=1.00 RandAugment magnitude=4",
+        "p=0.20 RandomErasing",
+        "p=1.00 AugMix severity=2",
+    ]
+    assert build(preset="none", flips="d4", size=(32, 48)).describe() == []
+
+
+def dot_after(seeds, row=50, column=50, **knob):
+    """Where a white dot of 3x3 comes to lie: (row, column) from the middle of 101x101 pixels, for each seed."""
+    image = np.zeros((101, 101, 1), np.uint8)
+    image[row - 1 : row + 2, column - 1 : column + 2] = 255
+    augment = build(preset="none", size=(101, 101), channels=1, **knob)
+    rows, columns = np.mgrid[-50:51, -50:51]
+    found = [augment(image, seed)[..., 0].astype(float) for seed in range(seeds)]
+    return np.array([((one * rows).sum() / one.sum(), (one * columns).sum() / one.sum()) for one in found])
+
+
+def test_rotation_turns_around_the_middle_and_no_further_than_it_may():
+    assert np.abs(dot_after(60, rotate=180)).max() < 0.01
+    moved = dot_after(200, column=90, rotate=20)
+    angles = np.degrees(np.arctan2(moved[:, 0], moved[:, 1]))
+    assert np.hypot(moved[:, 0], moved[:, 1]) == pytest.approx(40, abs=0.8)
+    assert 17 < np.abs(angles).max() < 21
+    assert min(angles) < -15 < 15 < max(angles)
+
+
+def test_translation_shifts_each_axis_by_its_share_at_most():
+    moved = dot_after(200, translate=0.2)
+    assert 18 < np.abs(moved).max() < 21  # .2 of 101, and a pixel of rounding
+    assert moved.min(axis=0).max() < -15
+    assert moved.max(axis=0).min() > 15
+    assert abs(np.corrcoef(moved.T)[0, 1]) < 0.3
+
+
+def test_scale_zooms_around_the_middle_between_its_factors():
+    bar = np.zeros((101, 101, 1), np.uint8)
+    bar[:, 70:] = bar[:, :31] = 255
+    augment = build(preset="none", scale=[0.5, 2], size=(101, 101), channels=1)
+    for half in (slice(50, None), slice(50, None, -1)):
+        starts = [(augment(bar, seed)[50, half, 0] > 128).argmax() for seed in range(200)]  # 20 without a zoom
+        assert 9 <= min(starts) < 12
+        assert 36 < max(starts) <= 41
+
+
+def test_a_crop_keeps_at_least_its_share_of_the_area():
+    """Two ramps say by how much the picture was enlarged."""
+    image = np.stack([*np.mgrid[0:240, 0:240], np.zeros((240, 240))], axis=2).astype(np.uint8)
+    augment = build(preset="none", crop=0.4, size=(96, 96))
+    assert augment.source_size == (120, 120)
+    areas = []
+    for seed in range(200):
+        found = augment(image, seed).astype(float)
+        down, across = (found[80, :, 0] - found[15, :, 0]).mean() / 65, (found[:, 80, 1] - found[:, 15, 1]).mean() / 65
+        areas.append(down * across * 96 * 96 / 240**2)
+    assert 0.38 < min(areas) < 0.5
+    assert 0.85 < max(areas) < 1.02
+
+
+def test_brightness_and_contrast_stay_within_their_share():
+    plain = np.full((48, 48, 3), 100, np.uint8)
+    values = [build(preset="none", brightness=0.2)(plain, seed)[0, 0, 0] for seed in range(300)]
+    # contrast 1 -+ .2 times 100, brightness -+ .2 times 255
+    assert 29 <= min(values) < 45
+    assert 155 < max(values) <= 171
+    assert 90 < np.sum(np.array(values) != 100) < 210
+
+
+def test_colour_changes_hue_saturation_and_value_within_its_share():
+    red = np.full((48, 48, 3), (200, 80, 80), np.uint8)
+    found = np.array([build(preset="none", colour=0.2)(red, seed)[:1] for seed in range(200)])[:, 0]
+    hue, saturation, value = cv2.cvtColor(found, cv2.COLOR_RGB2HSV)[:, 0].astype(int).T
+    hue = (hue + 90) % 180 - 90
+    assert 15 < np.abs(hue).max() <= 21
+    assert 40 < np.abs(saturation - 153).max() <= 52
+    assert 25 < np.abs(value - 200).max() <= 31
+
+
+def test_blur_and_noise_stay_within_their_bounds():
+    dot = np.zeros((101, 101, 1), np.uint8)
+    dot[48:53, 48:53] = 255
+    squares = np.arange(-50, 51) ** 2
+    sigmas = []
+    for seed in range(200):
+        found = build(preset="none", blur=6, size=(101, 101), channels=1)(dot, seed)[..., 0].astype(float)
+        sigmas.append(np.sqrt(max((found.sum(axis=0) * squares).sum() / found.sum() - 2, 0)))  # a 5x5 square's is 2
+    assert 4.5 < max(sigmas) < 6.2
+    assert 1.8 < min(sigma for sigma in sigmas if sigma > 0.1) < 3
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    deviations = [build(preset="none", noise=0.1, size=(64, 64))(grey, seed).std() / 255 for seed in range(200)]
+    assert 0.09 < max(deviations) < 0.102
+    assert 0.02 < min(one for one in deviations if one > 0) < 0.05
+
+
+def test_blur_and_noise_together_never_meet():
+    augment = build(preset="none", blur=5, noise=0.3, size=(72, 96))
+    flat = np.full((72, 96, 3), 128, np.uint8)
+    noisy = [bool(augment(flat, seed).std() > 0) for seed in range(200)]
+    changed = [not np.array_equal(augment(IMAGE, seed), IMAGE) for seed in range(200)]
+    assert 40 < sum(changed) < 80
+    assert 15 < sum(noisy) < sum(changed) - 15
+
+
+@pytest.mark.parametrize("channels", [2, 3, 6])
+@pytest.mark.parametrize("is_uint8", [True, False])
+def test_arrays_take_the_knobs_that_fit_them(channels, is_uint8):
+    image = RNG.integers(0, 200, (30, 30, channels)).astype(np.uint8 if is_uint8 else np.float32) - (not is_uint8) * 50
+    found = build(preset="none", channels=channels, is_uint8=is_uint8, size=(30, 30), **KNOBS)
+    if is_uint8 and channels == 3:
+        assert names(found).endswith("OneOf GaussianBlur GaussNoise RandAugment Cutout RandomErasing AugMix")
+    else:
+        assert names(found) == "RandomResizedCrop Affine Cutout RandomErasing"
+        for seed in range(30):
+            one = found(image, seed)
+            assert (one.shape, one.dtype) == (image.shape, image.dtype)
+            low, high = (0, 255) if is_uint8 else (-50, 149)
+            assert low <= one.min() <= one.max() <= high
+
+
+@pytest.mark.parametrize("preset", ["none", "heavy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_consistency_views_are_the_clean_picture_and_two_that_augmix_made_of_it(preset, channels):
+    image = IMAGE[..., :channels]
+    augment = build(preset=preset, channels=channels, augmix=5, augmix_consistency=12, size=(40, 48))
+    clean, single = (build(preset=preset, channels=channels, augmix=mix, size=(40, 48)) for mix in (0, 5))
+    copy = pickle.loads(pickle.dumps(augment))
+    assert (augment.num_views, clean.num_views, single.num_views) == (3, 1, 1)
+    assert names(augment) == names(single) == f"{names(clean)} AugMix".strip()
+    num_alike = 0
+    for seed in range(40):
+        views = augment(image, seed)
+        assert views.shape == (3, 40, 48, channels)
+        assert views.dtype == np.uint8
+        assert np.array_equal(views[0], clean(image, seed))
+        assert np.array_equal(views[1], single(image, seed))
+        assert np.array_equal(copy(image, seed), views)
+        num_alike += np.array_equal(views[1], views[2])
+    assert num_alike <= 4  # now and then AugMix's share of the original is nearly all
+
+
+def test_consistency_needs_pictures():
+    with pytest.raises(UserError) as caught:
+        build(augmix=3, augmix_consistency=12, channels=6)
+    assert str(caught.value) == (
+        "augment.augmix_consistency: AugMix needs 8-bit pictures of 1 or 3 channels, these are 8-bit of 6; "
+        "set augment.augmix=0 augment.augmix_consistency=0"
+    )
+
+
+def test_decode_size_is_what_the_transforms_look_at():
+    assert build_resize((48, 48)).decode_size == (48, 48)
+    assert build(preset="light").decode_size == build(transforms=["D4"]).decode_size == (48, 48)
+    assert build(preset="heavy").decode_size == build(preset="none", crop=0.5).decode_size == (60, 60)
+    assert build(preset="heavy", crop=1).decode_size == (48, 48)
+    assert build([{"CenterCrop": {"height": 48, "width": 48}}]).decode_size is None
+    assert build([]).decode_size == (48, 48)

@@ -193,13 +193,14 @@ def test_a_worker_uses_one_thread_and_ends_with_close(table):
 
 def test_the_dataset_travels_to_spawned_workers(table):
     copy = pickle.loads(pickle.dumps(train_data(table)))
-    for key in ((0, 3), (4, 3)):
+    for key in ((0, 3, 0), (4, 3, 0), (4, 3, 1)):
         assert np.array_equal(copy[key]["image"], train_data(table)[key]["image"])
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         found = pool.map(copy.__getitem__, [(0, 3, 0), (4, 3, 0)])
-    assert np.array_equal(found[1]["image"], copy[4, 3]["image"])
-    assert not np.array_equal(found[0]["image"], found[1]["image"])
+    assert np.array_equal(found[1]["image"], copy[4, 3, 0]["image"])
+    seen = [found[0], found[1], copy[4, 3, 1]]
+    assert len({one["image"].tobytes() for one in seen}) == 3  # another epoch, and another copy in the same
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,0 +1,1 @@
+"""Studies and pictures made with the starter; nothing in src imports them."""
