@@ -351,7 +351,7 @@ def table_text(study, rows, reasons):
         _conditions(study),
         "",
         f"The base has {metric} {_number(base['score'])} and takes {base['seconds']:.1f} s a run. A difference is "
-        "paired: same seed, same fold, same images; in brackets its 95 % interval, corrected for folds that share their "
+        "paired: same seed, same fold, same images; in brackets its 95 % interval, corrected for folds that share "
         f"images. **Bold**: the interval leaves out 0; of {num_compared} comparisons about "
         f"{math.ceil(num_compared / 20)} would be bold by chance alone.",
     ]
@@ -440,7 +440,7 @@ def _notes(study, rows, reasons):
     done, lines = set(rows["technique"]), []
     if study.competition == "demo" and any(one.is_tuned for one in study.techniques if one.name in done):
         lines += [
-            "† Its learning rate was chosen among two to five, on the folds of seed 41; so was the base's, among three.",
+            "† Its learning rate was chosen among three to five values on the folds of seed 41, as the base's was.",
             "",
         ]
     left_out = {}

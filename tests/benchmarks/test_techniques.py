@@ -27,7 +27,20 @@ REFUSED = {
     "multiclass": {"binary cross-entropy", "asymmetric"},
     "demo": {"binary cross-entropy", "asymmetric"} | PRETRAINED_ONLY,
 }
-OPTIMIZERS = "sgd momentum nesterov adagrad adadelta rmsprop adam nadam adamw radam lion lamb".split()
+OPTIMIZERS = [
+    "sgd",
+    "momentum",
+    "nesterov",
+    "adagrad",
+    "adadelta",
+    "rmsprop",
+    "adam",
+    "nadam",
+    "adamw",
+    "radam",
+    "lion",
+    "lamb",
+]
 
 
 def _competition(folder, task):
@@ -39,6 +52,7 @@ def _competition(folder, task):
     return [f"competition={folder / task}.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", REFUSED)
 def test_every_technique_loads_or_is_refused_for_a_known_reason(tmp_path, task):
     study = read_words(_competition(tmp_path, task))
@@ -56,7 +70,9 @@ def test_slugs_are_unique_and_every_entry_says_what_and_whence():
     for one in CATALOGUE:
         assert one.text.endswith("."), one.name
         assert re.search(r"\d{4}", one.source), one.name
-        assert all(re.fullmatch(r"\d{4}\.\d{4,5}", found) for found in re.findall(r"arXiv:(\S+)", one.source)), one.name
+        assert all(re.fullmatch(r"\d{4}\.\d{4,5}", found) for found in re.findall(r"arXiv:([^\s,;]+)", one.source)), (
+            one.name
+        )
         assert "|" not in one.text + one.source
 
 
@@ -68,10 +84,9 @@ def test_every_choice_of_the_textbooks_is_in_the_catalogue():
         assert {f"{key}={choice}" for choice in choices} <= words, key
 
 
-@pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.slug)
-def test_each_entry_is_named_once_and_its_parents_come_before_it(one):
-    place = [other.name for other in CATALOGUE].index(one.name)
-    assert all(CATALOGUE.index(parent) < place for parent in lineage(one)[:-1])
+def test_parents_come_before_what_builds_on_them():
+    for place, one in enumerate(CATALOGUE):
+        assert all(CATALOGUE.index(parent) < place for parent in lineage(one)[:-1]), one.name
 
 
 def test_times_are_taken_of_the_base():
@@ -140,12 +155,12 @@ def test_only_the_part_between_the_marks_is_written(tmp_path):
     document = tmp_path / "techniques.md"
     study = read_words(["seeds=1", f"output={tmp_path}/runs", "only=Adam", "num_folds=2", f"write={document}"])
     _finish(study, BASE, {1: [0.90, 0.92]})
-    save_text(document, "before\n<!-- techniques:demo -->\nold\n<!-- /techniques:demo -->\nafter\n")
+    save_text(document, "before\n<!-- techniques:demo -->\nlast week\n<!-- /techniques:demo -->\nafter\n")
     techniques._write(study, {"Adam": "already in the base"})
     text = document.read_text()
     assert text.startswith("before\n<!-- techniques:demo -->\n`python -m benchmarks.techniques num_folds=2 seeds=1`")
     assert text.endswith("- Adam: already in the base.\n<!-- /techniques:demo -->\nafter\n")
-    assert "old" not in text
+    assert "last week" not in text
     assert str(tmp_path) not in text
 
 
@@ -212,8 +227,6 @@ def test_a_study_trains_and_the_second_time_skips(tmp_path):
 def test_the_schedules_picture_shows_all(tmp_path):
     rates = learning_rates(Schedule(name="plateau", warmup_epochs=2))
     assert len(rates) == EPOCHS * STEPS_PER_EPOCH
-    assert np.unique(rates[rates < 1].round(6))[-1] < 1
-    assert rates[-1] == pytest.approx(0.01)
-    assert rates.max() == 1
+    assert sorted(set(rates[2 * STEPS_PER_EPOCH :].round(6)), reverse=True) == [1, 0.1, 0.01]  # two stalls, two falls
     draw_schedules(tmp_path / "schedules.png")
     assert (tmp_path / "schedules.png").stat().st_size > 10_000
