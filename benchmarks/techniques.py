@@ -4,6 +4,7 @@ The idea to know: every training is an ordinary run folder, and the table is rea
 command goes on where it was stopped, and several commands may share the seeds between them.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import functools
@@ -114,7 +115,8 @@ def read_words(words):
         raise UserError(f"seeds={seeds}: not whole numbers; write for example seeds=42,43,44") from None
     if write is not None and not write.endswith(".md"):
         raise UserError(f"write={write}: not a Markdown file; write for example write=docs/techniques.md")
-    base_words = ("tracking=none", *BASES.get(competition, ()), *(f"{key}={value}" for key, value in given.items()))
+    base = dict(word.split("=", 1) for word in ("tracking=none", *BASES.get(competition, ())))
+    base_words = tuple(f"{key}={value}" for key, value in (base | given).items())
     load_config(base_words)
     techniques = choose([one for one in only.strip("[]").split(",") if one])
     return Study(competition, base_words, seeds, Path(output), techniques, Path(write) if write else None)
@@ -167,6 +169,7 @@ def resolve_word(word, base):
 def run_study(study):
     """Train what is not done, technique after technique, and write the table after each; return how many crashed."""
     reasons, clock, crashed = {}, _Clock(study), 0
+    atexit.register(gc.unfreeze)  # see _train_if_needed; libraries complain at the end of what they cannot clear
     for technique in study.techniques:
         for seed in study.seeds:
             reason = reasons.get(technique.against, "")
@@ -197,8 +200,9 @@ def _train_if_needed(study, technique, seed, clock):
     if is_new:
         from src.training.run import train_run  # here, since torch takes seconds and a typo should not
 
-        gc.collect()
-        gc.freeze()  # libraries outlive every fold, after which all objects that are not frozen are looked at
+        if not gc.get_freeze_count():  # libraries outlive each fold, after which all that is not frozen is looked at
+            gc.collect()
+            gc.freeze()
         study.output.mkdir(parents=True, exist_ok=True)
         try:
             with open(study.output / "log.txt", "a", encoding="utf-8") as log:
