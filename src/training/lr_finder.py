@@ -16,10 +16,10 @@ from src.data.statistics import compute_pixel_stats
 from src.data.unreadable import find_unreadable
 from src.device import share_cores
 from src.errors import UserError, listing
-from src.model.losses import build_loss
+from src.model.losses import build_loss, resolve_class_weights
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
-from src.training.parts import build_mixer, build_parts, derive_seed
+from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
 from src.training.run import _build_accelerator, load_checked_table
 from src.training.schedule import Schedule
 
@@ -43,10 +43,12 @@ class Proposal:
 
 
 def propose_lr(lrs, losses):
-    """Return the Proposal of a sweep: where the loss falls most steeply, but at most a tenth of the lowest loss's rate.
+    """Return the Proposal of a sweep: the geometric middle between where the loss begins to fall and an upper end.
 
-    The slope at a rate is that of a straight line through a decade around it, since a difference of two neighbours is
-    mostly noise. The first tenth of the sweep is left out: its smoothed losses are means of a few batches.
+    The upper end is where the loss falls most steeply, but at most a tenth of the lowest loss's rate. Alone it is too
+    high for networks without pretrained weights: the sweep warms them up far more slowly than training does. The loss
+    begins to fall where it has come a tenth of the way down. The first tenth of the sweep is left out: its smoothed
+    losses are means of a few batches.
 
     Args:
         lrs: (N,) rising rates.
@@ -55,8 +57,9 @@ def propose_lr(lrs, losses):
     Returns:
         None where the loss fell at no rate.
 
-    Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186, section 3.3; the two
-    rules are those of Howard and Gugger, fastai, 2020, arXiv:2002.04688, of which we take the smaller.
+    Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186, section 3.3, for the
+    sweep and its lower end; Howard and Gugger, fastai, 2020, arXiv:2002.04688, for the two rules of the upper end. The
+    middle, and slopes from a decade of losses instead of two neighbours, are ours.
     """
     decades, losses = np.log10(np.asarray(lrs, dtype=float)), np.asarray(losses, dtype=float)
     start = len(losses) // 10
@@ -64,8 +67,11 @@ def propose_lr(lrs, losses):
     if end == start:
         return None
     slopes = [_slope(decades, losses, place) for place in range(start, end + 1)]
-    steepest, lowest = decades[start + int(np.argmin(slopes))], decades[end]
-    return Proposal(float(10 ** min(steepest, lowest - 1)), float(10**lowest), float(1 - losses[end] / losses[start]))
+    steepest = decades[start + int(np.argmin(slopes))]
+    begin = decades[start + int(np.argmax(losses[start:] <= 0.9 * losses[start] + 0.1 * losses[end]))]
+    upper = min(steepest, decades[end] - 1)
+    fall = 1 - losses[end] / losses[start]
+    return Proposal(float(10 ** ((min(begin, upper) + upper) / 2)), float(10 ** decades[end]), float(fall))
 
 
 def _slope(decades, losses, place):
@@ -86,7 +92,7 @@ def sweep_lr(
         optimizer: its groups' lr are multiples of the rate, so that a head at 10 learns ten times as fast.
         first, last: rates of the first and last step.
         accumulate_steps: batches whose gradients make one step.
-        loop: what else `engine.train_one_epoch` takes: normalize, mixer, generator, clip_norm.
+        loop: what else `engine.train_one_epoch` takes: normalize, mixer, generator, consistency, clip_norm.
 
     Returns:
         pandas table with the columns lr, loss (of the step's batches, before the step is taken) and smoothed (an
@@ -159,17 +165,19 @@ def find_lr(config, num_steps=NUM_STEPS):
     num_workers = share_cores(accelerator.device, config.train.num_workers)
     fold, table, folds = _prepare_rows(config, accelerator)
     pixel_stats = None
-    if config.normalize == "dataset":
+    if config.normalize in ("dataset", "center"):
         pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
     torch.manual_seed(derive_seed(config.seed, fold))
     parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
     model, optimizer = accelerator.prepare(
         parts.network, build_optimizer(replace(config.optimizer, lr=1.0), parts.network)
     )
+    class_weights = resolve_class_weights(config.loss, parts.train_table.targets, config.competition.task)
+    loss_function = build_loss(config.loss, config.competition.task, class_weights)
     seed = derive_seed(config.seed, fold, 0, accelerator.process_index)
     torch.manual_seed(seed)
     sweep = sweep_lr(
-        model, parts.train_loader, build_loss(config.loss, config.competition.task), optimizer, accelerator,
+        model, parts.train_loader, loss_function, optimizer, accelerator,
         first=config.optimizer.lr / _SPAN,
         last=config.optimizer.lr * _SPAN,
         num_steps=num_steps,
@@ -177,6 +185,7 @@ def find_lr(config, num_steps=NUM_STEPS):
         normalize=parts.network.normalize,
         mixer=build_mixer(config, 0),
         generator=torch.Generator().manual_seed(seed),
+        consistency=build_consistency(config),
         clip_norm=config.optimizer.clip_norm,
         title="learning rate",
     )  # fmt: skip
