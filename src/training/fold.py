@@ -59,7 +59,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
             model = _wrap_again(model, network, accelerator)
             if is_main:
                 learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-                print(f"fold {fold}: one more stage opens, {learning:,} parameters learn")
+                print(f"fold {fold}: more of the backbone opens, {learning:,} parameters learn")
         seed = derive_seed(config.seed, fold, epoch, accelerator.process_index)
         torch.manual_seed(seed)
         stats = train_one_epoch(

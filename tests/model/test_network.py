@@ -269,6 +269,19 @@ def test_zero_head_starts_undecided():
     )
 
 
+def test_dropout_acts_in_training_at_its_rate_and_not_in_evaluation():
+    head = make_head(drop_rate=0.3)
+    seen = []
+    head.last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    features = torch.ones(5000, 6)
+    head.train()(features)
+    head.eval()(features)
+    dropped, kept = (seen[0] == 0), seen[0][seen[0] != 0]
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / 0.7))
+    assert torch.equal(seen[1], features)
+
+
 def test_multi_sample_dropout():
     features = torch.ones(1, 6)
     head = make_head(drop_rate=0.5, dropout_samples=4)
