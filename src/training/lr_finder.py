@@ -20,7 +20,7 @@ from src.model.losses import build_loss, resolve_class_weights
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
 from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
-from src.training.run import _build_accelerator, load_checked_table
+from src.training.run import build_accelerator, load_checked_table
 from src.training.schedule import Schedule
 
 NUM_STEPS = 200
@@ -161,7 +161,7 @@ def find_lr(config, num_steps=NUM_STEPS):
     """
     if config.optimizer.lr == 0:
         raise UserError("optimizer.lr=0: the sweep goes around this rate; leave it out, or set for example 1e-3")
-    accelerator = _build_accelerator(config)
+    accelerator = build_accelerator(config)
     num_workers = share_cores(accelerator.device, config.train.num_workers)
     fold, table, folds = _prepare_rows(config, accelerator)
     pixel_stats = None

@@ -34,7 +34,7 @@ def train_run(config):
     Raises:
         UserError: anything a person can mend, most of it before the first epoch.
     """
-    accelerator = _build_accelerator(config)
+    accelerator = build_accelerator(config)
     num_workers = share_cores(accelerator.device, config.train.num_workers)
     run_folder, is_main = config.run_folder, accelerator.is_main_process
     table, folds, numbers = _prepare_rows(config, accelerator, num_workers)
@@ -78,7 +78,7 @@ def _prepare_rows(config, accelerator, num_workers):
     return table, folds, numbers
 
 
-def _build_accelerator(config):
+def build_accelerator(config):
     """Return the Accelerator on the config's device; torchrun gives each of its processes a device of its own."""
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
