@@ -168,7 +168,7 @@ def resolve_word(word, base):
 
 def run_study(study):
     """Train what is not done, technique after technique, and write the table after each; return how many crashed."""
-    reasons, clock, crashed = {}, _Clock(study), 0
+    reasons, clock, crashed, written = {}, _Clock(study), 0, 0
     atexit.register(gc.unfreeze)  # see _train_if_needed; libraries complain at the end of what they cannot clear
     for technique in study.techniques:
         for seed in study.seeds:
@@ -182,7 +182,9 @@ def run_study(study):
                     raise UserError(f"the base: {reason}; its run is {study.output / 'log.txt'}")
                 break
         crashed += reasons.get(technique.name, "").startswith("crashed")
-        _write(study, reasons)
+        if len(clock.spent) > written or technique is study.techniques[-1]:  # a table of all takes a second
+            written = len(clock.spent)
+            _write(study, reasons)
     return crashed
 
 
@@ -261,16 +263,16 @@ class _Clock:
     def __init__(self, study):
         self._num_seeds = len(study.seeds)
         self._total = len(study.techniques) * self._num_seeds
-        self._done, self._spent = 0, []
+        self._done, self.spent = 0, []
 
     def tell(self, technique, seed, config, seconds):
         """Count a run; seconds None: it was there before."""
         self._done += 1
         if seconds is None:
             return
-        self._spent.append(seconds)
+        self.spent.append(seconds)
         score = load_json(config.run_folder / "scores.json")["mean"]
-        minutes = np.mean(self._spent[-30:]) * (self._total - self._done) / 60
+        minutes = np.mean(self.spent[-30:]) * (self._total - self._done) / 60
         where = f"{self._done}/{self._total} {technique.name} seed {seed}"
         print(
             f"{where}: {_number(score)} ({seconds:.1f} s), about {math.ceil(minutes)} min left",

@@ -56,6 +56,8 @@ def _check_folds(config):
 
 def _check_model(config):
     model, layer_decay = config.model, config.optimizer.layer_decay
+    is_head_only = model.freeze in ("head_only", "0")
+    is_batchnorm_frozen = model.pretrained if model.freeze_batchnorm is None else model.freeze_batchnorm
     if model.freeze not in FREEZE_METHODS and not model.freeze.isdigit():
         raise UserError(f"model.freeze={model.freeze}: not one of {listing(FREEZE_METHODS)}, nor a number of stages")
     if not model.pretrained and model.freeze != "none":
@@ -65,17 +67,36 @@ def _check_model(config):
             f"model.head_first_epochs={model.head_first_epochs}: a head learns nothing on random weights; "
             "set model.pretrained=true"
         )
-    if model.freeze == "head_only" and model.head_first_epochs:
-        raise UserError("model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none")
+    if model.freeze_batchnorm and not model.pretrained:
+        raise UserError("model.freeze_batchnorm=true: random weights have no statistics to keep; set it to null")
+    if model.batchnorm_momentum is not None and is_batchnorm_frozen:
+        raise UserError(
+            f"model.batchnorm_momentum={model.batchnorm_momentum}: BatchNorm is frozen, its statistics do not move; "
+            "set model.freeze_batchnorm=false"
+        )
+    for key in ("head_first_epochs", "gradual_epochs"):
+        if getattr(model, key) >= config.train.epochs and (key != "gradual_epochs" or model.freeze == "gradual"):
+            raise UserError(
+                f"model.{key}={getattr(model, key)}: train.epochs={config.train.epochs} end before more opens; lower it"
+            )
+    for key in ("drop_path_rate", "dropout2d_rate"):
+        if is_head_only and getattr(model, key):
+            raise UserError(f"model.{key}: nothing drops in a frozen backbone; set it to 0")
+    if is_head_only and model.head_first_epochs:
+        raise UserError(f"model.freeze={model.freeze}: no epoch follows model.head_first_epochs; set model.freeze=none")
     if model.freeze == "gradual" and model.head_first_epochs:
         raise UserError(
             f"model.freeze=gradual: begins with the head alone; set model.gradual_epochs={model.head_first_epochs} and "
             "model.head_first_epochs=0"
         )
-    if model.freeze == "head_only" and layer_decay is not None:
+    if (is_head_only or model.freeze == "1") and layer_decay is not None:
         raise UserError(
-            f"model.freeze=head_only: optimizer.layer_decay={layer_decay} is for a backbone that learns; set it to null"
+            f"model.freeze={model.freeze}: optimizer.layer_decay={layer_decay} needs two stages of the backbone that "
+            "learn; set it to null"
         )
+    if taken := {"lr", "weight_decay"} & set(config.optimizer.kwargs):
+        key = sorted(taken)[0]
+        raise UserError(f"optimizer.kwargs.{key}: has a setting of its own; set optimizer.{key}")
     if model.dropout_samples > 1 and model.drop_rate == 0:
         raise UserError(
             f"model.dropout_samples={model.dropout_samples}: all masks are alike without dropout; set model.drop_rate"
@@ -89,6 +110,11 @@ def _check_augment(config):
         changed = [key for key in vars(augment) if key not in alone and getattr(augment, key) != getattr(Augment, key)]
         if changed:
             raise UserError(f"augment.transforms: takes the place of augment.{changed[0]}; give one of the two")
+    if augment.preset == "none" and augment.flips not in ("none", "hflip"):  # hflip is the default
+        raise UserError(
+            f"augment.flips={augment.flips}: augment.preset=none leaves flips out; set augment.preset=light and what "
+            "else it does to 0 (augment.rotate=0 augment.translate=0 augment.scale=[1,1])"
+        )
     if augment.scale is not None and (len(augment.scale) != 2 or not 0 < augment.scale[0] <= augment.scale[1] <= 10):
         raise UserError(
             f"augment.scale={augment.scale}: must be [smallest, largest] above 0; for example augment.scale=[0.8,1.25]"
@@ -103,6 +129,8 @@ def _check_loss(config):
     loss, mix, task = config.loss, config.mix, config.competition.task
     if mix.prob > 0 and mix.mixup_alpha == 0 and mix.cutmix_alpha == 0:
         raise UserError(f"mix.prob={mix.prob}: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0")
+    if mix.prob > 0 and mix.off_epochs >= config.train.epochs:
+        raise UserError(f"mix.off_epochs={mix.off_epochs}: nothing is mixed in train.epochs={config.train.epochs}")
     if loss.name in ("bce", "asymmetric") and task == "multiclass":
         raise UserError(f"loss.name={loss.name}: a multiclass task has one answer a row; set loss.name=cross_entropy")
     if loss.name == "cross_entropy" and task != "multiclass":
@@ -120,6 +148,11 @@ def _check_loss(config):
         raise UserError(
             "loss.name=auc: compares pairs, which weights do not change; leave out loss.balance and weights"
         )
+    is_plateau_on_loss = config.schedule.name == "plateau" and config.schedule.plateau_on == "loss"
+    is_stopped_on_loss = config.train.early_stopping_epochs is not None and config.train.early_stopping_on == "loss"
+    for is_on, key in ((is_plateau_on_loss, "schedule.plateau_on"), (is_stopped_on_loss, "train.early_stopping_on")):
+        if loss.name == "auc" and is_on:
+            raise UserError(f"{key}=loss: is the log loss, which loss.name=auc does not lower; set {key}=score")
     if any(not math.isfinite(weight) or weight <= 0 for weight in loss.class_weights):
         raise UserError(f"loss.class_weights={loss.class_weights}: each must be above 0")
     if loss.balance and config.train.sampler == "balanced":
@@ -132,9 +165,17 @@ def _check_schedule(config):
         raise UserError(
             "schedule.per=step: schedule.name=plateau looks at each epoch's validation; set schedule.per=auto"
         )
-    if late := [one for one in schedule.milestone_epochs if not 0 < one < epochs]:
+    if schedule.name == "plateau" and schedule.gamma == 1:
+        raise UserError("schedule.gamma=1: plateau would never lower the rate; set it below 1")
+    if schedule.name == "onecycle" and schedule.per == "epoch" and epochs == 1:
+        raise UserError("schedule.per=epoch: one epoch is no cycle; set schedule.per=step")
+    for name, key in (("step", "step_epochs"), ("cosine_restarts", "restart_epochs")):
+        if schedule.name == name and (getattr(schedule, key) or 0) >= epochs > 1:
+            raise UserError(f"schedule.{key}={getattr(schedule, key):g}: never comes; train.epochs is {epochs}")
+    late = [one for one in schedule.milestone_epochs if not 0 < one < epochs]
+    if schedule.name == "multistep" and late:
         raise UserError(f"schedule.milestone_epochs: {late[0]:g} is outside the training; train.epochs is {epochs}")
-    if schedule.name != "onecycle" and schedule.warmup_epochs >= epochs and schedule.warmup_epochs > 0.5:
+    if schedule.warmup_epochs >= epochs and schedule.warmup_epochs > (1 if schedule.name == "onecycle" else 0.5):
         raise UserError(
             f"schedule.warmup_epochs={schedule.warmup_epochs:g}: leaves nothing of train.epochs={epochs} for the curve"
         )
@@ -142,6 +183,13 @@ def _check_schedule(config):
 
 def _check_train(config):
     train = config.train
+    schedule, patience = config.schedule, train.early_stopping_epochs
+    is_shared = schedule.name == "plateau" and schedule.plateau_on == train.early_stopping_on
+    if is_shared and patience is not None and patience <= schedule.patience_epochs + 1:
+        raise UserError(
+            f"train.early_stopping_epochs={patience}: ends the training before a plateau of schedule.patience_epochs="
+            f"{schedule.patience_epochs} lowers the rate; set it to {schedule.patience_epochs + 2} or more"
+        )
     averages = [key for key in ("ema_decay", "swa_epochs", "average_best") if getattr(train, key) is not None]
     if len(averages) > 1:
         raise UserError(f"train.{averages[0]}: is one average of weights, train.{averages[1]} another; choose one")

@@ -236,7 +236,7 @@ class Optimizer:
     weight_decay: float = _setting(0.0, "decay of weights (L2; of adamw, lion, lamb: decoupled)", at_least=0)
     decay_all: bool = _setting(False, "weight_decay and l1_penalty also reach biases and norms")
     l1_penalty: float = _setting(0.0, "L1 penalty of weights, by a proximal step that reaches zero", at_least=0)
-    clip_norm: Optional[float] = _setting(None, "largest norm of the gradient; null: no clipping", at_least=0)
+    clip_norm: Optional[float] = _setting(None, "largest norm of the gradient; null: no clipping", at_least=1e-6)
     accumulate_steps: int = _setting(1, "batches whose gradients make one step", at_least=1)
     kwargs: dict[str, Any] = _setting({}, "passed to the optimizer as they are, for example {betas: [0.9, 0.99]}")
 
@@ -264,7 +264,7 @@ class Schedule:
     warmup_epochs: float = _setting(0.5, "epochs of linear rise before the curve", at_least=0)
     per: str = _setting(
         "auto",
-        "the rate moves after each step or epoch; auto: plateau by epoch, all others by step",
+        "the rate moves after each step or epoch (then with whole epochs of warm-up); auto: step, but plateau by epoch",
         choices=("auto", "step", "epoch"),
     )
     gamma: float = _setting(0.1, "factor of step, multistep and plateau", at_least=0, at_most=1)
@@ -278,8 +278,12 @@ class Schedule:
     final_factor: float = _setting(
         0.01, "where linear and exponential end, a share of the peak", at_least=1e-6, at_most=1
     )
-    patience_epochs: int = _setting(1, "epochs without a better value before plateau falls", at_least=0)
-    plateau_on: str = _setting("loss", "the value that plateau looks at, in validation", choices=("loss", "score"))
+    patience_epochs: int = _setting(
+        1, "epochs without a better value that plateau bears; it falls after the next", at_least=0
+    )
+    plateau_on: str = _setting(
+        "loss", "what plateau looks at in validation: the log loss or the score", choices=("loss", "score")
+    )
 
 
 @dataclass(frozen=True)
@@ -314,7 +318,7 @@ class Train:
     )
     early_stopping_min_delta: float = _setting(0.0, "what counts as better: by more than this", at_least=0)
     early_stopping_on: str = _setting(
-        "score", "the value early stopping looks at, in validation", choices=("score", "loss")
+        "score", "what early stopping looks at in validation: the score or the log loss", choices=("score", "loss")
     )
     channels_last: bool = _setting(True, "memory order that is faster for convolutions")
     compile: bool = _setting(False, "torch.compile the network")

@@ -113,7 +113,7 @@ def test_the_folds_of_a_run_cannot_change_between_its_folds(tiny_run):
 
 
 def test_everything_at_once_survives_a_stop(tiny_run):
-    """Averages, mixing, accumulation, gradual freezing and bf16, stopped after an epoch and resumed; then inference."""
+    """Averages, mixing, accumulation and bf16, stopped after an epoch and resumed; then inference."""
     folder, _ = tiny_run
     words = [
         *TINY, "fold=0", "train.ema_decay=0.9", "mix.prob=0.5", "optimizer.accumulate_steps=2",
@@ -148,7 +148,7 @@ def test_everything_at_once_survives_a_stop(tiny_run):
          "optimizer.lr=0.05", "model.prior_bias=true", "model.backbone_activation=silu", "loss.balance=true",
          "train.batches_per_epoch=5", "augment.randaugment=5", "augment.erasing=0.5", "augment.blur=1"],
         ["loss.name=auc", "optimizer.name=lion", "optimizer.lr=1e-3", "schedule.name=cosine_restarts",
-         "train.early_stopping_epochs=2", "train.early_stopping_on=loss", "optimizer.accumulate_steps=2"],
+         "train.early_stopping_epochs=2", "optimizer.accumulate_steps=2"],
     ],
     ids=["swa", "average_best", "auc"],
 )  # fmt: skip
@@ -179,6 +179,21 @@ def test_swa_is_the_mean_of_the_run_s_last_epochs(tiny_run):
     )
     for name in mean:
         torch.testing.assert_close(mean[name], (two[name] + three[name]) / 2, msg=name)
+
+
+def test_swa_refreshes_batchnorm_of_stages_that_opened_late(tiny_run):
+    """The mean of one epoch has its weights, and statistics of its own wherever BatchNorm learns."""
+    folder, _ = tiny_run
+    weights = folder / "late.safetensors"
+    save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), weights)
+    words = [*TINY, "fold=0", "model.pretrained=true", f"model.weights={weights}", "model.kwargs={}"]
+    words += ["model.freeze_batchnorm=false", "model.head_first_epochs=1"]
+    run_here("train.py", *words, "name=late", cwd=folder)
+    run_here("train.py", *words, "name=late_mean", "train.swa_epochs=1", cwd=folder)
+    plain, mean = (load_file(folder / f"outputs/{name}/fold0/last.safetensors") for name in ("late", "late_mean"))
+    for name in plain:
+        is_statistic = "running_" in name or "num_batches" in name
+        assert torch.equal(plain[name], mean[name]) is not is_statistic, name
 
 
 def test_head_only_leaves_the_backbone_bit_identical(tiny_run):

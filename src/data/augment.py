@@ -110,12 +110,6 @@ def build_augmentation(settings, image_size, channels, is_uint8):
         raise UserError(
             f"augment.flips=d4: needs square pictures, image_size is {list(image_size)}; set augment.flips=hvflip"
         )
-    if settings.augmix_consistency and not (is_uint8 and channels in (1, 3)):
-        kind = "8-bit" if is_uint8 else "not 8-bit"
-        raise UserError(
-            f"augment.augmix_consistency: AugMix needs 8-bit pictures of 1 or 3 channels, these are {kind} of "
-            f"{channels}; set augment.augmix=0 augment.augmix_consistency=0"
-        )
     transforms = build_transforms(settings, image_size, channels, is_uint8)
     view_transform = transforms.pop() if settings.augmix_consistency else None  # AugMix comes last
     scale = 1.25 if "RandomResizedCrop" in _names(transforms) else 1

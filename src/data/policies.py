@@ -177,7 +177,7 @@ _RANDAUGMENT = _SHARED | {
     "sharpness": (_sharpness, 0, 0.9, True),
 }
 _AUGMIX = _SHARED | {
-    "posterize": (_posterize, 4, 7, False),
+    "posterize": (_posterize, 4, 8, False),
     "translate_x": (_translate_x, 0, 1 / 3, True),
     "translate_y": (_translate_y, 0, 1 / 3, True),
 }

@@ -11,6 +11,7 @@ import albumentations as A
 
 from src.data.erasing import Cutout, RandomErasing
 from src.data.policies import AugMix, RandAugment
+from src.errors import UserError
 
 # a knob's value that does nothing
 _ZEROS = ("rotate", "translate", "brightness", "colour", "blur", "noise", "cutout")
@@ -54,9 +55,14 @@ def build_transforms(settings, image_size, channels, is_uint8):
         image_size: (height, width) after a crop.
         channels: of the images.
         is_uint8: whether their pixels are 8-bit.
+
+    Raises:
+        UserError: a knob is set that such images cannot have.
     """
     knobs = {key: value for key in _OFF if (value := getattr(settings, key)) is not None}
     values = SimpleNamespace(**_OFF | _PRESETS[settings.preset] | knobs)
+    is_picture = is_uint8 and channels in (1, 3)
+    _check_knobs(settings, knobs, channels, is_picture)
     transforms = []
     if values.crop < 1:
         transforms.append(
@@ -66,7 +72,6 @@ def build_transforms(settings, image_size, channels, is_uint8):
         transforms.append(_build_affine(values, _AFFINE_P[settings.preset]))
     if settings.preset != "none":
         transforms += [flip(p=p) for flip, p in _FLIPS[settings.flips]]
-    is_picture = is_uint8 and channels in (1, 3)
     if is_picture:
         transforms += _build_pixelwise(values, channels, _BRIGHTNESS_P[settings.preset])
         transforms += [RandAugment(settings.randaugment)] if settings.randaugment else []
@@ -76,7 +81,22 @@ def build_transforms(settings, image_size, channels, is_uint8):
         sides = (values.cutout * 8 / 15, values.cutout)
         transforms.append(A.CoarseDropout((1, 1), sides, sides, p=0.5))
     transforms += [RandomErasing(settings.erasing)] if settings.erasing else []
-    return transforms + ([AugMix(settings.augmix)] if settings.augmix and is_picture else [])
+    return transforms + ([AugMix(settings.augmix)] if settings.augmix else [])
+
+
+def _check_knobs(settings, knobs, channels, is_picture):
+    """Refuse what was asked for and these images cannot have; what a preset alone brings is left out instead.
+
+    Raises:
+        UserError: names the setting.
+    """
+    asked = {key: knobs.get(key) for key in ("brightness", "colour", "blur", "noise")}
+    asked |= {"randaugment": settings.randaugment, "augmix": settings.augmix}
+    key = next((key for key, value in asked.items() if value), None)
+    if key and not is_picture:
+        raise UserError(f"augment.{key}={asked[key]:g}: needs 8-bit pictures of 1 or 3 channels; leave it out")
+    if asked["colour"] and channels == 1:
+        raise UserError(f"augment.colour={asked['colour']:g}: grey pictures have no colour; leave it out")
 
 
 def _build_affine(values, p):

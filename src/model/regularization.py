@@ -54,7 +54,10 @@ def add_dropout2d(backbone, rate, name):
 
 @dataclass
 class _Dropout2d:
-    """A forward hook; it asks the hooked module whether it trains, as copies and frozen stages have their own mind."""
+    """A forward hook; it asks the hooked module whether it trains, as copies have a mind of their own.
+
+    Behind a frozen stage, whose output needs no gradient, nothing drops.
+    """
 
     rate: float
     num_channels: int
@@ -63,4 +66,4 @@ class _Dropout2d:
     def __call__(self, module, inputs, output):
         if output.ndim != 4 or output.shape[1] != self.num_channels:
             raise UserError(f"model.dropout2d_rate={self.rate}: {self.name} has no feature maps; set model.drop_rate")
-        return functional.dropout2d(output, self.rate, module.training)
+        return functional.dropout2d(output, self.rate, module.training and output.requires_grad)

@@ -14,7 +14,7 @@ from src.errors import UserError, listing
 from src.evaluation.metrics import log_loss, score
 from src.files import save_json, save_table
 from src.model.freezing import describe_parameters, open_stages
-from src.model.losses import build_loss, probabilities, resolve_class_weights
+from src.model.losses import probabilities
 from src.training import checkpoint
 from src.training.averaging import mean_weights, refresh_batchnorm
 from src.training.engine import iterate_images, predict, train_one_epoch
@@ -41,8 +41,6 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)  # each fold finds its own scale
     parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
     task, train = config.competition.task, config.train
-    class_weights = resolve_class_weights(config.loss, parts.train_table.targets, task)
-    loss_function = build_loss(config.loss, task, class_weights)
     is_main, network = accelerator.is_main_process, parts.network
     progress = Progress()
     if (folder / "last.pt").is_file():
@@ -63,7 +61,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
         seed = derive_seed(config.seed, fold, epoch, accelerator.process_index)
         torch.manual_seed(seed)
         stats = train_one_epoch(
-            model, parts.train_loader, epoch, loss_function, optimizer, parts.schedule, accelerator,
+            model, parts.train_loader, epoch, parts.loss_function, optimizer, parts.schedule, accelerator,
             normalize=network.normalize,
             mixer=build_mixer(config, epoch),
             generator=torch.Generator().manual_seed(seed),
@@ -75,6 +73,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
         )  # fmt: skip
         if train.swa_epochs is not None and epoch >= train.epochs - train.swa_epochs:
             parts.swa.update_parameters(network)
+            open_stages(parts.swa.module, epoch)  # or BatchNorm of stages that opened since would count as frozen
             _refresh(parts.swa.module, parts, epoch, accelerator)
         probs = _predict_all(parts.scored, parts, accelerator, task)
         if not np.isfinite(probs).all():
@@ -132,7 +131,7 @@ def _keep_best_epochs(folder, parts, best, epoch):
 
 def _average_best_epochs(folder, fold, parts, progress, accelerator, config):
     """Average the best epochs' weights; the mean becomes the fold's best where it scores better than each of them."""
-    best, networks = progress.best_epochs(config.train.average_best), []
+    began, best, networks = time.perf_counter(), progress.best_epochs(config.train.average_best), []
     for epoch in best:
         networks.append(copy.deepcopy(parts.network))
         checkpoint.load_weights(folder / f"epoch{epoch}.safetensors", networks[-1])
@@ -151,6 +150,7 @@ def _average_best_epochs(folder, fold, parts, progress, accelerator, config):
         if is_better:
             checkpoint.save_weights(folder / "best.safetensors", average)
             save_predictions(folder / "val.csv", parts.val_table, probs)
+    progress.seconds += time.perf_counter() - began
     if is_better:
         progress.best_score, progress.best_loss, progress.averaged_epochs = val_score, val_loss, sorted(best)
 

@@ -16,7 +16,6 @@ from src.data.statistics import compute_pixel_stats
 from src.data.unreadable import find_unreadable
 from src.device import share_cores
 from src.errors import UserError, listing
-from src.model.losses import build_loss, resolve_class_weights
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
 from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
@@ -172,12 +171,10 @@ def find_lr(config, num_steps=NUM_STEPS):
     model, optimizer = accelerator.prepare(
         parts.network, build_optimizer(replace(config.optimizer, lr=1.0), parts.network)
     )
-    class_weights = resolve_class_weights(config.loss, parts.train_table.targets, config.competition.task)
-    loss_function = build_loss(config.loss, config.competition.task, class_weights)
     seed = derive_seed(config.seed, fold, 0, accelerator.process_index)
     torch.manual_seed(seed)
     sweep = sweep_lr(
-        model, parts.train_loader, loss_function, optimizer, accelerator,
+        model, parts.train_loader, parts.loss_function, optimizer, accelerator,
         first=config.optimizer.lr / _SPAN,
         last=config.optimizer.lr * _SPAN,
         num_steps=num_steps,

@@ -23,7 +23,8 @@ def parameter_groups(network, settings):
     """Split the parameters by rate and by decay.
 
     The head's rate is lr * head_lr_factor; stage k of n of the backbone, counted from 1 at the input, has
-    lr * layer_decay ** (n - k). Decay reaches weights, but no biases, norms or scalars unless decay_all is set.
+    lr * layer_decay ** (n - k). Decay reaches weights, but no biases, norms, scalars or what
+    timm names beside them (position and class tokens), unless decay_all is set.
 
     Args:
         network: model.network.Network.
@@ -37,11 +38,14 @@ def parameter_groups(network, settings):
     Howard and Ruder, Universal Language Model Fine-tuning, 2018, arXiv:1801.06146, section 3.2.
     """
     parameters, groups = dict(network.named_parameters()), []
+    spared = {f"backbone.{name}" for name in getattr(network.backbone, "no_weight_decay", set)()}
+
+    def _is_decayed(name):
+        return settings.decay_all or (parameters[name].ndim > 1 and name not in spared)
+
     for name, names, lr in _rates(network, settings):
         for is_decayed in (True, False):
-            params = [
-                parameters[one] for one in names if (settings.decay_all or parameters[one].ndim > 1) == is_decayed
-            ]
+            params = [parameters[one] for one in names if _is_decayed(one) == is_decayed]
             if params:
                 penalties = {key: getattr(settings, key) * is_decayed for key in ("weight_decay", "l1_penalty")}
                 groups.append({"name": name, "params": params, "lr": lr, **penalties})
@@ -50,11 +54,9 @@ def parameter_groups(network, settings):
 
 def _rates(network, settings):
     """Return [(name, parameter names, rate)] of the backbone, or of each of its stages, and of the head."""
-    head = ("head", [f"head.{name}" for name, _ in network.head.named_parameters()])
+    *stages, head = list_stages(network)
     if settings.layer_decay is None:
-        stages = [("backbone", [f"backbone.{name}" for name, _ in network.backbone.named_parameters()])]
-    else:
-        *stages, head = list_stages(network)
+        stages = [("backbone", [name for name, _ in network.named_parameters() if name not in head[1]])]
     factor = settings.layer_decay or 0.0
     rates = [settings.lr * factor**distance for distance in reversed(range(len(stages)))]
     return [
@@ -81,6 +83,10 @@ def build_optimizer(settings, network):
             f"optimizer.name={name}: not an optimizer of torch or timm{nearest(name, known)}; "
             "for example adam, adamw, sgd, lion"
         )
+    if name == "adahessian":
+        raise UserError(
+            "optimizer.name=adahessian: needs second derivatives, which training does not take; take another"
+        )
     groups = parameter_groups(network, settings)
     try:
         if name in _SGD:
@@ -95,6 +101,8 @@ def build_optimizer(settings, network):
             optimizer = timm.optim.create_optimizer_v2(groups, opt=name, **shared | settings.kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.name={name}: {str(error).splitlines()[0]}; look at optimizer.kwargs") from None
+    except (AssertionError, ImportError, RuntimeError) as error:  # bitsandbytes, apex
+        raise UserError(f"optimizer.name={name}: cannot be built here ({error}); take another") from None
     if settings.l1_penalty:
         optimizer.register_step_post_hook(_shrink)
     return optimizer

@@ -1,5 +1,6 @@
 """The objects of one fold, built from the config: network, averages, optimizer, schedule, loaders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from src.data.loader import ImageDataset, Loader, build_loader
 from src.data.mixing import Mixer
 from src.data.order import balanced_weights
 from src.errors import UserError
-from src.model.losses import consistency_loss
+from src.model.losses import build_loss, consistency_loss, resolve_class_weights
 from src.model.network import build_network
 from src.training.averaging import build_ema, build_swa
 from src.training.optimizer import build_optimizer
@@ -27,6 +28,7 @@ class FoldParts:
     network: torch.nn.Module
     ema: torch.nn.Module | None
     swa: torch.nn.Module | None
+    loss_function: Callable
     scaler: torch.amp.GradScaler | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -75,6 +77,7 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
     val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
     shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     targets, task = train_data.table.targets, config.competition.task
+    class_weights = resolve_class_weights(config.loss, targets, task)
     weights = balanced_weights(targets, task) if config.train.sampler == "balanced" else None
     train_loader = build_loader(
         train_data, config.train.batch_size, shuffle_seed=config.seed, **shared,
@@ -84,7 +87,7 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
 
     network = build_network(
         config.model, len(table.target_names), channels, size, normalize=config.normalize, pixel_stats=pixel_stats,
-        prior=np.average(targets, axis=0, weights=weights), is_multiclass=task == "multiclass",
+        prior=_compute_prior(targets, weights, class_weights, task), is_multiclass=task == "multiclass",
     ).to(accelerator.device)  # fmt: skip
     if config.train.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -99,6 +102,7 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
         network,
         ema,
         swa,
+        build_loss(config.loss, task, class_weights),
         accelerator.scaler,
         optimizer,
         schedule,
@@ -107,6 +111,15 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
         train_data.table,
         val_data.table,
     )
+
+
+def _compute_prior(targets, weights, class_weights, task):
+    """Return (K,) how often each answer counts in the loss, as rows are drawn and classes are weighed."""
+    prior = np.average(targets, axis=0, weights=weights)
+    if class_weights is None:
+        return prior
+    weighed = prior * class_weights
+    return weighed / (weighed.sum() if task == "multiclass" else weighed + 1 - prior)
 
 
 def build_mixer(config, epoch):

@@ -20,8 +20,6 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from src.errors import UserError
-
 _WARMUP_START = 0.01  # where a warm-up begins, as a share of the peak
 
 
@@ -152,9 +150,6 @@ def build_schedule(settings, optimizer, epochs, steps_per_epoch):
         epochs: of the whole fold.
         steps_per_epoch: optimizer steps in one epoch.
 
-    Raises:
-        UserError: plateau would never fall.
-
     Reference for onecycle: Smith and Topin, Super-Convergence, 2018, arXiv:1708.07120; its rise takes warmup_epochs.
     """
     if settings.name == "plateau":
@@ -164,7 +159,7 @@ def build_schedule(settings, optimizer, epochs, steps_per_epoch):
     warmup = _count_warmup(settings, total, per_epoch)
     if settings.name == "onecycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
-        share = max(warmup, 1) / total
+        share = (max(warmup, 1) + 1) / (total + 1) if total > 1 else 1.0  # torch peaks one step before the share
         curve = OneCycleLR(optimizer, max_lr=peaks, total_steps=total + 1, pct_start=share, cycle_momentum=False)
     elif warmup < 1:
         curve = CURVES[settings.name](settings, optimizer, _Span(0, total, per_epoch))
@@ -176,8 +171,6 @@ def build_schedule(settings, optimizer, epochs, steps_per_epoch):
 
 
 def _build_plateau(settings, optimizer, total, steps_per_epoch):
-    if settings.gamma == 1:
-        raise UserError("schedule.gamma=1: schedule.name=plateau would never fall; set schedule.gamma below 1")
     warmup = _count_warmup(settings, total, steps_per_epoch)
     rise = LinearLR(optimizer, start_factor=_WARMUP_START, total_iters=warmup) if warmup >= 1 else None
     # threshold 0: torch's, a share of the best value, would call an unchanged score below zero a better one

@@ -49,10 +49,12 @@ def test_dropout2d_leaves_out_whole_channels_at_its_rate():
     torch.manual_seed(0)
     stages = TwoStages()
     add_dropout2d(stages, 0.3, "two")
-    images = torch.ones(4, 2000, 2, 2)
+    images = torch.ones(4, 2000, 2, 2, requires_grad=True)
     output = stages.train()(images)
     kept = output[:, :, 0, 0] > 0
-    assert torch.equal(output, (kept / 0.7)[:, :, None, None].expand_as(output))  # once: not behind the last stage
+    torch.testing.assert_close(
+        output, (kept / 0.7)[:, :, None, None].expand_as(output)
+    )  # once: not behind the last stage
     assert kept.float().mean().item() == pytest.approx(0.7, abs=0.02)
     assert torch.equal(stages.eval()(images), images)
 
@@ -73,6 +75,18 @@ def test_frozen_stages_drop_nothing():
     images = torch.randn(2, 3, 32, 32)
     network.train()
     assert torch.equal(network(images), network(images))
+
+
+def test_a_stem_without_parameters_of_its_own_drops_nothing_when_frozen():
+    network = build("resnet18", dropout2d_rate=0.9)
+    for name, parameter in network.backbone.named_parameters():
+        parameter.requires_grad_(name.startswith("layer4"))
+    seen = []
+    network.backbone.layer1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    images = torch.randn(2, 3, 32, 32)
+    network.train()(images)
+    network.eval()(images)
+    assert torch.equal(seen[0], seen[1])
 
 
 def test_dropout2d_needs_feature_maps():

@@ -57,6 +57,20 @@ def test_layer_decay_lowers_the_rate_stage_by_stage():
     assert sorted(map(id, seen)) == sorted(map(id, network.parameters()))
 
 
+def test_tokens_and_positions_are_not_decayed_and_gem_is_of_the_head():
+    network = build_network(Model(backbone="vit_tiny_patch16_224", pretrained=False), 2, 3, (32, 32))
+    groups = parameter_groups(network, Optimizer(weight_decay=0.1))
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    backbone = network.backbone
+    assert not {id(backbone.pos_embed), id(backbone.cls_token), id(backbone.norm.weight)} & decayed
+    assert id(backbone.blocks[0].attn.qkv.weight) in decayed
+    network = build_network(Model(backbone="resnet10t", pretrained=False, pool="gem"), 2, 3, (32, 32))
+    for layer_decay in (None, 0.5):
+        groups = parameter_groups(network, Optimizer(layer_decay=layer_decay))
+        (gem,) = [p for name, p in network.named_parameters() if name.endswith("global_pool.p")]
+        assert [group["name"] for group in groups if any(one is gem for one in group["params"])] == ["head"]
+
+
 REFERENCES = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.8),
@@ -144,6 +158,13 @@ def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError) as caught:
         build_optimizer(Optimizer(name="adamm"), TwoParts())
     assert str(caught.value).startswith("optimizer.name=adamm: not an optimizer of torch or timm; did you mean adam")
+
+
+def test_what_cannot_be_built_or_stepped_is_one_line():
+    for name, expected in (("adahessian", "needs second derivatives"), ("fusedadam", "cannot be built here")):
+        with pytest.raises(UserError) as caught:
+            build_optimizer(Optimizer(name=name), TwoParts())
+        assert expected in str(caught.value)
 
 
 def test_kwargs_reach_the_optimizer_and_a_wrong_one_is_named():

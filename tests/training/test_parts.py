@@ -79,6 +79,14 @@ def test_the_prior_is_that_of_the_rows_as_drawn(table, sampler, share):
     assert network.head.last.bias.softmax(dim=0)[1].item() == pytest.approx(share, abs=1e-3)
 
 
+def test_the_prior_counts_what_classes_weigh(table):
+    """Two columns would be .25 and .75; balanced, both classes count the same."""
+    targets = np.eye(10, dtype=np.float32)[[0, 0, 0, 0, 0, 1]]
+    few = ImageTable(table.ids, table.paths, targets, table.target_names, None, None)
+    network = build(few, "loss.balance=true", "model.prior_bias=true").network
+    torch.testing.assert_close(network.head.last.bias.softmax(dim=0)[:2], torch.tensor([0.5, 0.5]), atol=1e-3, rtol=0)
+
+
 def test_steps_follow_the_batches_of_an_epoch(table):
     words = ["train.batches_per_epoch=7", "optimizer.accumulate_steps=2", "train.epochs=3", "schedule.warmup_epochs=0"]
     parts = build(table, *words, "schedule.name=linear", "schedule.final_factor=0.5")

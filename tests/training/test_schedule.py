@@ -63,7 +63,7 @@ TORCHS = {
     "cosine": lambda optimizer, n: lr_scheduler.CosineAnnealingLR(optimizer, n),
     "cosine_restarts": lambda optimizer, n: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, n // 3),
     "onecycle": lambda optimizer, n: lr_scheduler.OneCycleLR(
-        optimizer, 1.0, n + 1, pct_start=1 / n, cycle_momentum=False
+        optimizer, 1.0, n + 1, pct_start=2 / (n + 1), cycle_momentum=False
     ),
 }
 
@@ -141,11 +141,11 @@ def test_a_milestone_inside_the_warmup_falls_right_after_it():
 
 def test_onecycle_peaks_after_its_warmup_and_ends_near_zero():
     got = rates(Schedule(name="onecycle", warmup_epochs=3))
-    assert got[:, 0].argmax() == pytest.approx(30, abs=1)
-    assert got[:, 0].max() == pytest.approx(1.0, rel=1e-3)
-    assert got[:, 1].max() == pytest.approx(10.0, rel=1e-3)
+    assert got[:, 0].argmax() == 30
+    assert got[30].tolist() == pytest.approx([1.0, 10.0])
     assert got[-1, 0] < 1e-3
-    assert rates(Schedule(name="onecycle", warmup_epochs=3, per="epoch"))[::STEPS, 0].argmax() == 3
+    by_epoch = rates(Schedule(name="onecycle", warmup_epochs=3, per="epoch"))[::STEPS, 0]
+    assert (by_epoch.argmax(), by_epoch[3].item()) == (3, pytest.approx(1.0))
 
 
 # Better is less loss or more score. Each list has a best value at index 2 that is never met again.
@@ -184,11 +184,6 @@ def test_plateau_counts_an_unchanged_score_below_zero_as_no_better():
     settings = Schedule(name="plateau", warmup_epochs=0, patience_epochs=0, plateau_on="score")
     assert rates(settings, 2, values=[(-1.0, 0.0)] * 2)[-1, 0] == 1.0
     assert rates(settings, 3, values=[(-1.0, 0.0)] * 3)[-1, 0] == pytest.approx(0.1)
-
-
-def test_plateau_that_would_never_fall_is_refused():
-    with pytest.raises(UserError, match=r"schedule.gamma=1: .*below 1"):
-        build(Schedule(name="plateau", gamma=1.0))
 
 
 @pytest.mark.parametrize(("name", "per"), CASES)
