@@ -8,7 +8,6 @@ import torch
 from torch.optim import lr_scheduler
 
 from src.config import Schedule
-from src.errors import UserError
 from src.training.schedule import build_schedule
 
 EPOCHS, STEPS = 30, 10
