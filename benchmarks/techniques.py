@@ -373,12 +373,14 @@ def _conditions(study):
     import torch
 
     own = ("tracking=none", *BASES.get(study.competition, ()))
-    given = [word for word in study.base_words if word not in own]
+    # local paths are no one else's
+    words = ["model.weights=WEIGHTS" if word.startswith("model.weights=") else word for word in study.base_words]
+    given = [word for word in words if word not in own]
     command = _quote([*given, f"seeds={','.join(map(str, study.seeds))}"])
     return (
         f"`python -m benchmarks.techniques {command}`, {date.today().isoformat()}, commit {_commit()}, torch "
         f"{torch.__version__}, {_hardware(torch, _load(study.base_words))}. Seeds {listing(study.seeds)}, "
-        f"{_count_images(study)}. The base: `{_quote(study.base_words[1:])}`."
+        f"{_count_images(study)}. The base: `{_quote(words[1:])}`."
     )
 
 
