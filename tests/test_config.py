@@ -182,12 +182,13 @@ def test_a_broken_or_misspelt_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "recipe").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_loads_and_begins_with_its_command(path, tmp_path):
+def test_every_recipe_loads_and_says_its_command_and_what_it_gave(path, tmp_path):
     competition = tmp_path / "any.yaml"
     competition.write_text("competition: {task: binary, targets: [x]}\n")
     config = load_config([f"competition={competition}", f"recipe={path.stem}"])
     assert config.recipe == path.stem
     assert path.read_text().startswith("# python train.py")
+    assert "\n# Gave " in path.read_text()  # what it reached, where, on what
 
 
 def test_recipes_differ_from_each_other():

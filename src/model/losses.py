@@ -31,7 +31,8 @@ def cross_entropy_loss(logits, targets, weights=None):
         logits: (N, C), raw scores.
         targets: (N, C), rows that sum to one.
         weights: (C,), factor of each class's share; the sum is divided by the sum of the weighted shares, so that
-            one-hot rows give what torch gives for class numbers. None: 1.
+            one-hot rows give what torch gives for class numbers. Each batch is a mean of its own, so that several small
+            ones (accumulated, or on several devices) are not quite one large one. None: 1.
     """
     total = len(targets) if weights is None else (targets * weights).sum()
     return functional.cross_entropy(logits, targets, weight=weights, reduction="sum") / total
