@@ -256,6 +256,14 @@ def stop_after_an_epoch(folder, words, state):
 def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
     folder, _ = tiny_run
     stop_after_an_epoch(folder, [*TINY, "name=killed", "fold=0"], folder / "outputs/killed/fold0/last.pt")
+    path = folder / "outputs/killed/fold0/last.pt"
+    good = path.read_bytes()
+    torch.save(torch.load(path, weights_only=True) | {"schedule": {}}, path)
+    _, error = run_here("train.py", *TINY, "name=killed", "fold=0", cwd=folder, status=2)
+    assert error == (
+        "error: outputs/killed/fold0/last.pt: written by another version; delete it to train the fold from its start\n"
+    )
+    path.write_bytes(good)
     printed, _ = run_program("train.py", *TINY, "name=killed", "fold=0", cwd=folder)
     assert "fold 0: goes on after epoch 1" in printed
     for name in ("val.csv", "last.safetensors"):

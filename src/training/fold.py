@@ -44,7 +44,12 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     is_main, network = accelerator.is_main_process, parts.network
     progress = Progress()
     if (folder / "last.pt").is_file():
-        progress = parts.restore(checkpoint.load_state(folder / "last.pt"))
+        try:
+            progress = parts.restore(checkpoint.load_state(folder / "last.pt"))
+        except (KeyError, ValueError, RuntimeError, TypeError):  # what each object says of another's state
+            raise UserError(
+                f"{folder / 'last.pt'}: written by another version; delete it to train the fold from its start"
+            ) from None
     if is_main:
         _print_start(fold, progress, parts, describe=fold == 0 or config.fold is not None)
     open_stages(network, progress.epoch)

@@ -25,7 +25,7 @@ REFUSED = {
     "binary": {"cross-entropy"},
     "multilabel": {"cross-entropy"},
     "multiclass": {"binary cross-entropy", "asymmetric"},
-    "demo": {"binary cross-entropy", "asymmetric"} | PRETRAINED_ONLY,
+    "demo": {"binary cross-entropy", "asymmetric", "frozen BatchNorm"} | PRETRAINED_ONLY,
 }
 OPTIMIZERS = [
     "sgd",
