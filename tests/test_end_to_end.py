@@ -140,15 +140,15 @@ def test_everything_at_once_survives_a_stop(tiny_run):
 @pytest.mark.parametrize(
     "techniques",
     [
+        pytest.param(
         ["train.swa_epochs=2", "schedule.name=plateau", "schedule.patience_epochs=0", "model.kwargs={}",
          "model.freeze_batchnorm=false", "model.batchnorm_momentum=0.3", "model.dropout2d_rate=0.1",
          "model.drop_path_rate=0.1", "optimizer.l1_penalty=0.01", "optimizer.layer_decay=0.8", "normalize=center",
          "loss.name=mse", "train.sampler=balanced", "augment.augmix=3", "augment.augmix_consistency=12"],
-        pytest.param(
+        marks=pytest.mark.slow),
         ["train.average_best=2", "schedule.name=multistep", "schedule.per=epoch", "optimizer.name=nesterov",
          "optimizer.lr=0.05", "model.prior_bias=true", "model.backbone_activation=silu", "loss.balance=true",
          "train.batches_per_epoch=5", "augment.randaugment=5", "augment.erasing=0.5", "augment.blur=1"],
-        marks=pytest.mark.slow),
         pytest.param(["loss.name=auc", "optimizer.name=lion", "optimizer.lr=1e-3", "schedule.name=cosine_restarts",
          "train.early_stopping_epochs=2", "optimizer.accumulate_steps=2"], marks=pytest.mark.slow),
     ],
@@ -339,6 +339,7 @@ def test_an_image_that_is_none_is_named_or_skipped(tiny_run):
     np.testing.assert_allclose(submission.loc[test_victim.stem], submission.drop(test_victim.stem).mean(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_offline_wandb_run_holds_config_epochs_and_the_final_score(tiny_run):
     folder, _ = tiny_run
     words = [word for word in TINY if not word.startswith("tracking")]

@@ -49,6 +49,7 @@ def test_it_leaves_a_picture_a_table_and_no_run_folder(found):
     assert table["lr"].iloc[-1] <= 4 * 1.001
 
 
+@pytest.mark.slow
 def test_the_same_words_find_the_same(found, tmp_path):
     folder, printed = found
     assert run_here("src.find_lr", *TINY, "train.batch_size=8", "fold=0", cwd=tmp_path)[0] == printed

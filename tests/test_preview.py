@@ -65,6 +65,7 @@ def test_the_command_writes_a_picture_and_lists_the_transforms(folder, capsys):
     assert again.read_bytes() == written.read_bytes()
 
 
+@pytest.mark.slow
 def test_other_settings_give_other_pictures(folder):
     pictures = set()
     for number, words in enumerate([[], ["seed=1"], ["augment.rotate=40"], ["mix.prob=1"], ["augment.augmix=5"]]):

@@ -132,6 +132,7 @@ def _finish(study, technique, scores):
         save_json(folder / "scores.json", {"mean": 0, "folds": folds, "seconds": 2.0})
 
 
+@pytest.mark.slow
 def test_the_table_by_hand(tmp_path):
     study = read_words(["seeds=1,2", f"output={tmp_path}", "only=SiLU in the head,zero first weights", "num_folds=2"])
     _finish(study, BASE, {1: [0.90, 0.92], 2: [0.91, 0.93]})
@@ -173,6 +174,7 @@ def test_runs_of_other_settings_are_not_taken_for_this_study(tmp_path):
         techniques.is_finished(other.config_of(BASE, 1))
 
 
+@pytest.mark.slow
 def test_what_the_base_has_already_is_not_trained(tmp_path):
     study = read_words([f"output={tmp_path}", "augment.preset=none"])
     for name in ("Adam", "cosine", "cross-entropy", "BatchNorm that keeps learning", "no augmentation", "from scratch"):
