@@ -137,15 +137,14 @@ def test_everything_at_once_survives_a_stop(tiny_run):
     assert read(folder / "elsewhere/fold0/test.csv").shape == (360, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "techniques",
     [
-        pytest.param(
         ["train.swa_epochs=2", "schedule.name=plateau", "schedule.patience_epochs=0", "model.kwargs={}",
          "model.freeze_batchnorm=false", "model.batchnorm_momentum=0.3", "model.dropout2d_rate=0.1",
          "model.drop_path_rate=0.1", "optimizer.l1_penalty=0.01", "optimizer.layer_decay=0.8", "normalize=center",
          "loss.name=mse", "train.sampler=balanced", "augment.augmix=3", "augment.augmix_consistency=12"],
-        marks=pytest.mark.slow),
         ["train.average_best=2", "schedule.name=multistep", "schedule.per=epoch", "optimizer.name=nesterov",
          "optimizer.lr=0.05", "model.prior_bias=true", "model.backbone_activation=silu", "loss.balance=true",
          "train.batches_per_epoch=5", "augment.randaugment=5", "augment.erasing=0.5", "augment.blur=1"],
@@ -169,6 +168,7 @@ def test_techniques_together_survive_a_stop(tiny_run, techniques, request):
     run_here("infer.py", f"run=outputs/{name}", f"infer.output={name}", cwd=folder)
 
 
+@pytest.mark.slow
 def test_swa_is_the_mean_of_the_run_s_last_epochs(tiny_run):
     """At a constant rate runs of 2 and 3 epochs share their path, and each leaves its last epoch's weights."""
     folder, _ = tiny_run
