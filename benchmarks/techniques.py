@@ -30,7 +30,7 @@ from src.configure import load_config, load_saved_config
 from src.errors import UserError, listing, nearest, one_line_errors
 from src.evaluation.intervals import paired_interval
 from src.files import load_json, save_table, save_text
-from src.runs import differing_settings
+from src.runs import describe_changes, differing_settings
 
 USAGE = """usage: python -m benchmarks.techniques [competition=NAME] [key=value ...]
 
@@ -232,12 +232,8 @@ def differs(config, other):
 
 def _spell_out(config):
     """The config with what null and auto stand for, where the catalogue has a name for it."""
-    model, loss = config.model, config.loss
-    if model.freeze_batchnorm is None:
-        model = dataclasses.replace(model, freeze_batchnorm=model.pretrained)
-    if loss.name == "auto":
-        name = "cross_entropy" if config.competition.task == "multiclass" else "bce"
-        loss = dataclasses.replace(loss, name=name)
+    model = dataclasses.replace(config.model, freeze_batchnorm=config.model.keeps_batchnorm)
+    loss = dataclasses.replace(config.loss, name=config.loss.name_for(config.competition.task))
     return dataclasses.replace(config, model=model, loss=loss)
 
 
@@ -251,8 +247,7 @@ def is_finished(config):
     if not (folder / "scores.json").is_file():
         return False
     saved = load_saved_config(folder)
-    if keys := differing_settings(saved, config):
-        changes = listing([f"{key}={value_of(config, key)} (was {value_of(saved, key)})" for key in keys], 4)
+    if changes := describe_changes(saved, config):
         raise UserError(f"{folder}: trained with other settings: {changes}; choose another output=DIR")
     return saved.fold == config.fold
 

@@ -57,7 +57,6 @@ def _check_folds(config):
 def _check_model(config):
     model, layer_decay = config.model, config.optimizer.layer_decay
     is_head_only = model.freeze in ("head_only", "0")
-    is_batchnorm_frozen = model.pretrained if model.freeze_batchnorm is None else model.freeze_batchnorm
     if model.freeze not in FREEZE_METHODS and not model.freeze.isdigit():
         raise UserError(f"model.freeze={model.freeze}: not one of {listing(FREEZE_METHODS)}, nor a number of stages")
     if not model.pretrained and model.freeze != "none":
@@ -69,7 +68,7 @@ def _check_model(config):
         )
     if model.freeze_batchnorm and not model.pretrained:
         raise UserError("model.freeze_batchnorm=true: random weights have no statistics to keep; set it to null")
-    if model.batchnorm_momentum is not None and is_batchnorm_frozen:
+    if model.batchnorm_momentum is not None and model.keeps_batchnorm:
         raise UserError(
             f"model.batchnorm_momentum={model.batchnorm_momentum}: BatchNorm is frozen, its statistics do not move; "
             "set model.freeze_batchnorm=false"

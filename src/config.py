@@ -119,6 +119,11 @@ class Model:
     )
     kwargs: dict[str, Any] = _setting({}, "passed to timm.create_model as they are, for example {pad_type: same}")
 
+    @property
+    def keeps_batchnorm(self):
+        """Whether BatchNorm keeps its mean and variance: freeze_batchnorm, with what null means."""
+        return self.pretrained if self.freeze_batchnorm is None else self.freeze_batchnorm
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -212,6 +217,10 @@ class Loss:
         0.5, "error of a probability above which huber is linear instead of squared", at_least=0.001
     )
     margin: float = _setting(1.0, "distance of logits that hinge and auc ask for", at_least=0)
+
+    def name_for(self, task):
+        """The loss's name, with what auto means for the task."""
+        return self.name if self.name != "auto" else "cross_entropy" if task == "multiclass" else "bce"
 
 
 @dataclass(frozen=True)

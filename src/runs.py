@@ -74,9 +74,7 @@ def open_run(config):
         shutil.rmtree(folder)
     elif is_run and has_work(folder):
         saved = load_saved_config(folder)
-        if keys := differing_settings(saved, config):
-            words = {key: [as_word(value_of(one, key)) for one in (config, saved)] for key in keys}
-            changes = listing([f"{key}={now} (was {before})" for key, (now, before) in words.items()], 4)
+        if changes := describe_changes(saved, config):
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
     save_text(folder / "config.yaml", config_yaml(config))
 
@@ -84,6 +82,13 @@ def open_run(config):
 def has_work(folder):
     """Whether a run folder holds a finished fold or a part of one."""
     return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/last.pt"))
+
+
+def describe_changes(saved, config):
+    """Say what a config would train otherwise than the saved one: "optimizer.lr=0.5 (was 0.1), ..."; "": nothing."""
+    keys = differing_settings(saved, config)
+    words = {key: [as_word(value_of(one, key)) for one in (config, saved)] for key in keys}
+    return listing([f"{key}={now} (was {before})" for key, (now, before) in words.items()], 4)
 
 
 def differing_settings(one, other):

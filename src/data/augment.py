@@ -6,19 +6,15 @@ always come together), so each image sets one shared stream with `set_random_sta
 """
 
 import inspect
-import os
 import random
 import warnings
 
+import albumentations as A
 import cv2
 import numpy as np
 
 from src.data.presets import build_transforms
 from src.errors import UserError, listing, nearest
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
-
-import albumentations as A
 
 _BASES = (A.ImageOnlyTransform, A.DualTransform)
 _COMPOSITES = {one.__name__: one for one in (A.OneOf, A.SomeOf, A.Sequential, A.RandomOrder)}
@@ -60,6 +56,8 @@ class Augmentation:
             image: (H, W, C) uint8 or float32.
             seed: int >= 0; decides all that is random.
         """
+        if self._pipeline is None and self._view_transform is None:
+            return np.ascontiguousarray(_resize(image, self.image_size))
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
             image = _resize(image, self.source_size) if self.source_size else _cover(image, self.image_size)

@@ -3,13 +3,8 @@
 All that is random comes from the transform's own `random_generator`; see `policies`.
 """
 
-import os
-
-import numpy as np
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
-
 import albumentations as A
+import numpy as np
 
 _ERASED_SHARE, _ERASED_ASPECT = (0.02, 0.4), (0.3, 1 / 0.3)
 

@@ -4,14 +4,9 @@ The idea to know: all that is random comes from the transform's own `random_gene
 sets anew for each image, so that a picture depends on (image, seed) alone, in any process.
 """
 
-import os
-
+import albumentations as A
 import cv2
 import numpy as np
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
-
-import albumentations as A
 
 _NUM_OPERATIONS = 2  # of RandAugment, for each image
 _NUM_CHAINS, _MAX_DEPTH = 3, 3  # of AugMix

@@ -1,13 +1,9 @@
 """From the settings of augmentation to a list of transforms: presets, the knobs beside them, flips."""
 
-import os
 from types import SimpleNamespace
 
-import cv2
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
-
 import albumentations as A
+import cv2
 
 from src.data.erasing import Cutout, RandomErasing
 from src.data.policies import AugMix, RandAugment

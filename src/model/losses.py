@@ -225,9 +225,7 @@ def build_loss(settings, task, class_weights=None):
         class_weights: (C,) from resolve_class_weights; None: no weights. auc takes none.
     """
     is_multiclass = task == "multiclass"
-    name = settings.name
-    if name == "auto":
-        name = "cross_entropy" if is_multiclass else "bce"
+    name = settings.name_for(task)
     options = {
         "bce": {},
         "cross_entropy": {},

@@ -69,8 +69,7 @@ def build_network(
     num_features = _count_features(backbone, settings.backbone, channels, image_size)
     head = Head(num_features, num_targets, settings, prior, is_multiclass)
     mean, std = _pixel_stats(backbone, channels, normalize, pixel_stats)
-    freeze_batchnorm = settings.pretrained if settings.freeze_batchnorm is None else settings.freeze_batchnorm
-    network = Network(backbone, head, mean, std, freeze_batchnorm)
+    network = Network(backbone, head, mean, std, settings.keeps_batchnorm)
     freeze(network, settings.freeze, settings.gradual_epochs, settings.head_first_epochs)
     return network.train()
 

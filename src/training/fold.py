@@ -136,12 +136,12 @@ def _keep_best_epochs(folder, parts, best, epoch):
 
 def _average_best_epochs(folder, fold, parts, progress, accelerator, config):
     """Average the best epochs' weights; the mean becomes the fold's best where it scores better than each of them."""
-    began, best, networks = time.perf_counter(), progress.best_epochs(config.train.average_best), []
+    began, best = time.perf_counter(), progress.best_epochs(config.train.average_best)
+    average, states = copy.deepcopy(parts.network), []
     for epoch in best:
-        networks.append(copy.deepcopy(parts.network))
-        checkpoint.load_weights(folder / f"epoch{epoch}.safetensors", networks[-1])
-    average = networks[0]
-    average.load_state_dict(mean_weights([network.state_dict() for network in networks]))
+        checkpoint.load_weights(folder / f"epoch{epoch}.safetensors", average)
+        states.append({name: tensor.clone() for name, tensor in average.state_dict().items()})
+    average.load_state_dict(mean_weights(states))
     _refresh(average, parts, progress.epoch, accelerator)
     probs = _predict_all(average, parts, accelerator, config.competition.task)
     val_score, val_loss = _judge(parts, probs, config)

@@ -15,11 +15,11 @@ from src.competition.folds import check_folds, load_folds
 from src.data.statistics import compute_pixel_stats
 from src.data.unreadable import find_unreadable
 from src.device import share_cores
-from src.errors import UserError, listing
+from src.errors import UserError
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
 from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
-from src.training.run import build_accelerator, load_checked_table
+from src.training.run import build_accelerator, list_folds, load_checked_table
 from src.training.schedule import Schedule
 
 NUM_STEPS = 200
@@ -202,8 +202,5 @@ def _prepare_rows(config, accelerator):
         keep[[row for row, _ in find_unreadable(table, config.competition.channels)]] = False
         table, folds = table.take(keep), folds[keep]
     check_folds(table, folds, config.competition.task)
-    numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
-    fold = numbers[0] if config.fold is None else config.fold
-    if fold not in numbers:
-        raise UserError(f"fold={fold}: this split has folds {listing(numbers)} to validate on")
-    return fold, table, folds
+    numbers = list_folds(config, folds)
+    return numbers[0] if config.fold is None else config.fold, table, folds

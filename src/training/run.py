@@ -63,9 +63,7 @@ def _prepare_rows(config, accelerator, num_workers):
         table = load_checked_table(config)
         folds = load_folds(config, table)
     check_folds(table, folds, config.competition.task)
-    numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
-    if config.fold is not None and config.fold not in numbers:
-        raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
+    numbers = list_folds(config, folds)
     if config.overwrite and has_work(config.run_folder):  # nothing is deleted for a command that cannot train
         build_parts(config, numbers[0], table, folds, accelerator, num_workers, None)
     with accelerator.main_process_first():
@@ -76,6 +74,18 @@ def _prepare_rows(config, accelerator, num_workers):
     if accelerator.is_main_process:
         _keep_folds(config.run_folder, table, folds)
     return table, folds, numbers
+
+
+def list_folds(config, folds):
+    """Return the numbers of the folds that validate.
+
+    Raises:
+        UserError: the fold that the config asks for is none of them.
+    """
+    numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
+    if config.fold is not None and config.fold not in numbers:
+        raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
+    return numbers
 
 
 def build_accelerator(config):
