@@ -13,7 +13,8 @@ from src.data.loader import ImageDataset, Loader, build_loader
 from src.data.mixing import Mixer
 from src.data.order import balanced_weights
 from src.errors import UserError
-from src.model.losses import build_loss, consistency_loss, resolve_class_weights
+from src.model.class_weights import resolve_class_weights
+from src.model.losses import build_loss, consistency_loss
 from src.model.network import build_network
 from src.training.averaging import build_ema, build_swa
 from src.training.optimizer import build_optimizer
