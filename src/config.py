@@ -371,6 +371,14 @@ class Config:
     unreadable: str = _setting(
         "error", "an image that cannot be decoded: stop, or skip and list it", choices=("error", "skip")
     )
+    cache: str = _setting(
+        "auto",
+        "decoded images in one file; auto: where each is read more than once and the disk has room",
+        choices=("auto", "on", "off"),
+    )
+    cache_dir: Optional[str] = _setting(
+        None, "folder of that file; null: .cache in competition.root, else cache in output_dir"
+    )
     device: str = _setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
     precision: str = _setting(
         "auto", "auto: bf16 or fp16 on a GPU, fp32 elsewhere", choices=("auto", "fp32", "bf16", "fp16")

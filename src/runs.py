@@ -10,7 +10,7 @@ from src.files import save_text
 
 # Settings that do not change what is trained, so that two commands on one run folder may differ in them.
 _HOW_IT_RUNS = (
-    *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable"),
+    *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
     *("train.num_workers", "competition.root"),
 )
 

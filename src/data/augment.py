@@ -13,6 +13,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from src.data.decode import resize_image
 from src.data.presets import build_transforms
 from src.errors import UserError, listing, nearest
 
@@ -57,13 +58,13 @@ class Augmentation:
             seed: int >= 0; decides all that is random.
         """
         if self._pipeline is None and self._view_transform is None:
-            return np.ascontiguousarray(_resize(image, self.image_size))
+            return np.ascontiguousarray(resize_image(image, self.image_size))
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
-            image = _resize(image, self.source_size) if self.source_size else _cover(image, self.image_size)
+            image = resize_image(image, self.source_size) if self.source_size else _cover(image, self.image_size)
             self._pipeline.set_random_state(*stream)
             image = self._pipeline(image=image)["image"]
-        image = np.ascontiguousarray(_resize(image, self.image_size))
+        image = np.ascontiguousarray(resize_image(image, self.image_size))
         if self._view_transform is None:
             return image
         self._view_transform.set_random_state(*stream)
@@ -208,17 +209,7 @@ def _check_output(transform, image):
     return output
 
 
-def _resize(image, size):
-    height, width, channels = image.shape
-    if (height, width) == tuple(size):
-        return image
-    method = cv2.INTER_AREA if height >= size[0] and width >= size[1] else cv2.INTER_LINEAR
-    fours = [image[..., first : first + 4] for first in range(0, channels, 4)]  # INTER_AREA takes no more at once
-    resized = [cv2.resize(four, size[::-1], interpolation=method).reshape(*size, -1) for four in fours]
-    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
-
-
 def _cover(image, size):
     """Enlarge an image that is smaller than `size` in an axis, keeping its proportions."""
     factor = max(size[0] / image.shape[0], size[1] / image.shape[1])
-    return image if factor <= 1 else _resize(image, tuple(round(side * factor) for side in image.shape[:2]))
+    return image if factor <= 1 else resize_image(image, tuple(round(side * factor) for side in image.shape[:2]))

@@ -1,4 +1,4 @@
-"""One image file -> an array (H, W, channels) of raw pixels.
+"""One image file -> an array (H, W, channels) of raw pixels, and resizing it.
 
 The idea to know: the content of a file decides how it is read, not its name; only .npy and .dcm are taken at their
 word. EXIF orientation is not applied, as in the competitions' own baselines: the pixels stay where the host put them.
@@ -55,6 +55,17 @@ def decode_image(path, channels, target_size=None):
         says_nothing = not data or isinstance(error, (cv2.error, UnidentifiedImageError, MemoryError))
         reason = "" if says_nothing else f": {str(error).strip().partition(chr(10))[0]}"
         raise UserError(f"{path}: cannot be decoded as an image ({len(data)} bytes{reason})") from None
+
+
+def resize_image(image, size):
+    """Return an image (H, W, C) at `size` (height, width): by area when shrinking, else linear; as it is when equal."""
+    height, width, channels = image.shape
+    if (height, width) == tuple(size):
+        return image
+    method = cv2.INTER_AREA if height >= size[0] and width >= size[1] else cv2.INTER_LINEAR
+    fours = [image[..., first : first + 4] for first in range(0, channels, 4)]  # INTER_AREA takes no more at once
+    resized = [cv2.resize(four, size[::-1], interpolation=method).reshape(*size, -1) for four in fours]
+    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
 
 
 def _read_picture(path, data, channels, target_size):

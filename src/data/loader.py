@@ -23,14 +23,16 @@ class ImageDataset(Dataset):
         transform: (image, seed) -> image (H, W, C) of one size, or its views (V, H, W, C); a module-level object, as
             workers may be spawned.
         seed: of the transform's random numbers.
+        cache: cache.ImageCache of the table's images at target_size; None: the files are read.
     """
 
-    def __init__(self, table, channels, transform, target_size, seed):
+    def __init__(self, table, channels, transform, target_size, seed, cache=None):
         self.table = table
         self.channels = channels
         self.transform = transform
         self.target_size = target_size
         self.seed = seed
+        self.cache = cache
 
     def __len__(self):
         return len(self.table)
@@ -40,7 +42,9 @@ class ImageDataset(Dataset):
         traceback of many lines."""
         epoch, index, copy = key
         try:
-            image = decode_image(str(self.table.paths[index]), self.channels, self.target_size)
+            image = self.cache.read(index) if self.cache else None
+            if image is None:
+                image = decode_image(str(self.table.paths[index]), self.channels, self.target_size)
             image = self.transform(image, _number((self.seed, epoch, index, copy)))
         except UserError as error:
             return {"error": str(error)}

@@ -22,7 +22,7 @@ from src.training.parts import build_consistency, build_mixer, build_parts, deri
 from src.training.progress import Progress
 
 
-def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, tracker):
+def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, caches, tracker):
     """Train one fold, or go on from its last finished epoch.
 
     Args:
@@ -31,6 +31,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
         folder: pathlib.Path of the fold; gets log.csv, val.csv, best.safetensors, last.safetensors, meta.json.
         num_workers: loader processes.
         pixel_stats: (mean, std) of the data set in raw pixel units; None: the backbone's.
+        caches: {(height, width): data.cache.ImageCache of the table's images}.
         tracker: tracking.Tracker.
 
     Raises:
@@ -39,7 +40,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     torch.manual_seed(derive_seed(config.seed, fold))
     if accelerator.scaler is not None:
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)  # each fold finds its own scale
-    parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
+    parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats, caches)
     task, train = config.competition.task, config.train
     is_main, network = accelerator.is_main_process, parts.network
     progress = Progress()

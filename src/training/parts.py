@@ -61,21 +61,13 @@ class FoldParts:
         return {name: one for name in names if (one := getattr(self, name)) is not None}
 
 
-def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats):
+def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats, caches=None):
     """Build the objects of one fold; arguments and errors are those of `fold.train_fold`."""
     channels, size = config.competition.channels, config.image_size
-    train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    if config.train.max_images is not None and len(train_rows) > config.train.max_images:
-        chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
-        train_rows = np.sort(chosen)
-    first = table.paths[train_rows[0]]
-    is_uint8 = decode_image(first, channels).dtype == np.uint8
-    if not is_uint8 and config.normalize == "backbone":
-        raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
-
-    augmentation = build_augmentation(config.augment, size, channels, is_uint8)
-    train_data = ImageDataset(table.take(train_rows), channels, augmentation, augmentation.decode_size, config.seed)
-    val_data = ImageDataset(table.take(val_rows), channels, build_resize(size), size, config.seed)
+    rows_and_transforms = zip(choose_rows(config, fold, folds), build_augmentations(config, table), strict=True)
+    train_data, val_data = (
+        _build_dataset(config, table, rows, transform, caches or {}) for rows, transform in rows_and_transforms
+    )
     shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     targets, task = train_data.table.targets, config.competition.task
     class_weights = resolve_class_weights(config.loss, targets, task)
@@ -112,6 +104,36 @@ def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stat
         train_data.table,
         val_data.table,
     )
+
+
+def _build_dataset(config, table, rows, transform, caches):
+    cache = caches.get(transform.decode_size)
+    return ImageDataset(
+        table.take(rows), config.competition.channels, transform, transform.decode_size, config.seed,
+        cache.take(rows) if cache else None,
+    )  # fmt: skip
+
+
+def choose_rows(config, fold, folds):
+    """Return the rows (int indices, in order) that a fold trains and validates on."""
+    train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    if config.train.max_images is not None and len(train_rows) > config.train.max_images:
+        chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
+        train_rows = np.sort(chosen)
+    return train_rows, val_rows
+
+
+def build_augmentations(config, table):
+    """Return the Augmentation of training, and the plain resize of validation.
+
+    Raises:
+        UserError: see `augment.build_augmentation`; or the images hold no 8-bit pixels and are normalised as if.
+    """
+    channels, first = config.competition.channels, str(table.paths[0])
+    is_uint8 = decode_image(first, channels).dtype == np.uint8
+    if not is_uint8 and config.normalize == "backbone":
+        raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
+    return build_augmentation(config.augment, config.image_size, channels, is_uint8), build_resize(config.image_size)
 
 
 def _compute_prior(targets, weights, class_weights, task):

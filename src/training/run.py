@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections import Counter
 from datetime import timedelta
 
 import numpy as np
@@ -16,6 +17,7 @@ from src.competition.paths import check_not_empty
 from src.competition.predictions import load_predictions
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
+from src.data.cache import open_cache
 from src.data.statistics import compute_pixel_stats
 from src.data.unreadable import find_unreadable
 from src.device import resolve_device, resolve_precision, share_cores
@@ -24,7 +26,7 @@ from src.evaluation.metrics import score, score_columns
 from src.files import load_json, save_json, save_table
 from src.runs import has_work, open_run
 from src.training.fold import is_done, train_fold
-from src.training.parts import build_parts
+from src.training.parts import build_augmentations, build_parts, choose_rows
 from src.training.tracking import build_tracker
 
 
@@ -46,11 +48,12 @@ def train_run(config):
         for fold in sorted(set(wanted) - set(left)):
             print(f"fold {fold}: done before")
     pixel_stats = _load_pixel_stats(config, table, accelerator) if left else None
+    caches = _open_caches(config, table, folds, left, accelerator) if left else {}
     tracking = config.tracking if left and is_main else "none"
     tracker = build_tracker(tracking, run_folder, dataclasses.asdict(config))
     for fold in left:
         folder = run_folder / f"fold{fold}"
-        train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, tracker)
+        train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, caches, tracker)
     if is_main:
         tracker.finish(_score_run(config, table, folds, numbers))
     accelerator.wait_for_everyone()
@@ -155,6 +158,23 @@ def _load_pixel_stats(config, table, accelerator):
             save_json(path, {"mean": mean.tolist(), "std": std.tolist()})
     stats = load_json(path)
     return np.array(stats["mean"]), np.array(stats["std"])
+
+
+def _open_caches(config, table, folds, left, accelerator):
+    """Return {(height, width): ImageCache} of the sizes at which training and validation read their images."""
+    num_reads, augmentations = Counter(), build_augmentations(config, table)
+    for fold in left:
+        for rows, transform in zip(choose_rows(config, fold, folds), augmentations, strict=True):
+            if transform.decode_size is not None:  # else each image is wanted at its own size
+                num_reads[transform.decode_size] += config.train.epochs * len(rows)
+    root = config.competition.root
+    folders = [config.cache_dir] if config.cache_dir else [f"{root}/.cache", f"{config.output_dir}/cache"]
+    with accelerator.main_process_first():
+        opened = {
+            size: open_cache(table, config.competition.channels, size, root, folders, config.cache, reads)
+            for size, reads in num_reads.items()
+        }
+    return {size: cache for size, cache in opened.items() if cache is not None}
 
 
 def _score_run(config, table, folds, numbers):

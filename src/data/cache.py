@@ -1,0 +1,185 @@
+"""Decoded images on disk: each is decoded and resized once, for all epochs, folds, runs and processes.
+
+The idea to know: a row of the cache is bit for bit what decoding and resizing its file gives, so that a run with the
+cache and one without are the same. A cache is one .npy file of shape (N, H, W, C) that numpy opens, with a checksum for
+each row beside it; its name holds a hash of all that decides its content, so that another one is built when any file,
+the size or the decoder changes. Caches may be deleted at any time.
+"""
+
+import hashlib
+import inspect
+import os
+import shutil
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import PIL
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from src.data import decode
+from src.data.decode import decode_image, resize_image
+from src.errors import UserError
+from src.files import atomic_path
+
+_RESERVE = 2_000_000_000  # bytes of the disk that stay free, for runs and their checkpoints
+
+
+class ImageCache:
+    """Images of a cache file: those of a table's rows, in its order; can be pickled, as loaders may open it anew."""
+
+    def __init__(self, path, rows=None):
+        self._path, self._rows = Path(path), rows
+        self._pixels = np.load(self._path, mmap_mode="r")
+        self._checksums = np.load(_checksums_of(self._path))
+
+    def __getstate__(self):
+        return self._path, self._rows
+
+    def __setstate__(self, state):
+        self.__init__(*state)
+
+    def take(self, rows):
+        """Return the cache of some rows: int indices, as those of `ImageTable.take`."""
+        return ImageCache(self._path, rows if self._rows is None else self._rows[rows])
+
+    def read(self, row):
+        """Return a copy of one image (H, W, C), or None where its pixels are no longer those that were written."""
+        row = row if self._rows is None else self._rows[row]
+        pixels = np.array(self._pixels[row])
+        return pixels if zlib.crc32(pixels) == self._checksums[row] else None
+
+
+def open_cache(table, channels, size, root, folders, mode, num_reads):
+    """Return the ImageCache of a table's images, building it where that pays; None: the files are to be read.
+
+    Args:
+        table: has .paths, (N,) str.
+        channels: of the images.
+        size: (height, width) they are resized to.
+        root: folder of the competition; the paths count from there, so that it may be moved.
+        folders: where a cache may lie; a new one goes into the first that can be written.
+        mode: off; on; or auto, which builds one where an image is read more than once and the disk has room.
+        num_reads: images that will be read in all.
+
+    Raises:
+        UserError: an image is missing or cannot be decoded, its type is not the first one's, or mode=on and there is no
+            room.
+    """
+    if mode == "off":
+        return None
+    name = f"{size[0]}x{size[1]}x{channels}_{_hash_content(table.paths, root, channels, size)}.npy"
+    for folder in folders:
+        if (cache := _try_cache(Path(folder) / name)) is not None:
+            return cache
+    if mode == "auto" and num_reads <= len(table):
+        return None
+    folder = _open_folder(folders)
+    first = resize_image(decode_image(str(table.paths[0]), channels, size), size)
+    needed, free = first.nbytes * len(table), shutil.disk_usage(folder).free - _RESERVE
+    if needed > free:
+        reason = f"{folder}: {_gigabytes(needed)} of decoded images do not fit ({_gigabytes(max(free, 0))} to spare)"
+        if mode == "on":
+            raise UserError(f"{reason}; set cache_dir=FOLDER on another disk or cache=auto")
+        print(f"{reason};\n  they are decoded in every epoch; cache_dir=FOLDER puts them elsewhere")
+        return None
+    return _build_cache(folder / name, table, channels, size, first.dtype)
+
+
+def _try_cache(path):
+    """Return the cache at `path`, or None where there is none that is whole."""
+    try:
+        return ImageCache(path)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _build_cache(path, table, channels, size, dtype):
+    """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it."""
+    with _acquire(FileLock(path.with_suffix(".lock"))):
+        if (cache := _try_cache(path)) is not None:
+            return cache
+        for left in path.parent.glob(f".{path.stem}.*.tmp"):
+            left.unlink()  # of a killed process: nobody else makes this cache now
+        began = time.perf_counter()
+        try:
+            _write_rows(path, table, channels, size, dtype)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER or cache=off"
+            ) from None
+        took = time.perf_counter() - began
+        print(f"{path}: {len(table)} decoded images, {_gigabytes(path.stat().st_size)}, made in {took:.1f} s")
+    return ImageCache(path)
+
+
+def _acquire(lock):
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{lock.lock_file}: another process decodes the images; waiting for it", flush=True)
+        return lock.acquire()
+
+
+def _write_rows(path, table, channels, size, dtype):
+    """Write the images one after the other: unlike a memory map, a full disk is then an error and no crash."""
+    checksums = np.empty(len(table), np.uint32)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+    header["shape"] = (len(table), *size, channels)
+    images = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(
+        joblib.delayed(_read_image)(str(one), channels, size) for one in table.paths
+    )
+    bar = tqdm(images, "decoding", len(table), leave=False, unit=" images", disable=None)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row, image in enumerate(bar):
+            if image.dtype != dtype:
+                raise UserError(
+                    f"{table.paths[row]}: has {image.dtype} pixels, {table.paths[0]} has {dtype}; set cache=off"
+                )
+            checksums[row] = zlib.crc32(image)
+            file.write(image)
+        with atomic_path(_checksums_of(path)) as beside, open(beside, "wb") as checksums_file:
+            np.save(checksums_file, checksums)  # renamed first: where the pixels are, their checksums are
+
+
+def _read_image(path, channels, size):
+    return np.ascontiguousarray(resize_image(decode_image(path, channels, size), size))
+
+
+def _checksums_of(path):
+    return path.with_suffix(".crc")
+
+
+def _hash_content(paths, root, channels, size):
+    """Return a hash of the files' names, sizes and times, of the decoder's code, and of what it is asked for."""
+    words = (inspect.getsource(decode), cv2.__version__, PIL.__version__, channels, *size)
+    digest = hashlib.sha256(repr(words).encode())
+    for path in paths.tolist():
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        inside = path.removeprefix(f"{root}/").encode(errors="surrogateescape")
+        digest.update(b"%s\0%d\0%d\n" % (inside, status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+def _open_folder(folders):
+    """Return the first folder that can be made and written."""
+    for folder in map(Path, folders):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise UserError(f"{folder}: the decoded images cannot be kept there; set cache_dir=FOLDER or cache=off")
+
+
+def _gigabytes(num_bytes):
+    return f"{num_bytes / 1e9:.1f} GB"
