@@ -1,0 +1,76 @@
+"""This project as its user runs it: one fold of a competition, with default settings."""
+
+import contextlib
+import io
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from benchmarks.systems.task import run_as_program
+from src.configure import as_word, load_config
+from src.files import load_json
+from src.training.run import train_run
+
+
+def run(task, watch):
+    """Train with `train_run`; the fold's log says what its batches took, its printed lines when an epoch ended."""
+    config = write_config(task)
+    with contextlib.redirect_stdout(_EpochEnds(watch)):
+        train_run(config)
+    log = pd.read_csv(config.run_folder / "fold0" / "log.csv")
+    num_images = len(task.split()[0])
+    watch.train_seconds = [num_images / rate for rate in log["images_per_second"]]
+    [execution] = load_json(config.run_folder / "execution.json").values()  # of the one kind of device used
+    return {"num_images": num_images, "auc": float(log["val_score"].iloc[-1]), **execution}
+
+
+def write_config(task):
+    """Make the current folder the task's competition, where caches and runs go too, and return its Config."""
+    shutil.copy(task.table, "train.csv")
+    Path("train").symlink_to(task.images)
+    competition = {
+        "root": ".",
+        "train_table": "train.csv",
+        "train_image": "train/{id}",
+        "targets": ["label"],
+        "fold": "fold",
+    }
+    Path("competition.yaml").write_text(yaml.safe_dump({"competition": competition}), encoding="utf-8")
+    words = {
+        "competition": "competition.yaml",
+        "folds": "column",
+        "fold": 0,
+        "image_size": task.image_size,
+        "seed": task.seed,
+        "device": task.device,
+        "tracking": "none",
+        "model.backbone": task.backbone,
+        "train.batch_size": task.batch_size,
+        "train.epochs": task.epochs,
+        "model.weights": task.weights,
+        "model.pretrained": None if task.weights else False,
+        "precision": task.precision,
+        "train.channels_last": task.channels_last,
+        "train.num_workers": task.num_workers,
+    }
+    return load_config([f"{key}={as_word(value)}" for key, value in words.items() if value is not None])
+
+
+class _EpochEnds(io.TextIOBase):
+    """A stdout that passes everything on and notes when the line of an epoch comes by."""
+
+    def __init__(self, watch):
+        self._watch, self._stream = watch, sys.stdout
+
+    def write(self, text):
+        if re.match(r"fold 0 epoch +\d+/", text):
+            self._watch.end_epoch()
+        return self._stream.write(text)
+
+
+if __name__ == "__main__":
+    run_as_program(run)
