@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.competition.paths import find_images, list_images
+from src.competition.paths import Paths, find_images, list_images
 from src.competition.targets import check_complete, check_known, check_settings, one_hot, read_label, read_targets
 from src.errors import UserError, listing, nearest
 
@@ -21,7 +21,7 @@ class ImageTable:
     """N images in table order."""
 
     ids: np.ndarray  # (N,) str of fixed width, as the table writes them
-    paths: np.ndarray  # (N,) str of fixed width, the image files
+    paths: Paths  # of the N image files
     targets: np.ndarray | None  # (N, C) float32 in [0, 1]; None: no answers are known
     target_names: tuple[str, ...]  # C names, the columns of oof.csv
     groups: np.ndarray | None  # (N,) str; equal ones stay in one fold
@@ -102,7 +102,7 @@ def load_solution(competition, test):
         return None
     where, rows, _ = _load_rows(competition, competition.solution, "solution", None)
     rows = rows.set_axis(_check_ids(rows, competition.id, where))
-    if len(missing := test.ids[~np.isin(test.ids, rows.index)]):
+    if len(missing := test.ids[~pd.Index(test.ids, dtype=str).isin(rows.index)]):
         raise UserError(f"{where}: {len(missing)} of {len(test)} test ids are missing (first: {missing[0]}); add them")
     rows, label = rows.loc[test.ids], competition.label
     if not label or (label not in rows and set(test.target_names) <= set(rows)):

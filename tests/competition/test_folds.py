@@ -75,6 +75,21 @@ def test_auto_with_groups_keeps_them_whole_and_stratified():
         assert pd.Series(make_folds(table, method, 4, 3)).groupby(names).nunique().max() == 1
 
 
+@pytest.mark.parametrize(("num_folds", "num_classes"), [(2, 1), (5, 1), (10, 3), (3, 9)])
+def test_grouped_folds_are_scikit_learns_own(num_folds, num_classes):
+    """Trying all folds at once changes none of them, whatever the groups' sizes and mixtures."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        numbers = rng.integers(0, 100, 400)
+        targets = np.eye(num_classes)[rng.integers(0, num_classes, 400)] if num_classes > 1 else numbers % 7 < 2
+        groups = [f"g{number}" for number in (rng.gamma(1.0, 12.0, 400).astype(int) if seed % 2 else numbers)]
+        table = table_of(targets, groups)
+        classes = -table.targets.argmax(axis=1) if num_classes > 1 else table.targets[:, 0]
+        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+        expected = reference(splitter, classes, classes, table.groups)
+        np.testing.assert_array_equal(make_folds(table, "stratified_group", num_folds, seed), expected)
+
+
 def test_several_labels_are_spread_evenly():
     table = table_of(random_multilabel())
     folds = make_folds(table, "auto", 4, 0)

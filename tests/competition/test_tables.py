@@ -1,6 +1,7 @@
 """Tables hold what the CSVs and folders say, and what is wrong with them is refused in one line."""
 
 import os
+import pickle
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.competition.paths import check_not_empty
+from src.competition.paths import Paths, check_not_empty
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
 from src.errors import UserError
 
@@ -35,7 +36,7 @@ def test_a_binary_table_keeps_ids_order_groups_and_folds(write_competition):
     competition = write_competition(IMAGES | {"train.csv": csv}, **BASIC, group="patient", fold="part")
     table = load_train_table(competition)
     assert table.ids.tolist() == ["010", "001", "002"]
-    assert table.ids.dtype.kind == table.paths.dtype.kind == table.groups.dtype.kind == "U"
+    assert table.ids.dtype.kind == table.groups.dtype.kind == "U"
     assert names_of(table, competition) == ["train/010.png", "train/001.png", "train/002.png"]
     assert table.targets.tolist() == [[1], [0], [1]]
     assert table.targets.dtype == np.float32
@@ -122,6 +123,39 @@ def test_a_wrong_pattern_is_refused(write_competition, pattern, expected):
     settings = BASIC | {"train_image": pattern}
     competition = write_competition(IMAGES | {"train.csv": "id,y\n001,1\n002,0\n"}, **settings)
     assert refusal(competition) == f"competition.train_image={pattern}: {expected}"
+
+
+def test_links_lead_to_files_and_folders(write_competition):
+    """A link is as good as what it leads to; one that leads nowhere, and a folder, are no image."""
+    csv = {"train.csv": "id,y\n001,1\n002,0\n"}
+    competition = write_competition(IMAGES | csv, **BASIC | {"train_image": "*/links/{id}.*"})
+    root = Path(competition.root)
+    (root / "far/links").mkdir(parents=True)
+    os.symlink(root / "far", root / "near")
+    os.symlink(root / "train/001.png", root / "far/links/001.png")
+    os.symlink(root / "nowhere.png", root / "far/links/002.png")
+    (root / "far/links/002.jpg").mkdir()
+    assert "1 of 2 ids have no image (first: 002)" in refusal(competition)
+    (root / "far/links/002.png").unlink()
+    os.symlink(root / "train/002.png", root / "far/links/002.png")
+    assert names_of(load_train_table(competition), competition) == ["near/links/001.png", "near/links/002.png"]
+
+
+def test_paths_are_read_as_an_array_of_str_is(monkeypatch):
+    words = ["a/1.png", "b/é😀.png", "", "c/\udcff.png"]  # the last as Linux gives a name that is no UTF-8
+    monkeypatch.setattr("src.competition.paths._PATHS_AT_ONCE", 3)
+    paths, array = pickle.loads(pickle.dumps(Paths.of(iter(words)))), np.array(words)
+    assert len(paths) == 4
+    assert paths.tolist() == list(paths) == words
+    for row in (0, 3, -1, np.int64(1)):
+        assert paths[row] == array[row]
+        assert type(paths[row]) is str
+    for rows in (slice(1, 3), np.array([3, 0, 0]), [2, 1], np.array([True, False, False, True])):
+        assert isinstance(paths[rows], Paths)
+        assert paths[rows].tolist() == array[rows].tolist()
+    with pytest.raises(IndexError):
+        paths[4]
+    assert Paths.of([]).tolist() == []
 
 
 @pytest.mark.parametrize("bad", ["../../etc/passwd", "/etc/passwd", "a/../../b"])
