@@ -16,11 +16,13 @@ def check_config(config):
         UserError: names the setting, what it is and what it may be.
     """
     _check_ranges(config)
-    for check in (_check_folds, _check_model, _check_augment, _check_loss, _check_schedule, _check_train):
+    checks = (_check_folds, _check_model, _check_features, _check_augment, _check_loss, _check_schedule, _check_train)
+    for check in checks:
         check(config)
     if unknown := [view for view in config.infer.tta if view not in TTA_VIEWS]:
         raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
-    if config.run_folder.name in ("folds", "cache", "..") or config.run_folder.parent != Path(config.output_dir):
+    taken = ("folds", "cache", "execution.json", "..")
+    if config.run_folder.name in taken or config.run_folder.parent != Path(config.output_dir):
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
 
 
@@ -56,7 +58,6 @@ def _check_folds(config):
 
 def _check_model(config):
     model, layer_decay = config.model, config.optimizer.layer_decay
-    is_head_only = model.freeze in ("head_only", "0")
     if model.freeze not in FREEZE_METHODS and not model.freeze.isdigit():
         raise UserError(f"model.freeze={model.freeze}: not one of {listing(FREEZE_METHODS)}, nor a number of stages")
     if not model.pretrained and model.freeze != "none":
@@ -79,16 +80,16 @@ def _check_model(config):
                 f"model.{key}={getattr(model, key)}: train.epochs={config.train.epochs} end before more opens; lower it"
             )
     for key in ("drop_path_rate", "dropout2d_rate"):
-        if is_head_only and getattr(model, key):
+        if model.is_head_only and getattr(model, key):
             raise UserError(f"model.{key}: nothing drops in a frozen backbone; set it to 0")
-    if is_head_only and model.head_first_epochs:
+    if model.is_head_only and model.head_first_epochs:
         raise UserError(f"model.freeze={model.freeze}: no epoch follows model.head_first_epochs; set model.freeze=none")
     if model.freeze == "gradual" and model.head_first_epochs:
         raise UserError(
             f"model.freeze=gradual: begins with the head alone; set model.gradual_epochs={model.head_first_epochs} and "
             "model.head_first_epochs=0"
         )
-    if (is_head_only or model.freeze == "1") and layer_decay is not None:
+    if (model.is_head_only or model.freeze == "1") and layer_decay is not None:
         raise UserError(
             f"model.freeze={model.freeze}: optimizer.layer_decay={layer_decay} needs two stages of the backbone that "
             "learn; set it to null"
@@ -100,6 +101,20 @@ def _check_model(config):
         raise UserError(
             f"model.dropout_samples={model.dropout_samples}: all masks are alike without dropout; set model.drop_rate"
         )
+
+
+def _check_features(config):
+    if config.train.views > 1 and not config.model.is_head_only:
+        raise UserError(
+            f"train.views={config.train.views}: counts features of a frozen backbone; set model.freeze=head_only"
+        )
+    if not config.keeps_features:
+        return
+    moving = {"mix.prob": config.mix.prob, "augment.augmix_consistency": config.augment.augmix_consistency}
+    if key := next((key for key, value in moving.items() if value), None):
+        raise UserError(f"{key}: makes new pictures in every epoch, whose features are not kept; set train.views=0")
+    if config.model.pool == "gem":
+        raise UserError("model.pool=gem: learns inside the backbone, whose features are kept; set train.views=0")
 
 
 def _check_augment(config):

@@ -120,6 +120,11 @@ class Model:
     kwargs: dict[str, Any] = _setting({}, "passed to timm.create_model as they are, for example {pad_type: same}")
 
     @property
+    def is_head_only(self):
+        """Whether nothing but the head ever learns."""
+        return self.freeze in ("head_only", "0")
+
+    @property
     def keeps_batchnorm(self):
         """Whether BatchNorm keeps its mean and variance: freeze_batchnorm, with what null means."""
         return self.pretrained if self.freeze_batchnorm is None else self.freeze_batchnorm
@@ -312,6 +317,12 @@ class Train:
     num_workers: Optional[int] = _setting(
         None, "processes that load images; null: from the number of cores", at_least=0
     )
+    views: int = _setting(
+        1,
+        "for model.freeze=head_only: versions of an image whose features are computed once, the plain one and "
+        "augmented ones; 0: augmented anew, and through the backbone, in every epoch",
+        at_least=0,
+    )
     max_images: Optional[int] = _setting(None, "training images per fold, drawn at random; null: all", at_least=1)
     ema_decay: Optional[float] = _setting(
         None, "averaged weights (EMA) are scored and kept; null: off", at_least=0, at_most=0.99999
@@ -329,7 +340,9 @@ class Train:
     early_stopping_on: str = _setting(
         "score", "what early stopping looks at in validation: the score or the log loss", choices=("score", "loss")
     )
-    channels_last: bool = _setting(True, "memory order that is faster for convolutions")
+    channels_last: Optional[bool] = _setting(
+        None, "memory order with the channels innermost; null: what a few timed steps show to be faster"
+    )
     compile: bool = _setting(False, "torch.compile the network")
 
 
@@ -381,7 +394,7 @@ class Config:
     )
     device: str = _setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
     precision: str = _setting(
-        "auto", "auto: bf16 or fp16 on a GPU, fp32 elsewhere", choices=("auto", "fp32", "bf16", "fp16")
+        "auto", "auto: what a few timed steps show to be fastest", choices=("auto", "fp32", "bf16", "fp16")
     )
     tracking: str = _setting(
         "auto", "auto: wandb if it has a key, else offline; CSV and JSON always", choices=("auto", "wandb", "none")
@@ -402,6 +415,11 @@ class Config:
     def run_folder(self):
         """<output_dir>/<name>."""
         return Path(self.output_dir) / (self.name or f"{self.competition.name}_{self.recipe}")
+
+    @property
+    def keeps_features(self):
+        """Whether the heads learn on features that were computed once."""
+        return self.model.is_head_only and self.train.views > 0
 
 
 GROUPS = tuple(f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory))

@@ -1,17 +1,32 @@
-"""Where tensors live, in which precision, and how the cores are shared between torch and the loaders."""
+"""Where tensors live, in which precision and memory order, and how the cores are shared out."""
 
 import ctypes
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 
 import joblib
 import torch
 
 from src.errors import UserError
+from src.files import load_json, save_json
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a network is computed: its precision (fp32, bf16 or fp16) and its memory order."""
+
+    precision: str
+    channels_last: bool
+
+    def settle(self, config):
+        """Return the config with these two in place of what it leaves open."""
+        train = replace(config.train, channels_last=self.channels_last)
+        return replace(config, precision=self.precision, train=train)
 
 
 def resolve_device(name):
@@ -45,6 +60,32 @@ def resolve_precision(name, device):
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision=fp16: a CPU has no fp16 training; set precision=bf16 or precision=fp32")
     return name
+
+
+def resolve_execution(config, device):
+    """Return the Execution that the config asks for; what it leaves open goes by a rule, and nothing is timed.
+
+    Raises:
+        UserError: as `resolve_precision`.
+    """
+    return Execution(resolve_precision(config.precision, device), config.train.channels_last is not False)
+
+
+def recall_execution(run_folder, config, device):
+    """Return the Execution that a run keeps for this kind of device, in a precision that the config names; or None."""
+    path = run_folder / "execution.json"
+    kept = load_json(path).get(device.type) if path.is_file() else None
+    if kept is None:
+        return None
+    precision = kept["precision"] if config.precision == "auto" else resolve_precision(config.precision, device)
+    return Execution(precision, kept["channels_last"])
+
+
+def keep_execution(run_folder, execution, device):
+    """Write into a run's execution.json what it is computed with on this kind of device."""
+    path = run_folder / "execution.json"
+    kept = load_json(path) if path.is_file() else {}
+    save_json(path, kept | {device.type: asdict(execution)})
 
 
 def autocast(device, precision):

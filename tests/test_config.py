@@ -121,6 +121,11 @@ CONTRADICTIONS = [
     (["augment.preset=none", "augment.flips=d4"],
      "augment.flips=d4: augment.preset=none leaves flips out; set augment.preset=light and what else it does to 0 "
      "(augment.rotate=0 augment.translate=0 augment.scale=[1,1])"),
+    (["train.views=3"], "train.views=3: counts features of a frozen backbone; set model.freeze=head_only"),
+    (["model.pretrained=true", "model.freeze=head_only", "mix.prob=0.5"],
+     "mix.prob: makes new pictures in every epoch, whose features are not kept; set train.views=0"),
+    (["model.pretrained=true", "model.freeze=0", "model.pool=gem"],
+     "model.pool=gem: learns inside the backbone, whose features are kept; set train.views=0"),
     (["model.pretrained=true", "model.freeze=head_only", "model.head_first_epochs=1"],
      "model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none"),
     (["model.pretrained=true", "model.freeze=gradual", "model.head_first_epochs=2"],

@@ -112,6 +112,7 @@ def test_the_folds_of_a_run_cannot_change_between_its_folds(tiny_run):
     )
 
 
+@pytest.mark.slow
 def test_everything_at_once_survives_a_stop(tiny_run):
     """Averages, mixing, accumulation and bf16, stopped after an epoch and resumed; then inference."""
     folder, _ = tiny_run
@@ -183,6 +184,7 @@ def test_swa_is_the_mean_of_the_run_s_last_epochs(tiny_run):
         torch.testing.assert_close(mean[name], (two[name] + three[name]) / 2, msg=name)
 
 
+@pytest.mark.slow
 def test_swa_refreshes_batchnorm_of_stages_that_opened_late(tiny_run):
     """The mean of one epoch has its weights, and statistics of its own wherever BatchNorm learns."""
     folder, _ = tiny_run
@@ -210,6 +212,30 @@ def test_head_only_leaves_the_backbone_bit_identical(tiny_run):
     assert all(torch.equal(first[name], last[f"backbone.{name}"]) for name in shared)
 
 
+def test_a_head_learns_the_same_on_features_computed_once_and_in_every_epoch(tiny_run):
+    folder, _ = tiny_run
+    weights = folder / "groupnorm.safetensors"
+    save_file(timm.create_model("test_resnet", in_chans=1, norm_layer="groupnorm1").state_dict(), weights)
+    words = [*TINY, "model.pretrained=true", f"model.weights={weights}", "model.freeze=head_only", "optimizer.lr=0.1"]
+    words += ["model.drop_rate=0.2", "precision=fp32"]
+    once, _ = run_here("train.py", *words, "name=once", cwd=folder)
+    slow = ["fold=0", "train.views=0", "augment.preset=none", "name=each"]
+    each, _ = run_here("train.py", *words, *slow, cwd=folder)
+    told = ".npy: features of 1437 images, 1 of each, for all folds"
+    assert (once.count(told), each.count(told)) == (1, 0)
+    one, other = (read(folder / f"outputs/{name}/fold0/val.csv")[DIGITS] for name in ("once", "each"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.ptp(one.to_numpy()) > 0.1  # the head learned something
+
+    again, _ = run_here("train.py", *words, "name=relearned", "fold=0", "optimizer.lr=0.2", cwd=folder)
+    assert told not in again
+    assert not np.allclose(read(folder / "outputs/relearned/fold0/val.csv")[DIGITS], one, atol=1e-5)
+    several, _ = run_here("train.py", *words, "name=views", "fold=0", "train.views=3", cwd=folder)
+    assert ".npy: features of 1437 images, 3 of each, for all folds" in several
+    printed, _ = run_here("infer.py", "run=outputs/once", "precision=fp32", cwd=folder)
+    assert "submission.csv: 360 rows, checked" in printed
+
+
 def test_gradual_freezing_and_early_stopping_through_the_program(tiny_run):
     folder, _ = tiny_run
     weights = folder / "test_resnet.safetensors"
@@ -233,6 +259,29 @@ def test_folds_one_at_a_time_and_without_the_cache_end_as_all_at_once(tiny_run):
     assert "2 of 2 folds" in printed
     together = read(folder / "outputs/demo_default/oof.csv")
     pd.testing.assert_frame_equal(read(folder / "outputs/apart/oof.csv"), together)
+
+
+def test_a_run_keeps_what_its_first_fold_was_computed_with(tiny_run):
+    """What was timed in the first fold holds for the run's other folds and for inference."""
+    folder, _ = tiny_run
+    words = [*TINY, "precision=auto", "train.channels_last=null", "train.epochs=1", "name=timed"]
+    said = r"^precision=(\w+) train\.channels_last=(\w+): timed, "
+    printed, _ = run_here("train.py", *words, "fold=0", cwd=folder)
+    precision, order = re.search(said, printed, re.MULTILINE).groups()
+    path = folder / "outputs/timed/execution.json"
+    assert json.loads(path.read_text()) == {"cpu": {"precision": precision, "channels_last": order == "true"}}
+    assert "precision: auto" in (folder / "outputs/timed/config.yaml").read_text()
+
+    def infer(*words):
+        run_here("infer.py", "run=outputs/timed", *words, cwd=folder)
+        return (folder / "outputs/timed/fold0/test.csv").read_bytes()
+
+    half = '{"cpu": {"precision": "bf16", "channels_last": false}}'
+    path.write_text(half)
+    assert infer() != infer("precision=fp32")
+    printed, _ = run_here("train.py", *words, "fold=1", cwd=folder)
+    assert not re.search(said, printed, re.MULTILINE)
+    assert json.loads(path.read_text()) == json.loads(half)
 
 
 def test_loader_processes_change_nothing(tiny_run):

@@ -24,7 +24,7 @@ DOORS = {
     "albumentations": {f"data/{name}.py" for name in ("augment", "presets", "policies", "erasing")},
     "omegaconf": {"configure.py"},
     "wandb": {"training/tracking.py"},
-    "accelerate": {"training/run.py", "training/fold.py"},
+    "accelerate": {"training/run.py", "training/fold.py", "training/features.py"},
     "timm": {"training/optimizer.py"},  # and model/
     "pydicom": {"data/decode.py"},
 }

@@ -29,6 +29,10 @@ from src.files import atomic_path
 _RESERVE = 2_000_000_000  # bytes of the disk that stay free, for runs and their checkpoints
 
 
+class _NoRoom(Exception):
+    """Why decoded images cannot be kept."""
+
+
 class ImageCache:
     """Images of a cache file: those of a table's rows, in its order; can be pickled, as loaders may open it anew."""
 
@@ -62,32 +66,29 @@ def open_cache(table, channels, size, root, folders, mode, num_reads):
         channels: of the images.
         size: (height, width) they are resized to.
         root: folder of the competition; the paths count from there, so that it may be moved.
-        folders: where a cache may lie; a new one goes into the first that can be written.
-        mode: off; on; or auto, which builds one where an image is read more than once and the disk has room.
+        folders: of `list_folders`.
+        mode: off; on; or auto, which builds one where an image is read more than once and it can be written.
         num_reads: images that will be read in all.
 
     Raises:
-        UserError: an image is missing or cannot be decoded, its type is not the first one's, or mode=on and there is no
-            room.
+        UserError: an image is missing or cannot be decoded, or its type is not the first one's; or mode=on and it
+            cannot be written.
     """
     if mode == "off":
         return None
-    name = f"{size[0]}x{size[1]}x{channels}_{_hash_content(table.paths, root, channels, size)}.npy"
+    name = f"{size[0]}x{size[1]}x{channels}_{hash_images(table.paths, root, channels, size)}.npy"
     for folder in folders:
-        if (cache := _try_cache(Path(folder) / name)) is not None:
+        if (cache := _try_cache(folder / name)) is not None:
             return cache
     if mode == "auto" and num_reads <= len(table):
         return None
-    folder = _open_folder(folders)
-    first = resize_image(decode_image(str(table.paths[0]), channels, size), size)
-    needed, free = first.nbytes * len(table), shutil.disk_usage(folder).free - _RESERVE
-    if needed > free:
-        reason = f"{folder}: {_gigabytes(needed)} of decoded images do not fit ({_gigabytes(max(free, 0))} to spare)"
+    try:
+        return _build_cache(folders, name, table, channels, size)
+    except _NoRoom as reason:
         if mode == "on":
-            raise UserError(f"{reason}; set cache_dir=FOLDER on another disk or cache=auto")
-        print(f"{reason};\n  they are decoded in every epoch; cache_dir=FOLDER puts them elsewhere")
+            raise UserError(f"{reason}; set cache_dir=FOLDER or cache=auto") from None
+        print(f"{reason};\n  images are decoded in every epoch; cache_dir=FOLDER puts them elsewhere")
         return None
-    return _build_cache(folder / name, table, channels, size, first.dtype)
 
 
 def _try_cache(path):
@@ -98,8 +99,21 @@ def _try_cache(path):
         return None
 
 
-def _build_cache(path, table, channels, size, dtype):
-    """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it."""
+def _build_cache(folders, name, table, channels, size):
+    """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it.
+
+    Raises:
+        _NoRoom: it cannot be written.
+    """
+    try:
+        path = open_folder(folders) / name
+    except UserError as error:
+        raise _NoRoom(str(error).partition(";")[0]) from None
+    first = _read_image(str(table.paths[0]), channels, size)
+    needed, free = first.nbytes * len(table), shutil.disk_usage(path.parent).free - _RESERVE
+    if needed > free:
+        spare = _gigabytes(max(free, 0))
+        raise _NoRoom(f"{path.parent}: {_gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
     with _acquire(FileLock(path.with_suffix(".lock"))):
         if (cache := _try_cache(path)) is not None:
             return cache
@@ -107,11 +121,9 @@ def _build_cache(path, table, channels, size, dtype):
             left.unlink()  # of a killed process: nobody else makes this cache now
         began = time.perf_counter()
         try:
-            _write_rows(path, table, channels, size, dtype)
+            _write_rows(path, table, channels, size, first.dtype)
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER or cache=off"
-            ) from None
+            raise _NoRoom(f"{path}: cannot be written ({error.strerror})") from None
         took = time.perf_counter() - began
         print(f"{path}: {len(table)} decoded images, {_gigabytes(path.stat().st_size)}, made in {took:.1f} s")
     return ImageCache(path)
@@ -155,7 +167,7 @@ def _checksums_of(path):
     return path.with_suffix(".crc")
 
 
-def _hash_content(paths, root, channels, size):
+def hash_images(paths, root, channels, size):
     """Return a hash of the files' names, sizes and times, of the decoder's code, and of what it is asked for."""
     words = (inspect.getsource(decode), cv2.__version__, PIL.__version__, channels, *size)
     digest = hashlib.sha256(repr(words).encode())
@@ -169,16 +181,27 @@ def _hash_content(paths, root, channels, size):
     return digest.hexdigest()[:16]
 
 
-def _open_folder(folders):
-    """Return the first folder that can be made and written."""
-    for folder in map(Path, folders):
+def list_folders(config):
+    """Return where decoded images and features may lie; new ones go into the first that can be written."""
+    if config.cache_dir is not None:
+        return [Path(config.cache_dir)]
+    return [Path(config.competition.root) / ".cache", Path(config.output_dir) / "cache"]
+
+
+def open_folder(folders):
+    """Return the first folder that can be made and written, as a Path.
+
+    Raises:
+        UserError: none can.
+    """
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
             return folder
-    raise UserError(f"{folder}: the decoded images cannot be kept there; set cache_dir=FOLDER or cache=off")
+    raise UserError(f"{folder}: cannot be written; set cache_dir=FOLDER")
 
 
 def _gigabytes(num_bytes):

@@ -121,6 +121,8 @@ def _number(words):
 
 
 def _collate(items):
+    if isinstance(items, dict):  # a data set that takes a batch's keys at once
+        return {name: torch.from_numpy(array) for name, array in items.items()}
     for item in items:
         if "error" in item:
             return item

@@ -14,7 +14,7 @@ from src.competition.tables import load_solution, load_test_table
 from src.data.augment import build_resize
 from src.data.loader import ImageDataset, build_loader
 from src.data.unreadable import find_unreadable
-from src.device import resolve_device, resolve_precision, share_cores
+from src.device import recall_execution, resolve_device, resolve_execution, share_cores
 from src.errors import UserError
 from src.evaluation.metrics import score
 from src.files import load_json
@@ -46,6 +46,7 @@ def infer_run(config, run_folder):
     competition = config.competition
     device = resolve_device(config.device)
     num_workers = share_cores(device, config.train.num_workers)
+    config = (recall_execution(run_folder, config, device) or resolve_execution(config, device)).settle(config)
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
     output = _open_output(config.infer.output or run_folder)
@@ -68,7 +69,7 @@ def infer_run(config, run_folder):
     )
     loader = build_loader(dataset, config.infer.batch_size or 2 * config.train.batch_size, num_workers)
     index, read_probs = predict(
-        networks, loader, device, resolve_precision(config.precision, device),
+        networks, loader, device, config.precision,
         partial(probabilities, task=competition.task), views=views, title="test",
     )  # fmt: skip
     loader.close()

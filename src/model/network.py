@@ -25,14 +25,21 @@ class Network(nn.Module):
     def normalize(self, images):
         """Turn raw pixels (N, H, W, C), uint8 or float, into float32 (N, C, H, W) with mean 0 and std 1.
 
-        A permuted NHWC tensor is channels_last already, so nothing is copied for it.
+        A permuted NHWC tensor is channels_last already, so nothing is copied for it. Features (N, D) stay as they are.
         """
+        if images.ndim == 2:
+            return images
         assert images.shape[3] == self.pixel_mean.shape[1], f"{tuple(images.shape)} would be broadcast in silence"
         return (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
 
+    @property
+    def pixel_stats(self):
+        """The pixels' (mean, std), a tuple of numbers each; reading them waits for the device."""
+        return tuple(self.pixel_mean.flatten().tolist()), tuple(self.pixel_std.flatten().tolist())
+
     def forward(self, images):
-        """Map normalised images (N, C, H, W) to logits (N, K)."""
-        return self.head(self.backbone(images))
+        """Map normalised images (N, C, H, W), or the backbone's features of them (N, D), to logits (N, K)."""
+        return self.head(images if images.ndim == 2 else self.backbone(images))
 
     def train(self, mode=True):
         """Switch between training and evaluation; what is frozen stays in evaluation."""

@@ -14,9 +14,9 @@ from src.errors import UserError
 from src.files import atomic_path
 
 
-def save_weights(path, network):
-    """Write a network's weights and buffers as safetensors, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+def save_weights(path, weights):
+    """Write the weights and buffers of a state_dict as safetensors, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)
 

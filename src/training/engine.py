@@ -82,14 +82,16 @@ def train_one_epoch(
 
 
 @torch.inference_mode()
-def predict(networks, loader, device, precision, to_probs, views=(), title=""):
-    """Run every network over each batch once.
+def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, title=""):
+    """Run every network over each batch once; what they share, pixels and views, is made once for all of them.
 
     Args:
-        networks: each has .normalize and maps images (N, C, H, W) -> logits (N, K).
+        networks: each has .normalize and maps images (N, C, H, W) -> logits (N, K); several have .pixel_stats too,
+            equal where they normalise alike.
         loader: data.loader.Loader in order, without shuffling.
         to_probs: logits -> probabilities of the same shape.
         views: functions (N, C, H, W) -> (N, C, H', W') whose probabilities are averaged with the plain picture's.
+        epoch: of the loader's random numbers, where it has any.
 
     Returns:
         index (N,) int64 rows of the loader's table, probs (len(networks), N, K) float32.
@@ -97,34 +99,55 @@ def predict(networks, loader, device, precision, to_probs, views=(), title=""):
     was_training = [network.training for network in networks]
     for network in networks:
         network.eval()
-    indices, probs = [], []
-    for batch in _with_bar(loader.batches(0), loader, title, bool(title)):
+    alike = _group_by_pixel_stats(networks)
+    index, probs, done = np.empty(loader.num_images, dtype=np.int64), None, 0
+    for batch in _with_bar(loader.batches(epoch), loader, title, bool(title)):
         raw = batch["image"].to(device, non_blocking=True)
-        batch_probs = []
-        for network in networks:
-            plain = network.normalize(raw)
-            total = 0
-            for view in (None, *views):
-                with autocast(device, precision):
-                    total = total + to_probs(network(view(plain) if view else plain))
-            batch_probs.append(total / (1 + len(views)))
-        indices.append(batch["index"].numpy())
-        probs.append(torch.stack(batch_probs).float().cpu().numpy())
+        totals = [0] * len(networks)
+        with autocast(device, precision):  # around all views, since it casts a network's weights once in here
+            for places in alike:
+                plain = networks[places[0]].normalize(raw)
+                for view in (None, *views):
+                    images = _in_order_of(plain, view(plain)) if view else plain
+                    for place in places:
+                        totals[place] = totals[place] + to_probs(networks[place](images))
+        batch_probs = (torch.stack(totals) / (1 + len(views))).float().cpu().numpy()
+        if probs is None:
+            probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), dtype=np.float32)
+        rows = slice(done, done := done + len(batch["index"]))
+        index[rows], probs[:, rows] = batch["index"].numpy(), batch_probs
     for network, training in zip(networks, was_training, strict=True):
         network.train(training)
-    return np.concatenate(indices), np.concatenate(probs, axis=1)
+    assert done == loader.num_images, f"{done} of {loader.num_images} images came"
+    return index, probs
+
+
+def _in_order_of(plain, images):
+    """Return a view's images in the memory order of the plain ones; else each network's first layer copies them."""
+    is_last = plain.is_contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
+
+
+def _group_by_pixel_stats(networks):
+    """Return the places of the networks that normalise alike, list by list."""
+    if len(networks) == 1:
+        return [[0]]
+    groups = {}
+    for place, network in enumerate(networks):
+        groups.setdefault(network.pixel_stats, []).append(place)
+    return list(groups.values())
 
 
 def iterate_images(loader, epoch, normalize, device):
     """Yield an epoch's images, the first view of several, as the network takes them: (N, C, H, W)."""
     for batch in loader.batches(epoch):
-        raw = batch["image"] if batch["image"].ndim == 4 else batch["image"][:, 0]
+        raw = batch["image"][:, 0] if batch["image"].ndim == 5 else batch["image"]
         yield normalize(raw.to(device, non_blocking=True))
 
 
 def _as_one_batch(images):
-    """Return (N, V, H, W, C) as (V * N, H, W, C), all first views first; (N, H, W, C) as it is."""
-    return images if images.ndim == 4 else images.transpose(0, 1).flatten(0, 1)
+    """Return (N, V, H, W, C) as (V * N, H, W, C), first views first; one view and features stay."""
+    return images.transpose(0, 1).flatten(0, 1) if images.ndim == 5 else images
 
 
 def _batches_in_step(step, total, accumulate_steps):

@@ -2,12 +2,13 @@
 
 import copy
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, recursively_apply
 
 from src.competition.predictions import save_predictions
 from src.errors import UserError, listing
@@ -22,16 +23,14 @@ from src.training.parts import build_consistency, build_mixer, build_parts, deri
 from src.training.progress import Progress
 
 
-def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, caches, tracker):
+def train_fold(config, fold, table, folds, accelerator, folder, shared, tracker):
     """Train one fold, or go on from its last finished epoch.
 
     Args:
         table: competition.tables.ImageTable of all training rows.
         folds: (N,) int; rows of `fold` validate, all others train.
         folder: pathlib.Path of the fold; gets log.csv, val.csv, best.safetensors, last.safetensors, meta.json.
-        num_workers: loader processes.
-        pixel_stats: (mean, std) of the data set in raw pixel units; None: the backbone's.
-        caches: {(height, width): data.cache.ImageCache of the table's images}.
+        shared: parts.Shared.
         tracker: tracking.Tracker.
 
     Raises:
@@ -40,7 +39,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     torch.manual_seed(derive_seed(config.seed, fold))
     if accelerator.scaler is not None:
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)  # each fold finds its own scale
-    parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats, caches)
+    parts = build_parts(config, fold, table, folds, accelerator, shared)
     task, train = config.competition.task, config.train
     is_main, network = accelerator.is_main_process, parts.network
     progress = Progress()
@@ -56,6 +55,7 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
     open_stages(network, progress.epoch)
     model, optimizer = accelerator.prepare(network, parts.optimizer)
 
+    writer, saving = ThreadPoolExecutor(1), None  # an epoch's files are written while the next one trains
     patience = (train.early_stopping_epochs, train.early_stopping_min_delta, train.early_stopping_on)
     while not progress.is_over(train.epochs, *patience):
         epoch, began = progress.epoch, time.perf_counter()
@@ -102,7 +102,12 @@ def train_fold(config, fold, table, folds, accelerator, folder, num_workers, pix
         if is_main:
             if train.average_best is not None:
                 _keep_best_epochs(folder, parts, progress.best_epochs(train.average_best), progress.epoch)
-            _save_epoch(folder, parts, progress, probs if is_best else None)
+            state, best = _copy((parts.state(progress), (parts.scored.state_dict(), probs) if is_best else None))
+            if saving:
+                saving.result()
+            saving = writer.submit(_save_epoch, folder, state, best, parts.val_table)
+    if saving:
+        saving.result()
     if train.average_best is not None:
         accelerator.wait_for_everyone()
         _average_best_epochs(folder, fold, parts, progress, accelerator, config)
@@ -129,7 +134,7 @@ def _refresh(average, parts, epoch, accelerator):
 def _keep_best_epochs(folder, parts, best, epoch):
     """Keep the weights of the best epochs so far, among them perhaps this one, and of no others."""
     if epoch in best:
-        checkpoint.save_weights(folder / f"epoch{epoch}.safetensors", parts.network)
+        checkpoint.save_weights(folder / f"epoch{epoch}.safetensors", parts.network.state_dict())
     for path in folder.glob("epoch*.safetensors"):
         if int(path.stem.removeprefix("epoch")) not in best:
             path.unlink()
@@ -154,7 +159,7 @@ def _average_best_epochs(folder, fold, parts, progress, accelerator, config):
             f"{'*' if is_better else ' '}"
         )
         if is_better:
-            checkpoint.save_weights(folder / "best.safetensors", average)
+            checkpoint.save_weights(folder / "best.safetensors", average.state_dict())
             save_predictions(folder / "val.csv", parts.val_table, probs)
     progress.seconds += time.perf_counter() - began
     if is_better:
@@ -170,18 +175,29 @@ def _wrap_again(model, network, accelerator):
     return accelerator.prepare_model(network)
 
 
-def _save_epoch(folder, parts, progress, best_probs):
-    """Keep an epoch; last.pt comes last, so that a kill before it repeats the epoch. best_probs None: not the best."""
-    if best_probs is not None:
-        checkpoint.save_weights(folder / "best.safetensors", parts.scored)
-        save_predictions(folder / "val.csv", parts.val_table, best_probs)
-    save_table(folder / "log.csv", pd.DataFrame(progress.log))
-    checkpoint.save_state(folder / "last.pt", parts.state(progress))
+def _save_epoch(folder, state, best, val_table):
+    """Keep an epoch; last.pt comes last, so that a kill before it repeats the epoch.
+
+    Args:
+        state: of `FoldParts.state`, copied: the next epoch goes on while this is written.
+        best: (weights, validation probs) of an epoch that is the best so far, copied; None: it is not.
+    """
+    if best is not None:
+        weights, probs = best
+        checkpoint.save_weights(folder / "best.safetensors", weights)
+        save_predictions(folder / "val.csv", val_table, probs)
+    save_table(folder / "log.csv", pd.DataFrame(state["progress"]["log"]))
+    checkpoint.save_state(folder / "last.pt", state)
+
+
+def _copy(state):
+    """Copy the tensors and containers of a state to the CPU."""
+    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), state)
 
 
 def _save_end(folder, fold, parts, progress):
     """Keep what is needed of a finished fold; meta.json says that it is finished, last.pt has served."""
-    checkpoint.save_weights(folder / "last.safetensors", parts.scored)
+    checkpoint.save_weights(folder / "last.safetensors", parts.scored.state_dict())
     numbers = {name: value for name, value in vars(progress).items() if name != "log"}
     names = list(parts.train_table.target_names)
     save_json(folder / "meta.json", {"fold": fold, **numbers, "target_names": names})

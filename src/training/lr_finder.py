@@ -18,8 +18,14 @@ from src.device import share_cores
 from src.errors import UserError
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
-from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
-from src.training.run import build_accelerator, list_folds, load_checked_table
+from src.training.parts import Shared, build_consistency, build_mixer, build_parts, derive_seed
+from src.training.run import (
+    build_accelerator,
+    list_folds,
+    load_checked_table,
+    settle_execution,
+    start_processes,
+)
 from src.training.schedule import Schedule
 
 NUM_STEPS = 200
@@ -160,14 +166,16 @@ def find_lr(config, num_steps=NUM_STEPS):
     """
     if config.optimizer.lr == 0:
         raise UserError("optimizer.lr=0: the sweep goes around this rate; leave it out, or set for example 1e-3")
+    processes = start_processes(config)
+    num_workers = share_cores(processes.device, config.train.num_workers)
+    fold, table, folds = _prepare_rows(config, processes)
+    config = settle_execution(config, processes)
     accelerator = build_accelerator(config)
-    num_workers = share_cores(accelerator.device, config.train.num_workers)
-    fold, table, folds = _prepare_rows(config, accelerator)
     pixel_stats = None
     if config.normalize in ("dataset", "center"):
         pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
     torch.manual_seed(derive_seed(config.seed, fold))
-    parts = build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats)
+    parts = build_parts(config, fold, table, folds, accelerator, Shared(num_workers, pixel_stats))
     model, optimizer = accelerator.prepare(
         parts.network, build_optimizer(replace(config.optimizer, lr=1.0), parts.network)
     )
@@ -192,9 +200,9 @@ def find_lr(config, num_steps=NUM_STEPS):
     return sweep, propose_lr(sweep["lr"], sweep["smoothed"]), len(parts.train_table)
 
 
-def _prepare_rows(config, accelerator):
+def _prepare_rows(config, processes):
     """Return (fold, table, folds), checked; images that cannot be decoded are left out where the config says skip."""
-    with accelerator.main_process_first():
+    with processes.main_process_first():
         table = load_checked_table(config)
         folds = load_folds(config, table)
     if config.unreadable == "skip":

@@ -1,13 +1,14 @@
 """The objects of one fold, built from the config: network, averages, optimizer, schedule, loaders."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from src.competition.tables import ImageTable
 from src.data.augment import build_augmentation, build_resize
+from src.data.cache import ImageCache
 from src.data.decode import decode_image
 from src.data.loader import ImageDataset, Loader, build_loader
 from src.data.mixing import Mixer
@@ -17,6 +18,7 @@ from src.model.class_weights import resolve_class_weights
 from src.model.losses import build_loss, consistency_loss
 from src.model.network import build_network
 from src.training.averaging import build_ema, build_swa
+from src.training.features import FeatureDataset
 from src.training.optimizer import build_optimizer
 from src.training.progress import Progress
 from src.training.schedule import Schedule, build_schedule
@@ -61,28 +63,46 @@ class FoldParts:
         return {name: one for name in names if (one := getattr(self, name)) is not None}
 
 
-def build_parts(config, fold, table, folds, accelerator, num_workers, pixel_stats, caches=None):
+@dataclass(frozen=True)
+class Shared:
+    """What all folds of a run share."""
+
+    num_workers: int  # loader processes
+    pixel_stats: tuple[np.ndarray, np.ndarray] | None = None  # (mean, std) in raw pixel units; None: the backbone's
+    caches: dict[tuple[int, int], ImageCache] = field(default_factory=dict)  # of the table's images, by size
+    features: np.ndarray | None = None  # (V, N, D) of the table's images, in the place of these; see training.features
+
+
+def build_parts(config, fold, table, folds, accelerator, shared):
     """Build the objects of one fold; arguments and errors are those of `fold.train_fold`."""
     channels, size = config.competition.channels, config.image_size
-    rows_and_transforms = zip(choose_rows(config, fold, folds), build_augmentations(config, table), strict=True)
-    train_data, val_data = (
-        _build_dataset(config, table, rows, transform, caches or {}) for rows, transform in rows_and_transforms
-    )
-    shared = {"num_workers": num_workers, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    rows = choose_rows(config, fold, folds)
+    if shared.features is not None:
+        train_data, val_data = (
+            FeatureDataset(shared.features, one, table.take(one), is_training)
+            for one, is_training in zip(rows, (True, False), strict=True)
+        )
+    else:
+        train_data, val_data = (
+            _build_dataset(config, table, one, transform, shared.caches)
+            for one, transform in zip(rows, build_augmentations(config, table), strict=True)
+        )
+    loading = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    loading["num_workers"] = shared.num_workers if shared.features is None else 0
     targets, task = train_data.table.targets, config.competition.task
     class_weights = resolve_class_weights(config.loss, targets, task)
     weights = balanced_weights(targets, task) if config.train.sampler == "balanced" else None
     train_loader = build_loader(
-        train_data, config.train.batch_size, shuffle_seed=config.seed, **shared,
+        train_data, config.train.batch_size, shuffle_seed=config.seed, **loading,
         num_batches=config.train.batches_per_epoch, weights=weights,
     )  # fmt: skip
-    val_loader = build_loader(val_data, config.infer.batch_size or 2 * config.train.batch_size, **shared)
+    val_loader = build_loader(val_data, config.infer.batch_size or 2 * config.train.batch_size, **loading)
 
     network = build_network(
-        config.model, len(table.target_names), channels, size, normalize=config.normalize, pixel_stats=pixel_stats,
+        config.model, len(table.target_names), channels, size, config.normalize, shared.pixel_stats,
         prior=_compute_prior(targets, weights, class_weights, task), is_multiclass=task == "multiclass",
     ).to(accelerator.device)  # fmt: skip
-    if config.train.channels_last:
+    if config.train.channels_last is not False:  # null, where nothing was timed, goes by the rule
         network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
         network.compile()

@@ -8,8 +8,8 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast_object_list
 
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, describe_folds, load_folds
@@ -17,16 +17,18 @@ from src.competition.paths import check_not_empty
 from src.competition.predictions import load_predictions
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
-from src.data.cache import open_cache
+from src.data.cache import list_folders, open_cache
 from src.data.statistics import compute_pixel_stats
 from src.data.unreadable import find_unreadable
-from src.device import resolve_device, resolve_precision, share_cores
+from src.device import Execution, keep_execution, recall_execution, resolve_device, share_cores
 from src.errors import UserError, listing
 from src.evaluation.metrics import score, score_columns
 from src.files import load_json, save_json, save_table
 from src.runs import has_work, open_run
+from src.training.features import load_features
 from src.training.fold import is_done, train_fold
-from src.training.parts import build_augmentations, build_parts, choose_rows
+from src.training.parts import Shared, build_augmentations, build_parts, choose_rows
+from src.training.timing import choose_execution
 from src.training.tracking import build_tracker
 
 
@@ -36,10 +38,15 @@ def train_run(config):
     Raises:
         UserError: anything a person can mend, most of it before the first epoch.
     """
+    processes = start_processes(config)
+    num_workers = share_cores(processes.device, config.train.num_workers)
+    run_folder, is_main = config.run_folder, processes.is_main_process
+    table, folds, numbers = _load_rows(config, processes)
+    asked, config = config, settle_execution(config, processes, run_folder)
     accelerator = build_accelerator(config)
-    num_workers = share_cores(accelerator.device, config.train.num_workers)
-    run_folder, is_main = config.run_folder, accelerator.is_main_process
-    table, folds, numbers = _prepare_rows(config, accelerator, num_workers)
+    if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
+        build_parts(config, numbers[0], table, folds, accelerator, Shared(num_workers))
+    table, folds = _open_run(asked, config, table, folds, accelerator)
     wanted = numbers if config.fold is None else [config.fold]
     left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
     if is_main:
@@ -47,36 +54,43 @@ def train_run(config):
         print(describe_folds(table, folds).to_string(index=False, line_width=80))
         for fold in sorted(set(wanted) - set(left)):
             print(f"fold {fold}: done before")
-    pixel_stats = _load_pixel_stats(config, table, accelerator) if left else None
-    caches = _open_caches(config, table, folds, left, accelerator) if left else {}
+    shared = _prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
     tracking = config.tracking if left and is_main else "none"
     tracker = build_tracker(tracking, run_folder, dataclasses.asdict(config))
     for fold in left:
         folder = run_folder / f"fold{fold}"
-        train_fold(config, fold, table, folds, accelerator, folder, num_workers, pixel_stats, caches, tracker)
+        train_fold(config, fold, table, folds, accelerator, folder, shared, tracker)
     if is_main:
         tracker.finish(_score_run(config, table, folds, numbers))
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def _prepare_rows(config, accelerator, num_workers):
-    """Return (table, folds, numbers of the folds that validate), all checked; then open the run folder."""
-    with accelerator.main_process_first():
+def _load_rows(config, processes):
+    """Return (table, folds, numbers of the folds that validate), all checked."""
+    with processes.main_process_first():
         table = load_checked_table(config)
         folds = load_folds(config, table)
     check_folds(table, folds, config.competition.task)
-    numbers = list_folds(config, folds)
-    if config.overwrite and has_work(config.run_folder):  # nothing is deleted for a command that cannot train
-        build_parts(config, numbers[0], table, folds, accelerator, num_workers, None)
+    return table, folds, list_folds(config, folds)
+
+
+def _open_run(asked, config, table, folds, accelerator):
+    """Open the run folder; return its (table, folds): what can be read of them, checked again.
+
+    Args:
+        asked: the config as it was asked for, which config.yaml keeps; `config` says what was made of it here.
+    """
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            open_run(config)
+            open_run(asked)
+            execution = Execution(config.precision, config.train.channels_last)
+            keep_execution(config.run_folder, execution, accelerator.device)
         table, folds = _leave_out_unreadable(config, table, folds)
     check_folds(table, folds, config.competition.task)
     if accelerator.is_main_process:
         _keep_folds(config.run_folder, table, folds)
-    return table, folds, numbers
+    return table, folds
 
 
 def list_folds(config, folds):
@@ -91,17 +105,37 @@ def list_folds(config, folds):
     return numbers
 
 
-def build_accelerator(config):
-    """Return the Accelerator on the config's device; torchrun gives each of its processes a device of its own."""
+def start_processes(config):
+    """Return accelerate's PartialState on the config's device; torchrun gives each of its processes one of its own."""
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
     if device.type != "cpu" and "WORLD_SIZE" not in os.environ:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     if "WORLD_SIZE" not in os.environ:
         AcceleratorState._reset_state(reset_partial_state=True)  # a notebook may train twice, with other precisions
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # while one process looks through all the images
-    mixed_precision = precision.replace("fp32", "no")
-    return Accelerator(mixed_precision=mixed_precision, cpu=device.type == "cpu", kwargs_handlers=[patience])
+    patience = timedelta(hours=6)  # while one process looks through all the images
+    return PartialState(cpu=device.type == "cpu", timeout=patience)
+
+
+def settle_execution(config, processes, run_folder=None):
+    """Return the config with the precision and memory order that it leaves open, decided by one process for all.
+
+    What a run was begun with it keeps for all its folds; else `timing.choose_execution` decides.
+
+    Args:
+        run_folder: pathlib.Path of the run that is trained; None: no run.
+    """
+    chosen = [None]
+    if processes.is_main_process:
+        if run_folder is not None and has_work(run_folder) and not config.overwrite:
+            chosen = [recall_execution(run_folder, config, processes.device)]
+        chosen = [chosen[0] or choose_execution(config, processes.device)]
+    return broadcast_object_list(chosen)[0].settle(config)
+
+
+def build_accelerator(config):
+    """Return the Accelerator of the started processes, for a config whose execution is settled."""
+    is_cpu = PartialState().device.type == "cpu"
+    return Accelerator(mixed_precision=config.precision.replace("fp32", "no"), cpu=is_cpu)
 
 
 def load_checked_table(config):
@@ -160,19 +194,34 @@ def _load_pixel_stats(config, table, accelerator):
     return np.array(stats["mean"]), np.array(stats["std"])
 
 
-def _open_caches(config, table, folds, left, accelerator):
-    """Return {(height, width): ImageCache} of the sizes at which training and validation read their images."""
-    num_reads, augmentations = Counter(), build_augmentations(config, table)
+def _prepare_shared(config, table, folds, left, accelerator, num_workers):
+    """Return the parts.Shared of the folds that are left, with what is to be computed once, computed."""
+    pixel_stats, augmentations = _load_pixel_stats(config, table, accelerator), build_augmentations(config, table)
+    num_reads = [0, 0]
     for fold in left:
-        for rows, transform in zip(choose_rows(config, fold, folds), augmentations, strict=True):
-            if transform.decode_size is not None:  # else each image is wanted at its own size
-                num_reads[transform.decode_size] += config.train.epochs * len(rows)
-    root = config.competition.root
-    folders = [config.cache_dir] if config.cache_dir else [f"{root}/.cache", f"{config.output_dir}/cache"]
+        for place, rows in enumerate(choose_rows(config, fold, folds)):
+            num_reads[place] += config.train.epochs * len(rows)
+    if config.keeps_features:
+        num_reads = [len(table) * (config.train.views - 1), len(table)]
+    caches = _open_caches(config, table, augmentations, num_reads, accelerator)
+    shared = Shared(num_workers, pixel_stats, caches)
+    if not config.keeps_features:
+        return shared
+    features = load_features(config, table, augmentations, accelerator, shared)
+    return dataclasses.replace(shared, features=features)
+
+
+def _open_caches(config, table, augmentations, num_reads, accelerator):
+    """Return {(height, width): ImageCache} of the sizes at which training and validation read their images."""
+    reads_at = Counter()
+    for transform, reads in zip(augmentations, num_reads, strict=True):
+        if transform.decode_size is not None:  # else each image is wanted at its own size
+            reads_at[transform.decode_size] += reads
+    root, folders = config.competition.root, list_folders(config)
     with accelerator.main_process_first():
         opened = {
             size: open_cache(table, config.competition.channels, size, root, folders, config.cache, reads)
-            for size, reads in num_reads.items()
+            for size, reads in reads_at.items()
         }
     return {size: cache for size, cache in opened.items() if cache is not None}
 

@@ -96,11 +96,10 @@ def test_the_folder_may_move_and_come_to_where_nothing_can_be_written(table, roo
     folders = [moved / "0.png" / ".cache", moved.parent / "elsewhere"]  # a file cannot hold a folder
     assert open_(table, moved, folders=folders) is not None
     assert len(list(folders[1].glob("*.npy"))) == 1
+    assert open_(table, moved, folders=folders[:1]) is None
     with pytest.raises(UserError) as caught:
-        open_(table, moved, folders=folders[:1])
-    assert str(caught.value) == (
-        f"{folders[0]}: the decoded images cannot be kept there; set cache_dir=FOLDER or cache=off"
-    )
+        open_(table, moved, folders=folders[:1], mode="on")
+    assert str(caught.value) == (f"{folders[0]}: cannot be written; set cache_dir=FOLDER or cache=auto")
 
 
 @pytest.mark.parametrize("change", ["content", "time", "name"])
@@ -187,9 +186,9 @@ def test_without_room_the_files_are_read_unless_it_is_asked_for(table, root, cap
     assert open_(table, root) is None
     assert capsys.readouterr().out == (
         f"{root}/.cache: 0.0 GB of decoded images do not fit (0.0 GB to spare);\n"
-        "  they are decoded in every epoch; cache_dir=FOLDER puts them elsewhere\n"
+        "  images are decoded in every epoch; cache_dir=FOLDER puts them elsewhere\n"
     )
-    with pytest.raises(UserError, match="set cache_dir=FOLDER on another disk or cache=auto"):
+    with pytest.raises(UserError, match="set cache_dir=FOLDER or cache=auto"):
         open_(table, root, mode="on")
 
 
@@ -197,8 +196,9 @@ def test_a_disk_that_fills_up_while_writing_is_one_line_and_leaves_nothing(table
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
     try:
+        assert open_(table, root) is None
         with pytest.raises(UserError, match=r"\.npy: cannot be written \(File too large\); set cache_dir=FOLDER"):
-            open_(table, root)
+            open_(table, root, mode="on")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [one.suffix for one in (root / ".cache").iterdir()] == [".lock"]
@@ -206,12 +206,12 @@ def test_a_disk_that_fills_up_while_writing_is_one_line_and_leaves_nothing(table
 
 BUILD = """
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 import numpy as np
 from src.data.cache import open_cache
 root, *paths = sys.argv[1:]
 table = type("Table", (), {"paths": np.array(paths), "__len__": lambda self: len(self.paths)})()
-print(open_cache(table, 3, (600, 600), root, [root + "/.cache"], "on", 0).read(0).sum())
+print(open_cache(table, 3, (600, 600), root, [Path(root) / ".cache"], "on", 0).read(0).sum())
 """
 
 

@@ -431,3 +431,10 @@ def test_real_weights_load_whole(channels, kwargs):
     for name in own:
         if channels == 3 or name != "conv_stem.weight":
             assert torch.equal(own[name], given[name]), name
+
+
+def test_networks_that_normalise_alike_have_equal_pixel_stats():
+    one, two = (build(image_size=(32, 32)) for _ in range(2))
+    other = build(image_size=(32, 32), network={"normalize": "none"})
+    assert one.pixel_stats == two.pixel_stats != other.pixel_stats
+    assert other.pixel_stats == ((0.0,) * 3, (255.0,) * 3)

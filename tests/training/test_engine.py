@@ -28,12 +28,15 @@ class FakeLoader:
 class Linear(nn.Module):
     """One linear layer over the pixels."""
 
-    def __init__(self, num_targets=2):
+    def __init__(self, num_targets=2, std=255.0):
         super().__init__()
         self.layer = nn.Linear(12, num_targets)
+        self.pixel_stats = ((0.0,) * 3, (std,) * 3)
+        self.num_normalized = 0
 
     def normalize(self, images):
-        return images.permute(0, 3, 1, 2).float() / 255
+        self.num_normalized += 1
+        return images.permute(0, 3, 1, 2).float() / self.pixel_stats[1][0]
 
     def forward(self, images):
         return self.layer(images.flatten(1))
@@ -132,6 +135,55 @@ def test_predictions_are_in_order_and_averaged_over_views():
         plain = one.normalize(images)
         expected = (torch.sigmoid(one(plain)) + torch.sigmoid(one(plain.flip(3)))) / 2
     np.testing.assert_allclose(probs[0], expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_predictions_are_those_of_one_network_one_view_at_a_time(precision):
+    """Bitwise: what the networks share changes no result, be their pixel statistics alike or not."""
+    images, targets, one = make()
+    networks = [one, Linear(std=100.0), Linear()]
+    views = (lambda batch: batch.transpose(2, 3), lambda batch: batch.flip(3))
+    for chosen in ((), views):
+        _, probs = predict(
+            networks, FakeLoader(images, targets, 5), torch.device("cpu"), precision, torch.sigmoid, views=chosen
+        )
+        for network, found in zip(networks, probs, strict=True):
+            batches = []
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                for rows in torch.arange(12).split(5):
+                    plain = network.normalize(images[rows])
+                    total = 0
+                    for view in (None, *chosen):
+                        total = total + torch.sigmoid(network(view(plain) if view else plain))
+                    batches.append((total / (1 + len(chosen))).float())
+            np.testing.assert_array_equal(found, torch.cat(batches).numpy())
+
+
+def test_pixels_and_views_are_made_once_for_networks_that_normalise_alike():
+    images, targets, one = make()
+    networks, seen = [one, Linear(), Linear(std=100.0)], []
+
+    def view(batch):
+        seen.append(batch.amax().item())
+        return batch.transpose(2, 3)
+
+    given = []
+    for network in networks:
+        network.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    predict(networks, FakeLoader(images, targets, 6), torch.device("cpu"), "fp32", torch.sigmoid, views=(view,))
+    assert [network.num_normalized for network in networks] == [2, 0, 2]  # of two batches
+    assert len(seen) == 4
+    assert len(set(seen)) == 4  # each batch in two scales
+    assert len(given) == 3 * 2 * 2
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in given)
+
+
+def test_an_image_that_does_not_come_is_told():
+    images, targets, network = make()
+    loader = FakeLoader(images, targets, 5)
+    loader.batches = lambda epoch: list(FakeLoader.batches(loader, epoch))[:-1]
+    with pytest.raises(AssertionError, match="10 of 12"):
+        predict([network], loader, torch.device("cpu"), "fp32", torch.sigmoid)
 
 
 def test_views_are_one_batch_and_their_consistency_is_added():

@@ -9,7 +9,7 @@ from PIL import Image
 from src.competition.tables import ImageTable
 from src.configure import load_config
 from src.errors import UserError
-from src.training.parts import build_mixer, build_parts
+from src.training.parts import Shared, build_mixer, build_parts
 
 FOLDS = np.array([0, 1, 0, 1, -1, 1])
 
@@ -26,7 +26,7 @@ def table(tmp_path):
 
 
 def build(table, *words, fold=0):
-    return build_parts(load_config(words), fold, table, FOLDS, Accelerator(cpu=True), 0, ([100.0], [50.0]))
+    return build_parts(load_config(words), fold, table, FOLDS, Accelerator(cpu=True), Shared(0, ([100.0], [50.0])))
 
 
 def test_rows_of_the_fold_validate_and_all_others_train(table):

@@ -1,0 +1,196 @@
+"""In which precision and memory order a network trains fastest: a few timed steps, and what they said before.
+
+The idea to know: the choice changes a score's last digits, so noise must not change it. A rule goes first (fp32 on a
+CPU, bf16 or fp16 on a GPU, channels last), and something else takes its place only where its usual step is clearly
+faster than the rule's fastest one: other programs on the machine make steps slower, never faster.
+"""
+
+import copy
+import itertools
+import math
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from src.device import Execution, autocast, resolve_execution
+from src.files import load_json, save_json
+from src.model.freezing import open_stages
+from src.model.network import build_network
+
+_MARGIN = 1.2  # less than a fifth is not worth rougher numbers, and two measurements on one machine differ by a tenth
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20  # steps of each candidate; the first of them warms up
+_BUDGET_SECONDS = 6.0  # no round begins after it, once the fewest are done
+_CPU_STEP_SECONDS = 0.4  # a CPU's steps take 2 to 8 images, as many as it trains in this time
+
+
+def choose_execution(config, device):
+    """Return the Execution in which the config's network trains fastest here; the config's own words are kept.
+
+    Nothing is timed where the config leaves nothing open, or where output_dir/execution.json knows the answer for the
+    same machine, versions, network and size. What was timed is kept there, and said in one line.
+
+    Raises:
+        UserError: as `resolve_execution` and `network.build_network`.
+    """
+    candidates = list_candidates(config, device)
+    if len(candidates) == 1:
+        return candidates[0]
+    path, case = Path(config.output_dir) / "execution.json", _describe_case(config, device)
+    known = [entry for entry in _read_entries(path) if entry.get("case") == case]
+    for candidate in candidates:
+        if any(entry.get("chosen") == asdict(candidate) for entry in known):
+            return candidate
+    seconds = time_steps(_build_step(config, device), candidates)
+    chosen = pick_fastest(seconds)
+    others = [entry for entry in _read_entries(path) if entry.get("case") != case]
+    save_json(path, [*others, {"case": case, "chosen": asdict(chosen)}])
+    print(describe_choice(seconds, chosen))
+    return chosen
+
+
+def list_candidates(config, device):
+    """Return the Executions among which the config lets time decide, the rule's first.
+
+    fp16 is for GPUs without bf16: where both are computed they are as fast, and fp16 has the smaller range.
+    """
+    rule = resolve_execution(config, device)
+    precisions, orders = [rule.precision], [rule.channels_last]
+    if config.precision == "auto" and device.type != "mps":
+        precisions.append("bf16" if device.type == "cpu" else "fp32")
+    if config.train.channels_last is None:
+        orders.append(False)
+    return [Execution(precision, order) for order, precision in itertools.product(orders, precisions)]
+
+
+def time_steps(step, candidates, clock=time.perf_counter):
+    """Time the candidates' steps in turn, so that what else the machine does meets all of them alike.
+
+    Candidates whose fastest step is not clearly faster than the first one's are given up; else the rounds go on.
+
+    Args:
+        step: candidate -> a number that is not finite where the step failed.
+
+    Returns:
+        {candidate: [seconds]}; [] of one that failed.
+    """
+    seconds, left, began = {one: [] for one in candidates}, list(candidates), clock()
+    for number in range(_MOST_ROUNDS):
+        for one in list(left):
+            start = clock()
+            is_finite = math.isfinite(step(one))
+            if number > 0:
+                seconds[one].append(clock() - start)
+            if not is_finite:
+                left.remove(one)
+                seconds[one] = []
+        if number + 1 >= _FEWEST_ROUNDS:
+            left = [one for one in left if one == left[0] or _is_faster(min(seconds[one]), min(seconds[left[0]]))]
+            if len(left) < 2 or clock() - began > _BUDGET_SECONDS:
+                break
+    return seconds
+
+
+def pick_fastest(seconds):
+    """Return the first candidate that did not fail, or a later one whose usual step beats the chosen one's fastest."""
+    usable = [one for one, times in seconds.items() if times]
+    chosen = usable[0] if usable else next(iter(seconds))
+    for one in usable:
+        if _is_faster(median(seconds[one]), min(seconds[chosen])):
+            chosen = one
+    return chosen
+
+
+def _is_faster(one, other):
+    return one * _MARGIN < other
+
+
+def describe_choice(seconds, chosen):
+    """Say the choice in words to paste, and how the fastest in another precision did, or in the other order."""
+
+    def order(one):
+        return f"train.channels_last={str(one.channels_last).lower()}"
+
+    words = f"precision={chosen.precision} {order(chosen)}"
+    others = {one: min(times) for one, times in seconds.items() if times and one != chosen}
+    if not others or not seconds[chosen]:
+        return f"{words}: timed, nothing else gives numbers"
+    best = min(others, key=lambda one: (one.precision == chosen.precision, others[one]))
+    name = best.precision if best.precision != chosen.precision else order(best)
+    return f"{words}: timed, {name} is {min(seconds[chosen]) / others[best]:.1f} times as fast"
+
+
+def _build_step(config, device):
+    """Return candidate -> the gradient's norm after one training step on random pictures; nan: it cannot be computed.
+
+    The weights are random and stay so: only the time counts. What opens in the course of the training is open.
+    """
+    rule, channels, size = resolve_execution(config, device), config.competition.channels, config.image_size
+    with _own_random_state(device):
+        network = build_network(config.model, 1, channels, size, config.normalize, load_pretrained=False).to(device)
+        open_stages(network, config.train.epochs - 1)
+        pictures = torch.randint(0, 256, (config.train.batch_size, *size, channels), dtype=torch.uint8).to(device)
+    networks = {False: network, True: copy.deepcopy(network).to(memory_format=torch.channels_last)}
+
+    def step(candidate):
+        with _own_random_state(device):
+            try:
+                return _take_step(networks[candidate.channels_last], pictures, device, candidate.precision)
+            except RuntimeError:  # a layer without a kernel in this precision, or not enough memory
+                if candidate == rule:
+                    raise
+                return math.nan
+
+    if device.type == "cpu":
+        every, pictures = pictures, pictures[:2]
+        fastest = min(time_steps(step, [rule])[rule])
+        pictures = every[: max(2, min(8, int(2 * _CPU_STEP_SECONDS / fastest)))]
+    return step
+
+
+def _take_step(network, pictures, device, precision):
+    with autocast(device, precision):
+        logits = network(network.normalize(pictures))
+    (logits.float() - 1).square().mean().backward()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).item()  # which also waits for the device
+    network.zero_grad()
+    return norm
+
+
+def _own_random_state(device):
+    """Return a context after which torch's random state is as it was."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _describe_case(config, device):
+    """Return what decides about speed, as plain containers: the machine, torch, the network, its pictures."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _name_cpu()
+    model = {key: value for key, value in asdict(config.model).items() if key != "weights"}
+    return {
+        "device": f"{device.type}: {name}, {torch.get_num_threads()} threads",
+        "version": f"torch {torch.__version__}",
+        "asked": [config.precision, config.train.channels_last],
+        "pictures": [config.train.batch_size, *config.image_size, config.competition.channels],
+        "model": model,
+    }
+
+
+def _name_cpu():
+    """Return the processor's name, which Linux tells in a file and others in `platform`."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _read_entries(path):
+    """Return the entries of a file that `choose_execution` wrote; [] of one that it did not, or that is damaged."""
+    try:
+        entries = load_json(path)
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

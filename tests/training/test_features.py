@@ -1,0 +1,131 @@
+"""Features computed once: what the backbone gives, found again only where nothing that decides them has changed."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from src.competition.tables import ImageTable
+from src.configure import load_config
+from src.data.augment import build_resize
+from src.data.decode import decode_image
+from src.data.loader import build_loader
+from src.errors import UserError
+from src.training.features import FeatureDataset, load_features
+from src.training.parts import Shared, build_augmentations
+
+NUM_ROWS, SIZE, NUM_FEATURES = 6, (32, 32), 96
+
+
+def save_backbone(path, seed):
+    torch.manual_seed(seed)
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{row}.png") for row in range(NUM_ROWS)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    targets = np.eye(10, dtype=np.float32)[:NUM_ROWS]
+    return ImageTable(np.arange(NUM_ROWS).astype(str), np.array(paths), targets, tuple("0123456789"), None, None)
+
+
+@pytest.fixture
+def load(tmp_path, table, capsys):
+    """load_features with changed settings; returns (features, whether they were computed)."""
+    weights = save_backbone(tmp_path / "weights.safetensors", 0)
+
+    def load_(*words):
+        config = load_config([
+            f"competition.root={tmp_path}", "competition.channels=3", "model.kwargs={}", "normalize=backbone",
+            "model.pretrained=true", f"model.weights={weights}", "model.freeze=head_only", *words,
+        ])  # fmt: skip
+        features = load_features(config, table, build_augmentations(config, table), Accelerator(cpu=True), Shared(0))
+        return np.array(features), ".npy: features of 6 images" in capsys.readouterr().out
+
+    return load_
+
+
+def test_they_are_the_backbones_in_evaluation(load, table, tmp_path):
+    features, _ = load()
+    backbone = timm.create_model("test_resnet", num_classes=0).eval()
+    state = load_file(tmp_path / "weights.safetensors")
+    backbone.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("fc.")})
+    pixels = np.stack([build_resize(SIZE)(decode_image(path, 3, SIZE), 0) for path in table.paths.tolist()])
+    mean, std = (torch.tensor(backbone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = backbone((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)
+    assert features.shape == (1, NUM_ROWS, NUM_FEATURES)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_several_views_are_the_plain_picture_and_different_augmented_ones(load):
+    plain, _ = load()
+    features, _ = load("train.views=3")
+    np.testing.assert_array_equal(features[:1], plain)
+    assert len({view.tobytes() for view in features}) == 3
+    others, is_new = load("train.views=3", "seed=1")
+    assert is_new
+    np.testing.assert_array_equal(others[:1], plain)
+    assert not np.array_equal(others[1:], features[1:])
+
+
+def test_found_again_until_something_changes_that_decides_them(load, tmp_path, table):
+    first, is_new = load()
+    assert is_new
+    for words in (
+        [],
+        ["optimizer.lr=1"],
+        ["train.epochs=3", "seed=1"],
+        ["model.drop_rate=0.5"],
+        ["augment.flips=vflip"],
+    ):
+        again, is_new = load(*words)
+        assert not is_new, words
+        np.testing.assert_array_equal(again, first)
+    other = save_backbone(tmp_path / "other.safetensors", 1)
+    for words in ([f"model.weights={other}"], ["image_size=48"], ["normalize=none"], ["model.batchnorm_eps=0.1"]):
+        changed, is_new = load(*words)
+        assert is_new, words
+        assert not np.array_equal(changed, first), words
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(table.paths[3])
+    changed, is_new = load()
+    assert is_new
+    assert (changed[0] != first[0]).any(axis=1).tolist() == [False, False, False, True, False, False]
+
+
+def test_without_a_cache_they_lie_in_the_runs_folder(load, tmp_path):
+    load("cache=off", f"output_dir={tmp_path}/outputs")
+    assert [path.parent.name for path in tmp_path.rglob("features_*.npy")] == ["demo_default"]
+
+
+def test_epochs_take_the_views_in_turn_and_validation_the_plain_picture(table):
+    features = np.arange(3 * 9, dtype=np.float32).reshape(3, 9, 1)
+    rows = np.array([8, 2, 4, 5, 6, 7])
+    loader = build_loader(FeatureDataset(features, rows, table, True), 4, 0, shuffle_seed=1)
+    for epoch in range(4):
+        batches = list(loader.batches(epoch))
+        index = torch.cat([batch["index"] for batch in batches])
+        assert sorted(index.tolist()) == list(range(6))
+        seen = torch.cat([batch["image"] for batch in batches])[:, 0]
+        assert seen.tolist() == [9 * ((epoch + row) % 3) + rows[row] for row in index]
+        np.testing.assert_array_equal(torch.cat([batch["target"] for batch in batches]), table.targets[index])
+    [batch] = build_loader(FeatureDataset(features, rows, table, False), 6, 0).batches(2)
+    assert batch["image"][:, 0].tolist() == rows.tolist()
+
+
+def test_features_that_are_nan_are_refused(load, tmp_path):
+    state = load_file(tmp_path / "weights.safetensors")
+    state["bn1.weight"][0] = torch.nan
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError) as caught:
+        load()
+    assert str(caught.value) == "test_resnet: its features are nan or infinite; set precision=fp32 or check the weights"
+    assert not list(tmp_path.rglob("features_*.npy"))
