@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import time
 import traceback
@@ -25,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.catalogue import CATALOGUE, Technique
-from src.config import REPOSITORY, value_of
+from benchmarks.report import describe_commit
+from src.config import value_of
 from src.configure import load_config, load_saved_config
 from src.errors import UserError, listing, nearest, one_line_errors
 from src.evaluation.intervals import paired_interval
@@ -373,7 +373,7 @@ def _conditions(study):
     given = [word for word in words if word not in own]
     command = _quote([*given, f"seeds={','.join(map(str, study.seeds))}"])
     return (
-        f"`python -m benchmarks.techniques {command}`, {date.today().isoformat()}, commit {_commit()}, torch "
+        f"`python -m benchmarks.techniques {command}`, {date.today().isoformat()}, commit {describe_commit()}, torch "
         f"{torch.__version__}, {_hardware(torch, _load(study.base_words))}. Seeds {listing(study.seeds)}, "
         f"{_count_images(study)}. The base: `{_quote(words[1:])}`."
     )
@@ -397,17 +397,6 @@ def _count_images(study):
         f"{len(trained)} of {config.num_folds} folds of {len(folds)} images, in each about {num_training} to train and "
         f"{int((folds == first).sum())} to validate"
     )
-
-
-def _commit():
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short", "HEAD")
-        return (commit + (" + changes" if git("status", "--porcelain", "--", "*.py", "*.yaml") else "")) or "unknown"
-    except FileNotFoundError:
-        return "unknown"
 
 
 def _hardware(torch, config):

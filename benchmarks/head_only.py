@@ -1,0 +1,163 @@
+"""Head-only training, whose backbone looks at each image once, beside one forward pass and beside a pass per epoch.
+
+The idea to know: all of them run in this process one after the other, through what a user runs (`train_run`), and the
+pass is `engine.predict` over the same files: reading, decoding and the backbone, or the backbone alone.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.report import read_words, save_report, summarize, table_text
+from src.config import REPOSITORY
+from src.configure import load_config
+from src.errors import UserError, one_line_errors
+from src.files import load_json
+
+USAGE = """usage: python -m benchmarks.head_only [key=value ...]
+
+  backbone=mobilenetv2_100  with a file of this name in SHARED/weights
+  image_size=128
+  epochs=10
+  repetitions=3             of the pass and of the fast way
+  slow_folds=1              folds of a pass per epoch; its time is scaled to five
+  output=outputs/benchmarks/head_only.json
+
+The pictures are SHARED/competitions/pneumonia; SHARED is an environment variable.
+"""
+DEFAULTS = {
+    "backbone": "mobilenetv2_100", "image_size": "128", "epochs": "10", "repetitions": "3", "slow_folds": "1",
+    "output": "outputs/benchmarks/head_only.json",
+}  # fmt: skip
+NUM_FOLDS, AT_MOST, AT_LEAST = 5, 1.5, 20
+
+
+def main(words):
+    """Run the command line `words`."""
+    if {"--help", "-h"} & set(words):
+        print(USAGE)
+        return
+    numbers = ("image_size", "epochs", "repetitions", "slow_folds")
+    with one_line_errors():
+        asked = read_words(words, DEFAULTS, "benchmarks.head_only", whole_numbers=numbers)
+        rows = measure(asked)
+    save_report(asked["output"], rows, ["python", "-m", "benchmarks.head_only", *words])
+    print(f"\n{report_text(rows, asked['slow_folds'])}\n\n{asked['output']}")
+
+
+def measure(asked):
+    """Return what each repetition measured: {"what", "seconds"[, "auc"]} of passes and runs.
+
+    Raises:
+        UserError: pictures or weights are not there.
+    """
+    shared = Path(os.environ.get("SHARED", REPOSITORY.parent / "shared")).resolve()
+    weights = shared / "weights" / f"{asked['backbone']}.safetensors"
+    for path in (weights, shared / "competitions" / "pneumonia" / "train.csv"):
+        if not path.is_file():
+            raise UserError(f"{path}: not there; set the environment variable SHARED")
+    with tempfile.TemporaryDirectory(prefix="head_only_") as folder:
+        words = [
+            f"competition={write_competition(folder, shared)}", "recipe=head_only", "tracking=none",
+            f"image_size={asked['image_size']}", f"model.backbone={asked['backbone']}", f"model.weights={weights}",
+            f"train.epochs={asked['epochs']}", f"output_dir={folder}/outputs",
+        ]  # fmt: skip
+        rows = []
+        for repetition in range(asked["repetitions"]):
+            own = [*words, f"cache_dir={folder}/cache{repetition}", f"name=fast{repetition}"]
+            rows += time_passes(load_config(own))
+            rows.append(time_run("features once", own))
+        for fold in range(asked["slow_folds"]):
+            own = [*words, f"cache_dir={folder}/cache", f"name=slow{fold}", f"fold={fold}", "train.views=0"]
+            rows.append(time_run("a pass per epoch", own))
+    return rows
+
+
+def write_competition(folder, shared):
+    """Write the competition file; return its path."""
+    path = Path(folder) / "pneumonia.yaml"
+    lines = [
+        f"  root: {shared}/competitions/pneumonia",
+        "  train_table: train.csv",
+        "  targets: [pneumonia]",
+        "  group: patient",
+    ]
+    path.write_text("\n".join(["competition:", *lines, ""]), encoding="utf-8")
+    return path
+
+
+def time_passes(config):
+    """Return the seconds of one pass over all training files, and of the backbone alone on as many pictures."""
+    import torch  # here, since it takes seconds and a typo should not
+
+    from src.competition.tables import load_train_table
+    from src.data.augment import build_resize
+    from src.data.loader import ImageDataset, build_loader
+    from src.device import autocast
+    from src.model.network import build_network
+    from src.training.engine import predict
+    from src.training.run import settle_execution, start_processes
+
+    processes = start_processes(config)
+    config = settle_execution(config, processes)
+    table, device = load_train_table(config.competition), processes.device
+    network = build_network(config.model, 1, 3, config.image_size).to(device)
+    if config.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    data = ImageDataset(table, 3, build_resize(config.image_size), config.image_size, config.seed)
+    loader = build_loader(data, 2 * config.train.batch_size, num_workers=0)
+    began = time.perf_counter()
+    predict([network], loader, device, config.precision, torch.sigmoid)
+    whole = time.perf_counter() - began
+    pixels = torch.randint(0, 256, (2 * config.train.batch_size, *config.image_size, 3), dtype=torch.uint8)
+    network.eval()
+    began = time.perf_counter()
+    with torch.inference_mode(), autocast(device, config.precision):
+        for _ in range(len(loader)):
+            network(network.normalize(pixels.to(device))).sum().item()
+    return [
+        {"what": "one pass over the files", "seconds": whole},
+        {"what": "the backbone alone", "seconds": time.perf_counter() - began},
+    ]
+
+
+def time_run(what, words):
+    """Train; return the seconds of the whole `train_run` and the out-of-fold score."""
+    from src.training.run import train_run
+
+    config = load_config(words)
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        train_run(config)
+    seconds = time.perf_counter() - began
+    scores = load_json(config.run_folder / "scores.json")
+    return {"what": what, "seconds": seconds, "folds": scores["folds"], "pooled": scores["pooled"]}
+
+
+def report_text(rows, slow_folds):
+    """Return the table of seconds, the ratios with what is wanted of them, and the scores of the same folds."""
+    times = {}
+    for row in rows:
+        times.setdefault(row["what"], []).append(row["seconds"])
+    lines = [["", "seconds: median (smallest..largest)"], *([what, summarize(one)] for what, one in times.items())]
+    fast, slow = times["features once"], sum(times["a pass per epoch"]) * NUM_FOLDS / slow_folds
+    ratios = [["features once, all folds, against", "ratio", "wanted"]]
+    for what in ("one pass over the files", "the backbone alone"):
+        pairs = [one / other for one, other in zip(fast, times[what], strict=True)]
+        ratios.append([what, summarize(pairs), f"at most {AT_MOST}" if what.startswith("one") else ""])
+    times_faster = [slow / one for one in fast]
+    ratios.append([f"a pass per epoch, of {slow_folds} folds x {NUM_FOLDS / slow_folds:g}", summarize(times_faster, 1),
+                   f"at least {AT_LEAST} times faster"])  # fmt: skip
+    once, *_ = [row for row in rows if row["what"] == "features once"]
+    scores = [["fold", "features once", "a pass per epoch"]]
+    for row in rows:
+        if row["what"] == "a pass per epoch":
+            scores += [[fold, f"{once['folds'][fold]:.5f}", f"{value:.5f}"] for fold, value in row["folds"].items()]
+    return "\n\n".join(table_text(one) for one in (lines, ratios, scores))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,171 @@
+"""How long the programs take to answer: help, a mistake, and the first step of training on the embedded competition.
+
+The idea to know: a program is run as a person runs it, in a fresh process and an empty folder; for the first step a
+child process runs train.py itself and notes the moments at which its own functions are reached.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.report import read_words, save_report, spread, summarize, table_text
+from src.config import REPOSITORY
+from src.errors import UserError, one_line_errors
+
+USAGE = """usage: python -m benchmarks.startup [key=value ...]
+
+  repeats=5         of each measurement, in turns; one more before them warms the disk's cache up
+  tracking=auto     as for train.py; wandb runs offline
+  output=outputs/benchmarks/startup.json
+
+Targets: help and mistakes in .5 s; the first step in 8 s, of which our own code takes less than 1 s.
+"""
+
+DEFAULTS = {"repeats": "5", "tracking": "auto", "output": "outputs/benchmarks/startup.json"}
+TARGETS = {"answer": 0.5, "first step": 8.0, "own code": 1.0}
+ANSWERS = {
+    "train.py --help": ("train.py", "--help"),
+    "infer.py --help": ("infer.py", "--help"),
+    "train.py with an unknown setting": ("train.py", "optimizer.lrr=1"),
+    "train.py with a value out of range": ("train.py", "train.epochs=0"),
+    "infer.py without a run": ("infer.py", "run=nowhere"),
+}
+# what is told apart from our own code's steady part: {name: function of training.run}
+TIMED = {"wandb started": "build_tracker", "demo written": "write_demo", "precision timed": "choose_execution"}
+
+
+class FirstStepDone(BaseException):
+    """Ends the child's training after its first step; no program catches it."""
+
+
+def time_answer(words):
+    """Return the seconds from the start of a program to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, str(REPOSITORY / words[0]), *words[1:]], cwd=folder, capture_output=True)
+        seconds = time.perf_counter() - began
+    if done.returncode not in (0, 2) or b"Traceback" in done.stderr:
+        raise UserError(f"{' '.join(words)}: did not answer; {done.stderr.decode().strip()[-300:]}")
+    return seconds
+
+
+def time_first_step(tracking):
+    """Return {part: seconds} of one training up to its first step, in a process and a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="startup_") as folder:
+        out = Path(folder) / "moments.json"
+        environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "benchmarks.startup", "child", str(out), repr(time.time()), tracking]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if not out.is_file():
+            raise UserError(f"train.py: took no step; {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        return compute_parts(json.loads(out.read_text(encoding="utf-8")))
+
+
+def compute_parts(moments):
+    """Return {part: seconds} from what a child noted.
+
+    Args:
+        moments: seconds since the start at which python was up, imports began and ended and the first step was done;
+            and the seconds that each of TIMED took.
+    """
+    parts = {"python itself": moments["python"], "imports": moments["imported"] - moments["importing"]}
+    parts |= {part: moments[part] for part in TIMED}
+    return parts | {"own code": moments["first step"] - sum(parts.values()), "first step": moments["first step"]}
+
+
+def run_child(out, began, tracking):
+    """Run train.py and write the moments; runs in a process of its own."""
+    moments = {"python": time.time() - began} | dict.fromkeys(TIMED, 0.0)
+    import train
+
+    moments["importing"] = time.time() - began
+    import src.training.fold as fold
+    import src.training.run as run
+
+    moments["imported"] = time.time() - began
+
+    def timed(name, function):
+        def call(*words, **named):
+            start = time.time()
+            result = function(*words, **named)
+            moments[name] += time.time() - start
+            return result
+
+        return call
+
+    train_one_epoch = fold.train_one_epoch
+
+    def train_one_step(model, loader, epoch, loss_function, optimizer, *words, **named):
+        step = optimizer.step
+
+        def step_once(*given, **more):
+            step(*given, **more)
+            moments["first step"] = time.time() - began
+            Path(out).write_text(json.dumps(moments), encoding="utf-8")
+            raise FirstStepDone
+
+        optimizer.step = step_once
+        return train_one_epoch(model, loader, epoch, loss_function, optimizer, *words, **named)
+
+    fold.train_one_epoch = train_one_step
+    for name, function in TIMED.items():
+        setattr(run, function, timed(name, getattr(run, function)))
+    with contextlib.suppress(FirstStepDone):
+        train.main([f"tracking={tracking}"])
+
+
+def run_benchmark(repeats, tracking):
+    """Return the report's rows: {"what", "seconds": [...]}, one for each answer and each part of the first step."""
+    answers, parts = {name: [] for name in ANSWERS}, {}
+    for repeat in range(repeats + 1):
+        found = {name: time_answer(words) for name, words in ANSWERS.items()}
+        steps = time_first_step(tracking)
+        if repeat == 0:
+            continue
+        for name, seconds in found.items():
+            answers[name].append(seconds)
+        for name, seconds in steps.items():
+            parts.setdefault(name, []).append(seconds)
+    return [
+        *({"what": name, "kind": "answer", "seconds": seconds} for name, seconds in answers.items()),
+        *({"what": name, "kind": "training", "seconds": seconds} for name, seconds in parts.items()),
+    ]
+
+
+def describe(rows):
+    """Return the report's rows as a table for people."""
+    lines = [("what", "median (min..max), s", "target")]
+    for row in rows:
+        target = TARGETS["answer"] if row["kind"] == "answer" else TARGETS.get(row["what"])
+        verdict = (
+            "" if target is None else f"{target} {'met' if spread(row['seconds'])['median'] < target else 'MISSED'}"
+        )
+        indent = "  " if row["kind"] == "training" and row["what"] != "first step" else ""
+        lines.append((indent + row["what"], summarize(row["seconds"]), verdict))
+    return table_text(lines)
+
+
+def main(words):
+    """Run the command line `words`."""
+    if {"--help", "-h"} & set(words):
+        print(USAGE)
+        return
+    if words[:1] == ["child"]:
+        run_child(words[1], float(words[2]), words[3])
+        return
+    with one_line_errors():
+        given = read_words(words, DEFAULTS, "benchmarks.startup", whole_numbers=("repeats",))
+        rows = run_benchmark(given["repeats"], given["tracking"])
+        print(describe(rows))
+        command = ["python", "-m", "benchmarks.startup", *words]
+        save_report(given["output"], rows, command, targets=TARGETS, tracking=given["tracking"])
+        print(given["output"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
