@@ -23,7 +23,10 @@ def main(words):
         return
     with one_line_errors():
         config = load_config(words)
-        from src.training.run import train_run  # here, since torch takes seconds and a typo should not
+        from src.training.tracking import import_early  # here, since these take seconds and a typo should not
+
+        import_early(config.tracking)
+        from src.training.run import train_run
 
         train_run(config)
 

@@ -81,9 +81,11 @@ def compute_parts(moments):
 def run_child(out, began, tracking):
     """Run train.py and write the moments; runs in a process of its own."""
     moments = {"python": time.time() - began} | dict.fromkeys(TIMED, 0.0)
-    import train
-
     moments["importing"] = time.time() - began
+    import train
+    from src.training.tracking import import_early
+
+    import_early(tracking)  # as train.py does, before torch
     import src.training.fold as fold
     import src.training.run as run
 

@@ -12,17 +12,17 @@ import os
 import shutil
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 import PIL
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from src.data import decode
 from src.data.decode import decode_image, resize_image
+from src.data.parallel import map_images
 from src.errors import UserError
 from src.files import atomic_path
 
@@ -142,13 +142,10 @@ def _write_rows(path, table, channels, size, dtype):
     checksums = np.empty(len(table), np.uint32)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
     header["shape"] = (len(table), *size, channels)
-    images = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(
-        joblib.delayed(_read_image)(str(one), channels, size) for one in table.paths
-    )
-    bar = tqdm(images, "decoding", len(table), leave=False, unit=" images", disable=None)
+    images = map_images(partial(_read_image, channels=channels, size=size), table.paths, "decoding")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for row, image in enumerate(bar):
+        for row, image in enumerate(images):
             if image.dtype != dtype:
                 raise UserError(
                     f"{table.paths[row]}: has {image.dtype} pixels, {table.paths[0]} has {dtype}; set cache=off"

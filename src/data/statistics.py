@@ -1,13 +1,12 @@
 """Mean and standard deviation of a data set's pixels."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from src.data.augment import build_resize
 from src.data.decode import decode_image
+from src.data.parallel import map_images
 
 
 def compute_pixel_stats(table, channels, image_size, max_images=2000, seed=0):
@@ -28,10 +27,7 @@ def compute_pixel_stats(table, channels, image_size, max_images=2000, seed=0):
     if len(rows) > max_images:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
     moments = partial(_moments, channels=channels, image_size=image_size)
-    with ThreadPoolExecutor(4) as pool:  # decoding lets other threads run
-        found = pool.map(moments, table.paths[rows].tolist())
-        bar = tqdm(found, total=len(rows), desc="pixel mean", unit=" images", leave=False, disable=None)
-        means, variances = np.stack(list(bar), axis=1)
+    means, variances = np.stack(list(map_images(moments, table.paths[rows], "pixel mean")), axis=1)
     # images are equally large: the variance is the mean of theirs plus the variance of their means
     std = np.sqrt(variances.mean(axis=0) + means.var(axis=0))
     return means.mean(axis=0), np.where(std > 0, std, 1.0)

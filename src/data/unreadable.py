@@ -1,11 +1,9 @@
 """Which images of a table cannot be decoded, found out before training."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tqdm import tqdm
-
 from src.data.decode import decode_image
+from src.data.parallel import map_images
 from src.errors import UserError
 
 
@@ -16,10 +14,8 @@ def find_unreadable(table, channels):
         table: has .paths, (N,) str.
         channels: as in `decode.decode_image`.
     """
-    with ThreadPoolExecutor(4) as pool:  # decoding lets other threads run
-        reasons = pool.map(partial(_reason, channels=channels), table.paths.tolist())
-        bar = tqdm(reasons, total=len(table), desc="decoding", unit=" images", leave=False, disable=None)
-        return [(row, reason) for row, reason in enumerate(bar) if reason]
+    reasons = map_images(partial(_reason, channels=channels), table.paths, "decoding")
+    return [(row, reason) for row, reason in enumerate(reasons) if reason]
 
 
 def _reason(path, channels):

@@ -1,5 +1,6 @@
 """wandb, when it is wanted and works; the run folder's CSV and JSON are the truth and do not depend on it."""
 
+import contextlib
 import netrc
 import os
 import sys
@@ -30,6 +31,13 @@ class Tracker:
         except Exception as error:  # whatever wandb raises, a run of hours must not end for it
             self._run = None
             _warn(error)
+
+
+def import_early(mode):
+    """Import wandb before torch is: its launch classes look through all that is loaded, .1 s now and up to 1 s then."""
+    if mode != "none":
+        with contextlib.suppress(ImportError):
+            import wandb.sdk.launch  # noqa: F401
 
 
 def build_tracker(mode, run_folder, settings):
