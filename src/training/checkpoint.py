@@ -15,10 +15,13 @@ from src.files import atomic_path
 
 
 def save_weights(path, weights):
-    """Write the weights and buffers of a state_dict as safetensors, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    """Write the weights and buffers of a state_dict as safetensors, atomically.
+
+    Args:
+        weights: {name: contiguous tensor on the CPU}, none of which share memory.
+    """
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(weights, temporary)
 
 
 def load_weights(path, network):

@@ -134,7 +134,7 @@ def _refresh(average, parts, epoch, accelerator):
 def _keep_best_epochs(folder, parts, best, epoch):
     """Keep the weights of the best epochs so far, among them perhaps this one, and of no others."""
     if epoch in best:
-        checkpoint.save_weights(folder / f"epoch{epoch}.safetensors", parts.network.state_dict())
+        checkpoint.save_weights(folder / f"epoch{epoch}.safetensors", _copy(parts.network.state_dict()))
     for path in folder.glob("epoch*.safetensors"):
         if int(path.stem.removeprefix("epoch")) not in best:
             path.unlink()
@@ -159,7 +159,7 @@ def _average_best_epochs(folder, fold, parts, progress, accelerator, config):
             f"{'*' if is_better else ' '}"
         )
         if is_better:
-            checkpoint.save_weights(folder / "best.safetensors", average.state_dict())
+            checkpoint.save_weights(folder / "best.safetensors", _copy(average.state_dict()))
             save_predictions(folder / "val.csv", parts.val_table, probs)
     progress.seconds += time.perf_counter() - began
     if is_better:
@@ -191,13 +191,18 @@ def _save_epoch(folder, state, best, val_table):
 
 
 def _copy(state):
-    """Copy the tensors and containers of a state to the CPU."""
-    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), state)
+    """Copy the tensors and containers of a state to the CPU, so that writing them needs no more work by torch.
+
+    A torch operation in the thread that writes would start OpenMP's threads once more, and as more of them than cores
+    no longer wait awake, every step after it would take a third longer (2 cores, mobilenetv2_100 at 128 px).
+    """
+    contiguous = torch.contiguous_format
+    return recursively_apply(lambda one: one.detach().to("cpu", copy=True, memory_format=contiguous), state)
 
 
 def _save_end(folder, fold, parts, progress):
     """Keep what is needed of a finished fold; meta.json says that it is finished, last.pt has served."""
-    checkpoint.save_weights(folder / "last.safetensors", parts.scored.state_dict())
+    checkpoint.save_weights(folder / "last.safetensors", _copy(parts.scored.state_dict()))
     numbers = {name: value for name, value in vars(progress).items() if name != "log"}
     names = list(parts.train_table.target_names)
     save_json(folder / "meta.json", {"fold": fold, **numbers, "target_names": names})
