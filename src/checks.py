@@ -79,6 +79,8 @@ def _check_model(config):
             raise UserError(
                 f"model.{key}={getattr(model, key)}: train.epochs={config.train.epochs} end before more opens; lower it"
             )
+    if model.is_head_only and model.grad_checkpointing:
+        raise UserError("model.grad_checkpointing=true: a frozen backbone keeps no activations; leave it out")
     for key in ("drop_path_rate", "dropout2d_rate"):
         if model.is_head_only and getattr(model, key):
             raise UserError(f"model.{key}: nothing drops in a frozen backbone; set it to 0")

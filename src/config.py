@@ -91,6 +91,9 @@ class Model:
     dropout2d_rate: float = _setting(
         0.0, "share of whole channels left out between the backbone's stages", at_least=0, at_most=0.99
     )
+    grad_checkpointing: bool = _setting(
+        False, "compute the backbone's activations twice instead of keeping them: large pictures in less memory, slower"
+    )
     pool: str = _setting(
         "auto", "features -> vector; auto: the backbone's own", choices=("auto", "avg", "max", "avgmax", "gem")
     )

@@ -126,6 +126,8 @@ CONTRADICTIONS = [
      "mix.prob: makes new pictures in every epoch, whose features are not kept; set train.views=0"),
     (["model.pretrained=true", "model.freeze=0", "model.pool=gem"],
      "model.pool=gem: learns inside the backbone, whose features are kept; set train.views=0"),
+    (["model.pretrained=true", "model.freeze=head_only", "model.grad_checkpointing=true"],
+     "model.grad_checkpointing=true: a frozen backbone keeps no activations; leave it out"),
     (["model.pretrained=true", "model.freeze=head_only", "model.head_first_epochs=1"],
      "model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none"),
     (["model.pretrained=true", "model.freeze=gradual", "model.head_first_epochs=2"],

@@ -5,6 +5,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from src.errors import UserError
+from src.model.folding import fold_batchnorms
 from src.model.freezing import freeze, keep_frozen_in_eval
 from src.model.head import GeM, Head
 from src.model.regularization import add_dropout2d, set_batchnorm
@@ -66,14 +67,17 @@ def build_network(
         prior, is_multiclass: as `head.Head`.
 
     Raises:
-        UserError: see `weights.create_backbone`; also a pool, BatchNorm or feature map that the backbone does not have,
-            a size it cannot take.
+        UserError: see `weights.create_backbone`; also a pool, BatchNorm, feature map or checkpointing that the
+            backbone does not have, a size it cannot take.
     """
     backbone = _create_pooled(settings, channels, image_size, load_pretrained)
     set_batchnorm(backbone, settings.batchnorm_momentum, settings.batchnorm_eps)
     if settings.dropout2d_rate:
         add_dropout2d(backbone, settings.dropout2d_rate, settings.backbone)
+    if settings.grad_checkpointing:
+        _checkpoint_gradients(backbone, settings.backbone)
     num_features = _count_features(backbone, settings.backbone, channels, image_size)
+    fold_batchnorms(backbone, (channels, *image_size))
     head = Head(num_features, num_targets, settings, prior, is_multiclass)
     mean, std = _pixel_stats(backbone, channels, normalize, pixel_stats)
     network = Network(backbone, head, mean, std, settings.keeps_batchnorm)
@@ -102,6 +106,24 @@ def _create_pooled(settings, channels, image_size, load_pretrained):
             gem = GeM(channels_last=_is_nhwc(pool), flatten=_flattens(pool))
             backbone.set_submodule(name, gem)
     return backbone
+
+
+def _checkpoint_gradients(backbone, name):
+    """Keep only the stages' ends for the backward pass, which computes again what lies between.
+
+    BatchNorm that learns its statistics then sees each batch twice.
+
+    Raises:
+        UserError: timm cannot do it with this backbone.
+
+    Reference: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016, arXiv:1604.06174.
+    """
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, TypeError):
+        raise UserError(
+            f"model.grad_checkpointing=true: timm has none for {name}; lower train.batch_size instead"
+        ) from None
 
 
 def _is_nhwc(pool):

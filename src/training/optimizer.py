@@ -17,6 +17,7 @@ _TORCH = {
     "adamw": torch.optim.AdamW,
     "radam": torch.optim.RAdam,
 }
+_FUSED_ON_CPU = (*_SGD, "adam", "adamw")
 
 
 def parameter_groups(network, settings):
@@ -88,6 +89,8 @@ def build_optimizer(settings, network):
             "optimizer.name=adahessian: needs second derivatives, which training does not take; take another"
         )
     groups = parameter_groups(network, settings)
+    if name in _FUSED_ON_CPU and groups[0]["params"][0].device.type == "cpu" and "foreach" not in settings.kwargs:
+        shared["fused"] = True  # one pass over all weights; torch's default there is a loop over them
     try:
         if name in _SGD:
             momentum = {"momentum": 0.0 if name == "sgd" else settings.momentum, "nesterov": name == "nesterov"}
@@ -106,6 +109,15 @@ def build_optimizer(settings, network):
     if settings.l1_penalty:
         optimizer.register_step_post_hook(_shrink)
     return optimizer
+
+
+@torch.no_grad()
+def align_memory(optimizer):
+    """Give loaded state the memory order of its parameters: fused optimizers read both from front to end."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 @torch.no_grad()

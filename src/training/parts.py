@@ -19,7 +19,7 @@ from src.model.losses import build_loss, consistency_loss
 from src.model.network import build_network
 from src.training.averaging import build_ema, build_swa
 from src.training.features import FeatureDataset
-from src.training.optimizer import build_optimizer
+from src.training.optimizer import align_memory, build_optimizer
 from src.training.progress import Progress
 from src.training.schedule import Schedule, build_schedule
 
@@ -56,6 +56,7 @@ class FoldParts:
         for name, one in self._stateful().items():
             if name in state:  # a run begun in another precision has no scaler
                 one.load_state_dict(state[name])
+        align_memory(self.optimizer)
         return Progress(**state["progress"])
 
     def _stateful(self):

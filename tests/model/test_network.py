@@ -254,6 +254,31 @@ def test_drop_path_leaves_branches_out_in_training_alone():
     assert torch.equal(network.eval()(images), network(images))
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
+def test_grad_checkpointing_keeps_less_and_gives_the_same_gradients(name):
+    images, gradients, kept = torch.randn(2, 3, 64, 64), [], []
+    for is_on in (False, True):
+        network = build(name, grad_checkpointing=is_on)
+        kept.append(0)
+
+        def count(tensor):
+            kept[-1] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = network(images).square().sum()
+        loss.backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_grad_checkpointing_that_a_backbone_does_not_have():
+    assert refusal(backbone="convit_tiny", grad_checkpointing=True, image_size=(224, 224)) == (
+        "model.grad_checkpointing=true: timm has none for convit_tiny; lower train.batch_size instead"
+    )
+
+
 def test_normalize_center_takes_the_mean_alone():
     network = build(network={"normalize": "center", "pixel_stats": ([10.0, 20.0, 30.0], [1.0, 2.0, 3.0])})
     image = torch.tensor([10.0, 20.0, 285.0]).expand(1, 4, 4, 3)

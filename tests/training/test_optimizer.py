@@ -1,5 +1,7 @@
 """Parameter groups by rate and decay; optimizers against torch's own, and to a known minimum."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from src.config import Model, Optimizer
 from src.errors import UserError
 from src.model.network import build_network
-from src.training.optimizer import build_optimizer, parameter_groups
+from src.training.optimizer import align_memory, build_optimizer, parameter_groups
 
 
 class TwoParts(nn.Module):
@@ -152,6 +154,42 @@ def test_l1_leaves_biases_and_frozen_weights_alone():
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert {name for name in changed if "running" not in name and "num_batches" not in name} == {"head.weight"}
     assert (network.head.weight == 0).all()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "momentum"])
+def test_in_any_memory_order_and_from_a_state_of_another_the_steps_are_torch_s_plain_ones(name):
+    def start(memory_format, **kwargs):
+        torch.manual_seed(0)
+        network = build_network(Model(backbone="resnet10t", pretrained=False), 2, 3, (32, 32))
+        network = network.double().to(memory_format=memory_format).eval()
+        return network, build_optimizer(Optimizer(name=name, lr=0.01, kwargs=kwargs), network)
+
+    def step(network, optimizer, times):
+        for number in range(times):
+            generator = torch.Generator().manual_seed(number)
+            images = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=generator)
+            network(images).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    first, first_optimizer = start(torch.contiguous_format)
+    step(first, first_optimizer, 2)
+    then, then_optimizer = start(torch.channels_last)
+    then.load_state_dict(first.state_dict())
+    then_optimizer.load_state_dict(copy.deepcopy(first_optimizer.state_dict()))
+    align_memory(then_optimizer)
+    assert then_optimizer.param_groups[0]["fused"]
+    step(then, then_optimizer, 2)
+    again, again_optimizer = start(torch.contiguous_format, foreach=False)
+    again.load_state_dict(first.state_dict())
+    state = {
+        "state": first_optimizer.state_dict()["state"],
+        "param_groups": again_optimizer.state_dict()["param_groups"],
+    }
+    again_optimizer.load_state_dict(state)
+    step(again, again_optimizer, 2)
+    for (key, found), expected in zip(then.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_an_unknown_name_gets_the_nearest():
