@@ -281,7 +281,7 @@ _AREAS = {
         Technique("from scratch", "model.pretrained=false",
                   "Starts from random weights and learns all from these images.",
                   "He et al., 2018, arXiv:1811.08883"),
-        Technique("head only", "model.freeze=head_only",
+        Technique("head only", "model.freeze=head_only  train.views=0",
                   "Keeps the pretrained backbone as it is and trains the last layer on its features.",
                   "Donahue et al., 2013, arXiv:1310.1531"),
         Technique("last stage only", "model.freeze=1",

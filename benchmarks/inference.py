@@ -158,6 +158,9 @@ def build_forwards(networks, loader, device, precision, views):
     if rest := loader.num_images % len(batch):
         sizes.append(rest)
 
+    for network in networks:
+        network.eval()
+
     @torch.inference_mode()
     def prepare():
         plain = networks[0].normalize(batch)
@@ -174,7 +177,7 @@ def build_forwards(networks, loader, device, precision, views):
             with autocast(device, precision):
                 for images in inputs[size]:
                     for network in networks:
-                        network.eval()(images)
+                        network(images)
 
     return run
 
