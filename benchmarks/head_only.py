@@ -104,15 +104,13 @@ def time_passes(config):
     processes = start_processes(config)
     config = settle_execution(config, processes)
     table, device = load_train_table(config.competition), processes.device
-    network = build_network(config.model, 1, 3, config.image_size).to(device)
-    if config.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    network = build_network(config.model, 1, 3, config.image_size).place(device, config.train.channels_last)
     data = ImageDataset(table, 3, build_resize(config.image_size), config.image_size, config.seed)
-    loader = build_loader(data, 2 * config.train.batch_size, num_workers=0)
+    loader = build_loader(data, config.eval_batch_size, num_workers=0)
     began = time.perf_counter()
     predict([network], loader, device, config.precision, torch.sigmoid)
     whole = time.perf_counter() - began
-    pixels = torch.randint(0, 256, (2 * config.train.batch_size, *config.image_size, 3), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (config.eval_batch_size, *config.image_size, 3), dtype=torch.uint8)
     network.eval()
     began = time.perf_counter()
     with torch.inference_mode(), autocast(device, config.precision):

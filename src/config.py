@@ -420,6 +420,11 @@ class Config:
         return Path(self.output_dir) / (self.name or f"{self.competition.name}_{self.recipe}")
 
     @property
+    def eval_batch_size(self):
+        """Images per forward where nothing learns: infer.batch_size, with what null means."""
+        return self.infer.batch_size or 2 * self.train.batch_size
+
+    @property
     def keeps_features(self):
         """Whether the heads learn on features that were computed once."""
         return self.model.is_head_only and self.train.views > 0

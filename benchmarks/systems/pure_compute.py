@@ -19,9 +19,7 @@ def run(task, watch):
     execution = resolve_execution(config, device)
     share_cores(device, num_workers=0)
     torch.manual_seed(config.seed)
-    network = build_network(config.model, 1, 3, size).to(device)
-    if execution.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    network = build_network(config.model, 1, 3, size).place(device, execution.channels_last)
     optimizer, loss_function = build_optimizer(config.optimizer, network), build_loss(config.loss, "binary", None)
     num_images = len(task.split()[0])
     images = torch.randint(0, 256, (num_images, *size, 3), dtype=torch.uint8, device=device)

@@ -67,7 +67,7 @@ def infer_run(config, run_folder):
     dataset = ImageDataset(
         table.take(is_readable), competition.channels, build_resize(config.image_size), config.image_size, config.seed
     )
-    loader = build_loader(dataset, config.infer.batch_size or 2 * config.train.batch_size, num_workers)
+    loader = build_loader(dataset, config.eval_batch_size, num_workers)
     index, read_probs = predict(
         networks, loader, device, config.precision,
         partial(probabilities, task=competition.task), views=views, title="test",
@@ -97,8 +97,7 @@ def _load_network(config, folder, num_targets, device):
         config.model, num_targets, config.competition.channels, config.image_size, load_pretrained=False
     )
     load_weights(folder / f"{config.infer.checkpoint}.safetensors", network)
-    memory_format = torch.channels_last if config.train.channels_last else torch.preserve_format
-    return network.to(device, memory_format=memory_format).eval()
+    return network.place(device, config.train.channels_last).eval()
 
 
 def _open_output(folder):

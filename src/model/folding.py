@@ -64,14 +64,15 @@ def fold_batchnorms(backbone, image_shape):
     """
     images = torch.linspace(-2, 2, torch.Size(image_shape).numel()).view(1, *image_shape)
     pairs, before = _find_pairs(backbone, images)
+    plain = [(type(conv), type(norm)) for conv, norm in pairs]
     for conv, norm in pairs:
         conv.folded_norm = (norm,)  # in a tuple, as it stays where it is among the modules
         conv.__class__, norm.__class__ = _CONVS[type(conv)], _NORMS[type(norm)]
     after = backbone(images)
     if torch.allclose(after, before, rtol=1e-3, atol=1e-3 * before.abs().max().nan_to_num().item()):
         return len(pairs)
-    for conv, norm in pairs:
-        conv.__class__, norm.__class__ = type(conv).__mro__[2], type(norm).__mro__[1]
+    for (conv, norm), classes in zip(pairs, plain, strict=True):
+        conv.__class__, norm.__class__ = classes
         del conv.folded_norm
     return 0
 

@@ -42,6 +42,12 @@ class Network(nn.Module):
         """Map normalised images (N, C, H, W), or the backbone's features of them (N, D), to logits (N, K)."""
         return self.head(images if images.ndim == 2 else self.backbone(images))
 
+    def place(self, device, channels_last):
+        """Move to a device, the weights with channels innermost unless `channels_last` is False; return self."""
+        # None, where nothing was timed, goes by the rule
+        order = torch.preserve_format if channels_last is False else torch.channels_last
+        return self.to(device, memory_format=order)
+
     def train(self, mode=True):
         """Switch between training and evaluation; what is frozen stays in evaluation."""
         super().train(mode)

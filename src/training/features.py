@@ -9,8 +9,7 @@ import hashlib
 from importlib.metadata import version
 
 import numpy as np
-import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -72,12 +71,10 @@ def load_features(config, table, augmentations, accelerator, shared):
     Raises:
         UserError: an image cannot be decoded, the weights cannot be loaded, or the features cannot be written.
     """
-    device, competition, size = accelerator.device, config.competition, config.image_size
+    competition, size = config.competition, config.image_size
     network = build_network(
         config.model, len(table.target_names), competition.channels, size, config.normalize, shared.pixel_stats
-    ).to(device)
-    if config.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    ).place(accelerator.device, config.train.channels_last)
     augmentation, resize = augmentations
     transforms = [resize] + [augmentation] * (config.train.views - 1)
     precision = accelerator.mixed_precision.replace("no", "fp32")
@@ -86,9 +83,7 @@ def load_features(config, table, augmentations, accelerator, shared):
         words += [len(transforms), config.seed, *augmentation.describe()]
     name = f"features_{_hash(network.backbone, words, table, competition, size)}.npy"
     path = open_folder([config.run_folder] if config.cache == "off" else list_folders(config)) / name
-    with accelerator.main_process_first():
-        is_there = path.is_file()
-    accelerator.wait_for_everyone()
+    [is_there] = broadcast_object_list([path.is_file()])  # one process decides for all
     if not is_there:
         views = [
             _compute_view(network, view, transform, config, table, accelerator, shared, precision)
@@ -105,10 +100,8 @@ def _compute_view(network, view, transform, config, table, accelerator, shared, 
     """Return the features (N, D) of one version of every image; each process computes its part."""
     cache = shared.caches.get(transform.decode_size)
     data = ImageDataset(table, config.competition.channels, transform, transform.decode_size, config.seed, cache)
-    batch_size = config.infer.batch_size or 2 * config.train.batch_size
-    loader = build_loader(
-        data, batch_size, shared.num_workers, rank=accelerator.process_index, world_size=accelerator.num_processes
-    )
+    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    loader = build_loader(data, config.eval_batch_size, shared.num_workers, **place)
     index, features = predict(
         [_Backbone(network)], loader, accelerator.device, precision, lambda one: one, epoch=view,
         title="features" if accelerator.is_main_process else "",

@@ -97,14 +97,12 @@ def build_parts(config, fold, table, folds, accelerator, shared):
         train_data, config.train.batch_size, shuffle_seed=config.seed, **loading,
         num_batches=config.train.batches_per_epoch, weights=weights,
     )  # fmt: skip
-    val_loader = build_loader(val_data, config.infer.batch_size or 2 * config.train.batch_size, **loading)
+    val_loader = build_loader(val_data, config.eval_batch_size, **loading)
 
     network = build_network(
         config.model, len(table.target_names), channels, size, config.normalize, shared.pixel_stats,
         prior=_compute_prior(targets, weights, class_weights, task), is_multiclass=task == "multiclass",
-    ).to(accelerator.device)  # fmt: skip
-    if config.train.channels_last is not False:  # null, where nothing was timed, goes by the rule
-        network = network.to(memory_format=torch.channels_last)
+    ).place(accelerator.device, config.train.channels_last)  # fmt: skip
     if config.train.compile:
         network.compile()
     optimizer = build_optimizer(config.optimizer, network)
