@@ -11,6 +11,7 @@ from src.files import save_text
 # Settings that do not change what is trained, so that two commands on one run folder may differ in them.
 _HOW_IT_RUNS = (
     *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
+    *("checkpoint_minutes", "time_budget", "keep_checkpoints"),
     *("train.num_workers", "competition.root"),
 )
 
@@ -57,11 +58,14 @@ def load_run(words):
     return Path(folder), config
 
 
-def open_run(config):
+def open_run(config, is_busy=False):
     """Make the config's run folder, or check that what is there was trained with the same settings.
 
     Call it when all else is known to be right: with overwrite=true a run that is there is deleted. A folder in which
     nothing was trained yet, as a first command with a mistake leaves it, takes any settings.
+
+    Args:
+        is_busy: another process trains some of the run's folds now.
 
     Raises:
         UserError: the folder is no run, or holds one with other settings.
@@ -72,7 +76,7 @@ def open_run(config):
         raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
     if is_run and config.overwrite:
         shutil.rmtree(folder)
-    elif is_run and has_work(folder):
+    elif is_run and (is_busy or has_work(folder)):
         saved = load_saved_config(folder)
         if changes := describe_changes(saved, config):
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
@@ -81,7 +85,7 @@ def open_run(config):
 
 def has_work(folder):
     """Whether a run folder holds a finished fold or a part of one."""
-    return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/last.pt"))
+    return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/state_*.pt"))
 
 
 def describe_changes(saved, config):
