@@ -133,7 +133,7 @@ def test_everything_at_once_survives_a_stop(tiny_run):
     printed, _ = run_here(
         "infer.py", "run=outputs/whole", "infer.tta=d4", "infer.checkpoint=last", "infer.output=elsewhere", cwd=folder
     )
-    assert "360 test images x 1 folds x 8 views" in printed
+    assert "360 test images x 1 of 2 folds x 8 views" in printed
     assert read(folder / "elsewhere/submission.csv").shape == (360, 11)
     assert read(folder / "elsewhere/fold0/test.csv").shape == (360, 11)
 

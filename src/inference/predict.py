@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import load_target_names, save_predictions
 from src.competition.submission import load_sample, write_submission
@@ -42,7 +43,7 @@ def infer_run(config, run_folder):
     Raises:
         UserError: no fold has done an epoch; a test image, table or sample is wrong; the submission would be refused.
     """
-    folders, target_names = _find_folds(run_folder)
+    folders, target_names, num_folds = _find_folds(run_folder)
     competition = config.competition
     device = resolve_device(config.device)
     num_workers = share_cores(device, config.train.num_workers)
@@ -53,7 +54,8 @@ def infer_run(config, run_folder):
     if sample is not None and len(sample.columns) == 2 < len(target_names) and config.infer.average == "rank":
         raise UserError("infer.average=rank: ranks name no class, as the sample asks for; set infer.average=mean")
     views = build_views(config.infer.tta, config.image_size)
-    print(f"{run_folder}: {len(table)} test images x {len(folders)} folds x {1 + len(views)} views")
+    folds = f"{len(folders)} folds" if len(folders) == num_folds else f"{len(folders)} of {num_folds} folds"
+    print(f"{run_folder}: {len(table)} test images x {folds} x {1 + len(views)} views")
 
     is_readable = np.ones(len(table), dtype=bool)
     if config.unreadable == "skip":
@@ -94,16 +96,17 @@ def infer_run(config, run_folder):
 
 
 def _find_folds(run_folder):
-    """Return (the folders of the folds to predict with, the names of the targets)."""
+    """Return (the folders of the folds to predict with, the names of the targets, how many folds the run has)."""
     finished = sorted(run_folder.glob("fold*/meta.json"))
+    num_folds = count_folds(run_folder / "folds.csv")
     if finished:
-        return [path.parent for path in finished], tuple(load_json(finished[0])["target_names"])
+        return [path.parent for path in finished], tuple(load_json(finished[0])["target_names"]), num_folds
     begun = [path.parent for path in sorted(run_folder.glob("fold*/val.csv"))]
     if not begun:
         raise UserError(f"{run_folder}: no fold has done an epoch; go on with the command that trained it")
     names = ", ".join(folder.name for folder in begun)
     print(f"{run_folder}: no fold is finished; the best epoch so far is used ({names})")
-    return begun, load_target_names(begun[0] / "val.csv")
+    return begun, load_target_names(begun[0] / "val.csv"), num_folds
 
 
 def _load_network(config, folder, num_targets, device):
