@@ -1,6 +1,7 @@
 """Run folders: which is the newest, whose settings they hold, and what may change between two commands on one."""
 
 import shutil
+import time
 from pathlib import Path
 
 from src.config import settings, value_of
@@ -15,6 +16,8 @@ _HOW_IT_RUNS = (
     *("train.num_workers", "competition.root"),
 )
 
+_CLOCK_SECONDS = 60  # by which the clocks of two machines that share a disk may differ
+
 # Settings that infer.py may change: besides infer.*, where the files are now and how it runs.
 _AT_INFERENCE = (
     *("device", "precision", "unreadable", "output_dir", "train.num_workers"),
@@ -23,15 +26,19 @@ _AT_INFERENCE = (
 
 
 def find_newest_run(output_dir="outputs"):
-    """Return the run folder whose last finished fold is the newest; a stopped run counts by the folds it has.
+    """Return the run folder whose last finished fold is the newest; where none is finished, of those that are begun.
 
     Raises:
-        UserError: there is no run with a finished fold.
+        UserError: there is no run, or the clock was set back since, so that none is the newest.
     """
-    finished = sorted(Path(output_dir).glob("*/fold*/meta.json"), key=lambda path: path.stat().st_mtime)
-    if not finished:
+    folder = Path(output_dir)
+    paths = [*folder.glob("*/fold*/meta.json")] or [*folder.glob("*/fold*/val.csv")]
+    if not paths:
         raise UserError(f"{output_dir}: no run with a finished fold; train one with python train.py")
-    return finished[-1].parent.parent
+    when, path = max((path.stat().st_mtime, path) for path in paths)
+    if when > time.time() + _CLOCK_SECONDS:
+        raise UserError(f"{path}: is from the future, as if the clock had been set back; say which run with run=FOLDER")
+    return path.parent.parent
 
 
 def load_run(words):
