@@ -78,6 +78,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(undisturbed):
             assert break_off.status() == 0, log.read_text()
     for program, words in (train, infer):
         assert Forked(program, words, folder, log).status() == 0, log.read_text()
+    print(f"{num_kills} kills survived")
     assert num_kills >= 17, "the program ended before it was killed"
     assert_same(folder, "killed")
     assert not [path for path in run.rglob("*") if path.name.endswith(".tmp") or path.name.startswith("state_")]
