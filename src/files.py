@@ -32,9 +32,13 @@ def atomic_path(path):
 
 
 def delete_unfinished(folder):
-    """Delete what `atomic_path` left in a folder when its process was killed; nobody else may be writing there."""
+    """Delete what `atomic_path` left in a folder when its process was killed."""
+    import psutil  # here, since a typo should not wait for it
+
     for path in Path(folder).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        number = path.suffixes[-2].removeprefix(".")
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder):

@@ -93,8 +93,9 @@ class Keeper:
             best: (weights, validation probs) of an epoch that is the best so far; None: it is not.
         """
         if self._accelerator.is_main_process:
+            self.wait()  # one state at a time is in memory
             state, best = copy_to_cpu((self._parts.state(progress) | {"part": None}, best))
-            self._submit(self._write_epoch, progress.epoch, state, best)
+            self._saving = self._writer.submit(self._write_epoch, progress.epoch, state, best)
 
     def save_best(self, weights, probs):
         """Keep the fold's best weights, on the CPU, and their validation predictions."""
@@ -145,8 +146,9 @@ class Keeper:
         mine = copy_to_cpu({"losses": losses, "random_state": read_random_state(device, generator)})
         kept = {"num_batches": part.num_batches, "seconds": part.seconds, "processes": gather_object([mine])}
         if self._accelerator.is_main_process:
+            self.wait()
             state = copy_to_cpu(self._parts.state(progress) | {"part": kept})
-            self._submit(self._write_state, progress.epoch, part.num_batches, state)
+            self._saving = self._writer.submit(self._write_state, progress.epoch, part.num_batches, state)
 
     def _stop(self, ending, where, progress):
         self.wait()
@@ -157,10 +159,6 @@ class Keeper:
             "goes on there",
             status,
         )
-
-    def _submit(self, write, *arguments):
-        self.wait()  # one state at a time is in memory
-        self._saving = self._writer.submit(write, *arguments)
 
     def _write_epoch(self, epoch, state, best):
         """Write an epoch; the state comes last, so that a kill before it repeats the epoch."""

@@ -52,7 +52,7 @@ def train_run(config):
         tracker = build_tracker(tracking, config.run_folder, dataclasses.asdict(config))
         try:
             for fold in left:
-                if ending := watch.ending():
+                if ending := watch.look(accelerator, is_last=True)[1]:
                     raise Stopped(f"fold {fold}: not begun, {ending[0]} has come; the same command goes on", ending[1])
                 folder = config.run_folder / f"fold{fold}"
                 train_fold(config, fold, table, folds, accelerator, folder, shared, tracker, watch)
@@ -63,7 +63,7 @@ def train_run(config):
         accelerator.wait_for_everyone()
         accelerator.end_training()
         if stopped:
-            raise stopped
+            raise stopped if is_main else SystemExit(stopped.status)
 
 
 def _open_run(config, processes, num_workers, held):
