@@ -6,6 +6,7 @@ picture, and `train.views` - 1 augmented ones that the epochs take in turn.
 """
 
 import hashlib
+import zlib
 from importlib.metadata import version
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from src.data.cache import hash_images, list_folders, open_folder
 from src.data.loader import ImageDataset, build_loader
 from src.errors import UserError
-from src.files import atomic_path
+from src.files import atomic_path, save_text
 from src.model.network import build_network
 from src.training.engine import predict
 
@@ -83,7 +84,8 @@ def load_features(config, table, augmentations, accelerator, shared):
         words += [len(transforms), config.seed, *augmentation.describe()]
     name = f"features_{_hash(network.backbone, words, table, competition, size)}.npy"
     path = open_folder([config.run_folder] if config.cache == "off" else list_folders(config)) / name
-    [is_there] = broadcast_object_list([path.is_file()])  # one process decides for all
+    features = _read(path)
+    [is_there] = broadcast_object_list([features is not None])  # one process decides for all
     if not is_there:
         views = [
             _compute_view(network, view, transform, config, table, accelerator, shared, precision)
@@ -93,7 +95,8 @@ def load_features(config, table, augmentations, accelerator, shared):
             _save(path, np.stack(views))
             print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
         accelerator.wait_for_everyone()
-    return np.load(path, mmap_mode="r")
+        features = np.load(path, mmap_mode="r")
+    return features
 
 
 def _compute_view(network, view, transform, config, table, accelerator, shared, precision):
@@ -118,10 +121,20 @@ def _compute_view(network, view, transform, config, table, accelerator, shared, 
     return every
 
 
+def _read(path):
+    """Return the features of a file, or None where there are none that are whole."""
+    try:
+        features = np.load(path, mmap_mode="r")
+        return features if str(zlib.crc32(features)) == path.with_suffix(".crc").read_text() else None
+    except (OSError, ValueError):
+        return None
+
+
 def _save(path, features):
     try:
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, features)
+        save_text(path.with_suffix(".crc"), str(zlib.crc32(features)))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER or train.views=0"

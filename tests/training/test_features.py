@@ -102,6 +102,23 @@ def test_found_again_until_something_changes_that_decides_them(load, tmp_path, t
     assert (changed[0] != first[0]).any(axis=1).tolist() == [False, False, False, True, False, False]
 
 
+@pytest.mark.parametrize("damage", ["a flipped bit", "half of it", "no checksum"])
+def test_damaged_they_are_computed_anew(load, tmp_path, damage):
+    first, _ = load()
+    first = np.array(first)
+    [path] = tmp_path.rglob("features_*.npy")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    if damage == "no checksum":
+        path.with_suffix(".crc").unlink()
+    else:
+        path.write_bytes(content if damage == "a flipped bit" else content[: len(content) // 2])
+    again, is_new = load()
+    assert is_new
+    np.testing.assert_array_equal(again, first)
+    assert not load()[1]
+
+
 def test_without_a_cache_they_lie_in_the_runs_folder(load, tmp_path):
     load("cache=off", f"output_dir={tmp_path}/outputs")
     assert [path.parent.name for path in tmp_path.rglob("features_*.npy")] == ["demo_default"]
