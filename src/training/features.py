@@ -84,8 +84,7 @@ def load_features(config, table, augmentations, accelerator, shared):
         words += [len(transforms), config.seed, *augmentation.describe()]
     name = f"features_{_hash(network.backbone, words, table, competition, size)}.npy"
     path = open_folder([config.run_folder] if config.cache == "off" else list_folders(config)) / name
-    features = _read(path)
-    [is_there] = broadcast_object_list([features is not None])  # one process decides for all
+    [is_there] = broadcast_object_list([accelerator.is_main_process and _is_whole(path)])  # one decides for all
     if not is_there:
         views = [
             _compute_view(network, view, transform, config, table, accelerator, shared, precision)
@@ -95,8 +94,7 @@ def load_features(config, table, augmentations, accelerator, shared):
             _save(path, np.stack(views))
             print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
         accelerator.wait_for_everyone()
-        features = np.load(path, mmap_mode="r")
-    return features
+    return np.load(path, mmap_mode="r")
 
 
 def _compute_view(network, view, transform, config, table, accelerator, shared, precision):
@@ -121,13 +119,12 @@ def _compute_view(network, view, transform, config, table, accelerator, shared, 
     return every
 
 
-def _read(path):
-    """Return the features of a file, or None where there are none that are whole."""
+def _is_whole(path):
+    """Whether features are kept in a file, and are what was written there."""
     try:
-        features = np.load(path, mmap_mode="r")
-        return features if str(zlib.crc32(features)) == path.with_suffix(".crc").read_text() else None
+        return str(zlib.crc32(np.load(path, mmap_mode="r"))) == path.with_suffix(".crc").read_text()
     except (OSError, ValueError):
-        return None
+        return False
 
 
 def _save(path, features):
