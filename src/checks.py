@@ -21,7 +21,7 @@ def check_config(config):
         check(config)
     if unknown := [view for view in config.infer.tta if view not in TTA_VIEWS]:
         raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
-    taken = ("folds", "cache", "execution.json", "..")
+    taken = ("folds", "cache", "doctor", "execution.json", "..")
     if config.run_folder.name in taken or config.run_folder.parent != Path(config.output_dir):
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
 
