@@ -27,8 +27,8 @@ def check_images(case):
 
 def is_blank(scan):
     """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others."""
-    span = max(float(np.ptp([scan.lows.min(), scan.highs.max()])), 1e-12)
-    return scan.is_read & (scan.stds < _BLANK_STD * span)
+    span = scan.highs.max(initial=0) - scan.lows.min(initial=0)
+    return scan.is_read & (scan.stds <= _BLANK_STD * span)
 
 
 def _find_unreadable(scan, names, unreadable):

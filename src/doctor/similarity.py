@@ -5,6 +5,7 @@ seconds; hashes that lie near each other propose a pair, and the thumbnails' cor
 alike, propose thousands of pairs for each true one, so a block of many proposals is decided by one matrix product.
 """
 
+import math
 from dataclasses import dataclass
 
 import joblib
@@ -125,7 +126,7 @@ def _halve(thumbnails):
 
 def _standardize(images):
     """Return (N, D) float32, each row of mean 0 and length 1."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat = images.reshape(len(images), math.prod(images.shape[1:])).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     return flat
