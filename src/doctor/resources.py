@@ -24,7 +24,8 @@ _BASE_BYTES = 800_000_000  # of the training process before there is a network
 _RESERVE_BYTES = 2_000_000_000  # of the disk, as the cache leaves it free
 _STATE_COPIES = 6  # best, last and last.pt with two moments and an average: weights on disk, in sizes of the network
 _MEMORY_COPIES = 5  # weights, gradients, two moments, the copy that is written
-_QUICK_SECONDS = 0.5  # a step of two images under which eight are timed
+_QUICK_SECONDS = 0.4  # a step under which more images are taken at once
+_BUDGET_SECONDS = 1.0  # of the timed steps, learning and predicting each
 _NUM_LOADED = 8  # images whose decoding and augmentation are timed
 
 
@@ -76,7 +77,7 @@ def check_resources(case, rows):
     memory = _free_memory(device)
     return judge_needs(config, needs, free_cache, free_runs, memory), [
         Fact(
-            f"what training needs, as timed with a few steps on {device}",
+            f"what training needs, by a few timed steps on {device}, where no other program takes the cores",
             (
                 f"disk    {_gigabytes(needs.cache_bytes)} of decoded images, {_gigabytes(needs.checkpoint_bytes)} of "
                 f"weights; {_gigabytes(free_cache)} free",
@@ -200,7 +201,6 @@ def _transforms(config):
 def _time_network(config, network, device, precision):
     """Return (seconds to learn from an image, seconds to predict one)."""
     optimizer = build_optimizer(config.optimizer, network)
-    channels, size = config.competition.channels, config.image_size
 
     def learn(pictures):
         with autocast(device, precision):
@@ -215,25 +215,45 @@ def _time_network(config, network, device, precision):
         with autocast(device, precision):
             return network(network.normalize(pictures))
 
-    seconds = []
+    num_threads, seconds = torch.get_num_threads(), []
     for step, is_training in ((learn, True), (predict, False)):
         network.train(is_training)
-        count = min(2, config.train.batch_size)
-        while True:
-            pictures = torch.randint(0, 256, (count, *size, channels), dtype=torch.uint8).to(device)
-            _time_call(step, pictures)  # warms up
-            taken = min(_time_call(step, pictures) for _ in range(2))
-            if taken > _QUICK_SECONDS or count >= min(config.train.batch_size, 32 if device.type == "cuda" else 8):
-                break
-            count = min(config.train.batch_size, count * 4)
-        seconds.append(taken / count)
+        fastest = []
+        # beside a busy program two threads wait for each other, up to a hundred times longer than one thread takes
+        for threads in {num_threads, 1} if device.type == "cpu" else {num_threads}:
+            torch.set_num_threads(threads)
+            fastest.append(_time_images(step, config, device))
+        torch.set_num_threads(num_threads)
+        seconds.append(min(fastest))
     return seconds
 
 
-def _time_call(step, pictures):
-    began = time.perf_counter()
-    step(pictures).float().sum().item()  # which waits for the device
-    return time.perf_counter() - began
+def _time_images(step, config, device):
+    """Return the seconds of a step for each of its images, of which it takes more where they are quick."""
+    count, largest = 2, min(config.train.batch_size, 32 if device.type == "cuda" else 8)
+    taken = _time_call(step, _draw_pictures(count, config, device), budget=0)
+    while count < largest and taken < _QUICK_SECONDS:
+        count = min(4 * count, largest)
+        taken = _time_call(step, _draw_pictures(count, config, device), budget=0)
+    return min(taken, _time_call(step, _draw_pictures(count, config, device), _BUDGET_SECONDS)) / count
+
+
+def _draw_pictures(count, config, device):
+    shape = (count, *config.image_size, config.competition.channels)
+    return torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
+
+
+def _time_call(step, pictures, budget):
+    """Return the seconds of the fastest of some calls, at least two after one that warms up.
+
+    Other programs on the machine make calls slower, never faster.
+    """
+    seconds, start = [], time.perf_counter()
+    while len(seconds) < 3 or (time.perf_counter() - start < budget and len(seconds) < 20):
+        began = time.perf_counter()
+        step(pictures).float().sum().item()  # which waits for the device
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
 
 
 def _count_activations(network, channels, size, device):
