@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "model": FOUNDATION,
     "training": FOUNDATION | {"device", "runs", "data", "model", "evaluation", "competition"},
     "doctor": FOUNDATION
-    | {"device", "data", "competition", "model.network", "training.optimizer"},  # the last two to time a step
+    | {"device", "data", "competition", "evaluation", "model.network", "model.losses"}
+    | {"training.optimizer", "training.engine", "training.checkpoint"},  # to time a step, to ask a trained run
     "inference": FOUNDATION
     | {"device", "data", "model", "evaluation", "competition", "training.engine", "training.checkpoint"},
 }

@@ -16,17 +16,22 @@ from src.doctor.labels import check_labels
 from src.doctor.leaks import check_leaks
 from src.doctor.report import save_report
 from src.doctor.resources import check_resources
+from src.doctor.safety import check_safety
 from src.doctor.shift import check_shift
 from src.files import save_table
 
 
-def examine(config):
+def examine(config, run_folder=None):
     """Examine a competition, print facts and findings, write doctor.html; return the findings, the worst first.
 
     It writes into <output_dir>/doctor/<competition> alone: the page, copies.csv and folds.csv where there are copies.
 
+    Args:
+        config: src.config.Config.
+        run_folder: pathlib.Path of a run of that config, on which label safety is measured; None: it is not.
+
     Raises:
-        UserError: there is nothing to look at.
+        UserError: as `safety.check_safety`.
     """
     folder = Path(config.output_dir) / "doctor" / config.competition.name
     if config.competition.name == "demo":
@@ -43,6 +48,9 @@ def examine(config):
         findings, facts = findings + found, facts + measured
     if len(rows) and case.folds is not None:
         found, measured = check_resources(case, rows)
+        findings, facts = findings + found, facts + measured
+    if run_folder is not None:
+        found, measured = check_safety(case, run_folder)
         findings, facts = findings + found, facts + measured
     findings = sort_findings(findings)
     save_copies(folder, case, pairs)
