@@ -57,6 +57,23 @@ def test_the_same_pairs_as_by_brute_force(monkeypatch):
         assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize(("bits", "is_found"), [(0, True), (MAX_DISTANCE, True), (MAX_DISTANCE + 1, False)])
+def test_hashes_may_differ_by_ten_bits(bits, is_found):
+    hashes, thumbnails, _ = draw_thumbnails(1, 0, 0)
+    hashes = np.array([hashes[0], hashes[0] ^ BITS[:bits].sum(dtype=np.uint64)])
+    assert len(find_near(hashes, np.repeat(thumbnails, 2, axis=0))[0]) == is_found
+
+
+@pytest.mark.parametrize(("correlation", "is_found"), [(0.9965, True), (0.9935, False)])
+def test_thumbnails_must_correlate(correlation, is_found):
+    rng, (_, thumbnails, _) = np.random.default_rng(0), draw_thumbnails(1, 0, 0)
+    waves = rng.normal(size=(16, 16)).repeat(2, axis=0).repeat(2, axis=1)  # which halving keeps
+    noise = waves * thumbnails[0].std() / waves.std() * np.sqrt(1 / correlation**2 - 1)
+    pair = np.stack([thumbnails[0], np.clip(np.rint(thumbnails[0] + noise), 0, 255).astype(np.uint8)])
+    assert np.corrcoef(*pair.reshape(2, -1))[0, 1] == pytest.approx(correlation, abs=0.001)
+    assert len(find_near(np.zeros(2, np.uint64), pair)[0]) == is_found
+
+
 def test_exact_copies_are_chained_and_their_first_stands_for_all():
     hashes, thumbnails, _ = draw_thumbnails(60, 0, 0)
     digests = np.arange(60, dtype=np.uint64)
