@@ -19,7 +19,12 @@ MAY_IMPORT = {
     "training": FOUNDATION | {"device", "runs", "data", "model", "evaluation", "competition"},
     "doctor": FOUNDATION
     | {"device", "data", "competition", "evaluation", "model.network", "model.losses"}
-    | {"training.optimizer", "training.engine", "training.checkpoint"},  # to time a step, to ask a trained run
+    | {
+        "training.parts",
+        "training.optimizer",
+        "training.engine",
+        "training.checkpoint",
+    },  # to time a step, to ask a trained run
     "inference": FOUNDATION
     | {"device", "data", "model", "evaluation", "competition", "training.engine", "training.checkpoint"},
 }

@@ -8,11 +8,11 @@ from hashlib import blake2b
 
 import numpy as np
 
-from src.data.augment import build_augmentation, build_resize
 from src.data.decode import decode_image
 from src.data.loader import ImageDataset, build_loader
 from src.doctor.findings import Fact, Finding
 from src.errors import UserError
+from src.training.parts import build_augmentations
 
 _NUM_ROWS, _NUM_EPOCHS, _NUM_WORKERS = 8, 3, 2
 _ENOUGH = 0.75  # share of the distinct pictures that independent random numbers give
@@ -23,13 +23,11 @@ def check_augmentation(case, row):
     config, path = case.config, str(case.train.paths[row])
     channels = config.competition.channels
     try:
-        is_uint8 = decode_image(path, channels).dtype == np.uint8
-        augmentation = build_augmentation(config.augment, config.image_size, channels, is_uint8)
+        augmentation, plain = build_augmentations(config, case.train.take([row]))
     except UserError as error:
         title, _, advice = str(error).rpartition("; ")
         return [Finding("error", title or advice, advice if title else "correct the augmentation")], []
     table = case.train.take(np.full(_NUM_ROWS, row))
-    plain = build_resize(config.image_size)
     image = decode_image(path, channels, augmentation.decode_size)
     expected = len({_digest(augmentation(image, seed)) for seed in range(_NUM_ROWS * _NUM_EPOCHS)})
     here, there = (

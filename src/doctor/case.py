@@ -5,6 +5,7 @@ that are whole are read piece by piece, so that the other checks still have some
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -38,12 +39,12 @@ class Case:
         """Training images, the first rows of the scan."""
         return 0 if self.train is None else len(self.train)
 
-    @property
+    @cached_property
     def is_test(self):
         """(N,) bool: which of the scan's rows are test images."""
         return np.arange(len(self.scan)) >= self.num_train
 
-    @property
+    @cached_property
     def names(self):
         """(N,) str: the images' paths below the root, which name them in findings."""
         return np.array([path.removeprefix(f"{self.config.competition.root}/") for path in self.scan.paths], dtype=str)

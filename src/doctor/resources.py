@@ -25,7 +25,7 @@ _RESERVE_BYTES = 2_000_000_000  # of the disk, as the cache leaves it free
 _STATE_COPIES = 6  # best, last and last.pt with two moments and an average: weights on disk, in sizes of the network
 _MEMORY_COPIES = 5  # weights, gradients, two moments, the copy that is written
 _QUICK_SECONDS = 0.4  # a step under which more images are taken at once
-_BUDGET_SECONDS = 1.0  # of the timed steps, learning and predicting each
+_BUDGET_SECONDS = 0.5  # of the timed steps, learning and predicting each
 _NUM_LOADED = 8  # images whose decoding and augmentation are timed
 
 
@@ -33,7 +33,8 @@ _NUM_LOADED = 8  # images whose decoding and augmentation are timed
 class Costs:
     """What was measured, for one image: seconds to learn from it, to predict it, to decode and to augment it.
 
-    `weight_bytes` are those of the network, `activation_bytes` what its layers keep of an image for the gradient.
+    `weight_bytes` are those of the network, `activation_bytes` what its layers keep of an image for the gradient,
+    `pixel_bytes` a decoded pixel's channel.
     """
 
     learn: float
@@ -42,6 +43,7 @@ class Costs:
     augment: float
     weight_bytes: int
     activation_bytes: int
+    pixel_bytes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,11 @@ def check_resources(case, rows):
         device = resolve_device(config.device)
         num_workers = share_cores(device, config.train.num_workers)
         costs = measure_costs(config, case.train, rows, device)
+        val_counts = np.bincount(case.folds[case.folds >= 0])
+        needs = estimate_needs(config, costs, val_counts, len(case.train), num_workers)
     except UserError as error:
         title, _, advice = str(error).rpartition("; ")
         return [Finding("error", title or advice, advice if title else "correct it before training")], []
-    needs = estimate_needs(config, costs, np.bincount(case.folds[case.folds >= 0]), len(case.train), num_workers)
     folders = [_existing(folder) for folder in list_folders(config)]
     cache_folder = next((folder for folder in folders if os.access(folder, os.W_OK)), folders[-1])
     free_cache, free_runs = (shutil.disk_usage(one).free for one in (cache_folder, _existing(config.output_dir)))
@@ -86,7 +89,7 @@ def check_resources(case, rows):
                 f"speed   {1 / costs.learn:.0f} images/s learning, {1 / costs.predict:.0f} predicting; "
                 f"decoding {1e3 * costs.decode:.1f} ms, augmenting {1e3 * costs.augment:.1f} ms an image",
                 f"time    about {_duration(needs.epoch_seconds)} an epoch, {_duration(needs.run_seconds)} for "
-                + (f"{len(np.unique(case.folds[case.folds >= 0]))} folds" if config.fold is None else "one fold")
+                + (f"{len(val_counts)} folds" if config.fold is None else "one fold")
                 + f" of {config.train.epochs} epochs",
             ),
         )
@@ -126,6 +129,7 @@ def measure_costs(config, table, rows, device):
         (augmented - decoded) / len(paths),
         weight_bytes,
         activation_bytes,
+        images[0].itemsize,
     )
 
 
@@ -139,10 +143,9 @@ def estimate_needs(config, costs, val_counts, num_images, num_workers):
         num_workers: loader processes.
     """
     pixels = config.image_size[0] * config.image_size[1] * config.competition.channels
-    sizes = {one.decode_size for one in _transforms(config)} - {None}
-    cache_bytes = (
-        0 if config.cache == "off" else num_images * config.competition.channels * sum(h * w for h, w in sizes)
-    )
+    sizes = {one.decode_size for one in _transforms(config, costs.pixel_bytes == 1)} - {None}
+    decoded_bytes = num_images * config.competition.channels * sum(h * w for h, w in sizes) * costs.pixel_bytes
+    cache_bytes = 0 if config.cache == "off" else decoded_bytes
     folds = len(val_counts) if config.fold is None else 1
     val = float(np.mean(val_counts))
     train = min(num_images - val, config.train.max_images or num_images)
@@ -193,8 +196,8 @@ def judge_needs(config, needs, free_cache, free_runs, free_memory):
     return findings
 
 
-def _transforms(config):
-    augmentation = build_augmentation(config.augment, config.image_size, config.competition.channels, True)
+def _transforms(config, is_uint8):
+    augmentation = build_augmentation(config.augment, config.image_size, config.competition.channels, is_uint8)
     return augmentation, build_resize(config.image_size)
 
 

@@ -17,7 +17,8 @@ MIN_CORRELATION = (
 )
 
 _COARSE_CORRELATION = 0.99  # of the same at 16 px, which spares most thumbnails their comparison
-_BLOCK = 256  # images that are compared with all others at once
+_BLOCK = 256  # images that are compared with all others at once, at most
+_PAIRS_AT_ONCE = 25_600_000  # pairs of one block, 8 bytes each
 _GATHERED = 20_000  # pairs whose thumbnails are in memory at once
 _DENSE = 0.02  # share of proposed pairs above which a matrix product is faster than picking them
 _MAX_PARTNERS = 32  # pairs that one image is the first of
@@ -70,9 +71,10 @@ def find_near(hashes, thumbnails):
         thumbnails: (N, H, W) uint8, sides even.
     """
     coarse = _standardize(_halve(thumbnails))
-    starts = range(0, len(hashes), _BLOCK)
+    block = max(1, min(_BLOCK, _PAIRS_AT_ONCE // max(1, len(hashes))))
+    starts = range(0, len(hashes), block)
     found = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(
-        joblib.delayed(_search_block)(start, hashes, coarse, thumbnails) for start in starts
+        joblib.delayed(_search_block)(slice(start, start + block), hashes, coarse, thumbnails) for start in starts
     )
     parts = [(np.zeros(0, np.intp), np.zeros(0, np.intp)), *found]
     first, second = (np.concatenate(one) for one in zip(*parts, strict=True))
@@ -88,14 +90,14 @@ def connect(num_images, pairs):
     return connected_components(links, directed=False)[1]
 
 
-def _search_block(start, hashes, coarse, thumbnails):
-    """Compare the images of a block with each other and with all that come later."""
-    block = hashes[start : start + _BLOCK]
+def _search_block(places, hashes, coarse, thumbnails):
+    """Compare the images of a block, a slice of places, with each other and with all that come later."""
+    start, block = places.start, hashes[places]
     is_near = np.bitwise_count(block[:, None] ^ hashes[None, start:]) <= MAX_DISTANCE
     np.logical_and(is_near, np.arange(is_near.shape[1]) > np.arange(len(block))[:, None], out=is_near)
     count = np.count_nonzero(is_near)
     if count > _DENSE * is_near.size:
-        is_near &= coarse[start : start + _BLOCK] @ coarse[start:].T >= _COARSE_CORRELATION
+        is_near &= coarse[places] @ coarse[start:].T >= _COARSE_CORRELATION
         first, second = np.nonzero(is_near)
     else:
         first, second = np.nonzero(is_near)

@@ -80,7 +80,16 @@ def test_ignored_arguments_are_errors(clinic, transforms, words):
     assert facts == []
 
 
+def test_pixels_that_the_backbone_cannot_normalise(clinic):
+    for name in clinic.read()["id"]:
+        np.save(clinic.root / "train" / f"{name}.npy", np.random.default_rng(0).random((64, 64, 3)))
+    words = "competition.train_image=train/{id}.npy"
+    [finding], _ = check_augmentation(clinic.case(words)[0], 0)
+    assert (finding.severity, finding.advice) == ("error", "set normalize=dataset")
+    assert check_augmentation(clinic.case(words, "normalize=dataset")[0], 0)[0] == []
+
+
 def test_the_whole_check_uses_the_workers(clinic, monkeypatch):
-    monkeypatch.setattr(augmentation, "build_augmentation", lambda *_: Shifted("calls"))
+    monkeypatch.setattr(augmentation, "build_augmentations", lambda *_: (Shifted("calls"), Shifted("none")))
     findings, _ = check_augmentation(clinic.case()[0], 0)
     assert [one.severity for one in findings] == ["error", "error"]

@@ -53,13 +53,17 @@ def test_the_embedded_competition_yields_no_finding(tmp_path):
     assert done.stdout.endswith("\n\ndoctor: 0 errors, 0 warnings, 0 notes; outputs/doctor/demo/doctor.html\n")
 
 
-def test_status_1_is_an_error_and_2_a_mistake_in_the_words(clinic):
+@pytest.mark.slow
+def test_status_1_is_an_error(clinic):
     clinic.path(3).write_bytes(b"")
     done = run(*clinic.words("cache=off"), cwd=clinic.folder)
     assert (done.returncode, done.stderr) == (1, "")
     assert "error    1 of 220 images cannot be decoded, 1 of them empty files" in done.stdout
     assert max(map(len, done.stdout.split("\nerror ")[1].splitlines()[:-1])) <= 80
     assert "doctor: 1 error, 0 warnings, 0 notes; " in done.stdout.splitlines()[-1]
+
+
+def test_status_2_is_a_mistake_in_the_words(clinic):
     done = run("competition=nowhere", cwd=clinic.folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: competition=nowhere: no configs/competition/nowhere.yaml")

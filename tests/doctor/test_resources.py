@@ -57,6 +57,7 @@ def test_a_full_disk_is_found(clinic, monkeypatch):
     findings, [fact] = check_resources(case, rows)
     assert findings == []
     assert [line.split()[0] for line in fact.lines] == ["disk", "memory", "speed", "time"]
+    monkeypatch.setattr(resources, "measure_costs", lambda *_: COSTS)
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**5))
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
     assert [one.severity for one in check_resources(case, rows)[0]] == ["warning", "error", "warning"]

@@ -39,7 +39,7 @@ def draw_thumbnails(count, share_alike, num_copies, seed=0):
 
 
 def test_the_same_pairs_as_by_brute_force(monkeypatch):
-    monkeypatch.setattr(similarity, "_BLOCK", 64)
+    monkeypatch.setattr(similarity, "_PAIRS_AT_ONCE", 64 * 500)
     monkeypatch.setattr(similarity, "_GATHERED", 50)
     hashes, thumbnails, sources = draw_thumbnails(500, 0.3, 40)
     flat = thumbnails.reshape(500, -1).astype(float)
