@@ -162,6 +162,6 @@ def _measure(pixels):
         "stds": std,
         "sharpness": np.abs(np.diff(crop, axis=1)).mean() if crop.shape[1] > 1 else 0,
         "digests": int.from_bytes(digest.digest(), "little"),
-        "hashes": int(str(imagehash.phash(Image.fromarray(thumbnail))), 16),
+        "hashes": int.from_bytes(np.packbits(imagehash.phash(Image.fromarray(thumbnail)).hash).tobytes(), "big"),
         "thumbnails": thumbnail,
     }
