@@ -20,7 +20,7 @@ _NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are hande
 _MAX_COLUMNS = 12  # targets that are described one by one
 
 
-def load_folds(config, table):
+def load_folds(config, table, keep=True):
     """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and kept.
 
     Kept in <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, so that all runs share their folds.
@@ -28,6 +28,7 @@ def load_folds(config, table):
     Args:
         config: src.config.Config.
         table: competition.tables.ImageTable.
+        keep: False writes no file.
 
     Raises:
         UserError: no such split can be made, or the file does not fit the table.
@@ -41,7 +42,8 @@ def load_folds(config, table):
     if path.is_file():
         return _read_folds(path, table, "the table has changed since: delete this file")
     folds = make_folds(table, method, num_folds, seed)
-    save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
+    if keep:
+        save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
     return folds
 
 

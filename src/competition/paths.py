@@ -39,16 +39,9 @@ def find_images(competition, key, rows, ids):
     missing = []
 
     def find():
-        folders = Folders(root)
-        for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
-            may_lead_outside = ".." in path or "//" in path or ":" in path or path[:1] in ("/", "\\")
-            if may_lead_outside and _OUTSIDE.search(path):  # which is slow
-                raise UserError(
-                    f"{root}: the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')}); "
-                    f"correct the id or competition.{key}, now {pattern}"
-                )
-            if found := folders.match(path):
-                yield f"{root}/{found[0] if len(found) == 1 else _middle(found)}"
+        for row, path in enumerate(_match_rows(root, pattern, key, rows, ids)):
+            if path:
+                yield path
             else:
                 missing.append(ids[row])
 
@@ -60,6 +53,32 @@ def find_images(competition, key, rows, ids):
             f"check competition.{key}, now {pattern}"
         )
     return paths
+
+
+def find_present(competition, key, rows, ids):
+    """Find the images as `find_images` does, but leave out the rows that have none.
+
+    Returns: (is_present, paths): (N,) bool, and Paths of the images that are there.
+
+    Raises:
+        UserError: the pattern is wrong, or an image would be outside the root.
+    """
+    found = list(_match_rows(competition.root, getattr(competition, key), key, rows, ids))
+    return np.array([bool(path) for path in found], dtype=bool), Paths.of(filter(None, found))
+
+
+def _match_rows(root, pattern, key, rows, ids):
+    """Yield the image file of each row, "" where there is none; arguments and errors are those of `find_images`."""
+    folders = Folders(root)
+    for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
+        may_lead_outside = ".." in path or "//" in path or ":" in path or path[:1] in ("/", "\\")
+        if may_lead_outside and _OUTSIDE.search(path):  # which is slow
+            raise UserError(
+                f"{root}: the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')}); "
+                f"correct the id or competition.{key}, now {pattern}"
+            )
+        found = folders.match(path)
+        yield f"{root}/{found[0] if len(found) == 1 else _middle(found)}" if found else ""
 
 
 def list_images(competition, key):

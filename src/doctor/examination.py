@@ -1,0 +1,76 @@
+"""One examination: reads a competition, runs every check in order, prints what was found and writes doctor.html."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.competition.demo import write_demo
+from src.doctor.augmentation import check_augmentation
+from src.doctor.case import read_case
+from src.doctor.duplicates import check_copies, find_copies, is_torn, make_joint_folds
+from src.doctor.findings import format_facts, format_findings, sort_findings, summarize
+from src.doctor.folds import check_case_folds
+from src.doctor.images import check_images
+from src.doctor.labels import check_labels
+from src.doctor.leaks import check_leaks
+from src.doctor.report import save_report
+from src.doctor.resources import check_resources
+from src.doctor.safety import check_safety
+from src.doctor.shift import check_shift
+from src.files import save_table
+
+
+def examine(config, run_folder=None):
+    """Examine a competition, print facts and findings, write doctor.html; return the findings, the worst first.
+
+    It writes into <output_dir>/doctor/<competition> alone: the page, copies.csv and folds.csv where there are copies.
+
+    Args:
+        config: src.config.Config.
+        run_folder: pathlib.Path of a run of that config, on which label safety is measured; None: it is not.
+
+    Raises:
+        UserError: as `safety.check_safety`.
+    """
+    folder = Path(config.output_dir) / "doctor" / config.competition.name
+    if config.competition.name == "demo":
+        write_demo(config.competition.root)
+    case, findings = read_case(config)
+    facts, pairs = [], find_copies(case)
+    for check in (check_images, check_case_folds, check_leaks, check_shift):
+        found, measured = check(case)
+        findings, facts = findings + found, facts + measured
+    findings += check_labels(case) + check_copies(case, pairs, folder / "folds.csv")
+    rows = np.flatnonzero(case.scan.is_read[: case.num_train])
+    if len(rows):
+        found, measured = check_augmentation(case, int(rows[0]))
+        findings, facts = findings + found, facts + measured
+    if len(rows) and case.folds is not None:
+        found, measured = check_resources(case, rows)
+        findings, facts = findings + found, facts + measured
+    if run_folder is not None:
+        found, measured = check_safety(case, run_folder)
+        findings, facts = findings + found, facts + measured
+    findings = sort_findings(findings)
+    save_copies(folder, case, pairs)
+    save_report(folder / "doctor.html", case, findings, facts)
+    print("\n\n".join(part for part in (format_facts(facts), format_findings(findings)) if part))
+    print(f"\n{summarize(findings, folder / 'doctor.html')}")
+    return findings
+
+
+def save_copies(folder, case, pairs):
+    """Write copies.csv, and folds.csv that keeps copies together where the folds part them; old ones are removed."""
+    for name in ("copies.csv", "folds.csv"):
+        (folder / name).unlink(missing_ok=True)
+    if not len(pairs):
+        return
+    names, how = case.names, np.where(pairs.is_exact, "same pixels", "nearly the same")
+    save_table(
+        folder / "copies.csv", pd.DataFrame({"one": names[pairs.first], "other": names[pairs.second], "how": how})
+    )
+    if case.folds is not None and is_torn(case, pairs):
+        folds = make_joint_folds(case, pairs)
+        if folds is not None:
+            save_table(folder / "folds.csv", pd.DataFrame({"id": case.train.ids, "fold": folds}))

@@ -1,0 +1,97 @@
+"""What a check has to say: findings, which ask for something to be done, and facts, which do not."""
+
+import textwrap
+from dataclasses import dataclass
+
+from src.errors import listing
+
+SEVERITIES = ("error", "warning", "note")  # a score would be wrong or training stops; it may be; worth knowing
+MAX_NAMES = 100  # names that a finding keeps
+
+_WIDTH = 80
+_SHOWN_NAMES = 4  # in the text; the page lists all that a finding keeps
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, and what to do about it.
+
+    Attributes:
+        severity: one of SEVERITIES.
+        title: what is wrong, with its numbers.
+        advice: what to do.
+        names: of what it is about, MAX_NAMES at most.
+        num_names: how many there are in all.
+        pictures: rows of the scan that show it, group by group: copies side by side, odd images alone.
+    """
+
+    severity: str
+    title: str
+    advice: str
+    names: tuple[str, ...] = ()
+    num_names: int = 0
+    pictures: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self):
+        assert self.severity in SEVERITIES, self.severity
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something measured that is no fault: a heading, and lines of text that are one under the other."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+def name_rows(names, rows):
+    """Return {"names", "num_names"} of a Finding about some rows.
+
+    Args:
+        names: N names, an array of str or competition.paths.Paths.
+        rows: indices of those that the finding is about.
+    """
+    return {"names": tuple(names[int(row)] for row in rows[:MAX_NAMES]), "num_names": len(rows)}
+
+
+def sort_findings(findings):
+    """Return the findings with the worst first; those of one severity stay in their order."""
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+
+
+def format_findings(findings):
+    """Return the findings as text for a terminal of 80 columns, the worst first."""
+    lines = []
+    for one in sort_findings(findings):
+        lines += _wrap(one.title, f"{one.severity:8} ", " " * 9)
+        if one.names:
+            shown = listing(one.names[:_SHOWN_NAMES])
+            more = f" ... ({one.num_names} in all)" if one.num_names > _SHOWN_NAMES else ""
+            lines += _wrap(shown + more, " " * 11, " " * 11)
+        lines += _wrap(one.advice, " " * 9 + "-> ", " " * 12)
+    return "\n".join(lines)
+
+
+def format_facts(facts):
+    """Return the facts as text, each line as it is."""
+    return "\n\n".join("\n".join((one.title, *(f"  {printable(line)}" for line in one.lines))) for one in facts)
+
+
+def summarize(findings, path):
+    """Return the last line: how many findings of each severity, and where the page is."""
+    counts = [sum(one.severity == severity for one in findings) for severity in SEVERITIES]
+    words = [
+        f"{count} {severity}{'' if count == 1 else 's'}" for count, severity in zip(counts, SEVERITIES, strict=True)
+    ]
+    return f"doctor: {', '.join(words)}; {path}"
+
+
+def printable(text):
+    """Return the text with a ? for each letter that could move a terminal's cursor or break a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def _wrap(text, first, others):
+    return textwrap.wrap(
+        printable(text), _WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+    )

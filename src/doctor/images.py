@@ -1,0 +1,134 @@
+"""Images that cannot be read, are blank, or are of another size or kind than the rest."""
+
+import numpy as np
+
+from src.doctor.findings import Fact, Finding, name_rows
+
+_BLANK_STD = 0.01  # share of the range of all pixels; a picture that varies less shows nothing
+_USUAL = 0.9  # share of images that are alike, above which the others are odd
+_FAR = 4.0  # times larger or smaller than the median side
+_SHOWN = 12  # pictures of odd images on the page
+_LISTED = 6  # sizes and kinds that the facts list
+
+
+def check_images(case):
+    """Return (findings, facts) about single images of a `case.Case`."""
+    scan, names = case.scan, case.names
+    findings = list(_find_unreadable(scan, names, case.config.unreadable))
+    read = np.flatnonzero(scan.is_read)
+    if len(read):
+        findings += [
+            *_find_blank(scan, names),
+            *_find_odd_sizes(scan, names, read),
+            *_find_odd_kinds(scan, names, read),
+        ]
+    return findings, [_describe(case, read)] if len(read) else []
+
+
+def is_blank(scan):
+    """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others."""
+    span = scan.highs.max(initial=0) - scan.lows.min(initial=0)
+    return scan.is_read & (scan.stds <= _BLANK_STD * span)
+
+
+def _find_unreadable(scan, names, unreadable):
+    by_severity = {}
+    for row in sorted(scan.reasons):
+        is_lost = not scan.is_read[row]
+        reason = "empty file" if is_lost and scan.num_bytes[row] == 0 else scan.reasons[row]
+        by_severity.setdefault("error" if is_lost and unreadable == "error" else "warning", []).append((row, reason))
+    for severity, found in by_severity.items():
+        empty = sum(reason == "empty file" for _, reason in found)
+        what = "cannot be decoded" if any(not scan.is_read[row] for row, _ in found) else "are cut off"
+        title = f"{len(found)} of {len(scan)} images {what}" + (f", {empty} of them empty files" if empty else "")
+        named = [f"{names[row]}: {reason}" for row, reason in found]
+        advice = "copy them again from the source, or set unreadable=skip to train without them"
+        yield Finding(severity, title, advice, **name_rows(named, range(len(named))))
+
+
+def _find_blank(scan, names):
+    rows = np.flatnonzero(is_blank(scan))
+    if len(rows):
+        yield Finding(
+            "warning",
+            f"{len(rows)} of {len(scan)} images are blank: one shade all over",
+            "look at them; if the answer cannot be seen in them, remove their rows from training",
+            **name_rows(names, rows),
+            pictures=_alone(rows),
+        )
+
+
+def _find_odd_sizes(scan, names, read):
+    sizes, of, counts = np.unique(_pack_sizes(scan, read), return_inverse=True, return_counts=True)
+    usual = counts.argmax()
+    if len(sizes) > 1 and counts[usual] >= _USUAL * len(read):
+        rows = read[of != usual]
+        title = f"{len(rows)} of {len(read)} images are not {_name_size(sizes[usual])} as the others are"
+    else:
+        is_far, heights, widths = np.zeros(len(read), bool), scan.heights[read], scan.widths[read]
+        for side in (np.log(heights), np.log(widths), np.log(heights / widths)):
+            is_far |= np.abs(side - np.median(side)) > np.log(_FAR)
+        rows = read[is_far]
+        title = f"{len(rows)} of {len(read)} images are over {_FAR:g} times larger or smaller than the median"
+    if len(rows):
+        named = [f"{names[row]} {scan.widths[row]}x{scan.heights[row]}" for row in rows]
+        yield Finding(
+            "warning",
+            title,
+            "look at them: a crop, a collage or a thumbnail is stretched to image_size like the rest",
+            **name_rows(named, range(len(named))),
+            pictures=_alone(rows),
+        )
+
+
+def _find_odd_kinds(scan, names, read):
+    kinds, of, counts = np.unique(scan.kinds[read], return_inverse=True, return_counts=True)
+    usual = counts.argmax()
+    if len(kinds) > 1 and counts[usual] >= _USUAL * len(read):
+        rows = read[of != usual]
+        named = [f"{names[row]} {scan.kinds[row]}" for row in rows]
+        yield Finding(
+            "warning",
+            f"{len(rows)} of {len(read)} images are of another kind than {kinds[usual]}",
+            "look at them: transparency is dropped and colours are converted, which may leave something else than "
+            "the picture",
+            **name_rows(named, range(len(named))),
+            pictures=_alone(rows),
+        )
+
+
+def _describe(case, read):
+    scan, lines = case.scan, []
+    for side, rows in (("train", read[~case.is_test[read]]), ("test", read[case.is_test[read]])):
+        if not len(rows):
+            continue
+        low, high, mean, std = (one[rows] for one in (scan.lows, scan.highs, scan.means, scan.stds))
+        sizes = _pack_sizes(scan, rows)
+        lines += [
+            f"{side:5} {len(rows)} images, {scan.num_bytes[rows].sum() / 1e6:.1f} MB",
+            f"      sizes {_count(sizes, _name_size)}",
+            f"      kinds {_count(scan.kinds[rows], str)}",
+            f"      pixels {low.min():g} to {high.max():g}, mean {mean.mean():.1f}, std {std.mean():.1f}",
+        ]
+    return Fact("images (width x height)", tuple(lines))
+
+
+def _pack_sizes(scan, rows):
+    """Return (N,) int64, which sorts faster than pairs: width and height."""
+    return scan.widths[rows].astype(np.int64) << 32 | scan.heights[rows]
+
+
+def _name_size(packed):
+    return f"{packed >> 32}x{packed & 0xFFFFFFFF}"
+
+
+def _count(values, name):
+    """Return the most frequent values by name, each with how often it is there."""
+    values, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_LISTED]
+    shown = ", ".join(f"{name(values[one])} ({counts[one]})" for one in order)
+    return shown + (f" ... ({len(values)} in all)" if len(values) > _LISTED else "")
+
+
+def _alone(rows):
+    return tuple((int(row),) for row in rows[:_SHOWN])

@@ -1,0 +1,167 @@
+"""One look at every image, train and test, on all cores: each is decoded once, and all checks read what is kept of it.
+
+The idea to know: of an image its numbers stay, a thumbnail and two hashes, in arrays with a row for each image; so a
+million images take about 1.2 GB. imagehash's only door.
+"""
+
+import io
+import os
+from dataclasses import dataclass, fields
+from functools import partial
+from hashlib import blake2b
+
+import cv2
+import imagehash
+import numpy as np
+from PIL import Image
+
+from src.competition.paths import Paths
+from src.data.decode import decode_image, resize_image
+from src.data.parallel import map_images
+from src.errors import UserError
+
+THUMBNAIL = 32  # pixels a side, the size at which imagehash takes its cosine transform
+
+_SHARP_CROP = 128  # pixels a side in the middle of an image, whose sharpness is measured
+_ENCODED_CROP = 1024  # pixels a side in the middle of an image, which is encoded anew
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is known of N images; the numbers of an image that cannot be read are 0."""
+
+    paths: Paths
+    reasons: dict[int, str]  # row -> why it cannot be read, or what its file lacks
+    num_bytes: np.ndarray  # (N,) int64, of the file
+    modified: np.ndarray  # (N,) float64, seconds since 1970
+    kinds: np.ndarray  # (N,) str: file format and pixels, such as "JPEG RGB"
+    heights: np.ndarray  # (N,) int32, pixels
+    widths: np.ndarray  # (N,) int32, pixels
+    lows: np.ndarray  # (N,) float32, the smallest raw pixel value
+    highs: np.ndarray  # (N,) float32, the largest
+    means: np.ndarray  # (N,) float32
+    stds: np.ndarray  # (N,) float32, over all pixels and channels
+    encoded: np.ndarray  # (N,) float32, bytes that the same picture takes when it is encoded anew
+    sharpness: np.ndarray  # (N,) float32, mean absolute difference of neighbours in the image's middle
+    digests: np.ndarray  # (N,) uint64, of shape and pixels: equal ones are the same picture
+    hashes: np.ndarray  # (N,) uint64, perceptual hash
+    thumbnails: np.ndarray  # (N, 32, 32) uint8, grey
+
+    def __len__(self):
+        return len(self.num_bytes)
+
+    @property
+    def is_read(self):
+        """(N,) bool: whether the image could be decoded."""
+        return self.heights > 0
+
+
+def scan_images(paths, channels):
+    """Decode every image once and return their Scan.
+
+    Args:
+        paths: competition.paths.Paths.
+        channels: as in `decode.decode_image`.
+
+    Reference: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2, for the
+    hash of 64 low frequencies; as imagehash computes it.
+    """
+    count = len(paths)
+    reasons, kinds, columns = {}, [], _empty_columns(count)
+    for row, seen in enumerate(map_images(partial(_look_at, channels=channels), paths, "looking at images")):
+        reason, kind, values = seen
+        kinds.append(kind)
+        if reason:
+            reasons[row] = reason
+        for name, value in values.items():
+            columns[name][row] = value
+    return Scan(paths, reasons, kinds=np.array(kinds, dtype=str), **columns)
+
+
+def _empty_columns(count):
+    types = {"num_bytes": np.int64, "modified": np.float64, "heights": np.int32, "widths": np.int32}
+    types |= {"digests": np.uint64, "hashes": np.uint64}
+    names = [one.name for one in fields(Scan) if one.name not in ("paths", "reasons", "kinds", "thumbnails")]
+    columns = {name: np.zeros(count, types.get(name, np.float32)) for name in names}
+    return columns | {"thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)}
+
+
+def _look_at(path, channels):
+    """Return (what is wrong or "", kind, {column of Scan: value}) of one file."""
+    try:
+        status = os.stat(path)
+        values = {"num_bytes": status.st_size, "modified": status.st_mtime}
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", "?", {}
+    kind = _name_kind(path, data)
+    try:
+        pixels = decode_image(path, channels)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: "), kind, values
+    values |= _measure(pixels) | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}
+    return ("JPEG without its end" if _is_cut_jpeg(data) else ""), kind, values
+
+
+def _name_kind(path, data):
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        try:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            return "npy"
+        return f"npy {array.dtype}, {array.ndim} axes"
+    if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
+        return "DICOM"
+    try:
+        header = Image.open(io.BytesIO(data))
+    except Exception:  # on a broken file Pillow raises whatever it runs into; decoding then says what is wrong
+        return "?"
+    return f"{header.format} {header.mode}"
+
+
+def _is_cut_jpeg(data):
+    """Whether a JPEG's last scan has no end: OpenCV fills the rest with grey and says nothing.
+
+    Both markers cannot occur within a scan's own data (ITU T.81, B.1.1.5: a 0xFF there is followed by 0).
+    """
+    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+
+
+def _encode(pixels, suffix):
+    """Return how many bytes the picture takes in one format, by its middle; of an array, its pixels' bytes."""
+    height, width, channels = pixels.shape
+    if pixels.dtype != np.uint8 or channels not in (1, 3):
+        return pixels.nbytes
+    middle = _middle(pixels, _ENCODED_CROP)
+    encoded = cv2.imencode(suffix, np.ascontiguousarray(middle))[1]
+    return len(encoded) * (height * width / (middle.shape[0] * middle.shape[1]))
+
+
+def _middle(pixels, side):
+    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
+def _measure(pixels):
+    small = resize_image(pixels, (THUMBNAIL, THUMBNAIL)).astype(np.float32).mean(axis=2)
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        small = (small - low) * (255 / max(high - low, 1e-12))
+    thumbnail = np.clip(np.rint(small), 0, 255).astype(np.uint8)
+    crop = _middle(pixels, _SHARP_CROP)[..., 0].astype(np.float32)
+    mean, std = (float(one.mean()) for one in cv2.meanStdDev(pixels.reshape(len(pixels), -1)))
+    digest = blake2b(np.ascontiguousarray(pixels), digest_size=8, key=f"{pixels.shape} {pixels.dtype}".encode())
+    return {
+        "heights": pixels.shape[0],
+        "widths": pixels.shape[1],
+        "lows": pixels.min(),
+        "highs": pixels.max(),
+        "means": mean,
+        "stds": std,
+        "sharpness": np.abs(np.diff(crop, axis=1)).mean() if crop.shape[1] > 1 else 0,
+        "digests": int.from_bytes(digest.digest(), "little"),
+        "hashes": int.from_bytes(np.packbits(imagehash.phash(Image.fromarray(thumbnail)).hash).tobytes(), "big"),
+        "thumbnails": thumbnail,
+    }

@@ -1,0 +1,40 @@
+"""Findings as text: worst first, 80 columns, and no letter that moves the terminal's cursor."""
+
+import pytest
+
+from src.doctor.findings import Fact, Finding, format_facts, format_findings, name_rows, sort_findings, summarize
+
+
+def test_the_worst_comes_first_and_lines_fit_a_terminal():
+    note = Finding("note", "n " * 60, "nothing")
+    error = Finding("error", "two are wrong", "mend them", ("a", "b", "c", "d", "e"), 7)
+    assert sort_findings([note, error]) == [error, note]
+    lines = format_findings([note, error]).splitlines()
+    assert lines[:3] == [
+        "error    two are wrong",
+        "           a, b, c, d ... (7 in all)",
+        "         -> mend them",
+    ]
+    assert lines[3].startswith("note     n n")
+    assert max(map(len, lines)) <= 80
+
+
+def test_names_cannot_write_to_the_terminal():
+    text = format_findings([Finding("note", "odd", "look", ("a\x1b[2Jb\nc",), 1)])
+    assert "a?[2Jb?c" in text
+    assert "a?b" in format_facts([Fact("kinds", ("a\x1bb",))])
+
+
+def test_the_summary_counts():
+    found = [Finding("error", "", ""), Finding("note", "", ""), Finding("note", "", "")]
+    assert summarize(found, "x/doctor.html") == "doctor: 1 error, 0 warnings, 2 notes; x/doctor.html"
+
+
+def test_at_most_a_hundred_names_are_kept():
+    kept = name_rows([str(number) for number in range(500)], range(300))
+    assert kept == {"names": tuple(str(number) for number in range(100)), "num_names": 300}
+
+
+def test_severities_are_known():
+    with pytest.raises(AssertionError):
+        Finding("fatal", "", "")

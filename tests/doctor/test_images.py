@@ -1,0 +1,69 @@
+"""Images that are broken, blank or odd are named; sizes that vary naturally are not."""
+
+import numpy as np
+from PIL import Image
+
+from src.doctor.images import check_images, is_blank
+
+
+def found_in(clinic, *words):
+    case, findings = clinic.case(*words)
+    assert findings == []
+    return check_images(case)
+
+
+def test_clean(clinic):
+    findings, facts = found_in(clinic)
+    assert findings == []
+    assert facts[0].lines[0].startswith("train 160 images, ")
+    assert "      sizes 64x64 (160)" in facts[0].lines
+    assert "      kinds JPEG RGB (160)" in facts[0].lines
+
+
+def test_empty_and_cut_files(clinic):
+    clinic.path(3).write_bytes(b"")
+    clinic.path(0, "test").write_bytes(clinic.path(0, "test").read_bytes()[:700])
+    [finding] = found_in(clinic)[0]
+    assert finding.severity == "error"
+    assert finding.title == "2 of 220 images cannot be decoded, 1 of them empty files"
+    assert finding.names == (
+        f"train/{clinic.path(3).name}: empty file",
+        f"test/{clinic.path(0, 'test').name}: cannot be decoded as an image (700 bytes)",
+    )
+    assert "unreadable=skip" in finding.advice
+    [skipped] = found_in(clinic, "unreadable=skip")[0]
+    assert skipped.severity == "warning"
+
+
+def test_blank_images(clinic):
+    clinic.draw(8, np.full((64, 64, 3), 200, np.uint8))
+    [finding] = found_in(clinic)[0]
+    assert finding.title == "1 of 220 images are blank: one shade all over"
+    assert finding.names == (f"train/{clinic.path(8).name}",)
+    assert finding.pictures == ((8,),)
+    assert np.flatnonzero(is_blank(clinic.case()[0].scan)).tolist() == [8]
+
+
+def test_an_odd_size_among_equal_ones(clinic):
+    clinic.draw(8, clinic.pixels(8)[:60])
+    [finding] = found_in(clinic)[0]
+    assert finding.title == "1 of 220 images are not 64x64 as the others are"
+    assert finding.names == (f"train/{clinic.path(8).name} 64x60",)
+
+
+def test_sizes_that_vary_are_odd_only_when_far_off(clinic):
+    for row in range(160):
+        clinic.draw(row, clinic.pixels(row)[: 40 + row % 24, : 64 - row % 13])
+    assert found_in(clinic)[0] == []
+    clinic.draw(5, clinic.pixels(5)[:8])
+    [finding] = found_in(clinic)[0]
+    assert finding.title == "1 of 220 images are over 4 times larger or smaller than the median"
+    assert finding.names[0].startswith(f"train/{clinic.path(5).name} ")
+
+
+def test_an_odd_kind(clinic):
+    Image.open(clinic.path(4)).convert("L").save(clinic.path(4))
+    Image.open(clinic.path(6)).save(clinic.path(6), "PNG")
+    [finding] = found_in(clinic)[0]
+    assert finding.title == "2 of 220 images are of another kind than JPEG RGB"
+    assert finding.names == (f"train/{clinic.path(4).name} JPEG L", f"train/{clinic.path(6).name} PNG RGB")
