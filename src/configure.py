@@ -5,18 +5,24 @@ the command line. What leaves this module is a frozen dataclass.
 """
 
 import dataclasses
+import io
+import re
 import textwrap
 from pathlib import Path
 from typing import Optional
 
 import yaml
 from omegaconf import OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.checks import check_config
 from src.config import GROUPS, REPOSITORY, Config, settings, span
 from src.errors import UserError, listing, nearest
+
+_MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; libyaml ends the process where much deeper text leads it
+_READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # a formula or variable to put in, and a value that is to be set
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # no path holds the first, no UTF-8 file the others
 
 
 def load_config(words):
@@ -102,10 +108,11 @@ def _parse_word(key, value):
     try:
         if annotation in (str, Optional[str]):
             return _nest(key, None if value == "null" and annotation is not str else value)
+        _check_yaml(value)
         if annotation == list[str]:
             return _nest(key, yaml.load(value, Loader=yaml.BaseLoader))  # safe: every scalar is a str
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
-    except (OmegaConfBaseException, YAMLError) as error:
+        return _nest(key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"])
+    except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         raise UserError(
             f"command line: {key}={value} cannot be read ({_first_line(error)}); quote it for the shell"
         ) from None
@@ -132,12 +139,33 @@ def _read_named_file(kind, name):
 def _read_yaml(path):
     """Read a YAML file into plain containers; an empty file is an empty mapping."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}); correct it or delete it") from None
+    try:
+        _check_yaml(text)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except Exception as error:  # as in _parse_word
         raise UserError(f"{path}: not valid YAML ({_first_line(error)}); correct it or delete it") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not settings; write lines such as image_size: 128")
     return content
+
+
+def _check_yaml(text):
+    """Refuse what would keep the readers of YAML busy for ever, or end the process.
+
+    Raises:
+        YAMLError: it is too long, too deep or no YAML.
+    """
+    if len(text) > _MAX_BYTES:
+        raise YAMLError(f"over {_MAX_BYTES // 10**6} MB")
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise YAMLError(f"more than {_MAX_DEPTH} levels deep")
 
 
 def _merge(config, layer, where):
@@ -148,25 +176,50 @@ def _merge(config, layer, where):
     if isinstance(infer := layer.get("infer"), dict) and isinstance(infer.get("tta"), str):
         views = [] if infer["tta"] == "none" else [infer["tta"]]
         layer["infer"] = infer | {"tta": views}
-    known = settings()
+    known, values = settings(), []
     for key, value in _flatten(layer, known):
         if key not in known:
             example = f"; {key}.* is a group, set one of its settings" if key in GROUPS else nearest(key, known)
             raise UserError(f"{where}: unknown setting {key}{example or '; --help lists all'}")
-        try:
-            if value is None and "Optional" not in str(known[key].type):
-                raise ValidationError
-            config = OmegaConf.merge(config, _nest(key, value))
-            if value == {}:  # merging nothing would leave what a file below has set
-                group, _, name = key.rpartition(".")
-                with read_write(config[group]):
-                    config[group][name] = {}
-        except OmegaConfBaseException:
-            raise UserError(
-                f"{where}: {key}={as_word(value)} is not {_type_name(known[key].type)}; "
-                f"for example {key}={_example(known[key])}"
-            ) from None
-    return config
+        _check_text(key, value, where)
+        if value is None and "Optional" not in str(known[key].type):
+            raise _wrong_type(key, value, where)
+        values.append((key, value))
+    try:
+        merged = OmegaConf.merge(config, *(_nest(key, value) for key, value in values))
+    except OmegaConfBaseException:
+        for key, value in values:  # one by one: which is it?
+            try:
+                OmegaConf.merge(config, _nest(key, value))
+            except OmegaConfBaseException:
+                raise _wrong_type(key, value, where) from None
+        raise
+    for key, value in values:
+        if value == {}:  # merging nothing would leave what a file below has set
+            group, _, name = key.rpartition(".")
+            with read_write(merged[group]):
+                merged[group][name] = {}
+    return merged
+
+
+def _check_text(key, value, where):
+    """Refuse text that would not be taken as it stands, in a value or within its lists and mappings."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            _check_text(key, one, where)
+    elif isinstance(value, str) and _READ_BY_OMEGACONF.search(value):
+        raise UserError(f"{where}: {key}={value}: settings hold no formulas and no variables; write out what is meant")
+    elif isinstance(value, str) and _NO_TEXT.search(value):
+        raise UserError(f"{where}: {key}={value}: holds NUL or is no UTF-8; write it in plain letters")
+
+
+def _wrong_type(key, value, where):
+    one = settings()[key]
+    return UserError(
+        f"{where}: {key}={as_word(value)} is not {_type_name(one.type)}; for example {key}={_example(one)}"
+    )
 
 
 def _nest(key, value):
