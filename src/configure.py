@@ -5,15 +5,16 @@ the command line. What leaves this module is a frozen dataclass.
 """
 
 import dataclasses
+import functools
 import io
+import os
 import re
 import textwrap
 from pathlib import Path
 from typing import Optional
 
 import yaml
-from omegaconf import OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from src.checks import check_config
@@ -34,13 +35,9 @@ def load_config(words):
     words = dict(_split_word(word) for word in words)
     competition, competition_file = _read_named_file("competition", words.pop("competition", "demo"))
     recipe, recipe_file = _read_named_file("recipe", words.pop("recipe", "default"))
-    config = OmegaConf.structured(Config)
-    for where, layer in ((competition_file, competition), (recipe_file, recipe)):
-        config = _merge(config, layer, where)
-    config = OmegaConf.merge(config, {"competition": {"name": competition_file.stem}, "recipe": recipe_file.stem})
-    for key, value in words.items():
-        config = _merge(config, _parse_word(key, value), "command line")
-    return _finish(config)
+    names = {"competition.name": competition_file.stem, "recipe": recipe_file.stem}
+    layers = [(competition_file, competition), (recipe_file, recipe), ("command line", names)]
+    return _build([*layers, *_read_words(words.items())])
 
 
 def load_saved_config(run_folder, words=()):
@@ -52,15 +49,12 @@ def load_saved_config(run_folder, words=()):
     path = Path(run_folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
-    config = _merge(OmegaConf.structured(Config), _read_yaml(path), path)
-    for key, value in (_split_word(word) for word in words):
-        config = _merge(config, _parse_word(key, value), "command line")
-    return _finish(config)
+    return _build([(path, _read_yaml(path)), *_read_words(_split_word(word) for word in words)])
 
 
 def config_yaml(config):
     """Return the config as YAML text that `load_saved_config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def help_text():
@@ -102,6 +96,11 @@ def _split_word(word):
     return key.strip(), value
 
 
+def _read_words(words):
+    """Return a layer for each (key, value): one that empties a mapping may stand before one that fills it."""
+    return [("command line", _parse_word(key, value)) for key, value in words]
+
+
 def _parse_word(key, value):
     """Read a word's value as YAML, but for settings that hold text: 007 and on stay what they are."""
     annotation = settings()[key].type if key in settings() else None
@@ -122,12 +121,12 @@ def _read_named_file(kind, name):
     """Return (content, path) of configs/<kind>/<name>.yaml, looked for in the current folder, then beside the code."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path's, it takes any text
             raise UserError(f"{kind}={name}: no such file")
         return _read_yaml(path), path
     folders = [Path("configs") / kind, REPOSITORY / "configs" / kind]
     for folder in folders:
-        if (path := folder / f"{name}.yaml").is_file():
+        if os.path.isfile(path := folder / f"{name}.yaml"):
             return _read_yaml(path), path
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     hint = "; python -m src.adopt FOLDER writes one" if kind == "competition" else ""
@@ -168,38 +167,77 @@ def _check_yaml(text):
             raise YAMLError(f"more than {_MAX_DEPTH} levels deep")
 
 
-def _merge(config, layer, where):
-    """Lay plain containers over a structured config; every key and type is checked on the way."""
+def _build(layers):
+    """Lay plain containers over the defaults, lowest first; return the frozen, checked Config.
+
+    Args:
+        layers: [(where, layer), ...]; every key and type is checked, and where is told of what is wrong.
+    """
+    read = [(where, list(_read_layer(layer, where))) for where, layer in layers]
+    nested = []
+    for _, values in read:
+        nested.append({})
+        for key, value in values:
+            group, _, name = key.rpartition(".")
+            if value == {}:  # merging nothing would leave what a layer below has set
+                for below in nested:
+                    below.get(group, {}).pop(name, None)
+            (nested[-1].setdefault(group, {}) if group else nested[-1])[name] = value
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(_defaults(), *nested))
+    except Exception:  # of values that are not of the right type, OmegaConf raises whatever it runs into
+        for where, values in read:
+            for key, value in values:
+                _check_type(key, value, where)
+        raise
+    config = dataclasses.replace(config, image_size=tuple(config.image_size))
+    check_config(config)
+    return config
+
+
+@functools.cache
+def _defaults():
+    return OmegaConf.structured(Config)
+
+
+def _read_layer(layer, where):
+    """Yield the (dotted key, value) of nested containers; keys and text are checked on the way."""
     layer = dict(layer)
     if isinstance(size := layer.get("image_size"), int) and not isinstance(size, bool):
         layer["image_size"] = [size, size]
     if isinstance(infer := layer.get("infer"), dict) and isinstance(infer.get("tta"), str):
         views = [] if infer["tta"] == "none" else [infer["tta"]]
         layer["infer"] = infer | {"tta": views}
-    known, values = settings(), []
+    known = settings()
     for key, value in _flatten(layer, known):
         if key not in known:
             example = f"; {key}.* is a group, set one of its settings" if key in GROUPS else nearest(key, known)
             raise UserError(f"{where}: unknown setting {key}{example or '; --help lists all'}")
         _check_text(key, value, where)
-        if value is None and "Optional" not in str(known[key].type):
-            raise _wrong_type(key, value, where)
-        values.append((key, value))
+        if "Any" not in str(known[key].type) and isinstance(value, list) and not _is_flat(value):
+            raise _wrong_type(key, value, where)  # which OmegaConf takes
+        yield key, value
+
+
+def _is_flat(values):
+    return not any(isinstance(one, (list, tuple, dict)) for one in values)
+
+
+def _check_type(key, value, where):
+    one = settings()[key]
     try:
-        merged = OmegaConf.merge(config, *(_nest(key, value) for key, value in values))
-    except OmegaConfBaseException:
-        for key, value in values:  # one by one: which is it?
-            try:
-                OmegaConf.merge(config, _nest(key, value))
-            except OmegaConfBaseException:
-                raise _wrong_type(key, value, where) from None
-        raise
-    for key, value in values:
-        if value == {}:  # merging nothing would leave what a file below has set
-            group, _, name = key.rpartition(".")
-            with read_write(merged[group]):
-                merged[group][name] = {}
-    return merged
+        if value is None and "Optional" not in str(one.type):
+            raise TypeError
+        OmegaConf.merge(_defaults(), _nest(key, value))
+    except Exception:  # as in _build
+        raise _wrong_type(key, value, where) from None
+
+
+def _wrong_type(key, value, where):
+    one = settings()[key]
+    return UserError(
+        f"{where}: {key}={as_word(value)} is not {_type_name(one.type)}; for example {key}={_example(one)}"
+    )
 
 
 def _check_text(key, value, where):
@@ -213,13 +251,6 @@ def _check_text(key, value, where):
         raise UserError(f"{where}: {key}={value}: settings hold no formulas and no variables; write out what is meant")
     elif isinstance(value, str) and _NO_TEXT.search(value):
         raise UserError(f"{where}: {key}={value}: holds NUL or is no UTF-8; write it in plain letters")
-
-
-def _wrong_type(key, value, where):
-    one = settings()[key]
-    return UserError(
-        f"{where}: {key}={as_word(value)} is not {_type_name(one.type)}; for example {key}={_example(one)}"
-    )
 
 
 def _nest(key, value):
@@ -237,17 +268,6 @@ def _flatten(layer, known, prefix=""):
             yield from _flatten(value, known, key + ".")
         else:
             yield key, value
-
-
-def _finish(config):
-    """Turn the merged OmegaConf object into the frozen, checked Config."""
-    try:
-        config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"settings: {_first_line(error)}") from None
-    config = dataclasses.replace(config, image_size=tuple(config.image_size))
-    check_config(config)
-    return config
 
 
 def _type_name(annotation):
