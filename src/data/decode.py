@@ -22,7 +22,7 @@ MAX_BYTES = 1_000_000_000
 # What Pillow may take a file for: all that competitions have. Among its others is EPS, a program that it would run.
 PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99\0"  # DICOM's transfer syntax that pydicom unpacks whole, whatever its size
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM's transfer syntax that pydicom unpacks whole, whatever its size
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism; threads in each would fight for the same cores
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken file is told in our one line
@@ -50,20 +50,24 @@ def decode_image(path, channels, target_size=None):
         UserError: the file cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     """
     data = _read_bytes(path)
-    suffix = os.path.splitext(path)[1].lower()
     try:
-        if suffix == ".npy":
-            return _read_array(path, data, channels)
-        if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
-            with np.errstate(all="ignore"):  # what it makes of odd tags is looked at in the end
-                return _fit_channels(path, _read_dicom(path, data), channels)
-        return _fit_channels(path, _read_picture(path, data, channels, target_size), channels)
+        with np.errstate(all="ignore"):  # what odd numbers lead to is looked at in the end
+            return _decode(path, data, channels, target_size)
     except UserError:
         raise
     except Exception as error:  # on a broken file the decoders raise whatever they run into
         says_nothing = not data or isinstance(error, (cv2.error, UnidentifiedImageError, MemoryError))
         reason = "" if says_nothing else f": {str(error).strip().partition(chr(10))[0][:300]}"
         raise UserError(f"{path}: cannot be decoded as an image ({len(data)} bytes{reason})") from None
+
+
+def _decode(path, data, channels, target_size):
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        return _read_array(path, data, channels)
+    if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
+        return _fit_channels(path, _read_dicom(path, data), channels)
+    return _fit_channels(path, _read_picture(path, data, channels, target_size), channels)
 
 
 def resize_image(image, size):
