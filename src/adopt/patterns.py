@@ -16,6 +16,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 _ROLE_WORDS = {"train": ("train",), "test": ("test",), "val": ("val", "dev")}
 # Folders that hold something else than the pictures to look at.
 _SIDE_WORDS = ("mask", "seg", "annot", "label", "thumb", "preview", "heatmap")
+_NO_NAME = re.compile(r"[{}\[\]:!.]")  # a column with one of these cannot be named in a pattern
 _STAR = 100  # what a wildcard folder costs: any pattern without one is preferred
 
 
@@ -47,6 +48,8 @@ def match_column(rows, column, folders, role, shared=False):
 
     Returns: the best `Match`, or None when no value is found on disk.
     """
+    if _NO_NAME.search(column):
+        return None
     other = {"train": "test", "test": "train"}[role]
     if not shared:
         folders = {folder: names for folder, names in folders.items() if other not in roles(folder) - {role}}
@@ -128,7 +131,8 @@ def _one_or_star(values, star):
 def _propose(rows, column, folders):
     """Return {pattern: (set of covered row numbers, cost)} of all patterns that explain a hit of a value."""
     records = rows.to_dict("records")
-    varying = [name for name in rows.columns if name != column and rows[name].nunique() > 1]
+    others = [name for name in rows.columns if name != column and not _NO_NAME.search(name)]
+    varying = [name for name in others if rows[name].nunique() > 1]
     wanted = defaultdict(list)  # last part of a value -> (row, the folders before it)
     for row, record in enumerate(records):
         lead, _, last = record[column].removeprefix("./").rpartition("/")

