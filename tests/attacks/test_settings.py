@@ -16,10 +16,10 @@ from tests.attacks.fuzzing import answer, attack, how_many
 KEYS = list(settings())
 ODD = [
     *("", " ", "null", "~", "true", "no", "0x1F", "0o7", "1_000", "1:30:20", "1e999", "-1e999", "nan", ".inf"),
-    *("-0.0"),
+    "-0.0",
     *("1e400", "9" * 400, "9" * 5000, "-" + "9" * 5000, "1" + "0" * 30, "2020-01-01", "2020-99-99T25:61:61Z", "???"),
     *("${seed}", "${oc.env:HOME}", "${", "\\${x}", "${oc.env:HOME,${oc.env:PATH}}", "{}", "[]", "[[]]"),
-    *("{a: {b: 1}}"),
+    "{a: {b: 1}}",
     *("!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!binary YQ==", "!!set {a, b}"),
     *("!!int ''", "!!omap [a: 1]", "!!timestamp 2020-01-01", "!!float x", "!!bool maybe", "!!merge x"),
     *("!local x", "&a [*a]", "*a"),
