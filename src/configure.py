@@ -228,7 +228,8 @@ def _check_type(key, value, where):
     try:
         if value is None and "Optional" not in str(one.type):
             raise TypeError
-        OmegaConf.merge(_defaults(), _nest(key, value))
+        group, _, name = key.rpartition(".")
+        OmegaConf.merge(_defaults()[group] if group else _defaults(), {name: value})
     except Exception:  # as in _build
         raise _wrong_type(key, value, where) from None
 
@@ -250,7 +251,9 @@ def _check_text(key, value, where):
     elif isinstance(value, str) and _READ_BY_OMEGACONF.search(value):
         raise UserError(f"{where}: {key}={value}: settings hold no formulas and no variables; write out what is meant")
     elif isinstance(value, str) and _NO_TEXT.search(value):
-        raise UserError(f"{where}: {key}={value}: holds NUL or is no UTF-8; write it in plain letters")
+        raise UserError(
+            f"{where}: {key}={value}: holds NUL or is no UTF-8; write it in plain letters, or set PYTHONUTF8=1"
+        )
 
 
 def _nest(key, value):

@@ -6,6 +6,7 @@ explain it; the pattern that explains most rows, with the fewest wildcards, wins
 
 import itertools
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -50,6 +51,8 @@ def match_column(rows, column, folders, role, shared=False):
     """
     if _NO_NAME.search(column):
         return None
+    rows = rows.map(_compose)
+    folders = {_compose(folder): list(map(_compose, names)) for folder, names in folders.items()}
     other = {"train": "test", "test": "train"}[role]
     if not shared:
         folders = {folder: names for folder, names in folders.items() if other not in roles(folder) - {role}}
@@ -78,6 +81,11 @@ def match_column(rows, column, folders, role, shared=False):
     best = min(found, key=rank)
     padding = re.search(r":0>(\d+)\}", best)
     return Match(re.sub(r":0>\d+", "", best), len(found[best][0]) / len(rows), int(padding[1]) if padding else 0)
+
+
+def _compose(text):
+    """Return text with one character for each letter and its accents, as a table has it and a Mac's files have not."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def match_labels(folders):

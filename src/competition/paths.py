@@ -7,6 +7,7 @@ anything within one name. A pattern that ends in * finds only images, by their s
 import os
 import re
 import sys
+import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from itertools import islice
@@ -52,7 +53,7 @@ def find_images(competition, key, rows, ids):
                     f"{root}: the image of id '{ids[row]}' would be outside this folder ({path.replace(_STAR, '*')}); "
                     f"correct the id or competition.{key}, now {pattern}"
                 )
-            if found := folders.match(path):
+            if found := _match_in_any_form(folders, path):
                 yield f"{root}/{found[0] if len(found) == 1 else _middle(found)}"
             else:
                 missing.append(ids[row])
@@ -65,6 +66,15 @@ def find_images(competition, key, rows, ids):
             f"check competition.{key}, now {pattern}"
         )
     return paths
+
+
+def _match_in_any_form(folders, path):
+    """Match a path as it is, else in Unicode's two forms: a Mac writes names decomposed, a table has them composed."""
+    found = folders.match(path)
+    if not found and not path.isascii():
+        forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+        found = next(filter(None, map(folders.match, forms)), [])
+    return found
 
 
 def list_images(competition, key):
