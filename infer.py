@@ -19,10 +19,10 @@ USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         run_folder, config = load_run(words)
         from src.inference.predict import infer_run  # here, since torch takes seconds and a typo should not
 

@@ -18,10 +18,10 @@ The same command again goes on where it stopped. All settings, with defaults:
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE + help_text())
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE + help_text())
+            return
         config = load_config(words)
         from src.training.tracking import import_early  # here, since these take seconds and a typo should not
 

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from src.config import FOLD_METHODS, FREEZE_METHODS, TTA_VIEWS, Augment, settings, span, value_of
+from src.config import FOLD_METHODS, FREEZE_METHODS, TTA_VIEWS, Augment, seconds_of, settings, span, value_of
 from src.errors import UserError, listing, nearest
 
 _HARD_LOSSES = ("hinge", "auc")  # they compare yes with no, and cannot read a target in between
@@ -21,7 +21,9 @@ def check_config(config):
         check(config)
     if unknown := [view for view in config.infer.tta if view not in TTA_VIEWS]:
         raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
-    name, taken = config.run_folder.name, ("folds", "cache", "execution.json", "..")
+    if (seconds := seconds_of(config.time_budget)) is not None and not seconds > 0:
+        raise UserError(f"time_budget={config.time_budget}: no time above 0; write for example 8.5h, 45m or 90s")
+    name, taken = config.run_folder.name, ("folds", "cache", ".locks", "execution.json", "..")
     if name in taken or config.run_folder.parent != Path(config.output_dir) or len(name.encode()) > 200:
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
 

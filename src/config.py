@@ -4,6 +4,8 @@ What must hold between settings is in `src/checks.py`; how words and files becom
 """
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -405,6 +407,15 @@ class Config:
         "auto", "auto: wandb if it has a key, else offline; CSV and JSON always", choices=("auto", "wandb", "none")
     )
     overwrite: bool = _setting(False, "delete the run's folder first")
+    checkpoint_minutes: float = _setting(
+        10.0, "minutes between two states saved in an epoch's midst; each epoch's end is saved anyway", at_least=0
+    )
+    keep_checkpoints: int = _setting(
+        2, "states of an unfinished fold that stay, in case the newest is damaged or the disk is full", at_least=1
+    )
+    time_budget: Optional[str] = _setting(
+        None, "end in time, saved, to go on later: 8.5h, 45m or 90s from the start of the command; null: no limit"
+    )
     output_dir: str = _setting("outputs", "folder of all runs")
     competition: Competition = field(default_factory=Competition)
     model: Model = field(default_factory=Model)
@@ -456,3 +467,11 @@ def value_of(config, key):
 def span(low, high):
     """Say the range of a setting that has a lower end, and perhaps an upper one."""
     return f"at least {low}" if high is None else f"from {low} to {high}"
+
+
+def seconds_of(text):
+    """Return the seconds that "8.5h", "45m" or "90s" are; None of None, nan of another text."""
+    if text is None:
+        return None
+    unit = {"h": 3600, "m": 60, "s": 1}.get(text[-1:])
+    return float(text[:-1]) * unit if unit and re.fullmatch(r"\d+(\.\d+)?", text[:-1]) else math.nan

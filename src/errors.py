@@ -1,5 +1,7 @@
 """The one exception that a person's mistake raises, and how a program ends on it."""
 
+import errno
+import os
 import sys
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -18,28 +20,63 @@ class UserError(Exception):
         return line if len(line) <= 2000 else f"{line[:1400]} ... {line[-500:]}"
 
 
+class Stopped(BaseException):
+    """A program that was asked to end has saved what it has; `Exception` it is not, as none should be caught."""
+
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status  # that the program exits with
+
+
+_AGAIN = "run the same command again"
+_MENDS = {
+    errno.ENOSPC: f"free some disk space and {_AGAIN}",
+    errno.EDQUOT: f"free some of your quota and {_AGAIN}",
+    errno.EROFS: "set output_dir=FOLDER to a folder that can be written",
+    errno.EACCES: "allow it, or set output_dir=FOLDER to a folder that can be written",
+    errno.ENOTDIR: "it stands where a folder is needed; rename it or choose another folder",
+    errno.EEXIST: "it stands where a folder is needed; rename it or choose another folder",
+}
+
+
 @contextmanager
 def one_line_errors():
     """Print what a person can mend as one line on stderr and exit with status 2; every other exception passes through.
 
-    That is a UserError, and a device that is out of memory; Ctrl-C ends with one line and status 130.
+    That is a UserError, a file that cannot be read or written, a device that is out of memory, a loader process that
+    was killed. Ctrl-C ends with one line and status 130, `Stopped` with its line and its status.
     """
     try:
         yield
+        sys.stdout.flush()  # here, so that a reader who has gone is noticed here
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
+    except Stopped as stop:
+        _end(str(stop), stop.status)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+        _end(f"\nstopped; to go on, {_AGAIN}", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
             raise
-        print(
-            "error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        _end(f"error: {error.filename}: {error.strerror}; {_MENDS.get(error.errno, _AGAIN)}", 2)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            _end(
+                "error: a loader process was killed, most often because memory ran out; lower train.num_workers or "
+                f"train.batch_size and {_AGAIN}: it goes on from what is saved",
+                2,
+            )
+        raise
+
+
+def _end(line, status):
+    print(line, file=sys.stderr)
+    sys.exit(status)
 
 
 def nearest(word, known):

@@ -5,12 +5,15 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.errors import UserError
+
 
 @contextmanager
 def atomic_path(path):
     """Yield a temporary path beside `path`; when the block ends well, flush the file to disk and rename it into place.
 
-    The folder is made if it is missing. After an exception `path` is as it was and the temporary file is gone.
+    The folder is made if it is missing. After an exception `path` is as it was and the temporary file is gone; an
+    OSError that names no file, as that of a full disk, names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,8 +23,32 @@ def atomic_path(path):
         with open(temporary, "r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def delete_unfinished(folder):
+    """Delete what `atomic_path` left in a folder when its process was killed."""
+    import psutil  # here, since a typo should not wait for it
+
+    for path in Path(folder).glob(".*.tmp"):
+        number = path.suffixes[-2].removeprefix(".")
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Have the renaming itself survive a power cut, where a folder can be opened (not on Windows)."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def save_text(path, text):
@@ -36,8 +63,15 @@ def save_json(path, content):
 
 
 def load_json(path):
-    """Read a JSON file as plain containers."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file as plain containers.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, no JSON ({error}); delete it and run the same command again") from None
 
 
 def save_table(path, table):

@@ -1,6 +1,7 @@
 """Run folders: which is the newest, whose settings they hold, and what may change between two commands on one."""
 
 import shutil
+import time
 from pathlib import Path
 
 from src.config import settings, value_of
@@ -11,8 +12,11 @@ from src.files import save_text
 # Settings that do not change what is trained, so that two commands on one run folder may differ in them.
 _HOW_IT_RUNS = (
     *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
+    *("checkpoint_minutes", "time_budget", "keep_checkpoints"),
     *("train.num_workers", "competition.root"),
 )
+
+_CLOCK_SECONDS = 60  # by which the clocks of two machines that share a disk may differ
 
 # Settings that infer.py may change: besides infer.*, where the files are now and how it runs.
 _AT_INFERENCE = (
@@ -22,15 +26,19 @@ _AT_INFERENCE = (
 
 
 def find_newest_run(output_dir="outputs"):
-    """Return the run folder whose last finished fold is the newest; a stopped run counts by the folds it has.
+    """Return the run folder whose last finished fold is the newest; where none is finished, of those that are begun.
 
     Raises:
-        UserError: there is no run with a finished fold.
+        UserError: there is no run, or the clock was set back since, so that none is the newest.
     """
-    finished = sorted(Path(output_dir).glob("*/fold*/meta.json"), key=lambda path: path.stat().st_mtime)
-    if not finished:
+    folder = Path(output_dir)
+    paths = [*folder.glob("*/fold*/meta.json")] or [*folder.glob("*/fold*/val.csv")]
+    if not paths:
         raise UserError(f"{output_dir}: no run with a finished fold; train one with python train.py")
-    return finished[-1].parent.parent
+    when, path = max((path.stat().st_mtime, path) for path in paths)
+    if when > time.time() + _CLOCK_SECONDS:
+        raise UserError(f"{path}: is from the future, as if the clock had been set back; say which run with run=FOLDER")
+    return path.parent.parent
 
 
 def load_run(words):
@@ -57,11 +65,14 @@ def load_run(words):
     return Path(folder), config
 
 
-def open_run(config):
+def open_run(config, is_busy=False):
     """Make the config's run folder, or check that what is there was trained with the same settings.
 
     Call it when all else is known to be right: with overwrite=true a run that is there is deleted. A folder in which
     nothing was trained yet, as a first command with a mistake leaves it, takes any settings.
+
+    Args:
+        is_busy: another process trains some of the run's folds now.
 
     Raises:
         UserError: the folder is no run, or holds one with other settings.
@@ -72,7 +83,7 @@ def open_run(config):
         raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
     if is_run and config.overwrite:
         shutil.rmtree(folder)
-    elif is_run and has_work(folder):
+    elif is_run and (is_busy or has_work(folder)):
         saved = load_saved_config(folder)
         if changes := describe_changes(saved, config):
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
@@ -81,7 +92,7 @@ def open_run(config):
 
 def has_work(folder):
     """Whether a run folder holds a finished fold or a part of one."""
-    return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/last.pt"))
+    return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/state_*.pt"))
 
 
 def describe_changes(saved, config):

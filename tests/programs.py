@@ -3,9 +3,11 @@
 import contextlib
 import importlib
 import io
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 
 from src.config import REPOSITORY
 
@@ -42,3 +44,42 @@ def run_here(program, *words, cwd, status=0):
         os.chdir(before)
     assert found == status, printed.getvalue()[-2000:] + complained.getvalue()[-4000:]
     return printed.getvalue(), complained.getvalue()
+
+
+class Forked:
+    """A program in a process that is forked from one which has imported all: it begins at once, and can be killed."""
+
+    def __init__(self, program, words, cwd, log):
+        for name, value in {**_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}.items():
+            os.environ[name] = value  # the server starts with these
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(["tests.programs", "src.training.run", "src.inference.predict"])
+        self._process = forks.Process(target=_run_forked, args=(program, words, cwd, log))
+        self._process.start()
+        self.pid = self._process.pid
+
+    def is_running(self):
+        return self._process.is_alive()
+
+    def wait_for(self, condition):
+        """Wait until the condition holds or the program has ended; return whether it is still running."""
+        while self.is_running() and not condition():
+            time.sleep(0.001)
+        return self.is_running()
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+    def status(self):
+        """Wait for the end and return the exit status."""
+        self._process.join()
+        return self._process.exitcode
+
+
+def _run_forked(program, words, cwd, log):
+    os.chdir(cwd)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    importlib.import_module(program.removesuffix(".py")).main(list(words))

@@ -1,6 +1,7 @@
 """Words and YAML -> Config: precedence, types, ranges, and the one line that each mistake gets."""
 
 import dataclasses
+import math
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from src.config import REPOSITORY, Config, settings
+from src.config import REPOSITORY, Config, seconds_of, settings
 from src.configure import config_yaml, help_text, load_config, load_saved_config
 from src.errors import UserError
 
@@ -76,6 +77,8 @@ def test_a_config_cannot_be_changed():
          "kfold, holdout, column, nor a .csv; did you mean stratified?"),
         ("name=..", "name=..: not a folder of its own in outputs; choose another name"),
         ("name=../x", "name=../x: not a folder of its own in outputs; choose another name"),
+        ("time_budget=8.5", "time_budget=8.5: no time above 0; write for example 8.5h, 45m or 90s"),
+        ("time_budget=0h", "time_budget=0h: no time above 0; write for example 8.5h, 45m or 90s"),
         ("model.freeze=some", "model.freeze=some: not one of none, head_only, gradual, nor a number of stages"),
     ],
 )  # fmt: skip
@@ -245,3 +248,8 @@ def test_help_and_config_errors_do_not_wait_for_torch(words):
 
 def test_all_groups_have_one_level():
     assert all(key.count(".") <= 1 for key in settings(Config))
+
+
+def test_a_time_is_hours_minutes_or_seconds():
+    assert [seconds_of(text) for text in ("8.5h", "45m", "90s", None)] == [30600, 2700, 90, None]
+    assert all(math.isnan(seconds_of(text)) for text in ("", "h", "1e3s", "-1h", "1.h", "1 h", "1d", "nans"))

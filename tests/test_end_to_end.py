@@ -46,7 +46,7 @@ def test_a_run_leaves_what_the_readme_promises(tiny_run):
     for fold in (0, 1):
         names = {path.name for path in (run / f"fold{fold}").iterdir()}
         assert names >= {"best.safetensors", "last.safetensors", "meta.json", "log.csv", "val.csv"}
-        assert "last.pt" not in names
+        assert not [name for name in names if name.startswith("state_")]
         assert len(pd.read_csv(run / f"fold{fold}" / "log.csv")) == 2
     assert max(map(len, printed.splitlines())) <= 100
 
@@ -126,14 +126,14 @@ def test_everything_at_once_survives_a_stop(tiny_run):
     run_here("train.py", *words, "name=parts", cwd=folder)
     parts = folder / "outputs/parts/fold0"
     shutil.rmtree(parts)
-    stop_after_an_epoch(folder, [*words, "name=parts"], parts / "last.pt")
+    stop_after_an_epoch(folder, [*words, "name=parts"], parts)
     printed, _ = run_here("train.py", *words, "name=parts", cwd=folder)
     assert "fold 0: goes on after epoch" in printed
     assert (parts / "val.csv").read_bytes() == (folder / "outputs/whole/fold0/val.csv").read_bytes()
     printed, _ = run_here(
         "infer.py", "run=outputs/whole", "infer.tta=d4", "infer.checkpoint=last", "infer.output=elsewhere", cwd=folder
     )
-    assert "360 test images x 1 folds x 8 views" in printed
+    assert "360 test images x 1 of 2 folds x 8 views" in printed
     assert read(folder / "elsewhere/submission.csv").shape == (360, 11)
     assert read(folder / "elsewhere/fold0/test.csv").shape == (360, 11)
 
@@ -160,7 +160,7 @@ def test_techniques_together_survive_a_stop(tiny_run, techniques, request):
     words = [*TINY, "fold=0", *techniques, "train.epochs=3"]
     run_here("train.py", *words, f"name={name}", cwd=folder)
     whole, parts = folder / f"outputs/{name}/fold0", folder / f"outputs/{name}_parts/fold0"
-    stop_after_an_epoch(folder, [*words, f"name={name}_parts"], parts / "last.pt")
+    stop_after_an_epoch(folder, [*words, f"name={name}_parts"], parts)
     printed, _ = run_here("train.py", *words, f"name={name}_parts", cwd=folder)
     assert "fold 0: goes on after epoch" in printed
     for file in ("val.csv", "best.safetensors", "last.safetensors"):
@@ -293,11 +293,11 @@ def test_loader_processes_change_nothing(tiny_run):
     )  # the thread count changes sums in the last digits
 
 
-def stop_after_an_epoch(folder, words, state):
+def stop_after_an_epoch(folder, words, fold):
     """Run train.py and kill it when its first epoch is saved."""
     command = [sys.executable, str(REPOSITORY / "train.py"), *words]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not state.exists() and process.poll() is None:
+    while not list(fold.glob("state_*.pt")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -305,13 +305,14 @@ def stop_after_an_epoch(folder, words, state):
 
 def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
     folder, _ = tiny_run
-    stop_after_an_epoch(folder, [*TINY, "name=killed", "fold=0"], folder / "outputs/killed/fold0/last.pt")
-    path = folder / "outputs/killed/fold0/last.pt"
+    stop_after_an_epoch(folder, [*TINY, "name=killed", "fold=0"], folder / "outputs/killed/fold0")
+    path = folder / "outputs/killed/fold0/state_0001_000000.pt"
     good = path.read_bytes()
     torch.save(torch.load(path, weights_only=True) | {"schedule": {}}, path)
     _, error = run_here("train.py", *TINY, "name=killed", "fold=0", cwd=folder, status=2)
     assert error == (
-        "error: outputs/killed/fold0/last.pt: written by another version; delete it to train the fold from its start\n"
+        "error: outputs/killed/fold0/state_0001_000000.pt: written by another version; "
+        "delete it to train the fold from its start\n"
     )
     path.write_bytes(good)
     printed, _ = run_program("train.py", *TINY, "name=killed", "fold=0", cwd=folder)
@@ -343,7 +344,7 @@ def test_two_processes_predict_as_one(tiny_run):
         ("infer.py", ["run=outputs/demo_default", "train.epochs=3"],
          "command line: train.epochs was decided when outputs/demo_default was trained; infer.py takes run=, infer.*"),
         ("infer.py", ["run=outputs/demo_default", "infer.output=/proc/nothing"], "/proc/nothing: cannot be made ("),
-        ("infer.py", ["run=outputs/started"], "outputs/started: no fold is finished; go on with the command that"),
+        ("infer.py", ["run=outputs/started"], "outputs/started: no fold has done an epoch; go on with the command"),
         ("train.py", [*TINY, "name=x1", "model.backbone=resnet10"],
          "model.backbone=resnet10: "),
         ("train.py", [*TINY, "name=x2", "optimizer.name=adamm"], "optimizer.name=adamm: not an optimizer"),

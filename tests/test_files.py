@@ -1,11 +1,15 @@
 """A reader sees the old file or the new one, never half of it."""
 
+import errno
 import json
+import os
+import subprocess
 
 import pandas as pd
 import pytest
 
-from src.files import atomic_path, load_json, save_json, save_table
+from src.errors import UserError
+from src.files import atomic_path, delete_unfinished, load_json, save_json, save_table
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -24,3 +28,32 @@ def test_tables_and_json_come_back(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "oof.csv", dtype={"id": str}), table)
     save_json(tmp_path / "a.json", {"name": "한글"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "한글"}
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "scores.json"
+    with pytest.raises(OSError, match="full") as error, atomic_path(path):
+        raise OSError(errno.ENOSPC, "full")
+    assert error.value.filename == str(path)
+
+
+def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
+    save_json(tmp_path / "scores.json", {})
+    (tmp_path / ".hidden").write_text("")
+    done = subprocess.Popen(["true"])
+    done.wait()
+    for number in (done.pid, os.getpid()):
+        (tmp_path / f".scores.json.{number}.tmp").write_text("half of")
+    delete_unfinished(tmp_path)
+    kept = f".scores.json.{os.getpid()}.tmp"  # whose process may still write it
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".hidden", kept, "scores.json"]
+
+
+def test_damaged_json_is_named(tmp_path):
+    path = tmp_path / "meta.json"
+    path.write_text('{"fold": 0, "targ')
+    with pytest.raises(UserError, match=r"meta.json: damaged, no JSON \(Unterminated string"):
+        load_json(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"meta.json: damaged, no JSON"):
+        load_json(path)

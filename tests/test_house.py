@@ -9,7 +9,7 @@ import pytest
 from src.config import REPOSITORY
 
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
-FOUNDATION = {"checks", "config", "configure", "errors", "files"}
+FOUNDATION = {"checks", "config", "configure", "errors", "files", "locks"}
 MAY_IMPORT = {
     "adopt": FOUNDATION | {"competition"},
     "competition": FOUNDATION,
@@ -24,7 +24,8 @@ DOORS = {
     "albumentations": {f"data/{name}.py" for name in ("augment", "presets", "policies", "erasing")},
     "omegaconf": {"configure.py"},
     "wandb": {"training/tracking.py"},
-    "accelerate": {"training/run.py", "training/fold.py", "training/features.py"},
+    "accelerate": {f"training/{name}.py" for name in ("run", "fold", "features", "keeping", "checkpoint")},
+    "filelock": {"locks.py"},
     "timm": {"training/optimizer.py"},  # and model/
     "pydicom": {"data/decode.py"},
 }

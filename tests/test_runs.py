@@ -1,6 +1,7 @@
 """Run folders: which is the newest, what may change on one, and what is refused."""
 
 import os
+import time
 
 import pytest
 
@@ -24,6 +25,20 @@ def test_the_newest_finished_run_is_found(folder):
     assert find_newest_run().name == "new"
     with pytest.raises(UserError, match="nothing: no run with a finished fold; train one with python train.py"):
         find_newest_run("nothing")
+    path = folder / "outputs/new/fold0/meta.json"
+    os.utime(path, (time.time() + 3600,) * 2)
+    with pytest.raises(UserError) as error:
+        find_newest_run()
+    assert str(error.value) == (
+        "outputs/new/fold0/meta.json: is from the future, as if the clock had been set back; "
+        "say which run with run=FOLDER"
+    )
+
+
+def test_where_no_fold_is_finished_a_begun_run_is_found(folder):
+    (folder / "outputs/begun/fold0").mkdir(parents=True)
+    (folder / "outputs/begun/fold0/val.csv").write_text("id,a\n")
+    assert find_newest_run().name == "begun"
 
 
 def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):

@@ -13,7 +13,7 @@ from src.adopt.columns import describe_classes, find_answers, find_group
 from src.adopt.folder import Files, scan, unpack_command
 from src.adopt.patterns import DICOM_SUFFIXES, any_picture, match_column, match_labels, roles
 from src.adopt.pictures import choose_channels, choose_image_size, look_at
-from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.folders import IMAGE_SUFFIXES
 from src.competition.tables import read_table
 from src.errors import UserError, listing
 

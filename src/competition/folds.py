@@ -124,6 +124,12 @@ def describe_folds(table, folds):
     return pd.DataFrame(lines)
 
 
+def count_folds(path):
+    """Return how many folds of a run's folds.csv validate."""
+    folds = read_table(path)["fold"].astype(int)
+    return int(folds[folds >= 0].nunique())
+
+
 def _split_stratified(table, num_folds, seed):
     classes = _classes(table.targets, num_folds)
     return _assign(StratifiedKFold(num_folds, shuffle=True, random_state=seed), len(table), classes)

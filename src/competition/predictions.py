@@ -14,3 +14,8 @@ def save_predictions(path, table, probs):
 def load_predictions(path):
     """Read what `save_predictions` wrote; ids stay strings."""
     return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+
+
+def load_target_names(path):
+    """Return the targets (tuple of str) of what `save_predictions` wrote."""
+    return tuple(pd.read_csv(path, nrows=0).columns[1:])

@@ -18,13 +18,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 
 from src.data import decode
 from src.data.decode import decode_image, resize_image
 from src.data.parallel import map_images
 from src.errors import UserError
 from src.files import atomic_path
+from src.locks import hold
 
 _RESERVE = 2_000_000_000  # bytes of the disk that stay free, for runs and their checkpoints
 
@@ -114,7 +114,8 @@ def _build_cache(folders, name, table, channels, size):
     if needed > free:
         spare = _gigabytes(max(free, 0))
         raise _NoRoom(f"{path.parent}: {_gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
-    with _acquire(FileLock(path.with_suffix(".lock"))):
+    lock = path.with_suffix(".lock")
+    with hold(lock, f"{lock}: another process decodes the images; waiting for it"):
         if (cache := _try_cache(path)) is not None:
             return cache
         for left in path.parent.glob(f".{path.stem}.*.tmp"):
@@ -127,14 +128,6 @@ def _build_cache(folders, name, table, channels, size):
         took = time.perf_counter() - began
         print(f"{path}: {len(table)} decoded images, {_gigabytes(path.stat().st_size)}, made in {took:.1f} s")
     return ImageCache(path)
-
-
-def _acquire(lock):
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{lock.lock_file}: another process decodes the images; waiting for it", flush=True)
-        return lock.acquire()
 
 
 def _write_rows(path, table, channels, size, dtype):

@@ -4,6 +4,8 @@ The idea to know: what a sample looks like is decided by (seed, epoch, row, copy
 inside each item's key, so that a run is the same for any number of workers, any restart and any number of processes.
 """
 
+import signal
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -69,22 +71,31 @@ class Loader:
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_signals,
         )
 
     def __len__(self):
         return len(self._order)
 
-    def batches(self, epoch):
+    def batches(self, epoch, start=0):
         """Yield {"image": (N, H, W, C) uint8 or float32, "index": (N,) int64[, "target": (N, K) float32]}.
 
         In training also "share", a float: what this process's mean loss must be multiplied with, so that the mean over
         the processes is that of all their images; 1.0 where all have as many.
 
+        Args:
+            epoch: counted from 0.
+            start: batches of it that are left out; torch's random state is then as it was, as nothing begins here.
+
         Raises:
             UserError: an image cannot be decoded.
         """
-        self._order.epoch = epoch
-        for number, batch in enumerate(self._batches):
+        self._order.epoch, self._order.start = epoch, start
+        state = torch.get_rng_state()
+        batches = iter(self._batches)  # torch draws a number for the workers here
+        if start:
+            torch.set_rng_state(state)
+        for number, batch in enumerate(batches, start):
             if "error" in batch:
                 raise UserError(batch["error"])
             if self._order.shares is not None:
@@ -118,6 +129,12 @@ def build_loader(dataset, batch_size, num_workers, shuffle_seed=None, rank=0, wo
 def _number(words):
     """One 64-bit seed from several numbers, so that epoch 1, row 2 and epoch 2, row 1 differ."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def _leave_signals(_):
+    """Leave it to the main process to end: Ctrl-C reaches all of a terminal's, SIGTERM's handler was inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _collate(items):

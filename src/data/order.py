@@ -1,8 +1,10 @@
 """Which rows make each batch of an epoch, for one process of several; numpy only.
 
 Both orders yield lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that a row
-drawn twice is augmented twice.
+drawn twice is augmented twice. Set `epoch`, and `start`, the batches of it that are left out, before iterating.
 """
+
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ class Ordered:
     """Evaluation: process `rank` takes rows rank, rank + world_size, ...: each row once over all, no padding."""
 
     def __init__(self, num_rows, batch_size, rank=0, world_size=1):
-        self.epoch = 0
+        self.epoch = self.start = 0
         self._rows = np.arange(rank, num_rows, world_size)
         self._batch_size = batch_size
         self.num_images = len(self._rows)
@@ -24,14 +26,14 @@ class Ordered:
         return -(-self.num_images // self._batch_size)
 
     def __iter__(self):
-        for start in range(0, self.num_images, self._batch_size):
-            yield [(self.epoch, int(row), 0) for row in self._rows[start : start + self._batch_size]]
+        for first in range(self.start * self._batch_size, self.num_images, self._batch_size):
+            yield [(self.epoch, int(row), 0) for row in self._rows[first : first + self._batch_size]]
 
 
 class Shuffled:
     """Training: an epoch's rows, cut into nearly equal global batches of which this process takes its own part.
 
-    k processes see the batches of one process with k times the batch_size. Set `epoch` before iterating.
+    k processes see the batches of one process with k times the batch_size.
 
     Args:
         batch_size: largest number of images per batch of one process.
@@ -46,7 +48,7 @@ class Shuffled:
     def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, weights=None):
         if num_rows < world_size:
             raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
-        self.epoch = 0
+        self.epoch = self.start = 0
         self._num_rows, self._seed, self._rank, self._world_size = num_rows, seed, rank, world_size
         self._chances = None if weights is None else weights / weights.sum()
         batch = batch_size * world_size
@@ -62,7 +64,7 @@ class Shuffled:
     def __iter__(self):
         rows = self._draw(np.random.default_rng((self._seed, self.epoch)))
         copies = pd.Series(rows).groupby(rows).cumcount().to_numpy()
-        for _, part in self._split(np.arange(self._num_drawn)):
+        for _, part in islice(self._split(np.arange(self._num_drawn)), self.start, None):
             yield [(self.epoch, int(rows[place]), int(copies[place])) for place in part]
 
     def _draw(self, rng):

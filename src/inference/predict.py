@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
-from src.competition.predictions import save_predictions
+from src.competition.predictions import load_target_names, save_predictions
 from src.competition.submission import load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.data.augment import build_resize
@@ -20,6 +21,7 @@ from src.evaluation.metrics import score
 from src.files import load_json
 from src.inference.ensemble import AVERAGES
 from src.inference.tta import build_views
+from src.locks import hold_output
 from src.model.losses import probabilities
 from src.model.network import build_network
 from src.training.checkpoint import load_weights
@@ -29,6 +31,8 @@ from src.training.engine import predict
 def infer_run(config, run_folder):
     """Predict the test images with all finished folds of a run; write submission.csv and fold<k>/test.csv.
 
+    Of a run that was stopped in its first fold this fold is taken as far as it came.
+
     Args:
         config: the run's own, with infer.* as wanted now.
         run_folder: pathlib.Path of the run.
@@ -37,12 +41,9 @@ def infer_run(config, run_folder):
         The ensemble's score where the answers are at hand, else None.
 
     Raises:
-        UserError: no finished fold; a test image, table or sample is wrong; the submission would be refused.
+        UserError: no fold has done an epoch; a test image, table or sample is wrong; the submission would be refused.
     """
-    metas = {path.parent: load_json(path) for path in sorted(run_folder.glob("fold*/meta.json"))}
-    if not metas:
-        raise UserError(f"{run_folder}: no fold is finished; go on with the command that trained it")
-    target_names = tuple(next(iter(metas.values()))["target_names"])
+    folders, target_names, num_folds = _find_folds(run_folder)
     competition = config.competition
     device = resolve_device(config.device)
     num_workers = share_cores(device, config.train.num_workers)
@@ -53,7 +54,8 @@ def infer_run(config, run_folder):
     if sample is not None and len(sample.columns) == 2 < len(target_names) and config.infer.average == "rank":
         raise UserError("infer.average=rank: ranks name no class, as the sample asks for; set infer.average=mean")
     views = build_views(config.infer.tta, config.image_size)
-    print(f"{run_folder}: {len(table)} test images x {len(metas)} folds x {1 + len(views)} views")
+    folds = f"{len(folders)} folds" if len(folders) == num_folds else f"{len(folders)} of {num_folds} folds"
+    print(f"{run_folder}: {len(table)} test images x {folds} x {1 + len(views)} views")
 
     is_readable = np.ones(len(table), dtype=bool)
     if config.unreadable == "skip":
@@ -62,7 +64,7 @@ def infer_run(config, run_folder):
             print(f"{table.ids[row]}: gets the mean prediction ({reason})")
     else:
         check_not_empty(table.paths)
-    networks = [_load_network(config, folder, len(target_names), device) for folder in metas]
+    networks = [_load_network(config, folder, len(target_names), device) for folder in folders]
     _check_views(networks[0], views, config, device)
     dataset = ImageDataset(
         table.take(is_readable), competition.channels, build_resize(config.image_size), config.image_size, config.seed
@@ -80,9 +82,10 @@ def infer_run(config, run_folder):
         raise UserError(f"{run_folder}: predictions are nan; set precision=fp32")
     average = AVERAGES[config.infer.average](probs)
     path = output / "submission.csv"
-    write_submission(path, sample, competition, table.ids, average, target_names)
-    for folder, one in zip(metas, probs, strict=True):
-        save_predictions(output / folder.name / "test.csv", table, one)
+    with hold_output(output):
+        write_submission(path, sample, competition, table.ids, average, target_names)
+        for folder, one in zip(folders, probs, strict=True):
+            save_predictions(output / folder.name / "test.csv", table, one)
     print(f"{path}: {len(table)} rows, checked")
     solution = load_solution(competition, table)
     if solution is None:
@@ -90,6 +93,20 @@ def infer_run(config, run_folder):
     test_score = score(solution, average, competition.metric)
     print(f"test {competition.metric}: {test_score:.5f}")
     return test_score
+
+
+def _find_folds(run_folder):
+    """Return (the folders of the folds to predict with, the names of the targets, how many folds the run has)."""
+    finished = sorted(run_folder.glob("fold*/meta.json"))
+    num_folds = count_folds(run_folder / "folds.csv")
+    if finished:
+        return [path.parent for path in finished], tuple(load_json(finished[0])["target_names"]), num_folds
+    begun = [path.parent for path in sorted(run_folder.glob("fold*/val.csv"))]
+    if not begun:
+        raise UserError(f"{run_folder}: no fold has done an epoch; go on with the command that trained it")
+    names = ", ".join(folder.name for folder in begun)
+    print(f"{run_folder}: no fold is finished; the best epoch so far is used ({names})")
+    return begun, load_target_names(begun[0] / "val.csv"), num_folds
 
 
 def _load_network(config, folder, num_targets, device):

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from src.device import autocast
 from src.errors import UserError
+from src.training.random_state import write_random_state
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 
@@ -23,10 +24,20 @@ class EpochStats:
     images_per_second: float
 
 
+@dataclass
+class EpochPart:
+    """How far an epoch of training is: what a restart in its midst needs besides the built objects."""
+
+    num_batches: int = 0  # done
+    seconds: float = 0.0  # that they took
+    losses: list = field(default_factory=list)  # scalar tensors, one of each batch
+    random_state: dict = field(default_factory=dict)  # of `random_state.read_random_state`; {}: as it is
+
+
 def train_one_epoch(
     model, loader, epoch, loss_function, optimizer, schedule, accelerator, *,
     normalize, mixer=None, generator=None, consistency=None, accumulate_steps=1, clip_norm=None, after_step=None,
-    title="",
+    part=None, title="",
 ):  # fmt: skip
     """Take one pass over the loader's images and step the optimizer.
 
@@ -42,14 +53,20 @@ def train_one_epoch(
         consistency: logits of V views (V, N, K) -> scalar that is added to the loss of the first view; the loader's
             images are then (N, V, H, W, C). None: one view.
         clip_norm: largest global norm of the gradient; None: no clipping.
-        after_step: called without arguments after each optimizer step; None: nothing is.
+        after_step: called with the EpochPart so far after each optimizer step; None: nothing is.
+        part: EpochPart that was done before, of the same epoch; None: nothing was.
 
     Raises:
         UserError: the loss is not finite; names the step, the learning rate and the precision.
     """
     model.train()
-    began, losses, rates, total = time.perf_counter(), [], [], len(loader)
-    for step, batch in enumerate(_with_bar(loader.batches(epoch), loader, title, accelerator.is_main_process)):
+    part, rates, total = part or EpochPart(), [], len(loader)
+    losses, first = part.losses, part.num_batches
+    began = time.perf_counter() - part.seconds
+    if part.random_state:
+        write_random_state(part.random_state, accelerator.device, generator)
+    batches = _with_bar(loader.batches(epoch, first), loader, title, accelerator.is_main_process, first)
+    for step, batch in enumerate(batches, first):
         images = normalize(_as_one_batch(batch["image"].to(accelerator.device, non_blocking=True)))
         targets = batch["target"].to(accelerator.device, non_blocking=True)
         if mixer:
@@ -71,10 +88,11 @@ def train_one_epoch(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+            part.num_batches, part.seconds = step + 1, time.perf_counter() - began
             if after_step:
-                after_step()
+                after_step(part)
         if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
-            _check_finite(losses, rates, epoch, accelerator)
+            _check_finite(losses[first:], rates, first, epoch, accelerator)
     mean_loss = torch.stack(losses).float().mean()
     mean_loss = accelerator.reduce(mean_loss, reduction="mean").item()
     seconds = time.perf_counter() - began
@@ -82,7 +100,7 @@ def train_one_epoch(
 
 
 @torch.inference_mode()
-def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, title=""):
+def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, title="", after_batch=None):
     """Run every network over each batch once; what they share, pixels and views, is made once for all of them.
 
     Args:
@@ -92,6 +110,7 @@ def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, ti
         to_probs: logits -> probabilities of the same shape.
         views: functions (N, C, H, W) -> (N, C, H', W') whose probabilities are averaged with the plain picture's.
         epoch: of the loader's random numbers, where it has any.
+        after_batch: called without arguments after each batch; None: nothing is.
 
     Returns:
         index (N,) int64 rows of the loader's table, probs (len(networks), N, K) float32.
@@ -116,6 +135,8 @@ def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, ti
             probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), dtype=np.float32)
         rows = slice(done, done := done + len(batch["index"]))
         index[rows], probs[:, rows] = batch["index"].numpy(), batch_probs
+        if after_batch:
+            after_batch()
     for network, training in zip(networks, was_training, strict=True):
         network.train(training)
     assert done == loader.num_images, f"{done} of {loader.num_images} images came"
@@ -156,21 +177,22 @@ def _batches_in_step(step, total, accumulate_steps):
     return min(accumulate_steps, total - first)
 
 
-def _check_finite(losses, rates, epoch, accelerator):
+def _check_finite(losses, rates, first, epoch, accelerator):
     values = torch.stack(losses).float().cpu()
     if not torch.isfinite(values).all():
         step = int((~torch.isfinite(values)).nonzero()[0])
         raise UserError(
-            f"epoch {epoch + 1}, step {step + 1}: loss is {values[step]:.4g} (lr {rates[step]:.1e}, precision "
+            f"epoch {epoch + 1}, step {first + step + 1}: loss is {values[step]:.4g} (lr {rates[step]:.1e}, precision "
             f"{accelerator.mixed_precision.replace('no', 'fp32')}); lower optimizer.lr, set optimizer.clip_norm=1 or "
             "precision=fp32"
         )
 
 
-def _with_bar(batches, loader, title, is_shown):
+def _with_bar(batches, loader, title, is_shown, num_done=0):
     """Show images per second and the time left while the batches pass, on a terminal only."""
+    initial = loader.num_images * num_done // max(len(loader), 1)
     with tqdm(
-        total=loader.num_images, desc=title, unit=" images", leave=False, dynamic_ncols=True,
+        total=loader.num_images, initial=initial, desc=title, unit=" images", leave=False, dynamic_ncols=True,
         disable=None if is_shown else True,
     ) as bar:  # fmt: skip
         for batch in batches:

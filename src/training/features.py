@@ -66,7 +66,7 @@ def load_features(config, table, augmentations, accelerator, shared):
     Args:
         table: competition.tables.ImageTable.
         augmentations: data.augment.Augmentation of training and of validation.
-        shared: parts.Shared, but for its features.
+        shared: shared.Shared, but for its features.
 
     Raises:
         UserError: an image cannot be decoded, the weights cannot be loaded, or the features cannot be written.

@@ -18,7 +18,7 @@ from src.device import share_cores
 from src.errors import UserError
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
-from src.training.parts import Shared, build_consistency, build_mixer, build_parts, derive_seed
+from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
 from src.training.run import (
     build_accelerator,
     list_folds,
@@ -27,6 +27,7 @@ from src.training.run import (
     start_processes,
 )
 from src.training.schedule import Schedule
+from src.training.shared import Shared
 
 NUM_STEPS = 200
 _SPAN = 1000.0  # the sweep goes from a thousandth of optimizer.lr to a thousand times of it
@@ -140,8 +141,8 @@ class _OneStep:
     def __len__(self):
         return len(self._batches)
 
-    def batches(self, epoch):
-        yield from self._batches
+    def batches(self, epoch, start=0):
+        yield from self._batches[start:]
 
 
 def _endless(loader):

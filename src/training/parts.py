@@ -1,14 +1,13 @@
 """The objects of one fold, built from the config: network, averages, optimizer, schedule, loaders."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from src.competition.tables import ImageTable
 from src.data.augment import build_augmentation, build_resize
-from src.data.cache import ImageCache
 from src.data.decode import decode_image
 from src.data.loader import ImageDataset, Loader, build_loader
 from src.data.mixing import Mixer
@@ -62,16 +61,6 @@ class FoldParts:
     def _stateful(self):
         names = ("network", "ema", "swa", "scaler", "optimizer", "schedule")
         return {name: one for name in names if (one := getattr(self, name)) is not None}
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all folds of a run share."""
-
-    num_workers: int  # loader processes
-    pixel_stats: tuple[np.ndarray, np.ndarray] | None = None  # (mean, std) in raw pixel units; None: the backbone's
-    caches: dict[tuple[int, int], ImageCache] = field(default_factory=dict)  # of the table's images, by size
-    features: np.ndarray | None = None  # (V, N, D) of the table's images, in the place of these; see training.features
 
 
 def build_parts(config, fold, table, folds, accelerator, shared):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections import Counter
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 
 import numpy as np
@@ -17,17 +17,19 @@ from src.competition.paths import check_not_empty
 from src.competition.predictions import load_predictions
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
-from src.data.cache import list_folders, open_cache
-from src.data.statistics import compute_pixel_stats
+from src.config import seconds_of
 from src.data.unreadable import find_unreadable
 from src.device import Execution, keep_execution, recall_execution, resolve_device, share_cores
-from src.errors import UserError, listing
+from src.errors import Stopped, UserError, listing
 from src.evaluation.metrics import score, score_columns
-from src.files import load_json, save_json, save_table
+from src.files import delete_unfinished, load_json, save_json, save_table
+from src.locks import hold_folds, opening
 from src.runs import has_work, open_run
-from src.training.features import load_features
-from src.training.fold import is_done, train_fold
-from src.training.parts import Shared, build_augmentations, build_parts, choose_rows
+from src.training.fold import train_fold
+from src.training.keeping import is_done
+from src.training.parts import build_parts
+from src.training.shared import Shared, prepare_shared
+from src.training.stopping import Watch
 from src.training.timing import choose_execution
 from src.training.tracking import build_tracker
 
@@ -37,33 +39,61 @@ def train_run(config):
 
     Raises:
         UserError: anything a person can mend, most of it before the first epoch.
+        Stopped: by a signal or the time budget; the same command goes on where it was saved.
     """
-    processes = start_processes(config)
-    num_workers = share_cores(processes.device, config.train.num_workers)
-    run_folder, is_main = config.run_folder, processes.is_main_process
+    watch, stopped = Watch(config.checkpoint_minutes, seconds_of(config.time_budget)), None
+    with watch.listening(), ExitStack() as held:
+        processes = start_processes(config)
+        is_main = processes.is_main_process
+        num_workers = share_cores(processes.device, config.train.num_workers)
+        config, accelerator, table, folds, numbers, left = _open_run(config, processes, num_workers, held)
+        shared = prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
+        tracking = config.tracking if left and is_main else "none"
+        tracker = build_tracker(tracking, config.run_folder, dataclasses.asdict(config))
+        try:
+            for fold in left:
+                if ending := watch.look(accelerator, is_last=True)[1]:
+                    raise Stopped(f"fold {fold}: not begun, {ending[0]} has come; the same command goes on", ending[1])
+                folder = config.run_folder / f"fold{fold}"
+                train_fold(config, fold, table, folds, accelerator, folder, shared, tracker, watch)
+        except Stopped as stop:
+            stopped = stop
+        if is_main:
+            tracker.finish(_score_run(config, table, folds, numbers))
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        if stopped:
+            raise stopped if is_main else SystemExit(stopped.status)
+
+
+def _open_run(config, processes, num_workers, held):
+    """Open the run: alone, all checked, the folds to be trained held against other processes.
+
+    Args:
+        held: contextlib.ExitStack that holds these folds.
+
+    Returns: (config with what it left open settled, accelerator, table, folds, numbers of all folds that validate,
+        numbers of those to be trained).
+    """
     table, folds, numbers = _load_rows(config, processes)
-    asked, config = config, settle_execution(config, processes, run_folder)
-    accelerator = build_accelerator(config)
-    if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
-        build_parts(config, numbers[0], table, folds, accelerator, Shared(num_workers))
-    table, folds = _open_run(asked, config, table, folds, accelerator)
+    run_folder, is_main, is_busy = config.run_folder, processes.is_main_process, False
     wanted = numbers if config.fold is None else [config.fold]
+    with opening(run_folder) if is_main else nullcontext():
+        if is_main:
+            left = [fold for fold in wanted if config.overwrite or not is_done(run_folder / f"fold{fold}")]
+            is_busy = held.enter_context(hold_folds(run_folder, left, config.overwrite))
+        asked, config = config, settle_execution(config, processes, run_folder)
+        accelerator = build_accelerator(config)
+        if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
+            build_parts(config, numbers[0], table, folds, accelerator, Shared(num_workers))
+        table, folds = _make_folder(asked, config, table, folds, accelerator, is_busy)
     left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
     if is_main:
         print(f"{run_folder}: {len(table)} images, targets: {listing(table.target_names, 4)}")
         print(describe_folds(table, folds).to_string(index=False, line_width=80))
         for fold in sorted(set(wanted) - set(left)):
             print(f"fold {fold}: done before")
-    shared = _prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
-    tracking = config.tracking if left and is_main else "none"
-    tracker = build_tracker(tracking, run_folder, dataclasses.asdict(config))
-    for fold in left:
-        folder = run_folder / f"fold{fold}"
-        train_fold(config, fold, table, folds, accelerator, folder, shared, tracker)
-    if is_main:
-        tracker.finish(_score_run(config, table, folds, numbers))
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    return config, accelerator, table, folds, numbers, left
 
 
 def _load_rows(config, processes):
@@ -75,15 +105,16 @@ def _load_rows(config, processes):
     return table, folds, list_folds(config, folds)
 
 
-def _open_run(asked, config, table, folds, accelerator):
-    """Open the run folder; return its (table, folds): what can be read of them, checked again.
+def _make_folder(asked, config, table, folds, accelerator, is_busy):
+    """Make the run's folder, or open it; return its (table, folds): what can be read of them, checked again.
 
     Args:
         asked: the config as it was asked for, which config.yaml keeps; `config` says what was made of it here.
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            open_run(asked)
+            open_run(asked, is_busy)
+            delete_unfinished(config.run_folder)
             execution = Execution(config.precision, config.train.channels_last)
             keep_execution(config.run_folder, execution, accelerator.device)
         table, folds = _leave_out_unreadable(config, table, folds)
@@ -181,55 +212,12 @@ def _keep_folds(run_folder, table, folds):
     save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
 
 
-def _load_pixel_stats(config, table, accelerator):
-    """Return the images' (mean, std), once a run and kept in pixel_stats.json; None where they are not used."""
-    if config.normalize not in ("dataset", "center"):
-        return None
-    path = config.run_folder / "pixel_stats.json"
-    with accelerator.main_process_first():
-        if accelerator.is_main_process and not (path.is_file() and has_work(config.run_folder)):
-            mean, std = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
-            save_json(path, {"mean": mean.tolist(), "std": std.tolist()})
-    stats = load_json(path)
-    return np.array(stats["mean"]), np.array(stats["std"])
-
-
-def _prepare_shared(config, table, folds, left, accelerator, num_workers):
-    """Return the parts.Shared of the folds that are left, with what is to be computed once, computed."""
-    pixel_stats, augmentations = _load_pixel_stats(config, table, accelerator), build_augmentations(config, table)
-    num_reads = [0, 0]
-    for fold in left:
-        for place, rows in enumerate(choose_rows(config, fold, folds)):
-            num_reads[place] += config.train.epochs * len(rows)
-    if config.keeps_features:
-        num_reads = [len(table) * (config.train.views - 1), len(table)]
-    caches = _open_caches(config, table, augmentations, num_reads, accelerator)
-    shared = Shared(num_workers, pixel_stats, caches)
-    if not config.keeps_features:
-        return shared
-    features = load_features(config, table, augmentations, accelerator, shared)
-    return dataclasses.replace(shared, features=features)
-
-
-def _open_caches(config, table, augmentations, num_reads, accelerator):
-    """Return {(height, width): ImageCache} of the sizes at which training and validation read their images."""
-    reads_at = Counter()
-    for transform, reads in zip(augmentations, num_reads, strict=True):
-        if transform.decode_size is not None:  # else each image is wanted at its own size
-            reads_at[transform.decode_size] += reads
-    root, folders = config.competition.root, list_folders(config)
-    with accelerator.main_process_first():
-        opened = {
-            size: open_cache(table, config.competition.channels, size, root, folders, config.cache, reads)
-            for size, reads in reads_at.items()
-        }
-    return {size: cache for size, cache in opened.items() if cache is not None}
-
-
 def _score_run(config, table, folds, numbers):
     """Join the finished folds' validation predictions; write oof.csv and scores.json; print the table of folds."""
     run_folder, metric = config.run_folder, config.competition.metric
     done = [fold for fold in numbers if is_done(run_folder / f"fold{fold}")]
+    if not done:
+        return {}
     names = list(table.target_names)
     parts = [load_predictions(run_folder / f"fold{fold}" / "val.csv").assign(fold=fold) for fold in done]
     oof = pd.concat(parts).set_index("id")

@@ -17,6 +17,7 @@ from statistics import median
 import torch
 
 from src.device import Execution, autocast, resolve_execution
+from src.errors import UserError
 from src.files import load_json, save_json
 from src.model.freezing import open_stages
 from src.model.network import build_network
@@ -191,6 +192,6 @@ def _read_entries(path):
     """Return the entries of a file that `choose_execution` wrote; [] of one that it did not, or that is damaged."""
     try:
         entries = load_json(path)
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return []
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

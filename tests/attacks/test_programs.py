@@ -144,14 +144,13 @@ def test_an_image_that_goes_away_during_training_is_named(tiny_run, tmp_path, mo
 
     folder, _ = tiny_run
     shutil.copytree(folder / "data", tmp_path / "data")
-    gone, prepare = tmp_path / "data/demo/train/d0003.png", run._prepare_shared
+    gone, train_fold = tmp_path / "data/demo/train/d0003.png", run.train_fold
 
-    def prepare_and_delete(*arguments):
-        shared = prepare(*arguments)
+    def delete_and_train(*arguments, **more):
         gone.unlink()
-        return shared
+        return train_fold(*arguments, **more)
 
-    monkeypatch.setattr(run, "_prepare_shared", prepare_and_delete)
+    monkeypatch.setattr(run, "train_fold", delete_and_train)
     words = [word for word in TINY if not word.startswith("train.max_images")]
     for more in ([], ["train.num_workers=2"]):
         _, error = run_here("train.py", *words, "cache=off", "fold=0", *more, cwd=tmp_path, status=2)

@@ -79,6 +79,21 @@ def test_the_same_picture_is_augmented_anew_in_each_row_and_epoch(table, make_ta
     assert len(set(images)) == len(images) == 3 * NUM_ROWS
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_epoch_goes_on_in_its_midst_and_draws_no_number_then(table, num_workers):
+    loader = build_loader(train_data(table), 4, num_workers, shuffle_seed=5)
+    whole = list(loader.batches(1))
+    state = torch.get_rng_state()
+    rest = list(loader.batches(1, start=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(rest) == len(whole) - 1
+    for one, two in zip(whole[1:], rest, strict=True):
+        assert torch.equal(one["image"], two["image"])
+        assert one["share"] == two["share"]
+    assert list(loader.batches(1, start=3)) == []
+    loader.close()
+
+
 def test_an_epoch_does_not_depend_on_the_ones_before(table):
     loader = build_loader(train_data(table), 4, 1, shuffle_seed=5)
     alone = list(build_loader(train_data(table), 4, 0, shuffle_seed=5).batches(2))

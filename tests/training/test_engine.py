@@ -1,5 +1,7 @@
 """The loop against plain torch: accumulation, clipping, bad losses; predictions in order, views averaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from src.errors import UserError
 from src.training.engine import iterate_images, predict, train_one_epoch
+from src.training.random_state import read_random_state
 
 
 class FakeLoader:
@@ -20,8 +23,8 @@ class FakeLoader:
     def __len__(self):
         return -(-self.num_images // self.batch_size)
 
-    def batches(self, epoch):
-        for rows in torch.arange(self.num_images).split(self.batch_size):
+    def batches(self, epoch, start=0):
+        for rows in torch.arange(self.num_images).split(self.batch_size)[start:]:
             yield {"image": self.images[rows], "target": self.targets[rows], "index": rows, "share": 1.0}
 
 
@@ -86,9 +89,51 @@ def test_a_last_incomplete_step_is_the_mean_of_its_batches(accelerator):
             optimizer.step()
             optimizer.zero_grad()
     steps = []
-    train(accelerator, network, FakeLoader(images, targets, 4), accumulate_steps=2, after_step=lambda: steps.append(1))
+    train(accelerator, network, FakeLoader(images, targets, 4), accumulate_steps=2, after_step=steps.append)
     torch.testing.assert_close(network.layer.weight, expected.layer.weight)
     assert len(steps) == 2
+
+
+def test_an_epoch_that_goes_on_in_its_midst_ends_as_a_whole_one(accelerator):
+    """With dropout and mixing, both random, and one step of two batches done before."""
+
+    def mixer(images, targets, generator):
+        weight = torch.rand(1, generator=generator)
+        return weight * images + (1 - weight) * images.flip(0), targets
+
+    def build(seed):
+        images, targets, network = make(rows=12)
+        torch.manual_seed(seed)
+        return FakeLoader(images, targets, 2), nn.Sequential(network, nn.Dropout(0.5)), network.normalize
+
+    def run(seed, **kwargs):
+        loader, network, normalize = build(seed)
+        network.normalize, generator = normalize, torch.Generator().manual_seed(seed)
+        if "weights" in kwargs:
+            network.load_state_dict(kwargs.pop("weights"))
+        kept = []
+
+        def after_step(part):
+            state = {name: one.clone() for name, one in network.state_dict().items()}
+            random_state = read_random_state(torch.device("cpu"), generator)
+            kept.append((state, replace(part, losses=list(part.losses), random_state=random_state)))
+
+        stats = train(
+            accelerator, network, loader, mixer=mixer, generator=generator, accumulate_steps=2,
+            after_step=after_step, **kwargs,
+        )  # fmt: skip
+        return kept, stats
+
+    whole, stats = run(seed=3)
+    assert [part.num_batches for _, part in whole] == [2, 4, 6]
+    weights, part = whole[0]
+    rest, again = run(seed=99, weights=weights, part=part)
+    assert [part.num_batches for _, part in rest] == [4, 6]
+    for name, tensor in whole[-1][0].items():
+        assert torch.equal(rest[-1][0][name], tensor), name
+    assert again.loss == stats.loss
+    nothing, end = run(seed=5, weights=whole[-1][0], part=whole[-1][1])
+    assert (nothing, end.loss) == ([], stats.loss)
 
 
 def test_clipping_bounds_the_step(accelerator):

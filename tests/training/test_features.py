@@ -15,7 +15,8 @@ from src.data.decode import decode_image
 from src.data.loader import build_loader
 from src.errors import UserError
 from src.training.features import FeatureDataset, load_features
-from src.training.parts import Shared, build_augmentations
+from src.training.parts import build_augmentations
+from src.training.shared import Shared
 
 NUM_ROWS, SIZE, NUM_FEATURES = 6, (32, 32), 96
 

@@ -9,7 +9,8 @@ from PIL import Image
 from src.competition.tables import ImageTable
 from src.configure import load_config
 from src.errors import UserError
-from src.training.parts import Shared, build_mixer, build_parts
+from src.training.parts import build_mixer, build_parts
+from src.training.shared import Shared
 
 FOLDS = np.array([0, 1, 0, 1, -1, 1])
 

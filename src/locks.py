@@ -1,0 +1,85 @@
+"""One process at a time: locks on files, which end with the process that holds them, however it ends.
+
+A run's locks lie beside the runs, in <output_dir>/.locks, so that deleting a run deletes none of them: one while it is
+opened, and one for each fold, so that several processes may train several folds of one run.
+"""
+
+from contextlib import ExitStack, contextmanager
+
+from filelock import FileLock, Timeout
+
+from src.errors import UserError, listing
+
+
+@contextmanager
+def hold(path, waiting):
+    """Hold the lock of a file inside the block, after whoever holds it now.
+
+    Args:
+        path: pathlib.Path of the lock; its folder is made.
+        waiting: what is printed where another process has to be waited for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def opening(run_folder):
+    """Return the context in which one process alone opens a run."""
+    return hold(_path_of(run_folder, ""), f"{run_folder}: another process opens this run; waiting for it")
+
+
+@contextmanager
+def hold_folds(run_folder, folds, is_overwritten):
+    """Hold the locks of some folds of a run inside the block; yield whether others train its other folds.
+
+    Args:
+        folds: their numbers.
+        is_overwritten: the run is to be deleted, so that nobody else may be at it.
+
+    Raises:
+        UserError: another process trains one of them.
+    """
+    with ExitStack() as held:
+        busy = []
+        for path in sorted(_path_of(run_folder, "").parent.glob(f"{run_folder.name}_fold*.lock")):
+            fold = path.stem.rpartition("_fold")[2]
+            if fold.isdigit() and path == _path_of(run_folder, fold) and _is_held(path):
+                busy.append(int(fold))
+        if refused := busy if is_overwritten else sorted(set(busy) & set(folds)):
+            number = "fold" if len(refused) == 1 else "folds"
+            raise UserError(
+                f"{run_folder}: another process trains {number} {listing(refused)}; wait for its end or choose "
+                "name=ANOTHER"
+            )
+        for fold in folds:
+            held.enter_context(hold(_path_of(run_folder, fold), ""))
+        yield bool(busy)
+
+
+def hold_output(folder):
+    """Return the context in which one process alone writes predictions into a folder (a pathlib.Path)."""
+    return hold(folder / ".infer.lock", f"{folder}: another process writes predictions there; waiting for it")
+
+
+def _path_of(run_folder, fold):
+    name = f"{run_folder.name}_fold{fold}.lock" if fold != "" else f"{run_folder.name}.lock"
+    return run_folder.parent / ".locks" / name
+
+
+def _is_held(path):
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,0 +1,98 @@
+"""When a run saves and when it ends: the checkpoint's minutes, its time budget, SIGTERM and Ctrl-C.
+
+The idea to know: while a fold trains a signal only leaves a mark, which is read after the step, so that what was
+learned is saved; everything else a signal ends at once, as nothing is lost there. A second signal ends that, too.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+
+import torch
+
+from src.errors import Stopped
+
+_FIRST_SAVE_SECONDS = 2.0  # what saving is thought to take before it was timed
+_AGREE_EVERY = 10  # steps after which several processes ask each other, since each time they wait for each other
+
+
+class Watch:
+    """Says after each step whether to save and whether to end; each process has one.
+
+    Args:
+        checkpoint_minutes: from one state that was saved in an epoch's midst to the next.
+        budget_seconds: from now to the end; None: any time.
+    """
+
+    def __init__(self, checkpoint_minutes, budget_seconds, clock=time.monotonic):
+        self._clock, self._every = clock, 60 * checkpoint_minutes
+        self._ends_at = None if budget_seconds is None else clock() + budget_seconds
+        self._saved_at = self._looked_at = clock()
+        self._slowest_step, self._slowest_save = 0.0, _FIRST_SAVE_SECONDS
+        self._num_looks, self._signal, self._is_training = 0, None, False
+
+    @contextmanager
+    def listening(self):
+        """Hear SIGTERM and Ctrl-C inside the block, where Python lets it: in the main thread."""
+        numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._hear) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def training(self):
+        """Inside the block a first signal is left for `look`."""
+        self._is_training, self._looked_at = True, self._clock()
+        try:
+            yield
+        finally:
+            self._is_training = False
+
+    def look(self, accelerator, is_last=False, ahead=0.0):
+        """Return (whether it is time to save, what ends the run or None), the same on every process.
+
+        Call it after each step; another step as slow as the slowest, and saving, must still fit into the time budget.
+
+        Args:
+            is_last: of its epoch; several processes agree then at any rate.
+            ahead: seconds of what comes besides.
+        """
+        now = self._clock()
+        self._slowest_step, self._looked_at = max(self._slowest_step, now - self._looked_at), now
+        self._num_looks += 1
+        ending, is_due = self.ending(self._slowest_step + ahead), now - self._saved_at >= self._every
+        if accelerator.num_processes > 1:
+            if self._num_looks % _AGREE_EVERY and not is_last:
+                return False, None
+            flags = torch.tensor([float(is_due), float(ending is not None)], device=accelerator.device)
+            is_due, is_ending = (accelerator.reduce(flags, "sum") > 0).tolist()
+            ending = (ending or ("another process", 143)) if is_ending else None
+        return is_due, ending
+
+    def ending(self, ahead=0.0):
+        """Return (what ends the run, exit status) of this process, or None.
+
+        Args:
+            ahead: seconds that what comes next will take.
+        """
+        if self._signal is not None:
+            return self._signal
+        if self._ends_at is not None and self._clock() + ahead + 2 * self._slowest_save >= self._ends_at:
+            return "the end of time_budget", 0
+        return None
+
+    def saved(self, seconds):
+        """Note that a state was saved now, which took so long."""
+        self._saved_at, self._slowest_save = self._clock(), max(self._slowest_save, seconds)
+
+    def _hear(self, number, _):
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if not self._is_training or self._signal is not None:
+            raise Stopped(f"\nstopped by {name}; the same command goes on from what is saved", 128 + number)
+        self._signal = name, 128 + number
+        os.write(2, f"\n{name}: saving after this step; once more ends at once\n".encode())  # print may be at work

@@ -1,0 +1,1 @@
+"""The tests; a package, since iterative-stratification installs one of this name, too."""

@@ -1,0 +1,37 @@
+"""What a program prints, and the status it ends with, for each thing that a person can mend."""
+
+import errno
+
+import pytest
+
+from src.errors import Stopped, UserError, one_line_errors
+
+AGAIN = "run the same command again"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "status"),
+    [
+        (UserError("a.csv: is empty; copy it again"), "error: a.csv: is empty; copy it again\n", 2),
+        (Stopped("stopped by SIGTERM", 143), "stopped by SIGTERM\n", 143),
+        (KeyboardInterrupt(), f"\nstopped; to go on, {AGAIN}\n", 130),
+        (OSError(errno.ENOSPC, "No space left on device", "a.pt"),
+         f"error: a.pt: No space left on device; free some disk space and {AGAIN}\n", 2),
+        (PermissionError(errno.EACCES, "Permission denied", "outputs"),
+         "error: outputs: Permission denied; allow it, or set output_dir=FOLDER to a folder that can be written\n", 2),
+        (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"),
+         "error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size\n", 2),
+    ],
+)  # fmt: skip
+def test_it_is_one_line(error, line, status, capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise error
+    assert stop.value.code == status
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError("names no file"), RuntimeError("DataLoader: a bug")])
+def test_everything_else_passes_through(error):
+    with pytest.raises(type(error), match=str(error)), one_line_errors():
+        raise error

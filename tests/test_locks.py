@@ -1,0 +1,58 @@
+"""A lock is one process's until it ends, and a run's folds have one each."""
+
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from src.config import REPOSITORY
+from src.errors import UserError
+from src.locks import hold, hold_folds
+
+HOLDER = """
+import sys
+from pathlib import Path
+from src.locks import hold_folds
+with hold_folds(Path(sys.argv[1]), [int(fold) for fold in sys.argv[2:]], False):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds folds 1 and 10 of the run tmp_path/run until it is killed."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), "1", "10"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_fold_that_another_process_trains_is_refused_and_others_are_not(tmp_path, holder):
+    run = tmp_path / "run"
+    with ExitStack() as held:
+        assert held.enter_context(hold_folds(run, [0], False)) is True
+        assert held.enter_context(hold_folds(tmp_path / "run_fold1", [0, 1], True)) is False  # another run's name
+    for folds, is_overwritten, refused in (([1], False, "fold 1"), ([0, 1, 10], False, "folds 1, 10"),
+                                           ([0], True, "folds 1, 10")):  # fmt: skip
+        with pytest.raises(UserError) as error, hold_folds(run, folds, is_overwritten):
+            pass
+        assert str(error.value) == f"{run}: another process trains {refused}; wait for its end or choose name=ANOTHER"
+    holder.kill()
+    holder.wait()
+    with hold_folds(run, [1], True) as is_busy:
+        assert is_busy is False
+
+
+def test_the_second_waits_and_says_so(tmp_path, holder, capsys):
+    path = tmp_path / ".locks" / "run_fold1.lock"
+    subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {holder.pid}"])
+    with hold(path, "waiting for another"):
+        assert holder.wait() == -9
+    assert capsys.readouterr().out == "waiting for another\n"
+    with hold(path, "nobody"):
+        pass
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,72 @@
+"""When it is time to save, and to end."""
+
+import os
+import signal
+
+import pytest
+from accelerate import Accelerator
+
+from src.errors import Stopped
+from src.training.stopping import Watch
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def test_a_state_is_due_after_its_minutes(accelerator):
+    clock = Clock()
+    watch = Watch(10, None, clock)
+    for now, is_due in ((100, False), (699, False), (700, True), (701, True)):
+        clock.now = now
+        assert watch.look(accelerator) == (is_due, None)
+    watch.saved(seconds=3)
+    assert watch.look(accelerator) == (False, None)
+    assert Watch(0, None, clock).look(accelerator) == (True, None)
+
+
+def test_the_time_budget_leaves_room_for_a_step_and_for_saving(accelerator):
+    clock = Clock()
+    watch = Watch(60, 50, clock)  # to 150; saving is thought to take 2 s, twice that is kept
+    ending = ("the end of time_budget", 0)
+    with watch.training():
+        clock.now = 107  # a step of 7 s
+        assert watch.look(accelerator) == (False, None)
+        clock.now = 108
+        assert watch.look(accelerator, is_last=True, ahead=31) == (False, ending)
+        assert watch.look(accelerator, is_last=True, ahead=30) == (False, None)
+        for now, expected in ((138.9, None), (139, ending)):
+            clock.now = now
+            watch._looked_at = now - 1
+            assert watch.look(accelerator) == (False, expected)
+    watch.saved(seconds=10)
+    clock.now = 129.9
+    assert watch.ending() is None
+    clock.now = 130
+    assert watch.ending() == ending
+
+
+def test_a_signal_waits_for_the_step_while_training_and_for_nothing_else(accelerator, capfd):
+    watch, before = Watch(60, None), signal.getsignal(signal.SIGTERM)
+    with watch.listening():
+        with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on") as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.value.status == 143
+        with watch.training():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert watch.look(accelerator) == (False, ("Ctrl-C", 130))
+            assert watch.ending() == ("Ctrl-C", 130)
+            assert capfd.readouterr().err == "\nCtrl-C: saving after this step; once more ends at once\n"
+            with pytest.raises(Stopped, match="stopped by Ctrl-C"):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
