@@ -217,8 +217,8 @@ FOUND = []
 
 # libjpeg and libtiff say this on stderr themselves, of files that are read all the same or get our line besides
 SAID_BY_LIBRARIES = re.compile(
-    "Corrupt JPEG data|Premature end of JPEG|Invalid SOS parameters|Inconsistent progression|Unsupported marker|JPEGLib"
-    r"|\w*TIFF\w+: |tempfile.tif: |\w+Decode: |MissingRequired: |Warning: unknown JFIF|Unknown Adobe color"
+    "Corrupt JPEG data|Premature end of JPEG|Invalid SOS parameters|Inconsistent progression|Unsupported marker"
+    r"|Unknown Adobe color|tempfile.tif: |_?[A-Z]\w+: "  # libtiff begins with the name of its function
 )
 
 

@@ -147,7 +147,7 @@ def check_test(root, content):
     assert answers is None or (np.isfinite(answers).all() and answers.shape == (len(train), 1))
 
 
-@how_many(300)
+@how_many(200)
 def test_any_training_table_is_read_or_one_line(root, num_inputs):
     attack(
         lambda one: check_train(root, *one), st.tuples(CONTENTS, st.sampled_from(SETTINGS)), num_inputs,
@@ -155,7 +155,7 @@ def test_any_training_table_is_read_or_one_line(root, num_inputs):
     )  # fmt: skip
 
 
-@how_many(150)
+@how_many(100)
 def test_any_sample_solution_or_file_of_folds_is_read_or_one_line(root, num_inputs):
     attack(lambda content: check_test(root, content), CONTENTS, num_inputs, found=FOUND)
 
