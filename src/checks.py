@@ -23,8 +23,8 @@ def check_config(config):
         raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
     if (seconds := seconds_of(config.time_budget)) is not None and not seconds > 0:
         raise UserError(f"time_budget={config.time_budget}: no time above 0; write for example 8.5h, 45m or 90s")
-    taken = ("folds", "cache", "doctor", ".locks", "execution.json", "..")
-    if config.run_folder.name in taken or config.run_folder.parent != Path(config.output_dir):
+    name, taken = config.run_folder.name, ("folds", "cache", "doctor", ".locks", "execution.json", "..")
+    if name in taken or config.run_folder.parent != Path(config.output_dir) or len(name.encode()) > 200:
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
 
 
@@ -39,7 +39,11 @@ def _check_ranges(config):
             low, high = rule["at_least"], rule["at_most"]
             if number is None or (low is None and high is None):
                 continue
-            if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
+            if (
+                not -(2**63) < number < 2**63
+                or (low is not None and number < low)
+                or (high is not None and number > high)
+            ):
                 raise UserError(f"{key}={number}: must be {span(low, high)}")
 
 

@@ -99,7 +99,7 @@ class Model:
     pool: str = _setting(
         "auto", "features -> vector; auto: the backbone's own", choices=("auto", "avg", "max", "avgmax", "gem")
     )
-    head_widths: list[int] = _setting([], "widths of the head's hidden layers; []: one linear layer")
+    head_widths: list[int] = _setting([], "widths of the head's hidden layers; []: one linear layer", at_least=1)
     head_activation: str = _setting("relu", "after each hidden layer", choices=_ACTIVATIONS[1:])
     leaky_slope: float = _setting(0.01, "slope of leaky_relu below zero", at_least=0, at_most=1)
     head_init: str = _setting(
@@ -379,8 +379,10 @@ class Config:
         "auto",
         "split by: auto, stratified, group, stratified_group, multilabel, kfold, holdout, column, or a file my.csv",
     )
-    seed: int = _setting(42, "of folds, first weights, order, augmentation", at_least=0)
-    image_size: tuple[int, int] = _setting((224, 224), "(height, width) in pixels; one number: square", at_least=8)
+    seed: int = _setting(42, "of folds, first weights, order, augmentation", at_least=0, at_most=4_000_000_000)
+    image_size: tuple[int, int] = _setting(
+        (224, 224), "(height, width) in pixels; one number: square", at_least=8, at_most=32_768
+    )
     normalize: str = _setting(
         "backbone",
         "pixel mean and std: the backbone's, the data set's (computed), its mean alone (center) or none",

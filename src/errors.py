@@ -8,7 +8,16 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake a person can mend: "where: what is wrong, what was found; what to do", in one line."""
+    """A mistake a person can mend: "where: what is wrong, what was found; what to do", in one line.
+
+    What it quotes from files is escaped where it would break the line or steer the terminal, and cut when very long.
+    """
+
+    def __str__(self):
+        line = super().__str__()
+        if not line.isprintable():
+            line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+        return line if len(line) <= 2000 else f"{line[:1400]} ... {line[-500:]}"
 
 
 class Stopped(BaseException):

@@ -120,7 +120,7 @@ def draw_columns(path, columns, title):
     figure = Figure(figsize=(wide_column * len(columns) + 0.1, tall_row * num_rows + top + 0.05), dpi=_DPI)
     across, down = figure.get_size_inches()
     title = textwrap.shorten(title, round(across * 12), placeholder=" ...")
-    figure.text(0.1 / across, 1 - 0.17 / down, title, fontsize=9, va="center", color="0.3")
+    figure.text(0.1 / across, 1 - 0.17 / down, title, fontsize=9, va="center", color="0.3", parse_math=False)
     for number, (heading, images, captions) in enumerate(columns):
         left = 0.1 + number * wide_column
         figure.text(left / across, 1 - 0.41 / down, heading, fontsize=9, va="center", weight="bold")
@@ -133,7 +133,7 @@ def draw_columns(path, columns, title):
             axes.set_axis_off()
             if captions:
                 caption = _fit(captions[row], num_letters=round(wide_column * 14))
-                axes.set_title(caption, fontsize=8, loc="left", pad=2)
+                axes.set_title(caption, fontsize=8, loc="left", pad=2, parse_math=False)  # a $ is a $
     try:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png")

@@ -35,8 +35,8 @@ def scan(folder):
         UserError: no such folder.
     """
     path = Path(folder)
-    if not path.is_dir():
-        kind = "not a folder" if path.exists() else "no such folder"
+    if not os.path.isdir(path):  # unlike Path's, it takes any text
+        kind = "not a folder" if os.path.exists(path) else "no such folder"
         raise UserError(f"{folder}: {kind}; give the folder that holds a competition's data")
     files = Files()
     _scan_into(files, path, "", 0)
@@ -97,6 +97,8 @@ def _scan_into(files, folder, relative, depth):
                 continue
             if entry.is_dir():
                 below.append(name)
+            elif not entry.is_file():
+                continue  # a pipe or a device, which might never end
             elif lower.endswith(IMAGE_SUFFIXES):
                 names.append(name)
             elif lower.endswith(".csv"):

@@ -6,6 +6,7 @@ explain it; the pattern that explains most rows, with the fewest wildcards, wins
 
 import itertools
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,6 +17,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 _ROLE_WORDS = {"train": ("train",), "test": ("test",), "val": ("val", "dev")}
 # Folders that hold something else than the pictures to look at.
 _SIDE_WORDS = ("mask", "seg", "annot", "label", "thumb", "preview", "heatmap")
+_NO_NAME = re.compile(r"[{}\[\]:!.]")  # a column with one of these cannot be named in a pattern
 _STAR = 100  # what a wildcard folder costs: any pattern without one is preferred
 
 
@@ -47,6 +49,10 @@ def match_column(rows, column, folders, role, shared=False):
 
     Returns: the best `Match`, or None when no value is found on disk.
     """
+    if _NO_NAME.search(column):
+        return None
+    rows = rows.map(_compose)
+    folders = {_compose(folder): list(map(_compose, names)) for folder, names in folders.items()}
     other = {"train": "test", "test": "train"}[role]
     if not shared:
         folders = {folder: names for folder, names in folders.items() if other not in roles(folder) - {role}}
@@ -75,6 +81,11 @@ def match_column(rows, column, folders, role, shared=False):
     best = min(found, key=rank)
     padding = re.search(r":0>(\d+)\}", best)
     return Match(re.sub(r":0>\d+", "", best), len(found[best][0]) / len(rows), int(padding[1]) if padding else 0)
+
+
+def _compose(text):
+    """Return text with one character for each letter and its accents, as a table has it and a Mac's files have not."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def match_labels(folders):
@@ -128,7 +139,8 @@ def _one_or_star(values, star):
 def _propose(rows, column, folders):
     """Return {pattern: (set of covered row numbers, cost)} of all patterns that explain a hit of a value."""
     records = rows.to_dict("records")
-    varying = [name for name in rows.columns if name != column and rows[name].nunique() > 1]
+    others = [name for name in rows.columns if name != column and not _NO_NAME.search(name)]
+    varying = [name for name in others if rows[name].nunique() > 1]
     wanted = defaultdict(list)  # last part of a value -> (row, the folders before it)
     for row, record in enumerate(records):
         lead, _, last = record[column].removeprefix("./").rpartition("/")

@@ -233,7 +233,9 @@ def _classes(targets, num_folds):
     """Return (N,) int64: rows with the same positives have the same number."""
     bits = np.packbits(_positives(targets, _is_one_class_a_row(targets)), axis=1)
     classes = pd.DataFrame(bits).groupby(list(range(bits.shape[1])), sort=True).ngroup().to_numpy()
-    if (largest := np.bincount(classes).max()) < num_folds:
+    if (largest := np.bincount(classes).max()) == 1:
+        raise UserError("folds: every class has one row only, so none could be learned and scored; add images to each")
+    if largest < num_folds:
         raise UserError(f"num_folds={num_folds}: the largest class has only {largest} rows; lower num_folds")
     return classes
 

@@ -7,6 +7,7 @@ anything within one name. A pattern that ends in * finds only images, by their s
 import os
 import re
 import sys
+import unicodedata
 from itertools import islice
 from operator import itemgetter
 
@@ -77,8 +78,17 @@ def _match_rows(root, pattern, key, rows, ids):
                 f"{root}: the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')}); "
                 f"correct the id or competition.{key}, now {pattern}"
             )
-        found = folders.match(path)
+        found = _match_in_any_form(folders, path)
         yield f"{root}/{found[0] if len(found) == 1 else _middle(found)}" if found else ""
+
+
+def _match_in_any_form(folders, path):
+    """Match a path as it is, else in Unicode's two forms: a Mac writes names decomposed, a table has them composed."""
+    found = folders.match(path)
+    if not found and not path.isascii():
+        forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+        found = next(filter(None, map(folders.match, forms)), [])
+    return found
 
 
 def list_images(competition, key):

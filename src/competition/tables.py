@@ -4,6 +4,7 @@ Ids stay the strings that the CSV holds. All that the files on disk can tell to 
 """
 
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,8 @@ def read_table(path):
     Raises:
         UserError: there is no such file, or it is no table.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: cannot be read (not a plain file); check competition.root and the name")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -138,18 +141,20 @@ def read_table(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False, na_values=[""], index_col=False
-            )
+            how = {"sep": separator, "dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
+            table = pd.read_csv(io.BytesIO(content), **how)
+            names = pd.read_csv(io.BytesIO(content), header=None, nrows=1, **how).iloc[0].dropna()
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path}: cannot be read as CSV ({reason}); correct its quotes and separators") from None
+    if names.duplicated().any():  # which pandas renames
+        raise UserError(f"{path}: two columns are named {names[names.duplicated()].iloc[0]!r}; rename one of them")
+    return table
 
 
 def _load_rows(competition, table, table_key, image_key):
     """Return (where, rows, paths): a table's rows, with None for paths, or those that the image files make."""
-    root = Path(competition.root)
-    if not competition.root or not root.is_dir():
+    if not os.path.isdir(competition.root):
         where = competition.root or "competition.root"
         raise UserError(f"{where}: no such folder; set competition.root to the folder of the data")
     if table is None:
@@ -161,7 +166,7 @@ def _load_rows(competition, table, table_key, image_key):
             )
         return f"competition.{image_key}={pattern}", *list_images(competition, image_key)
     where = f"{competition.root}/{table}"
-    if not Path(where).is_file():
+    if not os.path.isfile(where):  # unlike Path's, it takes any text
         raise UserError(f"{where}: no such file; check competition.{table_key}")
     rows = read_table(where)
     if not len(rows):

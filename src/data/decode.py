@@ -5,7 +5,10 @@ word. EXIF orientation is not applied, as in the competitions' own baselines: th
 """
 
 import io
+import logging
 import os
+import stat
+import warnings
 
 import cv2
 import numpy as np
@@ -14,10 +17,19 @@ from PIL import Image, UnidentifiedImageError
 from src.errors import UserError
 
 MAX_PIXELS = 200_000_000
+MAX_BYTES = 1_000_000_000
+
+# What Pillow may take a file for: all that competitions have. Among its others is EPS, a program that it would run.
+PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # DICOM's transfer syntax that pydicom unpacks whole, whatever its size
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism; threads in each would fight for the same cores
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken file is told in our one line
-Image.MAX_IMAGE_PIXELS = None  # Pillow warns at 89 megapixels; MAX_PIXELS below takes its place
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns at 89 megapixels; MAX_PIXELS takes its place
+for _library in ("PIL", "pydicom"):  # they warn of each tag that is not as it should be: thousands of lines
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=rf"{_library}\.")
 
 
 def decode_image(path, channels, target_size=None):
@@ -35,26 +47,27 @@ def decode_image(path, channels, target_size=None):
             at that part of its size, never below target_size. None: full size.
 
     Raises:
-        UserError: the file cannot be read or decoded, has other channels, holds nan, or is over 200 megapixels.
+        UserError: the file cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     """
+    data = _read_bytes(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    suffix = os.path.splitext(path)[1].lower()
-    try:
-        if suffix == ".npy":
-            return _read_array(path, data, channels)
-        if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
-            return _fit_channels(path, _read_dicom(path, data), channels)
-        return _fit_channels(path, _read_picture(path, data, channels, target_size), channels)
+        with np.errstate(all="ignore"):  # what odd numbers lead to is looked at in the end
+            return _decode(path, data, channels, target_size)
     except UserError:
         raise
     except Exception as error:  # on a broken file the decoders raise whatever they run into
         says_nothing = not data or isinstance(error, (cv2.error, UnidentifiedImageError, MemoryError))
-        reason = "" if says_nothing else f": {str(error).strip().partition(chr(10))[0]}"
+        reason = "" if says_nothing else f": {str(error).strip().partition(chr(10))[0][:300]}"
         raise UserError(f"{path}: cannot be decoded as an image ({len(data)} bytes{reason})") from None
+
+
+def _decode(path, data, channels, target_size):
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        return _read_array(path, data, channels)
+    if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
+        return _fit_channels(path, _read_dicom(path, data), channels)
+    return _fit_channels(path, _read_picture(path, data, channels, target_size), channels)
 
 
 def resize_image(image, size):
@@ -68,8 +81,22 @@ def resize_image(image, size):
     return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
 
 
+def _read_bytes(path):
+    """Return what a plain file holds; a pipe or a device might never end."""
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path}: cannot be read (not a plain file)")
+        if found.st_size > MAX_BYTES:
+            raise UserError(f"{path}: is over {MAX_BYTES // 10**9} GB; scale it down beforehand")
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def _read_picture(path, data, channels, target_size):
-    header = Image.open(io.BytesIO(data))  # reads no pixels: 15 microseconds
+    header = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)  # reads no pixels: 15 microseconds
     width, height = header.size
     _check_size(path, height, width)
     is_jpeg = header.format in ("JPEG", "MPO")
@@ -105,13 +132,25 @@ def _pillow_pixels(path, header):
 
 def _read_many_channels(path, header, channels):
     """An RGBA picture, or a TIFF with one grey page for each channel."""
-    if getattr(header, "n_frames", 1) != channels:
+    if not _has_page(header, channels - 1) or _has_page(header, channels):
         return np.asarray(header)
     pages = []
     for page in range(channels):
         header.seek(page)
+        _check_size(path, header.height, header.width)
         pages.append(_fit_channels(path, _pillow_pixels(path, header), 1))
     return np.concatenate(pages, axis=2)
+
+
+def _has_page(header, number):
+    """Whether a file has the page of this number, from 0; counting all pages of a long file takes minutes."""
+    try:
+        header.seek(number)
+    except EOFError:
+        return False
+    finally:
+        header.seek(0)
+    return True
 
 
 def _read_array(path, data, channels):
@@ -120,6 +159,7 @@ def _read_array(path, data, channels):
         raise UserError(f"{path}: an array {array.shape} of {array.dtype} is no image; an image has 2 or 3 axes")
     if array.ndim == 3 and array.shape[0] < array.shape[2]:
         array = np.moveaxis(array, 0, -1)
+    _check_size(path, *array.shape[:2])
     array = array.reshape(*array.shape[:2], -1)
     if array.shape[2] != channels:
         raise _wrong_channels(path, array.shape[2], channels)
@@ -136,6 +176,8 @@ def _read_dicom(path, data):
     import pydicom
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing, pixel_array
 
+    if _DEFLATED in data[:2000]:
+        raise UserError(f"{path}: is deflated DICOM, which is not read; save it with another transfer syntax")
     dicom = pydicom.dcmread(io.BytesIO(data))
     _check_size(path, dicom.Rows, dicom.Columns)
     frames = int(dicom.get("NumberOfFrames") or 1)
@@ -153,8 +195,12 @@ def _read_dicom(path, data):
         low, high = apply_windowing(np.array([-1e6, 1e6]), dicom)  # what lies far outside becomes the range's ends
     else:
         low, high = float(pixels.min()), float(pixels.max())
-    scaled = (pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-9))
-    pixels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    scaled = pixels.astype(np.float64)
+    scaled -= low
+    scaled *= 255 / max(high - low, 1e-9)
+    if not np.isfinite(scaled).all():
+        raise UserError(f"{path}: {np.sum(~np.isfinite(scaled))} of {scaled.size} values are nan or infinite")
+    pixels = np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)
     return 255 - pixels if dicom.PhotometricInterpretation == "MONOCHROME1" else pixels
 
 

@@ -43,15 +43,15 @@ def find_weights(backbone, weights=None):
     if not weights:
         return None
     path = Path(weights)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path's, it takes any text
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(
             f"model.weights={weights}: no such file or folder; give a file, or a folder of <backbone>.safetensors"
         )
     names = dict.fromkeys([backbone, backbone.partition(".")[0]])
     candidates = (path / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
-    return next((one for one in candidates if one.is_file()), None)
+    return next((one for one in candidates if os.path.isfile(one)), None)
 
 
 def create_backbone(settings, channels, image_size, load_pretrained, **extra):

@@ -3,9 +3,13 @@
 import contextlib
 import netrc
 import os
+import ssl
 import sys
+import urllib.error
+import urllib.request
 
 _SERVER = "api.wandb.ai"
+_ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 30, 60  # to wait for wandb's server
 
 
 class Tracker:
@@ -56,6 +60,11 @@ def build_tracker(mode, run_folder, settings):
     modes = ["online", "offline"] if _has_key() else ["offline"]
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         modes = [os.environ["WANDB_MODE"]]
+    elif "online" in modes and (reason := _why_silent()):
+        modes = ["offline"]
+        print(f"wandb: {reason}; this run is kept offline, and wandb sync sends it later", file=sys.stderr)
+    if "online" not in modes:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which it would send to a server that hangs
     for mode in modes:
         try:
             return Tracker(_start(mode, run_folder, settings))
@@ -69,13 +78,16 @@ def _start(mode, run_folder, settings):
     import wandb
 
     run_folder.mkdir(parents=True, exist_ok=True)
+    patience = {"init_timeout": _START_SECONDS}
+    if hasattr(wandb.Settings(), "finish_timeout"):  # older ones wait as long as it takes
+        patience["finish_timeout"] = _END_SECONDS
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", settings["competition"]["name"]),
         name=run_folder.name,
         dir=run_folder,
         config=settings,
         mode=mode,
-        settings=wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True),
+        settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, **patience),
     )
     run.define_metric("epoch")
     run.define_metric("fold*", step_metric="epoch")
@@ -90,6 +102,21 @@ def _has_key():
         return netrc.netrc().authenticators(_SERVER) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _why_silent():
+    """Return why wandb's server would not take a run, or an empty string; wandb itself would try for a minute."""
+    address = os.environ.get("WANDB_BASE_URL", f"https://{_SERVER}")
+    server = address.rpartition("@")[2]  # before it may stand a password
+    try:
+        urllib.request.urlopen(address, timeout=_ANSWER_SECONDS).close()
+    except urllib.error.HTTPError as error:  # below 500 it is there, and wandb knows the right page
+        return f"{server} answers {error.code}" if error.code >= 500 else ""
+    except (OSError, ValueError) as error:
+        if isinstance(getattr(error, "reason", error), ssl.SSLError):  # wandb may trust what Python does not
+            return ""
+        return f"{server} does not answer ({getattr(error, 'reason', error)})"
+    return ""
 
 
 def _warn(error):

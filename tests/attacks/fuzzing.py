@@ -1,0 +1,55 @@
+"""Random inputs: how many, from which seed, and what an answer to them may be.
+
+The suites try the same inputs in every run. To try others: ATTACK_SEED=1 python -m pytest tests/attacks -m slow
+"""
+
+import os
+import time
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
+
+from src.errors import UserError
+
+SEED = os.environ.get("ATTACK_SEED")
+MANY = 10_000
+LONGEST = 20  # seconds that one input may take
+
+
+def how_many(few):
+    """Parametrize a test by num_inputs: a few for the fast suite, 10,000 for the slow one."""
+    return pytest.mark.parametrize("num_inputs", [few, pytest.param(MANY, marks=pytest.mark.slow)])
+
+
+def attack(check, strategy, num_inputs, found=()):
+    """Call check(input) for inputs drawn from a strategy, and first for those that were found to do harm before."""
+
+    def test(given_input):
+        check(given_input)
+
+    test = given(strategy)(test)
+    for one in found:
+        test = example(one)(test)
+    test = settings(
+        max_examples=num_inputs,
+        derandomize=SEED is None,
+        database=None,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )(test)
+    (test if SEED is None else seed(int(SEED))(test))()
+
+
+def answer(function, *arguments):
+    """Return the function's result, or None where it raised a UserError of one line; anything else is a fault."""
+    began = time.perf_counter()
+    try:
+        return function(*arguments)
+    except UserError as error:
+        line = str(error)
+        assert line.isprintable(), line
+        assert 0 < len(line) <= 2000
+        return None
+    finally:
+        assert time.perf_counter() - began < LONGEST
