@@ -88,7 +88,8 @@ def _read_side(competition, side, target_names, findings):
     try:
         found = load_train_table(competition) if side == "train" else load_test_table(competition, target_names)
     except UserError as error:
-        if side == "test" and not table and not target_names:
+        if side == "test" and not table:  # training asks for no test images then
+            findings.append(_as_finding(error, "note"))
             return None, pd.DataFrame()
         _add_error(findings, error)
         found = None
@@ -147,8 +148,12 @@ def _salvage_targets(competition, rows, findings):
 
 
 def _add_error(findings, error):
-    """Add a loader's line, once."""
-    title, _, advice = str(error).rpartition("; ")
-    finding = Finding("error", title or advice, advice if title else "correct it before training")
-    if finding not in findings:
+    """Add a loader's line, unless there is one about the same place."""
+    finding = _as_finding(error, "error")
+    if finding.title.partition(":")[0] not in {one.title.partition(":")[0] for one in findings}:
         findings.append(finding)
+
+
+def _as_finding(error, severity):
+    title, _, advice = str(error).rpartition("; ")
+    return Finding(severity, title or advice, advice if title else "correct it before training")

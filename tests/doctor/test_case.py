@@ -120,6 +120,19 @@ def test_no_folder_at_all(clinic):
     assert findings[0].title.startswith("nowhere: no such folder")
 
 
+def test_one_fault_of_a_table_is_one_finding(clinic):
+    (clinic.root / "train.csv").unlink()
+    assert [one.title for one in clinic.case()[1]] == [f"{clinic.root}/train.csv: no such file"]
+
+
+def test_no_test_images_are_only_a_note_where_no_table_asks_for_them(clinic):
+    words = ("competition.test_table=null", "competition.sample_submission=null", "competition.test_image=no/{id}.jpg")
+    case, [finding] = clinic.case(*words)
+    assert (finding.severity, finding.title) == ("note", f"{clinic.root}/no: no image found there")
+    assert case.test is None
+    assert len(case.scan) == NUM_TRAIN
+
+
 def test_an_image_outside_the_root_is_said(clinic):
     table = clinic.read()
     table.loc[0, "id"] = "../../etc"
