@@ -6,6 +6,7 @@ from pathlib import Path
 from src.config import FOLD_METHODS, FREEZE_METHODS, TTA_VIEWS, Augment, seconds_of, settings, span, value_of
 from src.errors import UserError, listing, nearest
 
+_LARGEST = 10**15  # a whole number that is more was not meant, and torch's and numpy's numbers end soon after
 _HARD_LOSSES = ("hinge", "auc")  # they compare yes with no, and cannot read a target in between
 
 
@@ -39,11 +40,10 @@ def _check_ranges(config):
             low, high = rule["at_least"], rule["at_most"]
             if number is None or (low is None and high is None):
                 continue
-            if (
-                not -(2**63) < number < 2**63
-                or (low is not None and number < low)
-                or (high is not None and number > high)
-            ):
+            if isinstance(number, int) and high is None:
+                high = _LARGEST
+            is_finite = isinstance(number, int) or math.isfinite(number)
+            if not is_finite or (low is not None and number < low) or (high is not None and number > high):
                 raise UserError(f"{key}={number}: must be {span(low, high)}")
 
 
