@@ -4,11 +4,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from src.config import REPOSITORY
-from tests.programs import TINY, run_here, run_program
+from tests.programs import TINY, Forked, run_here, run_program
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -295,12 +293,9 @@ def test_loader_processes_change_nothing(tiny_run):
 
 def stop_after_an_epoch(folder, words, fold):
     """Run train.py and kill it when its first epoch is saved."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), *words]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(fold.glob("state_*.pt")) and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = Forked("train.py", words, folder, folder / "stopped.log")
+    process.wait_for(lambda: any(fold.glob("state_*.pt")))
+    process.kill()
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
@@ -315,7 +310,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tiny_run):
         "delete it to train the fold from its start\n"
     )
     path.write_bytes(good)
-    printed, _ = run_program("train.py", *TINY, "name=killed", "fold=0", cwd=folder)
+    printed, _ = run_here("train.py", *TINY, "name=killed", "fold=0", cwd=folder)
     assert "fold 0: goes on after epoch 1" in printed
     for name in ("val.csv", "last.safetensors"):
         paths = (folder / f"outputs/{run}/fold0/{name}" for run in ("demo_default", "killed"))

@@ -38,7 +38,7 @@ DOORS = {
     "pydicom": {"data/decode.py"},
     "imagehash": {"doctor/scan.py"},
     "jinja2": {"doctor/report.py"},
-    "psutil": {"doctor/resources.py"},
+    "psutil": {"doctor/resources.py", "files.py"},
 }
 WITHOUT_TORCH = ("adopt", "competition", "evaluation")
 

@@ -32,15 +32,9 @@ def columns_of(*words):
     return *compute_columns(config, table), config, table
 
 
-def run(*words):
-    command = [sys.executable, "-m", "src.preview", *words]
-    done = subprocess.run(command, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, done.stderr
-
-
 def test_the_command_writes_a_picture_and_lists_the_transforms(folder, capsys):
-    printed, complained = run("image_size=24", "augment.preset=heavy")
+    main(["image_size=24", "augment.preset=heavy"])
+    printed, complained = capsys.readouterr()
     assert complained == ""
     assert printed.splitlines()[0] == "wrote outputs/preview_demo_default.png: 6 images x 8 views, each 24x24x1"
     starts = [line.split()[:2] for line in printed.splitlines()[1:]]

@@ -147,7 +147,7 @@ def check_test(root, content):
     assert answers is None or (np.isfinite(answers).all() and answers.shape == (len(train), 1))
 
 
-@how_many(200)
+@how_many(200, 1500)
 def test_any_training_table_is_read_or_one_line(root, num_inputs):
     attack(
         lambda one: check_train(root, *one), st.tuples(CONTENTS, st.sampled_from(SETTINGS)), num_inputs,
@@ -155,12 +155,12 @@ def test_any_training_table_is_read_or_one_line(root, num_inputs):
     )  # fmt: skip
 
 
-@how_many(100)
+@how_many(100, 1000)
 def test_any_sample_solution_or_file_of_folds_is_read_or_one_line(root, num_inputs):
     attack(lambda content: check_test(root, content), CONTENTS, num_inputs, found=FOUND)
 
 
-@how_many(60)
+@how_many(20, 500)
 def test_any_table_is_adopted_or_one_line(root, num_inputs):
     folder = root / "adopted"
     (folder / "train").mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def test_any_table_is_adopted_or_one_line(root, num_inputs):
             (root / "adopted.yaml").write_text(competition_yaml(layout, folder), encoding="utf-8")
             answer(load_config, [f"competition={root / 'adopted.yaml'}"])
 
-    attack(check, CONTENTS, num_inputs // 4, found=FOUND)
+    attack(check, CONTENTS, num_inputs, found=FOUND)
 
 
 # what was found to end in a traceback or in a wrong table
