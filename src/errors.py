@@ -14,9 +14,7 @@ class UserError(Exception):
     """
 
     def __str__(self):
-        line = super().__str__()
-        if not line.isprintable():
-            line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+        line = printable(super().__str__())
         return line if len(line) <= 2000 else f"{line[:1400]} ... {line[-500:]}"
 
 
@@ -77,6 +75,13 @@ def one_line_errors():
 def _end(line, status):
     print(line, file=sys.stderr)
     sys.exit(status)
+
+
+def printable(text):
+    """Return the text with an escape for each letter that could break a line or steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def nearest(word, known):

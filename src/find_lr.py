@@ -24,10 +24,10 @@ backbone. All settings, with defaults:
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE + help_text())
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE + help_text())
+            return
         config = load_config(words)
         try:
             import matplotlib  # noqa: F401  asked for first, since the sweep takes minutes

@@ -29,10 +29,10 @@ _CELL, _DPI = 1.5, 100  # a picture's longer side in inches, dots per inch
 
 def main(words):
     """Draw what the command line's words ask for and say what was drawn."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         _preview(words)
 
 

@@ -45,7 +45,7 @@ def main(words):
     else:
         save_text(path, text)
         print(f"\nwrote {path}")
-    print(f"next: python train.py competition={name}")
+    print(f"next: python -m src.doctor competition={name}\nthen: python train.py competition={name}")
 
 
 def _read_words(words):

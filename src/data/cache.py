@@ -26,7 +26,7 @@ from src.errors import UserError
 from src.files import atomic_path
 from src.locks import hold
 
-_RESERVE = 2_000_000_000  # bytes of the disk that stay free, for runs and their checkpoints
+RESERVE_BYTES = 2_000_000_000  # of the disk that stay free, for runs and their checkpoints
 
 
 class _NoRoom(Exception):
@@ -110,10 +110,10 @@ def _build_cache(folders, name, table, channels, size):
     except UserError as error:
         raise _NoRoom(str(error).partition(";")[0]) from None
     first = _read_image(str(table.paths[0]), channels, size)
-    needed, free = first.nbytes * len(table), shutil.disk_usage(path.parent).free - _RESERVE
+    needed, free = first.nbytes * len(table), shutil.disk_usage(path.parent).free - RESERVE_BYTES
     if needed > free:
-        spare = _gigabytes(max(free, 0))
-        raise _NoRoom(f"{path.parent}: {_gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
+        spare = gigabytes(max(free, 0))
+        raise _NoRoom(f"{path.parent}: {gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
     lock = path.with_suffix(".lock")
     with hold(lock, f"{lock}: another process decodes the images; waiting for it"):
         if (cache := _try_cache(path)) is not None:
@@ -126,7 +126,7 @@ def _build_cache(folders, name, table, channels, size):
         except OSError as error:
             raise _NoRoom(f"{path}: cannot be written ({error.strerror})") from None
         took = time.perf_counter() - began
-        print(f"{path}: {len(table)} decoded images, {_gigabytes(path.stat().st_size)}, made in {took:.1f} s")
+        print(f"{path}: {len(table)} decoded images, {gigabytes(path.stat().st_size)}, made in {took:.1f} s")
     return ImageCache(path)
 
 
@@ -194,5 +194,6 @@ def open_folder(folders):
     raise UserError(f"{folder}: cannot be written; set cache_dir=FOLDER")
 
 
-def _gigabytes(num_bytes):
+def gigabytes(num_bytes):
+    """Return bytes as words, "1.5 GB"."""
     return f"{num_bytes / 1e9:.1f} GB"

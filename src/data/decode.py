@@ -49,7 +49,7 @@ def decode_image(path, channels, target_size=None):
     Raises:
         UserError: the file cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     """
-    data = _read_bytes(path)
+    data = read_file(path)
     try:
         with np.errstate(all="ignore"):  # what odd numbers lead to is looked at in the end
             return _decode(path, data, channels, target_size)
@@ -81,8 +81,12 @@ def resize_image(image, size):
     return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
 
 
-def _read_bytes(path):
-    """Return what a plain file holds; a pipe or a device might never end."""
+def read_file(path):
+    """Return the bytes of a plain file; a pipe or a device might never end.
+
+    Raises:
+        UserError: it cannot be read, is no plain file, or is over 1 GB.
+    """
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):

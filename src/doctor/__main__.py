@@ -26,10 +26,10 @@ where there is an error, else 0. All settings, with defaults:
 
 def main(words):
     """Run the command line `words`; return the exit status."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE + help_text())
-        return 0
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE + help_text())
+            return 0
         runs = [word.removeprefix("run=") for word in words if word.startswith("run=")]
         words = [word for word in words if not word.startswith("run=")]
         config = load_saved_config(runs[-1], words) if runs else load_config(words)

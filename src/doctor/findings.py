@@ -3,7 +3,7 @@
 import textwrap
 from dataclasses import dataclass
 
-from src.errors import listing
+from src.errors import listing, printable
 
 SEVERITIES = ("error", "warning", "note")  # a score would be wrong or training stops; it may be; worth knowing
 MAX_NAMES = 100  # names that a finding keeps
@@ -84,11 +84,6 @@ def summarize(findings, path):
         f"{count} {severity}{'' if count == 1 else 's'}" for count, severity in zip(counts, SEVERITIES, strict=True)
     ]
     return f"doctor: {', '.join(words)}; {path}"
-
-
-def printable(text):
-    """Return the text with a ? for each letter that could move a terminal's cursor or break a line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 
 def _wrap(text, first, others):

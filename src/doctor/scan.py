@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from src.competition.paths import Paths
-from src.data.decode import decode_image, resize_image
+from src.data.decode import PICTURE_FORMATS, decode_image, read_file, resize_image
 from src.data.parallel import map_images
 from src.errors import UserError
 
@@ -90,13 +90,12 @@ def _look_at(path, channels):
     """Return (what is wrong or "", kind, {column of Scan: value}) of one file."""
     try:
         status = os.stat(path)
-        values = {"num_bytes": status.st_size, "modified": status.st_mtime}
-        with open(path, "rb") as file:
-            data = file.read()
     except OSError as error:
         return f"cannot be read ({error.strerror})", "?", {}
-    kind = _name_kind(path, data)
+    kind, values = "?", {"num_bytes": status.st_size, "modified": status.st_mtime}
     try:
+        data = read_file(path)
+        kind = _name_kind(path, data)
         pixels = decode_image(path, channels)
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
@@ -115,7 +114,7 @@ def _name_kind(path, data):
     if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
         return "DICOM"
     try:
-        header = Image.open(io.BytesIO(data))
+        header = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except Exception:  # on a broken file Pillow raises whatever it runs into; decoding then says what is wrong
         return "?"
     return f"{header.format} {header.mode}"

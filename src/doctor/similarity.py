@@ -12,9 +12,7 @@ import joblib
 import numpy as np
 
 MAX_DISTANCE = 10  # of 64 bits; re-encoding and resizing move 0 to 6 of them
-MIN_CORRELATION = (
-    0.995  # of 32 px thumbnails: re-encoded ones reach it even where they are small and noisy, digits do not
-)
+MIN_CORRELATION = 0.995  # of 32 px thumbnails: re-encoded ones reach it even where they are noisy, digits do not
 
 _COARSE_CORRELATION = 0.99  # of the same at 16 px, which spares most thumbnails their comparison
 _BLOCK = 256  # images that are compared with all others at once, at most

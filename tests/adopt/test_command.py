@@ -54,7 +54,8 @@ def test_the_program_writes_a_commented_file_and_names_the_next_command(folder, 
     assert done.stdout.startswith("data/Tiny Cactus: 16 pictures, 2 tables\n")
     assert done.stdout.endswith(
         "\nnothing was left undecided\n\nwrote configs/competition/tiny_cactus.yaml\n"
-        "next: python train.py competition=tiny_cactus\n"
+        "next: python -m src.doctor competition=tiny_cactus\n"
+        "then: python train.py competition=tiny_cactus\n"
     )
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert (tmp_path / "configs" / "competition" / "tiny_cactus.yaml").read_text() == WRITTEN

@@ -182,7 +182,7 @@ def test_what_a_killed_process_left_is_cleared_away(table, root):
 
 
 def test_without_room_the_files_are_read_unless_it_is_asked_for(table, root, capsys, monkeypatch):
-    monkeypatch.setattr(cache_module, "_RESERVE", 1 << 60)
+    monkeypatch.setattr(cache_module, "RESERVE_BYTES", 1 << 60)
     assert open_(table, root) is None
     assert capsys.readouterr().out == (
         f"{root}/.cache: 0.0 GB of decoded images do not fit (0.0 GB to spare);\n"
