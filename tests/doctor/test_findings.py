@@ -22,7 +22,7 @@ def test_the_worst_comes_first_and_lines_fit_a_terminal():
 def test_names_cannot_write_to_the_terminal():
     text = format_findings([Finding("note", "odd", "look", ("a\x1b[2Jb\nc",), 1)])
     assert r"a\x1b[2Jb\nc" in text
-    assert "a?b" in format_facts([Fact("kinds", ("a\x1bb",))])
+    assert r"a\x1bb" in format_facts([Fact("kinds", ("a\x1bb",))])
 
 
 def test_the_summary_counts():
