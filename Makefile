@@ -1,6 +1,7 @@
 # `make demo`: nothing -> outputs/demo_default/submission.csv;  `make test`: the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
+BESIDE = -n logical --maxprocesses 4 --dist loadfile
 
 demo: $(VENV)/run
 	$(VENV)/bin/python train.py
@@ -8,10 +9,10 @@ demo: $(VENV)/run
 
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(BESIDE)
 
 fast: $(VENV)/dev
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest $(BESIDE) -m "not slow"
 
 $(VENV)/run: requirements.txt
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)

@@ -226,7 +226,7 @@ def run_attack(folder, num_inputs):
     attack(lambda one: check_file(folder, *one[0], *one[1]), st.tuples(FILES, ASKED), num_inputs, FOUND)
 
 
-@how_many(300, 4000)
+@how_many(300, 5000)
 def test_any_bytes_are_an_image_or_one_line(tmp_path, num_inputs):
     """In a process of its own, so that a crash of a decoder, or what it prints or takes, is seen."""
     code = f"""

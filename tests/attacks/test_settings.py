@@ -109,7 +109,7 @@ FOUND_FILES = [
 ]
 
 
-@how_many(60, 2000)
+@how_many(60, 1500)
 def test_any_command_line_is_a_config_or_one_line(plain, num_inputs):
     folder, start = plain
     attack(lambda words: check_words([*start, *words], folder), COMMAND_LINES, num_inputs, found=FOUND_WORDS)
@@ -167,7 +167,7 @@ FILES = (
 )
 
 
-@how_many(40, 1000)
+@how_many(40, 700)
 @pytest.mark.parametrize("kind", ["competition", "recipe"])
 def test_any_yaml_file_is_a_config_or_one_line(plain, num_inputs, kind):
     folder, start = plain
