@@ -155,8 +155,8 @@ class Keeper:
         self._accelerator.wait_for_everyone()
         reason, status = ending
         raise Stopped(
-            f"fold {self._fold}: stopped by {reason} after {where}{progress.epoch + 1}; all is saved, the same command "
-            "goes on there",
+            f"fold {self._fold}: stopped by {reason} after {where}{progress.epoch + 1}; all is saved, "
+            f"{self._watch.again} goes on there",
             status,
         )
 

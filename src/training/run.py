@@ -41,7 +41,8 @@ def train_run(config):
         UserError: anything a person can mend, most of it before the first epoch.
         Stopped: by a signal or the time budget; the same command goes on where it was saved.
     """
-    watch, stopped = Watch(config.checkpoint_minutes, seconds_of(config.time_budget)), None
+    watch = Watch(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
+    stopped = None
     with watch.listening(), ExitStack() as held:
         processes = start_processes(config)
         is_main = processes.is_main_process
@@ -53,7 +54,7 @@ def train_run(config):
         try:
             for fold in left:
                 if ending := watch.look(accelerator, is_last=True)[1]:
-                    raise Stopped(f"fold {fold}: not begun, {ending[0]} has come; the same command goes on", ending[1])
+                    raise Stopped(f"fold {fold}: not begun, stopped by {ending[0]}; {watch.again} goes on", ending[1])
                 folder = config.run_folder / f"fold{fold}"
                 train_fold(config, fold, table, folds, accelerator, folder, shared, tracker, watch)
         except Stopped as stop:

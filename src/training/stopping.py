@@ -24,9 +24,11 @@ class Watch:
     Args:
         checkpoint_minutes: from one state that was saved in an epoch's midst to the next.
         budget_seconds: from now to the end; None: any time.
+        is_overwriting: the command deletes what is there, so that it does not go on as it is.
     """
 
-    def __init__(self, checkpoint_minutes, budget_seconds, clock=time.monotonic):
+    def __init__(self, checkpoint_minutes, budget_seconds, is_overwriting=False, clock=time.monotonic):
+        self.again = "the same command without overwrite=true" if is_overwriting else "the same command"
         self._clock, self._every = clock, 60 * checkpoint_minutes
         self._ends_at = None if budget_seconds is None else clock() + budget_seconds
         self._saved_at = self._looked_at = clock()
@@ -93,6 +95,6 @@ class Watch:
     def _hear(self, number, _):
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         if not self._is_training or self._signal is not None:
-            raise Stopped(f"\nstopped by {name}; the same command goes on from what is saved", 128 + number)
+            raise Stopped(f"\nstopped by {name}; {self.again} goes on from what is saved", 128 + number)
         self._signal = name, 128 + number
         os.write(2, f"\n{name}: saving after this step; once more ends at once\n".encode())  # print may be at work

@@ -26,18 +26,18 @@ def accelerator():
 
 def test_a_state_is_due_after_its_minutes(accelerator):
     clock = Clock()
-    watch = Watch(10, None, clock)
+    watch = Watch(10, None, clock=clock)
     for now, is_due in ((100, False), (699, False), (700, True), (701, True)):
         clock.now = now
         assert watch.look(accelerator) == (is_due, None)
     watch.saved(seconds=3)
     assert watch.look(accelerator) == (False, None)
-    assert Watch(0, None, clock).look(accelerator) == (True, None)
+    assert Watch(0, None, clock=clock).look(accelerator) == (True, None)
 
 
 def test_the_time_budget_leaves_room_for_a_step_and_for_saving(accelerator):
     clock = Clock()
-    watch = Watch(60, 50, clock)  # to 150; saving is thought to take 2 s, twice that is kept
+    watch = Watch(60, 50, clock=clock)  # to 150; saving is thought to take 2 s, twice that is kept
     ending = ("the end of time_budget", 0)
     with watch.training():
         clock.now = 107  # a step of 7 s
@@ -62,6 +62,9 @@ def test_a_signal_waits_for_the_step_while_training_and_for_nothing_else(acceler
         with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on") as stop:
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.value.status == 143
+        with pytest.raises(Stopped, match="SIGTERM; the same command without overwrite=true goes on"):
+            with Watch(60, None, is_overwriting=True).listening():
+                os.kill(os.getpid(), signal.SIGTERM)
         with watch.training():
             os.kill(os.getpid(), signal.SIGINT)
             assert watch.look(accelerator) == (False, ("Ctrl-C", 130))
