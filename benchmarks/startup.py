@@ -35,8 +35,12 @@ ANSWERS = {
     "train.py with a value out of range": ("train.py", "train.epochs=0"),
     "infer.py without a run": ("infer.py", "run=nowhere"),
 }
-# what is told apart from our own code's steady part: {name: function of training.run}
-TIMED = {"wandb started": "build_tracker", "demo written": "write_demo", "precision timed": "choose_execution"}
+# what is told apart from our own code's steady part: {name: (module of training, its function)}
+TIMED = {
+    "wandb started": ("run", "build_tracker"),
+    "demo written": ("rows", "write_demo"),
+    "precision timed": ("run", "choose_execution"),
+}
 
 
 class FirstStepDone(BaseException):
@@ -87,7 +91,6 @@ def run_child(out, began, tracking):
 
     import_early(tracking)  # as train.py does, before torch
     import src.training.fold as fold
-    import src.training.run as run
 
     moments["imported"] = time.time() - began
 
@@ -115,8 +118,9 @@ def run_child(out, began, tracking):
         return train_one_epoch(model, loader, epoch, loss_function, optimizer, *words, **named)
 
     fold.train_one_epoch = train_one_step
-    for name, function in TIMED.items():
-        setattr(run, function, timed(name, getattr(run, function)))
+    for name, (module, function) in TIMED.items():
+        module = sys.modules[f"src.training.{module}"]
+        setattr(module, function, timed(name, getattr(module, function)))
     with contextlib.suppress(FirstStepDone):
         train.main([f"tracking={tracking}"])
 

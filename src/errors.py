@@ -1,6 +1,7 @@
 """The one exception that a person's mistake raises, and how a program ends on it."""
 
 import errno
+import multiprocessing
 import os
 import sys
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ def one_line_errors():
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            for process in multiprocessing.active_children():  # or they tell at length that nobody wants them any more
+                process.kill()
             _end(
                 "error: a loader process was killed, most often because memory ran out; lower train.num_workers or "
                 f"train.batch_size and {_AGAIN}: it goes on from what is saved",

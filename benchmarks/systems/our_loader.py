@@ -6,7 +6,7 @@ from src.data.cache import list_folders, open_cache
 from src.data.loader import ImageDataset, build_loader
 from src.device import resolve_device, share_cores
 from src.training.parts import build_augmentations
-from src.training.run import load_checked_table
+from src.training.rows import load_checked_table
 
 
 def run(task, watch):

@@ -19,13 +19,8 @@ from src.errors import UserError
 from src.training.engine import train_one_epoch
 from src.training.optimizer import build_optimizer
 from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
-from src.training.run import (
-    build_accelerator,
-    list_folds,
-    load_checked_table,
-    settle_execution,
-    start_processes,
-)
+from src.training.rows import list_folds, load_checked_table
+from src.training.run import build_accelerator, settle_execution, start_processes
 from src.training.schedule import Schedule
 from src.training.shared import Shared
 

@@ -1,0 +1,86 @@
+"""Which rows a run has and which fold validates each: loaded, checked, and the same as long as the run lives."""
+
+import numpy as np
+import pandas as pd
+
+from src.competition.demo import write_demo
+from src.competition.folds import check_folds, load_folds
+from src.competition.paths import check_not_empty
+from src.competition.submission import check_sample, load_sample
+from src.competition.tables import load_test_table, load_train_table, read_table
+from src.data.unreadable import find_unreadable
+from src.errors import UserError, listing
+from src.files import save_table
+from src.runs import has_work
+
+
+def load_rows(config, processes):
+    """Return (table, folds, numbers of the folds that validate), all checked.
+
+    Args:
+        processes: accelerate's PartialState; the main process goes first, as it may write.
+    """
+    with processes.main_process_first():
+        table = load_checked_table(config)
+        folds = load_folds(config, table)
+    check_folds(table, folds, config.competition.task)
+    return table, folds, list_folds(config, folds)
+
+
+def list_folds(config, folds):
+    """Return the numbers of the folds that validate.
+
+    Raises:
+        UserError: the fold that the config asks for is none of them.
+    """
+    numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
+    if config.fold is not None and config.fold not in numbers:
+        raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
+    return numbers
+
+
+def load_checked_table(config):
+    """Return the training table, after checking that the test side will be able to use what it teaches."""
+    competition = config.competition
+    if competition.name == "demo":
+        write_demo(competition.root)
+    table = load_train_table(competition)
+    if config.unreadable == "error":
+        check_not_empty(table.paths)
+    sample = load_sample(competition)
+    if sample is not None or competition.test_table:
+        test = load_test_table(competition, table.target_names)
+        if sample is not None:
+            check_sample(sample, competition, test, table.target_names)
+    return table
+
+
+def leave_out_unreadable(config, table, folds):
+    """Return (table, folds) without the images that cannot be decoded; unreadable.csv lists them, once per run."""
+    path = config.run_folder / "unreadable.csv"
+    if config.unreadable == "skip" and not path.is_file():
+        found = find_unreadable(table, config.competition.channels)
+        found = pd.DataFrame([(table.ids[row], reason) for row, reason in found], columns=["id", "reason"])
+        save_table(path, found)
+        if len(found):
+            print(f"{len(found)} of {len(table)} images cannot be decoded and are left out; {path} names them")
+    if not path.is_file():
+        return table, folds
+    keep = ~np.isin(table.ids, read_table(path)["id"].to_numpy(dtype=str))
+    return table.take(keep), folds[keep]
+
+
+def keep_folds(run_folder, table, folds):
+    """Write the run's folds.csv; the folds of one run must not change while its folds are trained one by one.
+
+    Raises:
+        UserError: they have changed.
+    """
+    path = run_folder / "folds.csv"
+    if path.is_file() and has_work(run_folder):
+        kept = read_table(path)
+        if kept["id"].tolist() != table.ids.tolist() or kept["fold"].astype(int).tolist() != folds.tolist():
+            raise UserError(
+                f"{path}: this run was trained on other folds or rows; choose name=ANOTHER or overwrite=true"
+            )
+    save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
