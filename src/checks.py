@@ -24,7 +24,7 @@ def check_config(config):
         raise UserError(f"infer.tta={unknown[0]}: not one of {listing(TTA_VIEWS)}{nearest(unknown[0], TTA_VIEWS)}")
     if (seconds := seconds_of(config.time_budget)) is not None and not seconds > 0:
         raise UserError(f"time_budget={config.time_budget}: no time above 0; write for example 8.5h, 45m or 90s")
-    name, taken = config.run_folder.name, ("folds", "cache", "doctor", ".locks", "execution.json", "..")
+    name, taken = config.run_folder.name, ("folds", "cache", "doctor", ".locks", ".deleted", "execution.json", "..")
     if name in taken or config.run_folder.parent != Path(config.output_dir) or len(name.encode()) > 200:
         raise UserError(f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name")
 

@@ -414,7 +414,7 @@ class Config:
         2, "states of an unfinished fold that stay, in case the newest is damaged or the disk is full", at_least=1
     )
     time_budget: Optional[str] = _setting(
-        None, "end in time, saved, to go on later: 8.5h, 45m or 90s from the start of the command; null: no limit"
+        None, "end by then, saved, to go on later: 8.5h, 45m or 90s after the start; null: no limit"
     )
     output_dir: str = _setting("outputs", "folder of all runs")
     competition: Competition = field(default_factory=Competition)

@@ -1,7 +1,6 @@
 """The one exception that a person's mistake raises, and how a program ends on it."""
 
 import errno
-import multiprocessing
 import os
 import sys
 from contextlib import contextmanager
@@ -28,9 +27,10 @@ class Stopped(BaseException):
 
 
 _AGAIN = "run the same command again"
+_NOT_ANEW = "(without overwrite=true)"  # which would delete what is saved
 _MENDS = {
-    errno.ENOSPC: f"free some disk space and {_AGAIN}",
-    errno.EDQUOT: f"free some of your quota and {_AGAIN}",
+    errno.ENOSPC: f"free some disk space and {_AGAIN} {_NOT_ANEW}",
+    errno.EDQUOT: f"free some of your quota and {_AGAIN} {_NOT_ANEW}",
     errno.EROFS: "set output_dir=FOLDER to a folder that can be written",
     errno.EACCES: "allow it, or set output_dir=FOLDER to a folder that can be written",
     errno.ENOTDIR: "it stands where a folder is needed; rename it or choose another folder",
@@ -65,11 +65,9 @@ def one_line_errors():
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            for process in multiprocessing.active_children():  # or they tell at length that nobody wants them any more
-                process.kill()
             _end(
                 "error: a loader process was killed, most often because memory ran out; lower train.num_workers or "
-                f"train.batch_size and {_AGAIN}: it goes on from what is saved",
+                f"train.batch_size and {_AGAIN} {_NOT_ANEW}: it goes on from what is saved",
                 2,
             )
         raise

@@ -32,12 +32,12 @@ def atomic_path(path):
 
 
 def delete_unfinished(folder):
-    """Delete what `atomic_path` left in a folder when its process was killed."""
+    """Delete what `atomic_path` left in a folder when its process was killed; call it before this one writes there."""
     import psutil  # here, since a typo should not wait for it
 
     for path in Path(folder).glob(".*.tmp"):
         number = path.suffixes[-2].removeprefix(".")
-        if number.isdigit() and not psutil.pid_exists(int(number)):
+        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
 """One process at a time: locks on files, which end with the process that holds them, however it ends.
 
-A run's locks lie beside the runs, in <output_dir>/.locks, so that deleting a run deletes none of them: one while it is
-opened, and one for each fold, so that several processes may train several folds of one run.
+A run's locks lie beside the runs, in <output_dir>/.locks/<run>, so that deleting a run deletes none of them: one while
+it is opened, and one for each fold, so that several processes may train several folds of one run.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -34,7 +34,7 @@ def hold(path, waiting):
 
 def opening(run_folder):
     """Return the context in which one process alone opens a run."""
-    return hold(_path_of(run_folder, ""), f"{run_folder}: another process opens this run; waiting for it")
+    return hold(_path_of(run_folder, "open"), f"{run_folder}: another process opens this run; waiting for it")
 
 
 @contextmanager
@@ -50,10 +50,9 @@ def hold_folds(run_folder, folds, is_overwritten):
     """
     with ExitStack() as held:
         busy = []
-        for path in sorted(_path_of(run_folder, "").parent.glob(f"{run_folder.name}_fold*.lock")):
-            fold = path.stem.rpartition("_fold")[2]
-            if fold.isdigit() and path == _path_of(run_folder, fold) and _is_held(path):
-                busy.append(int(fold))
+        for path in sorted((run_folder.parent / ".locks" / run_folder.name).glob("fold*.lock")):
+            if _is_held(path):
+                busy.append(int(path.stem.removeprefix("fold")))
         if refused := busy if is_overwritten else sorted(set(busy) & set(folds)):
             number = "fold" if len(refused) == 1 else "folds"
             raise UserError(
@@ -61,7 +60,7 @@ def hold_folds(run_folder, folds, is_overwritten):
                 "name=ANOTHER"
             )
         for fold in folds:
-            held.enter_context(hold(_path_of(run_folder, fold), ""))
+            held.enter_context(hold(_path_of(run_folder, f"fold{fold}"), ""))
         yield bool(busy)
 
 
@@ -70,9 +69,8 @@ def hold_output(folder):
     return hold(folder / ".infer.lock", f"{folder}: another process writes predictions there; waiting for it")
 
 
-def _path_of(run_folder, fold):
-    name = f"{run_folder.name}_fold{fold}.lock" if fold != "" else f"{run_folder.name}.lock"
-    return run_folder.parent / ".locks" / name
+def _path_of(run_folder, name):
+    return run_folder.parent / ".locks" / run_folder.name / f"{name}.lock"
 
 
 def _is_held(path):

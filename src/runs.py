@@ -7,7 +7,7 @@ from pathlib import Path
 from src.config import settings, value_of
 from src.configure import as_word, config_yaml, load_saved_config
 from src.errors import UserError, listing
-from src.files import save_text
+from src.files import delete_unfinished, save_text
 
 # Settings that do not change what is trained, so that two commands on one run folder may differ in them.
 _HOW_IT_RUNS = (
@@ -36,6 +36,9 @@ def find_newest_run(output_dir="outputs"):
     if not paths:
         raise UserError(f"{output_dir}: no run with a finished fold; train one with python train.py")
     when, path = max((path.stat().st_mtime, path) for path in paths)
+    newer = {one.parent.parent for one in folder.glob("*/fold*/val.csv") if one.stat().st_mtime > when}
+    for run in sorted(run for run in newer if not any(run.glob("fold*/meta.json"))):
+        print(f"{run}: newer, but no fold is finished; run={run} takes its best epoch so far")
     if when > time.time() + _CLOCK_SECONDS:
         raise UserError(f"{path}: is from the future, as if the clock had been set back; say which run with run=FOLDER")
     return path.parent.parent
@@ -78,16 +81,26 @@ def open_run(config, is_busy=False):
         UserError: the folder is no run, or holds one with other settings.
     """
     folder = config.run_folder
+    delete_unfinished(folder)
     is_run = (folder / "config.yaml").is_file()
     if folder.exists() and not is_run and any(folder.iterdir()):
         raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
     if is_run and config.overwrite:
-        shutil.rmtree(folder)
+        _delete(folder)
     elif is_run and (is_busy or has_work(folder)):
         saved = load_saved_config(folder)
         if changes := describe_changes(saved, config):
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
     save_text(folder / "config.yaml", config_yaml(config))
+
+
+def _delete(folder):
+    """Delete a run, as a whole: it is moved aside first, so that a kill leaves no part of it in its place."""
+    aside = folder.parent / ".deleted"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    shutil.rmtree(folder.rename(aside / folder.name))
+    aside.rmdir()
 
 
 def has_work(folder):

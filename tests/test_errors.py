@@ -16,7 +16,7 @@ AGAIN = "run the same command again"
         (Stopped("stopped by SIGTERM", 143), "stopped by SIGTERM\n", 143),
         (KeyboardInterrupt(), f"\nstopped; to go on, {AGAIN}\n", 130),
         (OSError(errno.ENOSPC, "No space left on device", "a.pt"),
-         f"error: a.pt: No space left on device; free some disk space and {AGAIN}\n", 2),
+         f"error: a.pt: No space left on device; free some disk space and {AGAIN} (without overwrite=true)\n", 2),
         (PermissionError(errno.EACCES, "Permission denied", "outputs"),
          "error: outputs: Permission denied; allow it, or set output_dir=FOLDER to a folder that can be written\n", 2),
         (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),

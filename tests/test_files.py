@@ -40,13 +40,18 @@ def test_a_full_disk_names_the_file(tmp_path):
 def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
     save_json(tmp_path / "scores.json", {})
     (tmp_path / ".hidden").write_text("")
-    done = subprocess.Popen(["true"])
+    done, writing = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "9"])
     done.wait()
-    for number in (done.pid, os.getpid()):
+    for number in (done.pid, os.getpid(), writing.pid):
         (tmp_path / f".scores.json.{number}.tmp").write_text("half of")
     delete_unfinished(tmp_path)
-    kept = f".scores.json.{os.getpid()}.tmp"  # whose process may still write it
-    assert sorted(one.name for one in tmp_path.iterdir()) == [".hidden", kept, "scores.json"]
+    writing.kill()
+    writing.wait()
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        ".hidden",
+        f".scores.json.{writing.pid}.tmp",
+        "scores.json",
+    ]
 
 
 def test_damaged_json_is_named(tmp_path):

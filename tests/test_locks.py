@@ -8,7 +8,7 @@ import pytest
 
 from src.config import REPOSITORY
 from src.errors import UserError
-from src.locks import hold, hold_folds
+from src.locks import hold, hold_folds, opening
 
 HOLDER = """
 import sys
@@ -47,8 +47,15 @@ def test_a_fold_that_another_process_trains_is_refused_and_others_are_not(tmp_pa
         assert is_busy is False
 
 
+def test_names_of_runs_do_not_collide(tmp_path):
+    with ExitStack() as held:
+        for name in ("run", "run_fold1", "run[1]", "run*"):
+            held.enter_context(opening(tmp_path / name))
+            assert held.enter_context(hold_folds(tmp_path / name, [1], False)) is False
+
+
 def test_the_second_waits_and_says_so(tmp_path, holder, capsys):
-    path = tmp_path / ".locks" / "run_fold1.lock"
+    path = tmp_path / ".locks" / "run" / "fold1.lock"
     subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {holder.pid}"])
     with hold(path, "waiting for another"):
         assert holder.wait() == -9

@@ -1,6 +1,8 @@
 """Run folders: which is the newest, what may change on one, and what is refused."""
 
+import dataclasses
 import os
+import subprocess
 import time
 
 import pytest
@@ -35,10 +37,31 @@ def test_the_newest_finished_run_is_found(folder):
     )
 
 
-def test_where_no_fold_is_finished_a_begun_run_is_found(folder):
+def test_a_run_is_deleted_as_a_whole_and_a_kill_before_its_first_file_is_none(folder):
+    (folder / "outputs/demo_default").mkdir(parents=True)
+    done = subprocess.Popen(["true"])
+    done.wait()
+    (folder / f"outputs/demo_default/.config.yaml.{done.pid}.tmp").write_text("half of")
+    config = load_config([])
+    open_run(config)
+    (folder / "outputs/demo_default/fold0").mkdir()
+    (folder / "outputs/demo_default/fold0/meta.json").write_text("{}")
+    (folder / "outputs/.deleted/demo_default").mkdir(parents=True)  # as a kill leaves it
+    open_run(dataclasses.replace(config, overwrite=True))
+    assert [path.name for path in (folder / "outputs").rglob("*")] == ["demo_default", "config.yaml"]
+
+
+def test_where_no_fold_is_finished_a_begun_run_is_found(folder, capsys):
     (folder / "outputs/begun/fold0").mkdir(parents=True)
     (folder / "outputs/begun/fold0/val.csv").write_text("id,a\n")
     assert find_newest_run().name == "begun"
+    (folder / "outputs/old/fold0").mkdir(parents=True)
+    (folder / "outputs/old/fold0/meta.json").write_text("{}")
+    os.utime(folder / "outputs/old/fold0/meta.json", (5, 5))
+    assert find_newest_run().name == "old"
+    assert capsys.readouterr().out == (
+        "outputs/begun: newer, but no fold is finished; run=outputs/begun takes its best epoch so far\n"
+    )
 
 
 def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):

@@ -144,8 +144,8 @@ mount -o remount,size=64m outputs
     assert (tmp_path / "cleans.status").read_text() == "0\n", (tmp_path / "cleans.out").read_text()
     assert (tmp_path / "full.status").read_text() == "2\n"
     error = (tmp_path / "full.err").read_text()
-    why = "No space left on device; free some disk space and run the same command again"
-    assert re.fullmatch(rf"error: outputs/full/fold0/[\w.]+: {why}\n", error)
+    why = "No space left on device; free some disk space and run the same command again (without overwrite=true)"
+    assert re.fullmatch(rf"error: outputs/full/fold0/[\w.]+: {re.escape(why)}\n", error)
     assert re.search(r"^state_0000_00000\d\.pt$", (tmp_path / "full.files").read_text(), re.MULTILINE)
     assert "fold 0: goes on after" in (tmp_path / "again.out").read_text()
     whole = undisturbed / "outputs/whole/fold0/last.safetensors"
@@ -162,7 +162,7 @@ def test_a_killed_loader_process_ends_with_one_line_and_the_run_goes_on(undistur
     assert forked.status() == 2
     assert log.read_text().splitlines()[-1] == (
         "error: a loader process was killed, most often because memory ran out; lower train.num_workers or "
-        "train.batch_size and run the same command again: it goes on from what is saved"
+        "train.batch_size and run the same command again (without overwrite=true): it goes on from what is saved"
     )
     states = sorted(run.glob("fold0/state_*.pt"))
     again = Forked("train.py", words, folder, log)
@@ -193,6 +193,33 @@ def test_two_processes_train_other_folds_of_a_run_but_not_the_same(undisturbed):
     for one in both:
         one.kill()
     assert "fold 0: goes on after" in log.read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_that_train_one_fold_go_on_in_an_epochs_midst(undisturbed):
+    """They look at the clock after every tenth step, and save together."""
+    folder, words = undisturbed, [*WORDS, "fold=0", "train.batch_size=4", "train.epochs=2", "device=cpu"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher += [str(REPOSITORY / "train.py"), *words]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+    def start(name):
+        return subprocess.Popen([*launcher, f"name={name}"], cwd=folder, env=environment, start_new_session=True)
+
+    assert start("pair").wait() == 0
+    killed, saved = start("pair_killed"), folder / "outputs/pair_killed/fold0/state_0000_000010.pt"
+    while not saved.exists():
+        assert killed.poll() is None
+        time.sleep(0.005)
+    os.killpg(killed.pid, signal.SIGKILL)
+    for child in psutil.process_iter():
+        if "name=pair_killed" in child.cmdline():
+            child.kill()
+    killed.wait()
+    assert start("pair_killed").wait() == 0
+    for name in ("last.safetensors", "best.safetensors", "val.csv"):
+        one, other = (folder / "outputs" / run / "fold0" / name for run in ("pair", "pair_killed"))
+        assert one.read_bytes() == other.read_bytes(), name
 
 
 @pytest.mark.slow

@@ -109,17 +109,17 @@ def _build_cache(folders, name, table, channels, size):
         path = open_folder(folders) / name
     except UserError as error:
         raise _NoRoom(str(error).partition(";")[0]) from None
-    first = _read_image(str(table.paths[0]), channels, size)
-    needed, free = first.nbytes * len(table), shutil.disk_usage(path.parent).free - RESERVE_BYTES
-    if needed > free:
-        spare = gigabytes(max(free, 0))
-        raise _NoRoom(f"{path.parent}: {gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
     lock = path.with_suffix(".lock")
     with hold(lock, f"{lock}: another process decodes the images; waiting for it"):
         if (cache := _try_cache(path)) is not None:
             return cache
         for left in path.parent.glob(f".{path.stem}.*.tmp"):
             left.unlink()  # of a killed process: nobody else makes this cache now
+        first = _read_image(str(table.paths[0]), channels, size)
+        needed, free = first.nbytes * len(table), shutil.disk_usage(path.parent).free - RESERVE_BYTES
+        if needed > free:
+            spare = gigabytes(max(free, 0))
+            raise _NoRoom(f"{path.parent}: {gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
         began = time.perf_counter()
         try:
             _write_rows(path, table, channels, size, first.dtype)

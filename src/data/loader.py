@@ -4,7 +4,9 @@ The idea to know: what a sample looks like is decided by (seed, epoch, row, copy
 inside each item's key, so that a run is the same for any number of workers, any restart and any number of processes.
 """
 
+import os
 import signal
+import sys
 
 import numpy as np
 import torch
@@ -71,7 +73,7 @@ class Loader:
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_leave_it_to_the_main_process,
         )
 
     def __len__(self):
@@ -92,9 +94,10 @@ class Loader:
         """
         self._order.epoch, self._order.start = epoch, start
         state = torch.get_rng_state()
-        batches = iter(self._batches)  # torch draws a number for the workers here
-        if start:
-            torch.set_rng_state(state)
+        batches = iter(self._batches)  # torch may draw a number for its workers here, but not in all epochs
+        torch.set_rng_state(state)
+        if not start:
+            torch.empty((), dtype=torch.int64).random_()  # it is drawn at each epoch's beginning, and nowhere else
         for number, batch in enumerate(batches, start):
             if "error" in batch:
                 raise UserError(batch["error"])
@@ -131,10 +134,14 @@ def _number(words):
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
-def _leave_signals(_):
-    """Leave it to the main process to end: Ctrl-C reaches all of a terminal's, SIGTERM's handler was inherited."""
+def _leave_it_to_the_main_process(_):
+    """Leave the end to the main process: Ctrl-C reaches all of a terminal's, SIGTERM's handler was inherited.
+
+    And the words: errors travel to the main process; what a worker says when its siblings are killed helps nobody.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the worker lives
 
 
 def _collate(items):

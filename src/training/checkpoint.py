@@ -13,7 +13,7 @@ import zlib
 import torch
 from accelerate.utils import recursively_apply
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from src.errors import UserError
 from src.files import atomic_path
@@ -59,8 +59,8 @@ def check_weights(path):
         UserError: the file is missing or damaged.
     """
     try:
-        weights = load_file(path)
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file:  # opened once, as another process may put a newer one in its place
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
             checksum = (file.metadata() or {}).get("crc32")
         if checksum is not None and checksum != _checksum(weights):
             raise SafetensorError("its checksum is another")
@@ -85,8 +85,6 @@ def _checksum(weights):
 def save_state(folder, epoch, num_batches, state, keep):
     """Write a state that stands after some epochs and some batches of the next one; atomically.
 
-    On a full disk the older states are deleted before it is tried once more.
-
     Args:
         folder: pathlib.Path of the fold.
         state: plain containers of tensors, numbers and strings.
@@ -96,20 +94,6 @@ def save_state(folder, epoch, num_batches, state, keep):
         OSError: it cannot be written; the newest state before it is there.
     """
     path = folder / f"state_{epoch:04d}_{num_batches:06d}.pt"
-    try:
-        _write_state(path, state)
-    except OSError:
-        older = list_states(folder)[:-1]
-        if not older:
-            raise
-        for one in older:
-            one.unlink()
-        _write_state(path, state)
-    for one in list_states(folder)[:-keep]:
-        one.unlink()
-
-
-def _write_state(path, state):
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(state, file)
@@ -117,6 +101,8 @@ def _write_state(path, state):
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+    for one in list_states(folder)[:-keep]:
+        one.unlink()
 
 
 def list_states(folder):
@@ -124,14 +110,22 @@ def list_states(folder):
     return sorted(folder.glob("state_*.pt"), key=lambda path: [int(part) for part in path.stem.split("_")[1:]])
 
 
+def make_room(folder):
+    """Delete a fold's states but the newest one; return whether there were any."""
+    older = list_states(folder)[:-1]
+    for path in older:
+        path.unlink()
+    return bool(older)
+
+
 def load_newest_state(folder):
     """Return (path, state) of a fold's newest whole state, or (None, None); damaged ones are told and deleted."""
     for path in reversed(list_states(folder)):
-        try:
+        damage = _find_damage(path)
+        if not damage:
             return path, load_state(path)
-        except UserError as error:
-            print(f"{error}; deleted, the one before it is used", flush=True)
-            path.unlink()
+        print(f"{path}: damaged ({damage}); deleted, the one before it is used", flush=True)
+        path.unlink()
     return None, None
 
 
@@ -139,12 +133,19 @@ def load_state(path):
     """Read what `save_state` wrote, on the CPU; nothing in the file can run code.
 
     Raises:
-        UserError: the file is damaged or holds more than plain containers.
+        UserError: the file holds more than plain containers.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            if (part := file.testzip()) is not None:
-                raise zipfile.BadZipFile(f"the checksum of {part} is another")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: damaged ({str(error).strip().partition(chr(10))[0]})") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds more than numbers and words, which could run code; delete it") from None
+
+
+def _find_damage(path):
+    """Return what is wrong with a file of torch.save by its checksums, or an empty string."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            part = file.testzip()
+    except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+        return str(error)
+    return f"the checksum of {part} is another" if part else ""

@@ -7,6 +7,7 @@ picture, and `train.views` - 1 augmented ones that the epochs take in turn.
 
 import hashlib
 import zlib
+from contextlib import nullcontext
 from importlib.metadata import version
 
 import numpy as np
@@ -18,6 +19,7 @@ from src.data.cache import hash_images, list_folders, open_folder
 from src.data.loader import ImageDataset, build_loader
 from src.errors import UserError
 from src.files import atomic_path, save_text
+from src.locks import hold
 from src.model.network import build_network
 from src.training.engine import predict
 
@@ -84,16 +86,20 @@ def load_features(config, table, augmentations, accelerator, shared):
         words += [len(transforms), config.seed, *augmentation.describe()]
     name = f"features_{_hash(network.backbone, words, table, competition, size)}.npy"
     path = open_folder([config.run_folder] if config.cache == "off" else list_folders(config)) / name
-    [is_there] = broadcast_object_list([accelerator.is_main_process and _is_whole(path)])  # one decides for all
-    if not is_there:
-        views = [
-            _compute_view(network, view, transform, config, table, accelerator, shared, precision)
-            for view, transform in enumerate(transforms)
-        ]
-        if accelerator.is_main_process:
-            _save(path, np.stack(views))
-            print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
-        accelerator.wait_for_everyone()
+    waiting = f"{path}: another process computes these features; waiting for it"
+    with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
+        [is_there] = broadcast_object_list([accelerator.is_main_process and _is_whole(path)])  # one decides for all
+        if not is_there:
+            views = [
+                _compute_view(network, view, transform, config, table, accelerator, shared, precision)
+                for view, transform in enumerate(transforms)
+            ]
+            if accelerator.is_main_process:
+                for left in path.parent.glob(f".{path.stem}.*.tmp"):
+                    left.unlink()  # of a killed process
+                _save(path, np.stack(views))
+                print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
+            accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
 
 

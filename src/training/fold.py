@@ -147,7 +147,9 @@ def _average_best_epochs(keeper, fold, parts, progress, accelerator, config):
     keeper.wait()
     accelerator.wait_for_everyone()
     began, best = time.perf_counter(), progress.best_epochs(config.train.average_best)
+    torch.manual_seed(derive_seed(config.seed, fold, progress.epoch, accelerator.process_index))
     average, states = copy.deepcopy(parts.network), []
+    open_stages(average, progress.epoch - 1)  # as in the last epoch, also where the fold goes on from its end
     for epoch in best:
         checkpoint.load_weights(keeper.epoch_weights(epoch), average)
         states.append({name: tensor.clone() for name, tensor in average.state_dict().items()})

@@ -4,6 +4,7 @@ state_<epoch>_<batches>.pt while it trains; best.safetensors and val.csv of the 
 it is done last.safetensors and meta.json, which says that it is, and no state.
 """
 
+import errno
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -55,6 +56,8 @@ class Keeper:
         try:
             progress = self._parts.restore(state)
             part = self._restore_part(path, state["part"])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, ValueError, RuntimeError, TypeError):  # what each object says of another's state
             raise UserError(f"{path}: written by another version; delete it to train the fold from its start") from None
         if progress.best_epoch and self._accelerator.is_main_process:
@@ -99,14 +102,14 @@ class Keeper:
 
     def save_best(self, weights, probs):
         """Keep the fold's best weights, on the CPU, and their validation predictions."""
-        checkpoint.save_weights(self._folder / "best.safetensors", weights)
-        save_predictions(self._folder / "val.csv", self._parts.val_table, probs)
+        self._write(checkpoint.save_weights, self._folder / "best.safetensors", weights)
+        self._write(save_predictions, self._folder / "val.csv", self._parts.val_table, probs)
 
     def save_epoch_weights(self, best, epoch):
         """Keep the weights of the best epochs so far, among them perhaps this one, and of no others."""
         if epoch in best and self._accelerator.is_main_process:
             weights = copy_to_cpu(self._parts.network.state_dict())
-            checkpoint.save_weights(self.epoch_weights(epoch), weights)
+            self._write(checkpoint.save_weights, self.epoch_weights(epoch), weights)
         for path in self._folder.glob("epoch*.safetensors") if self._accelerator.is_main_process else ():
             if int(path.stem.removeprefix("epoch")) not in best:
                 path.unlink()
@@ -118,12 +121,12 @@ class Keeper:
     def save_end(self, progress):
         """Keep what is needed of a finished fold; meta.json says that it is finished, the states have served."""
         self.wait()
-        checkpoint.save_weights(self._folder / "last.safetensors", copy_to_cpu(self._parts.scored.state_dict()))
+        weights = copy_to_cpu(self._parts.scored.state_dict())
+        self._write(checkpoint.save_weights, self._folder / "last.safetensors", weights)
         numbers = {name: value for name, value in vars(progress).items() if name != "log"}
         names = list(self._parts.train_table.target_names)
-        save_json(self._folder / "meta.json", {"fold": self._fold, **numbers, "target_names": names})
-        for path in (*checkpoint.list_states(self._folder), *self._folder.glob("epoch*.safetensors")):
-            path.unlink(missing_ok=True)
+        self._write(save_json, self._folder / "meta.json", {"fold": self._fold, **numbers, "target_names": names})
+        delete_served(self._folder)
 
     def wait(self):
         """Wait until all that was to be saved is saved; an error of the writing is raised here."""
@@ -164,15 +167,30 @@ class Keeper:
         """Write an epoch; the state comes last, so that a kill before it repeats the epoch."""
         if best is not None:
             self.save_best(*best)
-        save_table(self._folder / "log.csv", pd.DataFrame(state["progress"]["log"]))
+        self._write(save_table, self._folder / "log.csv", pd.DataFrame(state["progress"]["log"]))
         self._write_state(epoch, 0, state)
 
     def _write_state(self, epoch, num_batches, state):
         began = time.perf_counter()
-        checkpoint.save_state(self._folder, epoch, num_batches, state, self._keep)
+        self._write(checkpoint.save_state, self._folder, epoch, num_batches, state, self._keep)
         self._watch.saved(time.perf_counter() - began)
+
+    def _write(self, save, *arguments):
+        """Call a function that writes a file; on a full disk once more, when older states have made room."""
+        try:
+            save(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not checkpoint.make_room(self._folder):
+                raise
+            save(*arguments)
 
 
 def is_done(folder):
     """Whether a fold's folder holds a finished fold."""
     return (folder / "meta.json").is_file()
+
+
+def delete_served(folder):
+    """Delete what a finished fold needs no longer; a kill may have left it."""
+    for path in (*checkpoint.list_states(folder), *folder.glob("epoch*.safetensors")):
+        path.unlink(missing_ok=True)

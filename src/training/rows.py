@@ -70,14 +70,17 @@ def leave_out_unreadable(config, table, folds):
     return table.take(keep), folds[keep]
 
 
-def keep_folds(run_folder, table, folds):
+def keep_folds(run_folder, table, folds, is_busy=False):
     """Write the run's folds.csv; the folds of one run must not change while its folds are trained one by one.
+
+    Args:
+        is_busy: another process trains some of the run's folds now.
 
     Raises:
         UserError: they have changed.
     """
     path = run_folder / "folds.csv"
-    if path.is_file() and has_work(run_folder):
+    if path.is_file() and (is_busy or has_work(run_folder)):
         kept = read_table(path)
         if kept["id"].tolist() != table.ids.tolist() or kept["fold"].astype(int).tolist() != folds.tolist():
             raise UserError(

@@ -13,11 +13,10 @@ from src.competition.folds import check_folds, describe_folds
 from src.config import seconds_of
 from src.device import Execution, keep_execution, recall_execution, resolve_device, share_cores
 from src.errors import Stopped, listing
-from src.files import delete_unfinished
 from src.locks import hold_folds, opening
 from src.runs import has_work, open_run
 from src.training.fold import train_fold
-from src.training.keeping import is_done
+from src.training.keeping import delete_served, is_done
 from src.training.parts import build_parts
 from src.training.rows import keep_folds, leave_out_unreadable, load_rows
 from src.training.scoring import score_run
@@ -53,7 +52,9 @@ def train_run(config):
         except Stopped as stop:
             stopped = stop
         if is_main:
-            tracker.finish(score_run(config, table, folds, numbers))
+            with opening(config.run_folder):  # of two that end together the second one scores what both have done
+                scores = score_run(config, table, folds, numbers)
+            tracker.finish(scores)
         accelerator.wait_for_everyone()
         accelerator.end_training()
         if stopped:
@@ -76,17 +77,18 @@ def _open_run(config, processes, num_workers, held):
         if is_main:
             left = [fold for fold in wanted if config.overwrite or not is_done(run_folder / f"fold{fold}")]
             is_busy = held.enter_context(hold_folds(run_folder, left, config.overwrite))
-        asked, config = config, settle_execution(config, processes, run_folder)
+        asked, config = config, settle_execution(config, processes, run_folder, is_busy)
         accelerator = build_accelerator(config)
         if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
             build_parts(config, numbers[0], table, folds, accelerator, Shared(num_workers))
         table, folds = _make_folder(asked, config, table, folds, accelerator, is_busy)
-    left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
+        left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
     if is_main:
         print(f"{run_folder}: {len(table)} images, targets: {listing(table.target_names, 4)}")
         print(describe_folds(table, folds).to_string(index=False, line_width=80))
         for fold in sorted(set(wanted) - set(left)):
             print(f"fold {fold}: done before")
+            delete_served(run_folder / f"fold{fold}")
     return config, accelerator, table, folds, numbers, left
 
 
@@ -99,13 +101,12 @@ def _make_folder(asked, config, table, folds, accelerator, is_busy):
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             open_run(asked, is_busy)
-            delete_unfinished(config.run_folder)
             execution = Execution(config.precision, config.train.channels_last)
             keep_execution(config.run_folder, execution, accelerator.device)
         table, folds = leave_out_unreadable(config, table, folds)
     check_folds(table, folds, config.competition.task)
     if accelerator.is_main_process:
-        keep_folds(config.run_folder, table, folds)
+        keep_folds(config.run_folder, table, folds, is_busy)
     return table, folds
 
 
@@ -120,17 +121,18 @@ def start_processes(config):
     return PartialState(cpu=device.type == "cpu", timeout=patience)
 
 
-def settle_execution(config, processes, run_folder=None):
+def settle_execution(config, processes, run_folder=None, is_busy=False):
     """Return the config with the precision and memory order that it leaves open, decided by one process for all.
 
     What a run was begun with it keeps for all its folds; else `timing.choose_execution` decides.
 
     Args:
         run_folder: pathlib.Path of the run that is trained; None: no run.
+        is_busy: another process trains some of its folds now.
     """
     chosen = [None]
     if processes.is_main_process:
-        if run_folder is not None and has_work(run_folder) and not config.overwrite:
+        if run_folder is not None and (is_busy or has_work(run_folder)) and not config.overwrite:
             chosen = [recall_execution(run_folder, config, processes.device)]
         chosen = [chosen[0] or choose_execution(config, processes.device)]
     return broadcast_object_list(chosen)[0].settle(config)

@@ -31,7 +31,7 @@ class Watch:
         self.again = "the same command without overwrite=true" if is_overwriting else "the same command"
         self._clock, self._every = clock, 60 * checkpoint_minutes
         self._ends_at = None if budget_seconds is None else clock() + budget_seconds
-        self._saved_at = self._looked_at = clock()
+        self._saved_at, self._looked_at = clock(), None
         self._slowest_step, self._slowest_save = 0.0, _FIRST_SAVE_SECONDS
         self._num_looks, self._signal, self._is_training = 0, None, False
 
@@ -49,7 +49,7 @@ class Watch:
     @contextmanager
     def training(self):
         """Inside the block a first signal is left for `look`."""
-        self._is_training, self._looked_at = True, self._clock()
+        self._is_training = True
         try:
             yield
         finally:
@@ -65,12 +65,15 @@ class Watch:
             ahead: seconds of what comes besides.
         """
         now = self._clock()
-        self._slowest_step, self._looked_at = max(self._slowest_step, now - self._looked_at), now
+        if self._looked_at is not None:  # what lies between two epochs is no step
+            self._slowest_step = max(self._slowest_step, now - self._looked_at)
+        self._looked_at = None if is_last else now
         self._num_looks += 1
         ending, is_due = self.ending(self._slowest_step + ahead), now - self._saved_at >= self._every
         if accelerator.num_processes > 1:
             if self._num_looks % _AGREE_EVERY and not is_last:
                 return False, None
+            is_due = is_due and accelerator.is_main_process  # which knows when a state was saved
             flags = torch.tensor([float(is_due), float(ending is not None)], device=accelerator.device)
             is_due, is_ending = (accelerator.reduce(flags, "sum") > 0).tolist()
             ending = (ending or ("another process", 143)) if is_ending else None

@@ -94,6 +94,20 @@ def test_an_epoch_goes_on_in_its_midst_and_draws_no_number_then(table, num_worke
     loader.close()
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_each_epoch_draws_as_many_of_torchs_numbers(table, num_workers):
+    """Or a fold that goes on at an epoch's beginning would meet other dropout than one that came there by itself."""
+    loader, after = build_loader(train_data(table), 4, num_workers, shuffle_seed=5), []
+    for epoch in range(2):
+        torch.manual_seed(0)
+        list(loader.batches(epoch))
+        after.append(torch.rand(1).item())
+    loader.close()
+    torch.manual_seed(0)
+    torch.empty((), dtype=torch.int64).random_()
+    assert after == [torch.rand(1).item()] * 2
+
+
 def test_an_epoch_does_not_depend_on_the_ones_before(table):
     loader = build_loader(train_data(table), 4, 1, shuffle_seed=5)
     alone = list(build_loader(train_data(table), 4, 0, shuffle_seed=5).batches(2))

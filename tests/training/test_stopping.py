@@ -40,14 +40,14 @@ def test_the_time_budget_leaves_room_for_a_step_and_for_saving(accelerator):
     watch = Watch(60, 50, clock=clock)  # to 150; saving is thought to take 2 s, twice that is kept
     ending = ("the end of time_budget", 0)
     with watch.training():
+        assert watch.look(accelerator) == (False, None)
         clock.now = 107  # a step of 7 s
         assert watch.look(accelerator) == (False, None)
         clock.now = 108
         assert watch.look(accelerator, is_last=True, ahead=31) == (False, ending)
         assert watch.look(accelerator, is_last=True, ahead=30) == (False, None)
-        for now, expected in ((138.9, None), (139, ending)):
+        for now, expected in ((138.9, None), (139, ending)):  # what lay between, a validation, is no step
             clock.now = now
-            watch._looked_at = now - 1
             assert watch.look(accelerator) == (False, expected)
     watch.saved(seconds=10)
     clock.now = 129.9
