@@ -204,17 +204,16 @@ def test_two_processes_that_train_one_fold_go_on_in_an_epochs_midst(undisturbed)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
     def start(name):
-        return subprocess.Popen([*launcher, f"name={name}"], cwd=folder, env=environment, start_new_session=True)
+        return subprocess.Popen([*launcher, f"name={name}"], cwd=folder, env=environment)
 
     assert start("pair").wait() == 0
-    killed, saved = start("pair_killed"), folder / "outputs/pair_killed/fold0/state_0000_000010.pt"
-    while not saved.exists():
+    killed, fold = start("pair_killed"), folder / "outputs/pair_killed/fold0"
+    while not any(fold.glob("state_0000_*.pt")):  # after 20 batches, as two make a step
         assert killed.poll() is None
         time.sleep(0.005)
-    os.killpg(killed.pid, signal.SIGKILL)
-    for child in psutil.process_iter():
-        if "name=pair_killed" in child.cmdline():
-            child.kill()
+    launched = psutil.Process(killed.pid)
+    for process in (launched, *launched.children(recursive=True)):
+        process.kill()
     killed.wait()
     assert start("pair_killed").wait() == 0
     for name in ("last.safetensors", "best.safetensors", "val.csv"):
