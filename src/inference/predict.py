@@ -18,7 +18,7 @@ from src.data.unreadable import find_unreadable
 from src.device import recall_execution, resolve_device, resolve_execution, share_cores
 from src.errors import UserError
 from src.evaluation.metrics import score
-from src.files import load_json
+from src.files import delete_unfinished, load_json
 from src.inference.ensemble import AVERAGES
 from src.inference.tta import build_views
 from src.locks import hold_output
@@ -83,6 +83,8 @@ def infer_run(config, run_folder):
     average = AVERAGES[config.infer.average](probs)
     path = output / "submission.csv"
     with hold_output(output):
+        for folder in (output, *(output / one.name for one in folders)):
+            delete_unfinished(folder)
         write_submission(path, sample, competition, table.ids, average, target_names)
         for folder, one in zip(folders, probs, strict=True):
             save_predictions(output / folder.name / "test.csv", table, one)
