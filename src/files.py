@@ -36,8 +36,8 @@ def delete_unfinished(folder):
     import psutil  # here, since a typo should not wait for it
 
     for path in Path(folder).glob(".*.tmp"):
-        number = path.suffixes[-2].removeprefix(".")
-        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+        number = path.name.split(".")[-2]
+        if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             path.unlink(missing_ok=True)
 
 
