@@ -39,7 +39,8 @@ def test_a_full_disk_names_the_file(tmp_path):
 
 def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
     save_json(tmp_path / "scores.json", {})
-    (tmp_path / ".hidden").write_text("")
+    for name in (".hidden", ".hidden.tmp", ".tmp"):
+        (tmp_path / name).write_text("")
     done, writing = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "9"])
     done.wait()
     for number in (done.pid, os.getpid(), writing.pid):
@@ -47,11 +48,8 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
     delete_unfinished(tmp_path)
     writing.kill()
     writing.wait()
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
-        ".hidden",
-        f".scores.json.{writing.pid}.tmp",
-        "scores.json",
-    ]
+    kept = {".hidden", ".hidden.tmp", ".tmp", f".scores.json.{writing.pid}.tmp", "scores.json"}
+    assert {one.name for one in tmp_path.iterdir()} == kept
 
 
 def test_damaged_json_is_named(tmp_path):
