@@ -91,6 +91,7 @@ def run_child(out, began, tracking):
 
     import_early(tracking)  # as train.py does, before torch
     import src.training.fold as fold
+    import src.training.run  # noqa: F401  and with it all that a run needs
 
     moments["imported"] = time.time() - began
 
