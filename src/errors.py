@@ -1,4 +1,4 @@
-"""The one exception that a person's mistake raises, and how a program ends on it."""
+"""What ends a program in one line: a mistake that a person can mend, or the wish to stop; and words for both."""
 
 import errno
 import os
