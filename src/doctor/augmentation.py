@@ -10,7 +10,7 @@ import numpy as np
 
 from src.data.decode import decode_image
 from src.data.loader import ImageDataset, build_loader
-from src.doctor.findings import Fact, Finding
+from src.doctor.findings import Fact, Finding, make_finding
 from src.errors import UserError
 from src.training.parts import build_augmentations
 
@@ -25,8 +25,7 @@ def check_augmentation(case, row):
     try:
         augmentation, plain = build_augmentations(config, case.train.take([row]))
     except UserError as error:
-        title, _, advice = str(error).rpartition("; ")
-        return [Finding("error", title or advice, advice if title else "correct the augmentation")], []
+        return [make_finding(error, advice="correct the augmentation")], []
     table = case.train.take(np.full(_NUM_ROWS, row))
     image = decode_image(path, channels, augmentation.decode_size)
     expected = len({_digest(augmentation(image, seed)) for seed in range(_NUM_ROWS * _NUM_EPOCHS)})

@@ -17,7 +17,7 @@ from src.competition.submission import check_sample, load_sample
 from src.competition.tables import ImageTable, load_test_table, load_train_table, read_table
 from src.competition.targets import read_label, read_targets
 from src.config import Config
-from src.doctor.findings import Finding, name_rows
+from src.doctor.findings import Finding, make_finding, name_rows
 from src.doctor.scan import Scan, scan_images
 from src.errors import UserError
 
@@ -89,7 +89,7 @@ def _read_side(competition, side, target_names, findings):
         found = load_train_table(competition) if side == "train" else load_test_table(competition, target_names)
     except UserError as error:
         if side == "test" and not table:  # training asks for no test images then
-            findings.append(_as_finding(error, "note"))
+            findings.append(make_finding(error, "note"))
             return None, pd.DataFrame()
         _add_error(findings, error)
         found = None
@@ -149,11 +149,6 @@ def _salvage_targets(competition, rows, findings):
 
 def _add_error(findings, error):
     """Add a loader's line, unless there is one about the same place."""
-    finding = _as_finding(error, "error")
+    finding = make_finding(error)
     if finding.title.partition(":")[0] not in {one.title.partition(":")[0] for one in findings}:
         findings.append(finding)
-
-
-def _as_finding(error, severity):
-    title, _, advice = str(error).rpartition("; ")
-    return Finding(severity, title or advice, advice if title else "correct it before training")

@@ -44,6 +44,16 @@ class Fact:
     lines: tuple[str, ...]
 
 
+def make_finding(line, severity="error", advice="correct it before training"):
+    """Return the Finding of a UserError, or of its line: what stands behind the last semicolon is what to do.
+
+    Args:
+        advice: of a line that says nothing of it.
+    """
+    title, _, said = str(line).rpartition("; ")
+    return Finding(severity, title, said) if title else Finding(severity, said, advice)
+
+
 def name_rows(names, rows):
     """Return {"names", "num_names"} of a Finding about some rows.
 

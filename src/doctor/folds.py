@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from src.competition.folds import check_folds, describe_folds
-from src.doctor.findings import Fact, Finding, name_rows
+from src.doctor.findings import Fact, Finding, make_finding, name_rows
 from src.errors import UserError
 
 _ASSUMED_AUC = 0.9  # the standard error is told for a model that is this good
@@ -28,8 +28,7 @@ def check_case_folds(case):
             )
         )
     elif fault := _fault(table, folds, case.config.competition.task):
-        title, _, advice = fault.rpartition("; ")
-        findings.append(Finding("error", title, advice))
+        findings.append(make_finding(fault))
     errors = compute_fold_errors(table.targets, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
         worst = errors[is_large].sort_values("error", ascending=False)

@@ -13,7 +13,7 @@ from src.data.augment import build_augmentation, build_resize
 from src.data.cache import RESERVE_BYTES, gigabytes, list_folders
 from src.device import resolve_device, share_cores
 from src.doctor.costs import measure_costs
-from src.doctor.findings import Fact, Finding
+from src.doctor.findings import Fact, Finding, make_finding
 from src.errors import UserError
 
 _WORKER_BYTES = 400_000_000  # of a loader process: the interpreter, torch, albumentations
@@ -48,8 +48,7 @@ def check_resources(case, rows):
         val_counts = np.bincount(case.folds[case.folds >= 0])
         needs = estimate_needs(config, costs, val_counts, len(case.train), num_workers)
     except UserError as error:
-        title, _, advice = str(error).rpartition("; ")
-        return [Finding("error", title or advice, advice if title else "correct it before training")], []
+        return [make_finding(error)], []
     folders = [_existing(folder) for folder in list_folders(config)]
     cache_folder = next((folder for folder in folders if os.access(folder, os.W_OK)), folders[-1])
     free_cache, free_runs = (shutil.disk_usage(one).free for one in (cache_folder, _existing(config.output_dir)))

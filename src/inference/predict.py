@@ -43,7 +43,8 @@ def infer_run(config, run_folder):
     Raises:
         UserError: no fold has done an epoch; a test image, table or sample is wrong; the submission would be refused.
     """
-    folders, target_names, num_folds = _find_folds(run_folder, config.infer.checkpoint)
+    folders, target_names = _find_folds(run_folder, config.infer.checkpoint)
+    num_folds = count_folds(run_folder / "folds.csv")
     competition = config.competition
     device = resolve_device(config.device)
     num_workers = share_cores(device, config.train.num_workers)
@@ -98,11 +99,10 @@ def infer_run(config, run_folder):
 
 
 def _find_folds(run_folder, checkpoint):
-    """Return (the folders of the folds to predict with, the names of the targets, how many folds the run has)."""
+    """Return (the folders of the folds to predict with, the names of the targets)."""
     finished = sorted(run_folder.glob("fold*/meta.json"))
-    num_folds = count_folds(run_folder / "folds.csv")
     if finished:
-        return [path.parent for path in finished], tuple(load_json(finished[0])["target_names"]), num_folds
+        return [path.parent for path in finished], tuple(load_json(finished[0])["target_names"])
     begun = [path.parent for path in sorted(run_folder.glob("fold*/val.csv"))]
     if not begun:
         raise UserError(f"{run_folder}: no fold has done an epoch; go on with the command that trained it")
@@ -110,7 +110,7 @@ def _find_folds(run_folder, checkpoint):
         raise UserError(f"{run_folder}: no fold is finished, so there are no last weights; set infer.checkpoint=best")
     names = ", ".join(folder.name for folder in begun)
     print(f"{run_folder}: no fold is finished; the best epoch so far is used ({names})")
-    return begun, load_target_names(begun[0] / "val.csv"), num_folds
+    return begun, load_target_names(begun[0] / "val.csv")
 
 
 def _load_network(config, folder, num_targets, device):

@@ -2,7 +2,17 @@
 
 import pytest
 
-from src.doctor.findings import Fact, Finding, format_facts, format_findings, name_rows, sort_findings, summarize
+from src.doctor.findings import (
+    Fact,
+    Finding,
+    format_facts,
+    format_findings,
+    make_finding,
+    name_rows,
+    sort_findings,
+    summarize,
+)
+from src.errors import UserError
 
 
 def test_the_worst_comes_first_and_lines_fit_a_terminal():
@@ -38,3 +48,9 @@ def test_at_most_a_hundred_names_are_kept():
 def test_severities_are_known():
     with pytest.raises(AssertionError):
         Finding("fatal", "", "")
+
+
+def test_a_line_becomes_a_finding_with_what_to_do():
+    line = "train.csv: no column 'a'; found b; rename it"
+    assert make_finding(UserError(line)) == Finding("error", "train.csv: no column 'a'; found b", "rename it")
+    assert make_finding("it is odd", "note", "look") == Finding("note", "it is odd", "look")
