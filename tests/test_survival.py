@@ -115,6 +115,9 @@ def test_a_signal_saves_and_says_how_to_go_on(undisturbed, number, name):
 def test_a_time_budget_ends_in_time_and_leaves_a_run_to_infer_with(undisturbed):
     folder, log = undisturbed, undisturbed / "budget.log"
     words = [*WORDS, "name=budget", "train.epochs=500", "fold=0", "time_budget=12s"]
+    assert Forked("train.py", [*words[:-1], "time_budget=0.01s"], folder, log).status() == 0
+    begun_late = "stopped by the end of time_budget; the same command goes on from what is saved\n"
+    assert log.read_text().endswith(begun_late)
     began = time.monotonic()
     assert Forked("train.py", words, folder, log).status() == 0
     assert time.monotonic() - began < 13

@@ -58,11 +58,9 @@ def train_fold(config, fold, table, folds, accelerator, folder, shared, tracker,
             stats, after_batch = _train_epoch(
                 config, fold, model, optimizer, parts, progress, part, accelerator, keeper
             )
-            began_validation = time.perf_counter()
-            if train.swa_epochs is not None and epoch >= train.epochs - train.swa_epochs:
+            if _is_in_swa(epoch, train):
                 _update_swa(parts, epoch, train, accelerator)
             probs = _predict_all(parts.scored, parts, accelerator, config.competition.task, after_batch)
-            keeper.validation_seconds = time.perf_counter() - began_validation
             if not np.isfinite(probs).all():
                 raise UserError(
                     f"fold {fold}, epoch {epoch + 1}: predictions are nan; lower optimizer.lr or set precision=fp32"
@@ -84,10 +82,11 @@ def train_fold(config, fold, table, folds, accelerator, folder, shared, tracker,
                 keeper.save_epoch_weights(progress.best_epochs(train.average_best), progress.epoch)
             keeper.save_epoch(progress, (parts.scored.state_dict(), probs) if is_best else None)
             part = EpochPart()
-        if train.average_best is not None:
-            _average_best_epochs(keeper, fold, parts, progress, accelerator, config)
-        if is_main:
-            keeper.save_end(progress)
+    if train.average_best is not None:
+        keeper.before_averaging(progress)
+        _average_best_epochs(keeper, fold, parts, progress, accelerator, config)
+    if is_main:
+        keeper.save_end(progress)
     parts.train_loader.close()
     parts.val_loader.close()
     accelerator.wait_for_everyone()
@@ -97,6 +96,9 @@ def train_fold(config, fold, table, folds, accelerator, folder, shared, tracker,
 def _train_epoch(config, fold, model, optimizer, parts, progress, part, accelerator, keeper):
     """Train what is left of an epoch; return (EpochStats, what the validation after it calls after each batch)."""
     network, epoch = parts.network, progress.epoch
+    images_after = parts.val_loader.num_images
+    if _is_in_swa(epoch, config.train):
+        images_after += parts.train_loader.num_images
     seed = derive_seed(config.seed, fold, epoch, accelerator.process_index)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -104,7 +106,8 @@ def _train_epoch(config, fold, model, optimizer, parts, progress, part, accelera
     def after_step(part):
         if parts.ema:
             parts.ema.update_parameters(network)
-        keeper.after_step(progress, part, generator)
+        seconds_ahead = part.seconds * images_after / parts.train_loader.num_images  # training takes an image longest
+        keeper.after_step(progress, part, generator, seconds_ahead)
 
     stats = train_one_epoch(
         model, parts.train_loader, epoch, parts.loss_function, optimizer, parts.schedule, accelerator,
@@ -121,9 +124,13 @@ def _train_epoch(config, fold, model, optimizer, parts, progress, part, accelera
     return stats, partial(keeper.after_validation_batch, progress, part, generator)
 
 
+def _is_in_swa(epoch, train):
+    return train.swa_epochs is not None and epoch >= train.epochs - train.swa_epochs
+
+
 def _update_swa(parts, epoch, train, accelerator):
     """Let the average take in this epoch's weights, unless it did before a validation that was stopped."""
-    if parts.swa.n_averaged > epoch - (train.epochs - train.swa_epochs):
+    if parts.swa.n_averaged > epoch - (train.epochs - train.swa_epochs):  # epochs of SWA before this one
         return
     parts.swa.update_parameters(parts.network)
     open_stages(parts.swa.module, epoch)  # or BatchNorm of stages that opened since would count as frozen

@@ -36,7 +36,6 @@ class Keeper:
         self._folder, self._fold, self._parts, self._keep = folder, fold, parts, keep_states
         self._accelerator, self._watch = accelerator, watch
         self._writer, self._saving = ThreadPoolExecutor(1), None
-        self.validation_seconds = 0.0  # that the last one took, so that none is begun that the time budget ends
 
     def resume(self):
         """Put the newest state that is whole into the parts; return (Progress, EpochPart): where the fold stands.
@@ -64,30 +63,41 @@ class Keeper:
             checkpoint.check_weights(self._folder / "best.safetensors")
         return progress, part
 
-    def after_step(self, progress, part, generator):
+    def after_step(self, progress, part, generator, seconds_ahead):
         """Save the fold in an epoch's midst when it is time to.
 
         Args:
             progress: Progress before this epoch.
             part: EpochPart of this epoch.
             generator: torch.Generator of the mixing.
+            seconds_ahead: that what follows the epoch's last step will take.
 
         Raises:
             Stopped: the run is to end; what is there is saved.
         """
         num_batches = len(self._parts.train_loader)
         is_last = part.num_batches == num_batches
-        is_due, ending = self._watch.look(self._accelerator, is_last, self.validation_seconds if is_last else 0.0)
+        is_due, ending = self._watch.look(self._accelerator, is_last, seconds_ahead if is_last else 0.0)
         if is_due or ending:
             self._save_part(progress, part, generator)
         if ending:
-            self._stop(ending, f"{part.num_batches} of {num_batches} batches of epoch ", progress)
+            self._stop(ending, f"{part.num_batches} of {num_batches} batches of epoch ", progress.epoch + 1)
 
     def after_validation_batch(self, progress, part, generator):
         """End in the midst of a validation, as `after_step` does; several processes end after it, all together."""
         if self._accelerator.num_processes == 1 and (ending := self._watch.ending()):
             self._save_part(progress, part, generator)
-            self._stop(ending, "all batches of epoch ", progress)
+            self._stop(ending, "all batches of epoch ", progress.epoch + 1)
+
+    def before_averaging(self, progress):
+        """End the run where averaging, which takes no longer than an epoch, does not fit into the time budget.
+
+        Raises:
+            Stopped: by that, or by a signal.
+        """
+        seconds = progress.seconds / progress.epoch
+        if ending := self._watch.look(self._accelerator, is_last=True, ahead=seconds)[1]:
+            self._stop(ending, "epoch ", progress.epoch)
 
     def save_epoch(self, progress, best):
         """Save a fold that has done an epoch, while the next one trains.
@@ -153,12 +163,12 @@ class Keeper:
             state = copy_to_cpu(self._parts.state(progress) | {"part": kept})
             self._saving = self._writer.submit(self._write_state, progress.epoch, part.num_batches, state)
 
-    def _stop(self, ending, where, progress):
+    def _stop(self, ending, where, epoch):
         self.wait()
         self._accelerator.wait_for_everyone()
         reason, status = ending
         raise Stopped(
-            f"fold {self._fold}: stopped by {reason} after {where}{progress.epoch + 1}; all is saved, "
+            f"fold {self._fold}: stopped by {reason} after {where}{epoch}; all is saved, "
             f"{self._watch.again} goes on there",
             status,
         )

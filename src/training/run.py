@@ -39,8 +39,9 @@ def train_run(config):
         processes = start_processes(config)
         is_main = processes.is_main_process
         num_workers = share_cores(processes.device, config.train.num_workers)
-        config, accelerator, table, folds, numbers, left = _open_run(config, processes, num_workers, held)
-        shared = prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
+        with watch.preparing():
+            config, accelerator, table, folds, numbers, left = _open_run(config, processes, num_workers, held)
+            shared = prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
         tracking = config.tracking if left and is_main else "none"
         tracker = build_tracker(tracking, config.run_folder, dataclasses.asdict(config))
         try:

@@ -2,6 +2,7 @@
 
 The idea to know: while a fold trains a signal only leaves a mark, which is read after the step, so that what was
 learned is saved; everything else a signal ends at once, as nothing is lost there. A second signal ends that, too.
+The time budget is looked at after each step, with what comes next in mind, and is an alarm before the first one.
 """
 
 import os
@@ -15,6 +16,7 @@ import torch
 from src.errors import Stopped
 
 _FIRST_SAVE_SECONDS = 2.0  # what saving is thought to take before it was timed
+_BUDGET = "the end of time_budget"
 _AGREE_EVERY = 10  # steps after which several processes ask each other, since each time they wait for each other
 
 
@@ -38,13 +40,27 @@ class Watch:
     @contextmanager
     def listening(self):
         """Hear SIGTERM and Ctrl-C inside the block, where Python lets it: in the main thread."""
-        numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        numbers = (signal.SIGTERM, signal.SIGINT) if _can_listen() else ()
         before = {number: signal.signal(number, self._hear) for number in numbers}
         try:
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def preparing(self):
+        """Inside the block the time budget ends the run at once, where the system has an alarm: Windows has none."""
+        if self._ends_at is None or not (hasattr(signal, "setitimer") and _can_listen()):
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, self._hear_alarm)
+        signal.setitimer(signal.ITIMER_REAL, max(self._ends_at - self._clock(), 1e-3))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     @contextmanager
     def training(self):
@@ -88,7 +104,7 @@ class Watch:
         if self._signal is not None:
             return self._signal
         if self._ends_at is not None and self._clock() + ahead + 2 * self._slowest_save >= self._ends_at:
-            return "the end of time_budget", 0
+            return _BUDGET, 0
         return None
 
     def saved(self, seconds):
@@ -98,6 +114,16 @@ class Watch:
     def _hear(self, number, _):
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         if not self._is_training or self._signal is not None:
-            raise Stopped(f"\nstopped by {name}; {self.again} goes on from what is saved", 128 + number)
+            raise self._stopped(f"\nstopped by {name}", 128 + number)
         self._signal = name, 128 + number
         os.write(2, f"\n{name}: saving after this step; once more ends at once\n".encode())  # print may be at work
+
+    def _hear_alarm(self, *_):
+        raise self._stopped(f"stopped by {_BUDGET}", 0)
+
+    def _stopped(self, why, status):
+        return Stopped(f"{why}; {self.again} goes on from what is saved", status)
+
+
+def _can_listen():
+    return threading.current_thread() is threading.main_thread()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 from accelerate import Accelerator
@@ -54,6 +56,37 @@ def test_the_time_budget_leaves_room_for_a_step_and_for_saving(accelerator):
     assert watch.ending() is None
     clock.now = 130
     assert watch.ending() == ending
+
+
+def test_the_time_budget_is_an_alarm_before_training_and_only_there():
+    watch, before = Watch(60, 0.05), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Stopped, match="^stopped by the end of time_budget; the same command goes on from") as stop:
+        with watch.preparing():
+            time.sleep(5)
+    assert stop.value.status == 0
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    with pytest.raises(Stopped), watch.preparing():  # it is over already
+        time.sleep(5)
+    with Watch(60, 0.2).preparing():
+        pass
+    time.sleep(0.3)
+    with Watch(60, None).preparing():
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_thread_hears_nothing_and_trains_all_the_same():
+    heard = []
+
+    def train():
+        watch = Watch(60, 100)
+        with watch.listening(), watch.preparing():
+            heard.append(signal.getitimer(signal.ITIMER_REAL))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert heard == [(0, 0)]
 
 
 def test_a_signal_waits_for_the_step_while_training_and_for_nothing_else(accelerator, capfd):
