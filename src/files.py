@@ -23,7 +23,7 @@ def atomic_path(path):
         with open(temporary, "r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
@@ -41,7 +41,7 @@ def delete_unfinished(folder):
             path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder):
+def sync_folder(folder):
     """Have the renaming itself survive a power cut, where a folder can be opened (not on Windows)."""
     if os.name == "posix":
         number = os.open(folder, os.O_RDONLY)

@@ -52,7 +52,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(undisturbed):
         return True
 
     def is_cached():
-        return any(cache.glob(".*.tmp"))
+        return any(cache.glob("*.part"))
 
     def is_saving():
         return any(run.glob("fold*/.state_*.tmp"))

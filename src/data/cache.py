@@ -3,7 +3,7 @@
 The idea to know: a row of the cache is bit for bit what decoding and resizing its file gives, so that a run with the
 cache and one without are the same. A cache is one .npy file of shape (N, H, W, C) that numpy opens, with a checksum for
 each row beside it; its name holds a hash of all that decides its content, so that another one is built when any file,
-the size or the decoder changes. Caches may be deleted at any time.
+the size or the decoder changes. Decoding that was stopped goes on. Caches may be deleted at any time.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ import PIL
 from src.data import decode
 from src.data.decode import decode_image, resize_image
 from src.data.parallel import map_images
+from src.data.row_files import checksums_of, unfinished_bytes, write_rows
 from src.errors import UserError
-from src.files import atomic_path
 from src.locks import hold
 
 RESERVE_BYTES = 2_000_000_000  # of the disk that stay free, for runs and their checkpoints
@@ -39,7 +39,7 @@ class ImageCache:
     def __init__(self, path, rows=None):
         self._path, self._rows = Path(path), rows
         self._pixels = np.load(self._path, mmap_mode="r")
-        self._checksums = np.load(_checksums_of(self._path))
+        self._checksums = np.load(checksums_of(self._path))
 
     def __getstate__(self):
         return self._path, self._rows
@@ -113,16 +113,15 @@ def _build_cache(folders, name, table, channels, size):
     with hold(lock, f"{lock}: another process decodes the images; waiting for it"):
         if (cache := _try_cache(path)) is not None:
             return cache
-        for left in path.parent.glob(f".{path.stem}.*.tmp"):
-            left.unlink()  # of a killed process: nobody else makes this cache now
         first = _read_image(str(table.paths[0]), channels, size)
-        needed, free = first.nbytes * len(table), shutil.disk_usage(path.parent).free - RESERVE_BYTES
+        needed = first.nbytes * len(table) - unfinished_bytes(path)
+        free = shutil.disk_usage(path.parent).free - RESERVE_BYTES
         if needed > free:
             spare = gigabytes(max(free, 0))
             raise _NoRoom(f"{path.parent}: {gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
         began = time.perf_counter()
         try:
-            _write_rows(path, table, channels, size, first.dtype)
+            _write_images(path, table, channels, size, first.dtype)
         except OSError as error:
             raise _NoRoom(f"{path}: cannot be written ({error.strerror})") from None
         took = time.perf_counter() - began
@@ -130,31 +129,22 @@ def _build_cache(folders, name, table, channels, size):
     return ImageCache(path)
 
 
-def _write_rows(path, table, channels, size, dtype):
-    """Write the images one after the other: unlike a memory map, a full disk is then an error and no crash."""
-    checksums = np.empty(len(table), np.uint32)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    header["shape"] = (len(table), *size, channels)
-    images = map_images(partial(_read_image, channels=channels, size=size), table.paths, "decoding")
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+def _write_images(path, table, channels, size, dtype):
+    def images_from(first):
+        if first:
+            print(f"{path}: {first} of {len(table)} images were decoded before; going on", flush=True)
+        paths = table.paths[first:]
+        images = map_images(partial(_read_image, channels=channels, size=size), paths, "decoding")
         for row, image in enumerate(images):
             if image.dtype != dtype:
-                raise UserError(
-                    f"{table.paths[row]}: has {image.dtype} pixels, {table.paths[0]} has {dtype}; set cache=off"
-                )
-            checksums[row] = zlib.crc32(image)
-            file.write(image)
-        with atomic_path(_checksums_of(path)) as beside, open(beside, "wb") as checksums_file:
-            np.save(checksums_file, checksums)  # renamed first: where the pixels are, their checksums are
+                raise UserError(f"{paths[row]}: has {image.dtype} pixels, {table.paths[0]} has {dtype}; set cache=off")
+            yield image
+
+    write_rows(path, len(table), (*size, channels), dtype, images_from)
 
 
 def _read_image(path, channels, size):
     return np.ascontiguousarray(resize_image(decode_image(path, channels, size), size))
-
-
-def _checksums_of(path):
-    return path.with_suffix(".crc")
 
 
 def hash_images(paths, root, channels, size):

@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import re
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from src.data.augment import build_augmentation, build_resize
 from src.data.cache import open_cache
 from src.data.decode import decode_image
 from src.data.loader import ImageDataset, build_loader
-from src.errors import UserError
+from src.errors import Stopped, UserError
 
 SIZE, NUM_ROWS = (20, 24), 7
 
@@ -171,14 +173,26 @@ def test_an_image_that_cannot_be_decoded_is_named_and_leaves_nothing(table, root
     assert [one.suffix for one in (root / ".cache").iterdir()] == [".lock"]
 
 
-def test_what_a_killed_process_left_is_cleared_away(table, root):
-    open_(table, root)
-    [pixels] = root.glob(f".cache/20x24x3_{'?' * 16}.npy")
-    pixels.unlink()
-    left = pixels.with_name(f".{pixels.name}.99.tmp")
-    left.write_bytes(b"half")
-    open_(table, root)
-    assert not left.exists()
+def test_decoding_that_was_stopped_goes_on(table, root, capsys, monkeypatch):
+    expected, read, opened = open_(table, root), cache_module._read_image, []
+    shutil.rmtree(root / ".cache")
+
+    def stop_at_the_fifth(path, channels, size):
+        opened.append(path)
+        if len(opened) == 1 + 5:  # the first tells the type
+            raise Stopped("SIGTERM", 143)
+        return read(path, channels, size)
+
+    monkeypatch.setattr(cache_module, "_read_image", stop_at_the_fifth)
+    with pytest.raises(Stopped):
+        open_(table, root)
+    monkeypatch.undo()
+    capsys.readouterr()
+    cache = open_(table, root)
+    assert re.search(r"\.npy: [34] of 7 images were decoded before; going on\n", capsys.readouterr().out)
+    for row in range(NUM_ROWS):
+        np.testing.assert_array_equal(cache.read(row), expected.read(row))
+    assert {one.suffix for one in (root / ".cache").iterdir()} == {".npy", ".crc", ".lock"}
 
 
 def test_without_room_the_files_are_read_unless_it_is_asked_for(table, root, capsys, monkeypatch):
