@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from src.errors import UserError
@@ -43,11 +42,6 @@ class Linear(nn.Module):
 
     def forward(self, images):
         return self.layer(images.flatten(1))
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
 
 
 def make(rows=12, seed=0):
@@ -231,7 +225,7 @@ def test_an_image_that_does_not_come_is_told():
         predict([network], loader, torch.device("cpu"), "fp32", torch.sigmoid)
 
 
-def test_views_are_one_batch_and_their_consistency_is_added():
+def test_views_are_one_batch_and_their_consistency_is_added(accelerator):
     """(N, V, H, W, C): the loss reads the first view, the consistency all, view by view."""
     images = torch.randint(0, 255, (3, 2, 2, 2, 3), dtype=torch.uint8)
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -244,7 +238,7 @@ def test_views_are_one_batch_and_their_consistency_is_added():
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     stats = train_one_epoch(
         network, FakeLoader(images, targets, 3), 0, nn.functional.binary_cross_entropy_with_logits, optimizer,
-        torch.optim.lr_scheduler.ConstantLR(optimizer), Accelerator(cpu=True),
+        torch.optim.lr_scheduler.ConstantLR(optimizer), accelerator,
         normalize=network.normalize, consistency=consistency,
     )  # fmt: skip
     views = torch.stack([network(network.normalize(images[:, view])) for view in range(2)])

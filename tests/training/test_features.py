@@ -45,8 +45,7 @@ def load(tmp_path, table, capsys):
     def load_(*words):
         config = load_config([
             f"competition.root={tmp_path}", "competition.channels=3", "model.kwargs={}", "normalize=backbone",
-            "model.pretrained=true", f"model.weights={weights}", "model.freeze=head_only",
-            "precision=fp32", "train.channels_last=true", *words,  # or time would choose, and bf16 has three digits
+            "model.pretrained=true", f"model.weights={weights}", "model.freeze=head_only", *words,
         ])  # fmt: skip
         features = load_features(config, table, build_augmentations(config, table), Accelerator(cpu=True), Shared(0))
         return np.array(features), ".npy: features of 6 images" in capsys.readouterr().out

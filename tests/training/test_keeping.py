@@ -1,7 +1,6 @@
 """What ends a fold between its last epoch and its end; all else of keeping is seen in test_survival.py."""
 
 import pytest
-from accelerate import Accelerator
 
 from src.errors import Stopped
 from src.training.keeping import Keeper
@@ -10,9 +9,9 @@ from src.training.stopping import Watch
 
 
 @pytest.mark.parametrize(("budget", "is_over"), [(14.5, False), (13.5, True)])
-def test_averaging_is_begun_where_an_epoch_and_saving_fit_into_the_time_budget(tmp_path, budget, is_over):
+def test_averaging_is_begun_where_an_epoch_and_saving_fit_into_the_time_budget(tmp_path, accelerator, budget, is_over):
     watch = Watch(10, budget, clock=lambda: 100.0)  # saving is thought to take 2 s, twice that is kept
-    keeper = Keeper(tmp_path, 1, None, Accelerator(cpu=True), watch, 2)
+    keeper = Keeper(tmp_path, 1, None, accelerator, watch, 2)
     progress = Progress(epoch=3, seconds=30.0)
     if not is_over:
         keeper.before_averaging(progress)

@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-from accelerate import Accelerator
 
 from src.errors import Stopped
 from src.training.stopping import Watch
@@ -19,11 +18,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture(scope="module")
-def accelerator():
-    return Accelerator(cpu=True)
 
 
 def test_a_state_is_due_after_its_minutes(accelerator):
