@@ -2,8 +2,9 @@
 
 import sys
 
-from src.configure import help_text, load_config
+from src.configure import load_config
 from src.errors import one_line_errors
+from src.wording import help_text
 
 USAGE = """usage: python train.py [key=value ...]
 

@@ -1,4 +1,4 @@
-"""key=value words and YAML files -> one checked Config, and back to text. OmegaConf's only door.
+"""key=value words and YAML files -> one checked Config, and back to YAML. OmegaConf's only door.
 
 Precedence, lowest first: the defaults of src/config.py < configs/competition/<name>.yaml < configs/recipe/<name>.yaml <
 the command line. What leaves this module is a frozen dataclass.
@@ -9,7 +9,6 @@ import functools
 import io
 import os
 import re
-import textwrap
 from pathlib import Path
 from typing import Optional
 
@@ -18,8 +17,9 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from src.checks import check_config
-from src.config import GROUPS, REPOSITORY, Config, settings, span
+from src.config import GROUPS, REPOSITORY, Config, settings
 from src.errors import UserError, listing, nearest
+from src.wording import as_word, example_of, type_name
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; libyaml ends the process where much deeper text leads it
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # a formula or variable to put in, and a value that is to be set
@@ -55,38 +55,6 @@ def load_saved_config(run_folder, words=()):
 def config_yaml(config):
     """Return the config as YAML text that `load_saved_config` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-
-
-def help_text():
-    """Return every setting with its default and meaning, grouped, for 80 columns."""
-    lines, group = [], ""
-    for key, one in settings().items():
-        head = key.rpartition(".")[0]
-        if head != group:
-            group = head
-            lines += [
-                "",
-                *textwrap.wrap(f"{group}.*: {Config.__dataclass_fields__[group].default_factory.__doc__}", 80),
-            ]
-        default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
-        meaning = one.metadata["meaning"]
-        low, high = one.metadata["at_least"], one.metadata["at_most"]
-        if one.metadata["choices"]:
-            meaning += f" ({', '.join(one.metadata['choices'])})"
-        elif low is not None:
-            meaning += f" ({span(low, high)})"
-        lines.append(f"  {key}={as_word(default)}")
-        lines += textwrap.wrap(meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
-
-
-def as_word(value):
-    """The value as it would be typed after key=."""
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(str(one) for one in value) + "]"
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    return "{}" if value == {} else value
 
 
 def _split_word(word):
@@ -237,7 +205,7 @@ def _check_type(key, value, where):
 def _wrong_type(key, value, where):
     one = settings()[key]
     return UserError(
-        f"{where}: {key}={as_word(value)} is not {_type_name(one.type)}; for example {key}={_example(one)}"
+        f"{where}: {key}={as_word(value)} is not {type_name(one.type)}; for example {key}={example_of(one)}"
     )
 
 
@@ -271,29 +239,6 @@ def _flatten(layer, known, prefix=""):
             yield from _flatten(value, known, key + ".")
         else:
             yield key, value
-
-
-def _type_name(annotation):
-    """Say a field's type in words."""
-    for text, name in (
-        ("dict", "a mapping"),
-        ("list", "a list"),
-        ("tuple", "two whole numbers"),
-        ("int", "a whole number"),
-    ):
-        if text in str(annotation):
-            return name
-    return {float: "a number", bool: "true or false", str: "a word"}.get(
-        annotation, "a number" if "float" in str(annotation) else "a word"
-    )
-
-
-def _example(one):
-    """A value of the right type for the hint in an error."""
-    default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
-    if default is None:
-        return 5 if "int" in str(one.type) else 0.5 if "float" in str(one.type) else "null"
-    return as_word(default)
 
 
 def _first_line(error):

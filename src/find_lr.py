@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from src.configure import help_text, load_config
+from src.configure import load_config
 from src.errors import UserError, one_line_errors
 from src.files import atomic_path, save_table
+from src.wording import help_text
 
 _CLEAR_FALL = 0.1  # share of the loss; less than it falls by chance too
 

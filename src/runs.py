@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 from src.config import settings, value_of
-from src.configure import as_word, config_yaml, load_saved_config
+from src.configure import config_yaml, load_saved_config
 from src.errors import UserError, listing
 from src.files import delete_unfinished, save_text
+from src.wording import as_word
 
 # Settings that do not change what is trained, so that two commands on one run folder may differ in them.
 _HOW_IT_RUNS = (

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from src.config import REPOSITORY, Config, seconds_of, settings
-from src.configure import config_yaml, help_text, load_config, load_saved_config
+from src.configure import config_yaml, load_config, load_saved_config
 from src.errors import UserError
+from src.wording import help_text
 
 
 def message_of(words):

@@ -9,7 +9,7 @@ import pytest
 from src.config import REPOSITORY
 
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
-FOUNDATION = {"checks", "config", "configure", "errors", "files", "locks"}
+FOUNDATION = {"checks", "config", "configure", "errors", "files", "locks", "wording"}
 MAY_IMPORT = {
     "adopt": FOUNDATION | {"competition"},
     "competition": FOUNDATION,

@@ -1,35 +1,22 @@
-"""Recognises a Kaggle-style folder: which files are what, and so every key of a competition file, each with its reason.
+"""Recognises a Kaggle-style folder: every key of a competition file, each with its reason.
 
-The sample submission is believed first: it says what is predicted and for which ids. The training table is the one
-whose ids lead to pictures on disk; without one, folder or file names hold the labels.
+The tables decide as far as they go; without one that leads to the pictures, folder or file names hold the labels.
 """
 
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from src.adopt.columns import describe_classes, find_answers, find_group
 from src.adopt.folder import Files, scan, unpack_command
 from src.adopt.patterns import DICOM_SUFFIXES, any_picture, match_column, match_labels, roles
 from src.adopt.pictures import choose_channels, choose_image_size, look_at
+from src.adopt.tables import choose_test, choose_train, match_table, read_tables, spread, take_sample, take_solution
 from src.competition.folders import IMAGE_SUFFIXES
-from src.competition.tables import read_table
 from src.errors import UserError, listing
 
-_NUM_ROWS = 300  # of a table, looked for on disk
 _NUM_PICTURES = 50  # looked into
-
-
-@dataclass
-class Sample:
-    """The sample submission: its path, table, the column of ids, and the columns it asks for."""
-
-    path: str | None
-    table: object  # pandas table of str, or None
-    id: str | None
-    asked: list[str]
-    ids: set[str]
 
 
 @dataclass
@@ -62,11 +49,9 @@ def recognise(folder, unpacked=()):
     layout = Layout(scan(folder))
     if not layout.files.pictures:
         raise UserError(_no_pictures(folder, layout.files))
-    tables = _read_tables(folder, layout)
-    sample = _take_sample(tables)
-    solution = next((path for path in tables if "solution" in _stem(path)), None)
-    tables.pop(solution, None)
-    train_path, match, rivals = _choose_train(tables, sample, layout.files.pictures)
+    tables, layout.doubts = read_tables(folder, layout.files.tables)
+    sample, solution = take_sample(tables), take_solution(tables)
+    train_path, match, rivals = choose_train(tables, sample, layout.files.pictures)
     if rivals:
         layout.doubts.append(
             f"{listing(rivals)} could be the training table too, with the same columns as {train_path}"
@@ -88,82 +73,6 @@ def recognise(folder, unpacked=()):
     return layout
 
 
-def _read_tables(folder, layout):
-    """Read every CSV that is one: {relative path: table of str}."""
-    tables = {}
-    for path in layout.files.tables:
-        try:
-            table = read_table(Path(folder) / path).fillna("")
-        except UserError as error:
-            layout.doubts.append(f"not read: {error}")
-            continue
-        if len(table):
-            tables[path] = table
-    return tables
-
-
-def _take_sample(tables):
-    """Take the sample submission out of the tables; its id is a column that other tables have too."""
-    named = [
-        path for path in tables if re.search("sample|submission", _stem(path)) and "train" not in roles(_stem(path))
-    ]
-    path = min(named, key=lambda path: ("sample" not in _stem(path), path.count("/"), len(path), path), default=None)
-    if path is None:
-        return Sample(None, None, None, [], set())
-    table = tables.pop(path)
-    distinct = [name for name in table if table[name].is_unique]
-    shared = [name for name in distinct if any(name in other for other in tables.values())]
-    row_id = (shared or distinct or list(table))[0]
-    return Sample(path, table, row_id, [name for name in table if name != row_id], set(table[row_id]))
-
-
-def _choose_train(tables, sample, pictures):
-    """Return (path, (column, Match)) of the table whose rows lead to training pictures, or (None, None)."""
-    found = {}
-    for path, table in tables.items():
-        if roles(_stem(path)) != {"test"} or len(tables) == 1:
-            shared = bool(sample.ids) and not any(sample.ids & set(table[name]) for name in table)
-            match = _match_table(table, pictures, "train", shared)
-            if match and match[1].share >= 0.5:
-                found[path] = match
-
-    def rank(path):
-        table, words = tables[path], roles(_stem(path))
-        return (
-            -len(set(sample.asked) & set(table.columns)),
-            any(set(table[name]) == sample.ids for name in table),
-            bool(words - {"train"}),
-            -round(found[path][1].share, 1),
-            "train" not in words,
-            path.count("/"),
-            -len(table.columns),
-            path,
-        )
-
-    best = min(found, key=rank, default=None)
-    rivals = [path for path in found if path != best and set(tables[path].columns) == set(tables[best].columns)]
-    return best, found.get(best), rivals
-
-
-def _choose_test(tables, sample, columns):
-    """Take the table of the test rows out of the tables: the one with the sample's ids, else the one of that name."""
-    for path in sorted(tables, key=lambda path: ("test" not in roles(_stem(path)), path)):
-        table = tables[path]
-        same = any(set(table[name]) == sample.ids for name in table)
-        named = "test" in roles(_stem(path)) and any(name in table for name in columns)
-        if same if sample.ids else named:
-            return path, tables.pop(path)
-    return None, None
-
-
-def _match_table(table, pictures, role, shared=False):
-    """Return (column, Match) of the column that leads to most pictures, among those that name each row once."""
-    rows = _some(table)
-    columns = [name for name in table if rows[name].nunique() >= 0.9 * len(rows)]
-    matches = [(name, match_column(rows, name, pictures, role, shared)) for name in columns]
-    return max((one for one in matches if one[1]), key=lambda one: round(one[1].share, 2), default=None)
-
-
 def _decide_by_table(layout, tables, sample, train_path, column, match):
     """Fill the layout when a training table names the pictures."""
     train, pictures = tables.pop(train_path), layout.files.pictures
@@ -171,15 +80,15 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     if sample.id and sample.id not in train:
         layout.doubts.append(f"the sample names its rows by {sample.id}, the training table by {column}; rename one")
     if row_id != column:
-        by_id = match_column(_some(train), row_id, pictures, "train")
+        by_id = match_column(spread(train), row_id, pictures, "train")
         if by_id and by_id.share >= match.share - 0.01:
             column, match = row_id, by_id
-    test_path, test = _choose_test(tables, sample, [row_id, column])
+    test_path, test = choose_test(tables, sample, [row_id, column])
 
     layout.decide("train_table", train_path, f"{len(train)} rows; {column} leads to the pictures")
     _decide_test_rows(layout, sample, test_path, test)
     layout.decide("id", row_id, "names a row in each table" if test is not None or sample.id else "names a row")
-    layout.decide("train_image", match.pattern, _why_pattern(match, pictures, len(_some(train)), "training", layout))
+    layout.decide("train_image", match.pattern, _why_pattern(match, pictures, len(spread(train)), "training", layout))
     if not train[row_id].is_unique:
         layout.doubts.append(f"{train[row_id].duplicated().sum()} training rows repeat an id; keep one row per picture")
     source = test if test is not None else sample.table
@@ -202,7 +111,7 @@ def _decide_by_names(layout, tables, sample, folder):
     if not found or len(found[1]) < 2:
         raise UserError(_no_labels(folder, layout.files))
     pattern, labels = found
-    test_path, test = _choose_test(tables, sample, [sample.id, "id"])
+    test_path, test = choose_test(tables, sample, [sample.id, "id"])
     row_id = sample.id or ("id" if test is None else test.columns[0])
     layout.decide("train_table", None, "none: the labels are in the paths")
     _decide_test_rows(layout, sample, test_path, test)
@@ -244,12 +153,12 @@ def _decide_test_image(layout, source, where, columns, train_ids):
         else:
             layout.doubts.append("no test pictures found; training works, infer.py has nothing to predict")
         return
-    rows, columns = _some(source), [name for name in dict.fromkeys(columns) if name in source]
+    rows, columns = spread(source), [name for name in dict.fromkeys(columns) if name in source]
     shared = bool(train_ids) and not any(train_ids & set(source[name]) for name in columns)
     matches = [match for name in columns if (match := match_column(rows, name, pictures, "test", shared))]
     match = max(matches, key=lambda one: round(one.share, 2), default=None)
     if match is None:
-        match = (_match_table(source, pictures, "test", shared) or (None, None))[1]
+        match = (match_table(source, pictures, "test", shared) or (None, None))[1]
     if match:
         layout.decide("test_image", match.pattern, _why_pattern(match, pictures, len(rows), "test", layout))
         return
@@ -342,11 +251,3 @@ def _no_labels(folder, files):
         command = unpack_command(folder, files.archives)
         return f"{line}, but there are archives ({listing(files.archives)}); unpack them: {command}"
     return f"{line}; add a CSV with a column of their names and one of labels"
-
-
-def _some(table):
-    return table.iloc[:: -(-len(table) // _NUM_ROWS)]
-
-
-def _stem(path):
-    return PurePosixPath(path).stem.lower()

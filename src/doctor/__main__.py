@@ -7,8 +7,9 @@ with pictures into doctor.html.
 import sys
 from pathlib import Path
 
-from src.configure import help_text, load_config, load_saved_config
+from src.configure import load_config, load_saved_config
 from src.errors import one_line_errors
+from src.wording import help_text
 
 USAGE = """usage: python -m src.doctor [key=value ...]
 
