@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from src.checks import check_config
-from src.config import GROUPS, REPOSITORY, Config, settings
+from src.config import REPOSITORY, Config, settings
 from src.errors import UserError, listing, nearest
-from src.wording import as_word, example_of, type_name
+from src.wording import as_word, example_of, nearest_setting, type_name
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; libyaml ends the process where much deeper text leads it
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # a formula or variable to put in, and a value that is to be set
@@ -179,8 +179,7 @@ def _read_layer(layer, where):
     known = settings()
     for key, value in _flatten(layer, known):
         if key not in known:
-            example = f"; {key}.* is a group, set one of its settings" if key in GROUPS else nearest(key, known)
-            raise UserError(f"{where}: unknown setting {key}{example or '; --help lists all'}")
+            raise UserError(f"{where}: unknown setting {key}{nearest_setting(key)}")
         _check_text(key, value, where)
         if "Any" not in str(known[key].type) and isinstance(value, list) and not _is_flat(value):
             raise _wrong_type(key, value, where)  # which OmegaConf takes

@@ -3,7 +3,24 @@
 import dataclasses
 import textwrap
 
-from src.config import Config, settings, span
+from src.config import GROUPS, Config, settings, span
+from src.errors import nearest
+
+_OTHER_NAMES = {  # that other trainers give to these settings
+    "amp": "precision",
+    "cutmix": "mix.prob",
+    "dropout": "model.drop_rate",
+    "img_size": "image_size",
+    "loss": "loss.name",
+    "mixup": "mix.prob",
+    "model": "model.backbone",
+    "optimizer": "optimizer.name",
+    "schedule": "schedule.name",
+    "scheduler": "schedule.name",
+    "size": "image_size",
+    "wd": "optimizer.weight_decay",
+    "workers": "train.num_workers",
+}
 
 
 def help_text():
@@ -48,6 +65,17 @@ def example_of(one):
     if default is None:
         return 5 if "int" in str(one.type) else 0.5 if "float" in str(one.type) else "null"
     return as_word(default)
+
+
+def nearest_setting(key):
+    """Return what helps who has typed a key that is no setting: "; did you mean X?" or how to find the right one."""
+    known, name = settings(), key.rpartition(".")[2]
+    alike = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else [one for one in known if one.endswith(f".{name}")]
+    if len(alike) in (1, 2):
+        return f"; did you mean {' or '.join(alike)}?"
+    if key in GROUPS:
+        return f"; {key}.* is a group, set one of its settings"
+    return nearest(key, known) or "; --help lists all"
 
 
 def _default_of(one):

@@ -12,7 +12,7 @@ import pytest
 from src.config import REPOSITORY, Config, seconds_of, settings
 from src.configure import config_yaml, load_config, load_saved_config
 from src.errors import UserError
-from src.wording import help_text
+from src.wording import _OTHER_NAMES, help_text
 
 
 def message_of(words):
@@ -64,6 +64,13 @@ def test_a_config_cannot_be_changed():
     [
         ("trian.epochs=3", "command line: unknown setting trian.epochs; did you mean train.epochs?"),
         ("optimizer.lrr=1", "command line: unknown setting optimizer.lrr; did you mean optimizer.lr?"),
+        ("lr=1", "command line: unknown setting lr; did you mean optimizer.lr?"),
+        ("train.lr=1", "command line: unknown setting train.lr; did you mean optimizer.lr?"),
+        ("batch_size=1",
+         "command line: unknown setting batch_size; did you mean train.batch_size or infer.batch_size?"),
+        ("model.dropout=1", "command line: unknown setting model.dropout; did you mean model.drop_rate?"),
+        ("optimizer=adam", "command line: unknown setting optimizer; did you mean optimizer.name?"),
+        ("zzz=1", "command line: unknown setting zzz; --help lists all"),
         ("train=3", "command line: unknown setting train; train.* is a group, set one of its settings"),
         ("epochs", "command line: 'epochs' is not key=value; write for example train.epochs=3 (--help lists all)"),
         ("train.epochs=x", "command line: train.epochs=x is not a whole number; for example train.epochs=10"),
@@ -254,3 +261,8 @@ def test_all_groups_have_one_level():
 def test_a_time_is_hours_minutes_or_seconds():
     assert [seconds_of(text) for text in ("8.5h", "45m", "90s", None)] == [30600, 2700, 90, None]
     assert all(math.isnan(seconds_of(text)) for text in ("", "h", "1e3s", "-1h", "1.h", "1 h", "1d", "nans"))
+
+
+def test_other_trainers_names_lead_to_settings():
+    assert set(_OTHER_NAMES.values()) <= set(settings())
+    assert not set(_OTHER_NAMES) & set(settings())
