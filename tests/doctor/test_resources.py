@@ -55,12 +55,17 @@ def test_what_does_not_fit_is_a_finding(clinic):
 def test_a_full_disk_is_found(clinic, monkeypatch):
     case, _ = clinic.case("device=cpu")
     rows = np.arange(160)
+
+    def leave_free(disk, memory):
+        monkeypatch.setattr(resources.shutil, "disk_usage", lambda folder: SimpleNamespace(free=disk))
+        monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
+
+    leave_free(10**12, 10**11)
     findings, [fact] = check_resources(case, rows)
     assert findings == []
     assert [line.split()[0] for line in fact.lines] == ["disk", "memory", "speed", "time"]
     monkeypatch.setattr(resources, "measure_costs", lambda *_: COSTS)
-    monkeypatch.setattr(resources.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**5))
-    monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    leave_free(10**5, 10**6)
     assert [one.severity for one in check_resources(case, rows)[0]] == ["warning", "error", "warning"]
     assert list(clinic.folder.glob("**/.cache")) == []
 

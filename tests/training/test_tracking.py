@@ -1,6 +1,9 @@
 """Tracking is safe: no mode prompts, and no failure passes through."""
 
+import os
+
 import pytest
+import wandb
 
 from src.training.tracking import Tracker, build_tracker
 
@@ -42,3 +45,5 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch)
     tracker.log({"epoch": 1})
     tracker.finish({"pooled": 0.5})
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    wandb.teardown()  # or programs of later tests would find its process by an environment variable
+    assert "WANDB_SERVICE" not in os.environ
