@@ -49,7 +49,10 @@ def load_saved_config(run_folder, words=()):
     path = Path(run_folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
-    return _build([(path, _read_yaml(path)), *_read_words(_split_word(word) for word in words)])
+    saved = _read_yaml(path)
+    if not saved:
+        raise UserError(f"{path}: is empty; write the run's settings into it, or train anew with overwrite=true")
+    return _build([(path, saved), *_read_words(_split_word(word) for word in words)])
 
 
 def config_yaml(config):

@@ -42,8 +42,8 @@ _MENDS = {
 def one_line_errors():
     """Print what a person can mend as one line on stderr and exit with status 2; every other exception passes through.
 
-    That is a UserError, a file that cannot be read or written, a device that is out of memory, a loader process that
-    was killed. Ctrl-C ends with one line and status 130, `Stopped` with its line and its status.
+    That is a UserError, a file that cannot be read or written, memory that is not there, a loader process that was
+    killed. Ctrl-C ends with one line and status 130, `Stopped` with its line and its status.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def one_line_errors():
             raise
         _end(f"error: {error.filename}: {error.strerror}; {_MENDS.get(error.errno, _AGAIN)}", 2)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
             _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             _end(
@@ -71,6 +71,11 @@ def one_line_errors():
                 2,
             )
         raise
+
+
+def _is_torch_out_of_memory(error):
+    """On a GPU it is a class of its own, of torch that is not imported here; on a CPU a RuntimeError."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _end(line, status):

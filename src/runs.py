@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from src.config import settings, value_of
@@ -83,11 +84,13 @@ def open_run(config, is_busy=False):
     """
     folder = config.run_folder
     delete_unfinished(folder)
+    aside = folder.parent / ".deleted" / folder.name
+    shutil.rmtree(aside, ignore_errors=True)  # what a kill has left of an earlier one
     is_run = (folder / "config.yaml").is_file()
     if folder.exists() and not is_run and any(folder.iterdir()):
         raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
     if is_run and config.overwrite:
-        _delete(folder)
+        _delete(folder, aside)
     elif is_run and (is_busy or has_work(folder)):
         saved = load_saved_config(folder)
         if changes := describe_changes(saved, config):
@@ -95,13 +98,12 @@ def open_run(config, is_busy=False):
     save_text(folder / "config.yaml", config_yaml(config))
 
 
-def _delete(folder):
+def _delete(folder, aside):
     """Delete a run, as a whole: it is moved aside first, so that a kill leaves no part of it in its place."""
-    aside = folder.parent / ".deleted"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    shutil.rmtree(folder.rename(aside / folder.name))
-    aside.rmdir()
+    aside.parent.mkdir(exist_ok=True)
+    shutil.rmtree(folder.rename(aside))
+    with suppress(OSError):  # another run is on its way out
+        aside.parent.rmdir()
 
 
 def has_work(folder):

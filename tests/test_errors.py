@@ -3,9 +3,11 @@
 import errno
 
 import pytest
+import torch
 
 from src.errors import Stopped, UserError, one_line_errors
 
+NO_MEMORY = "error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size\n"
 AGAIN = "run the same command again"
 
 
@@ -20,8 +22,8 @@ AGAIN = "run the same command again"
         (PermissionError(errno.EACCES, "Permission denied", "outputs"),
          "error: outputs: Permission denied; allow it, or set output_dir=FOLDER to a folder that can be written\n", 2),
         (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"),
-         "error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size\n", 2),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), NO_MEMORY, 2),
+        (MemoryError("Unable to allocate 728. TiB"), NO_MEMORY, 2),
     ],
 )  # fmt: skip
 def test_it_is_one_line(error, line, status, capsys):
@@ -35,3 +37,9 @@ def test_it_is_one_line(error, line, status, capsys):
 def test_everything_else_passes_through(error):
     with pytest.raises(type(error), match=str(error)), one_line_errors():
         raise error
+
+
+def test_a_cpu_without_memory_is_told(capsys):
+    with pytest.raises(SystemExit), one_line_errors():
+        torch.empty(10**14)
+    assert capsys.readouterr().err == NO_MEMORY

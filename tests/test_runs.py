@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import time
 
@@ -47,7 +48,10 @@ def test_a_run_is_deleted_as_a_whole_and_a_kill_before_its_first_file_is_none(fo
     (folder / "outputs/demo_default/fold0").mkdir()
     (folder / "outputs/demo_default/fold0/meta.json").write_text("{}")
     (folder / "outputs/.deleted/demo_default").mkdir(parents=True)  # as a kill leaves it
+    (folder / "outputs/.deleted/another").mkdir()  # which another process deletes now
     open_run(dataclasses.replace(config, overwrite=True))
+    assert [path.name for path in (folder / "outputs/.deleted").iterdir()] == ["another"]
+    shutil.rmtree(folder / "outputs/.deleted")
     assert [path.name for path in (folder / "outputs").rglob("*")] == ["demo_default", "config.yaml"]
 
 

@@ -3,6 +3,7 @@
 A fold is a number from 0; -1 is a row that is always trained on.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ _MAX_COLUMNS = 12  # targets that are described one by one
 def load_folds(config, table, keep=True):
     """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and kept.
 
-    Kept in <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, so that all runs share their folds.
+    Kept in <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, with _by_<group> where there are
+    groups, so that all runs share their folds.
 
     Args:
         config: src.config.Config.
@@ -36,7 +38,10 @@ def load_folds(config, table, keep=True):
         return _read_folds(method, table, "correct it, or choose folds=auto")
     if method == "column":
         return make_folds(table, method, num_folds, seed)
-    path = Path(config.output_dir) / "folds" / f"{config.competition.name}_{method}_{num_folds}_seed{seed}.csv"
+    name = f"{config.competition.name}_{method}_{num_folds}_seed{seed}"
+    if config.competition.group is not None:
+        name += "_by_" + re.sub(r"[^\w-]", "_", config.competition.group)
+    path = Path(config.output_dir) / "folds" / f"{name}.csv"
     if path.is_file():
         return _read_folds(path, table, "the table has changed since: delete this file")
     folds = make_folds(table, method, num_folds, seed)

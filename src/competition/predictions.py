@@ -1,7 +1,9 @@
 """Files of predictions: an id column and one column of probabilities per target."""
 
+import numpy as np
 import pandas as pd
 
+from src.errors import UserError
 from src.files import save_table
 
 
@@ -11,9 +13,18 @@ def save_predictions(path, table, probs):
     save_table(path, pd.concat([ids, pd.DataFrame(probs, columns=list(table.target_names))], axis=1))
 
 
-def load_predictions(path):
-    """Read what `save_predictions` wrote; ids stay strings."""
-    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+def load_predictions(path, ids, names):
+    """Read what `save_predictions` wrote: the probabilities (N, C) of the ids, float64.
+
+    Raises:
+        UserError: the file is damaged or holds other rows or targets.
+    """
+    try:
+        rows = pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
+        return rows.loc[ids, list(names)].to_numpy(dtype=np.float64)
+    except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = str(error).strip("'\"").splitlines()[0]
+        raise UserError(f"{path}: damaged ({reason[:80]}); delete {path.parent} and train that fold again") from None
 
 
 def load_target_names(path):

@@ -71,19 +71,40 @@ def leave_out_unreadable(config, table, folds):
 
 
 def keep_folds(run_folder, table, folds, is_busy=False):
-    """Write the run's folds.csv; the folds of one run must not change while its folds are trained one by one.
+    """Write the run's folds.csv: rows, folds and targets, which must not change while its folds are trained one by one.
 
     Args:
         is_busy: another process trains some of the run's folds now.
 
     Raises:
-        UserError: they have changed.
+        UserError: they have changed, or what is kept of them is damaged.
     """
     path = run_folder / "folds.csv"
+    rows = pd.DataFrame({"id": table.ids, "fold": folds})
+    rows = pd.concat([rows, pd.DataFrame(table.targets, columns=list(table.target_names))], axis=1)
     if path.is_file() and (is_busy or has_work(run_folder)):
+        _check_same(path, rows)
+    save_table(path, rows)
+
+
+def _check_same(path, rows):
+    """Check that a run's folds.csv holds these rows; one of an older version holds no targets."""
+    kept = _load_kept(path, rows.columns)
+    another = "choose name=ANOTHER or overwrite=true"
+    if not kept[["id", "fold"]].equals(rows[["id", "fold"]]):
+        raise UserError(f"{path}: this run was trained on other folds or rows; {another}")
+    changed = (kept != rows[kept.columns]).any(axis=1)
+    if changed.any():
+        raise UserError(
+            f"{path}: this run was trained on other answers in {changed.sum()} of {len(rows)} rows "
+            f"(first: {rows['id'][changed.idxmax()]}); {another}"
+        )
+
+
+def _load_kept(path, names):
+    try:
         kept = read_table(path)
-        if kept["id"].tolist() != table.ids.tolist() or kept["fold"].astype(int).tolist() != folds.tolist():
-            raise UserError(
-                f"{path}: this run was trained on other folds or rows; choose name=ANOTHER or overwrite=true"
-            )
-    save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
+        types = {name: np.int64 if name == "fold" else np.float32 for name in names[1:] if name in ("fold", *kept)}
+        return kept[["id", *types]].astype(types)
+    except (KeyError, ValueError, UserError):
+        raise UserError(f"{path}: damaged; delete it and run the same command again") from None

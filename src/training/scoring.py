@@ -23,14 +23,15 @@ def score_run(config, table, folds, numbers):
     done = [fold for fold in numbers if is_done(run_folder / f"fold{fold}")]
     if not done:
         return {}
-    names = list(table.target_names)
-    parts = [load_predictions(run_folder / f"fold{fold}" / "val.csv").assign(fold=fold) for fold in done]
-    oof = pd.concat(parts).set_index("id")
-    rows = np.isin(folds, done)
-    oof = oof.loc[table.ids[rows]].reset_index()[["id", "fold", *names]]
-    save_table(run_folder / "oof.csv", oof)
+    names, rows = list(table.target_names), np.isin(folds, done)
+    probs = np.empty(table.targets.shape)
+    for fold in done:
+        own = folds == fold
+        probs[own] = load_predictions(run_folder / f"fold{fold}" / "val.csv", table.ids[own], names)
+    targets, probs = table.targets[rows], probs[rows]
+    oof = pd.DataFrame({"id": table.ids[rows], "fold": folds[rows]})
+    save_table(run_folder / "oof.csv", pd.concat([oof, pd.DataFrame(probs, columns=names)], axis=1))
 
-    targets, probs = table.targets[rows], oof[names].to_numpy()
     metas = {fold: load_json(run_folder / f"fold{fold}" / "meta.json") for fold in done}
     per_fold = {fold: metas[fold]["best_score"] for fold in done}
     scores = {

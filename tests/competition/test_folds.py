@@ -231,6 +231,16 @@ def test_folds_are_made_once_and_read_in_the_tables_order(config, tmp_path):
     assert load_folds(replace(config, seed=6), table).tolist() == make_folds(table, "auto", 2, 6).tolist()
 
 
+def test_folds_kept_without_groups_are_not_those_with_groups(config, tmp_path):
+    groups = np.repeat(np.arange(10), 2).astype(str)
+    load_folds(config, table_of([0, 1] * 10))
+    grouped = replace(config, competition=Competition(name="pets", group="patient/no"))
+    folds = load_folds(grouped, table_of([0, 1] * 10, groups=groups))
+    assert all(len(set(folds[groups == group])) == 1 for group in groups)
+    names = {path.name for path in (tmp_path / "out" / "folds").iterdir()}
+    assert names == {"pets_auto_2_seed5.csv", "pets_auto_2_seed5_by_patient_no.csv"}
+
+
 def test_kept_folds_of_another_table_are_refused(config, tmp_path):
     load_folds(config, table_of([0, 1] * 10))
     path = tmp_path / "out" / "folds" / "pets_auto_2_seed5.csv"
