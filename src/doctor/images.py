@@ -4,7 +4,8 @@ import numpy as np
 
 from src.doctor.findings import Fact, Finding, name_rows
 
-_BLANK_STD = 0.01  # share of the range of all pixels; a picture that varies less shows nothing
+_NOISE = 0.01  # share of what half of the 8-bit pictures span, by which compression alters one that shows nothing
+_ROUNDING = 1e-6  # share of its largest value, by which an array of float32 varies that shows nothing
 _USUAL = 0.9  # share of images that are alike, above which the others are odd
 _FAR = 4.0  # times larger or smaller than the median side
 _SHOWN = 12  # pictures of odd images on the page
@@ -26,9 +27,14 @@ def check_images(case):
 
 
 def is_blank(scan):
-    """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others."""
-    span = scan.highs.max(initial=0) - scan.lows.min(initial=0)
-    return scan.is_read & (scan.stds <= _BLANK_STD * span)
+    """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others.
+
+    Arrays of float32 are measured by themselves alone: their numbers may be of any scale, and of another in each.
+    """
+    spans = (scan.highs - scan.lows)[scan.is_read & scan.is_uint8]
+    noise = _NOISE * np.median(spans) if len(spans) else 0.0
+    rounding = _ROUNDING * np.maximum(np.abs(scan.lows), np.abs(scan.highs))
+    return scan.is_read & (scan.stds <= np.where(scan.is_uint8, noise, rounding))
 
 
 def _find_unreadable(scan, names, unreadable):

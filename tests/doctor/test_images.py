@@ -44,6 +44,42 @@ def test_blank_images(clinic):
     assert np.flatnonzero(is_blank(clinic.case()[0].scan)).tolist() == [8]
 
 
+def write_arrays(clinic, change):
+    """Write arrays of random numbers in the place of the pictures; return words that read them."""
+    for side in ("train", "test"):
+        for row, name in enumerate(clinic.read(side)["id"]):
+            array = np.random.default_rng((row, side == "test")).normal(size=(64, 64, 3)).astype(np.float16)
+            np.save(clinic.root / side / f"{name}.npy", change(side, row, array))
+    return ["competition.train_image=train/{id}.npy", "competition.test_image=test/{id}.npy", "normalize=dataset"]
+
+
+def test_arrays_of_any_scale_are_blank_only_where_they_are_constant(clinic):
+    def change(side, row, array):
+        if side == "test":
+            return array
+        if row == 1:
+            array[0, 0, 0] = 6e4
+        changed = {2: array * np.float16(1e-3), 3: 300 + array, 4: np.zeros_like(array), 5: np.full_like(array, -0.1)}
+        return changed.get(row, array)
+
+    case, _ = clinic.case(*write_arrays(clinic, change))
+    assert np.flatnonzero(is_blank(case.scan)).tolist() == [4, 5]
+    [finding] = check_images(case)[0]
+    assert finding.title == "2 of 220 images are blank: one shade all over"
+
+
+def test_pictures_of_few_grey_levels_are_not_blank(clinic):
+    """Masks of 0 and 1, of which one has a single bright pixel: what half of them span is the measure."""
+    for row in range(160):
+        mask = np.random.default_rng(row).integers(0, 2, (64, 64), dtype=np.uint8)
+        mask[0, 0] = 255 if row == 3 else 0
+        Image.fromarray(mask * (row != 7)).save(clinic.root / "train" / f"{clinic.read()['id'][row]}.png")
+    for path in (clinic.root / "test").glob("*.jpg"):
+        Image.fromarray(mask).save(path.with_suffix(".png"))
+    case, _ = clinic.case("competition.train_image=train/{id}.png", "competition.test_image=test/{id}.png")
+    assert np.flatnonzero(is_blank(case.scan)).tolist() == [7]
+
+
 def test_an_odd_size_among_equal_ones(clinic):
     clinic.draw(8, clinic.pixels(8)[:60])
     [finding] = found_in(clinic)[0]
