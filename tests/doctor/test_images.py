@@ -1,9 +1,15 @@
 """Images that are broken, blank or odd are named; sizes that vary naturally are not."""
 
+from contextlib import nullcontext
+
 import numpy as np
+import pytest
+from accelerate import Accelerator
 from PIL import Image
 
 from src.doctor.images import check_images, is_blank
+from src.errors import UserError
+from src.training.shared import prepare_shared
 
 
 def found_in(clinic, *words):
@@ -103,3 +109,37 @@ def test_an_odd_kind(clinic):
     [finding] = found_in(clinic)[0]
     assert finding.title == "2 of 220 images are of another kind than JPEG RGB"
     assert finding.names == (f"train/{clinic.path(4).name} JPEG L", f"train/{clinic.path(6).name} PNG RGB")
+
+
+@pytest.mark.parametrize(
+    ("mixed", "words", "severity"),
+    [
+        ("train", [], "error"),
+        ("train", ["cache=off"], "warning"),
+        ("train", ["fold=0", "train.epochs=1"], "warning"),  # no image is read twice, so that none is kept
+        ("train", ["fold=0", "train.epochs=1", "cache=on"], "error"),
+        ("test", [], "warning"),
+    ],
+)
+def test_mixed_types_stop_training_where_decoded_images_are_kept(clinic, mixed, words, severity):
+    """The doctor says what `prepare_shared`, with which training begins, does."""
+
+    def change(side, row, array):
+        return (array * 30 + 128).astype(np.uint8) if (side, row) == (mixed, 9) else array
+
+    words = [*write_arrays(clinic, change), *words]
+    [finding] = found_in(clinic, *words)[0]
+    assert (finding.severity, finding.title) == (severity, "1 of 220 images are read as uint8, the others as float32")
+    assert finding.names == (f"{mixed}/{clinic.path(9, mixed).stem}.npy",)
+    assert ("cache=off" in finding.advice) == (severity == "error")
+    case, config = clinic.case(*words)[0], clinic.config(*words)
+    left = [0] if config.fold == 0 else [0, 1]
+    with pytest.raises(UserError, match="set cache=off") if severity == "error" else nullcontext():
+        prepare_shared(config, case.train, case.folds, left, Accelerator(cpu=True), 0)
+
+
+def test_arrays_that_are_read_as_one_type_are_not_odd(clinic):
+    def change(side, row, array):
+        return array.astype(np.float32) if row == 9 else array
+
+    assert found_in(clinic, *write_arrays(clinic, change))[0] == []
