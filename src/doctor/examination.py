@@ -11,7 +11,7 @@ from src.doctor.case import read_case
 from src.doctor.duplicates import check_copies, find_copies, is_torn, make_joint_folds
 from src.doctor.findings import format_facts, format_findings, sort_findings, summarize
 from src.doctor.folds import check_case_folds
-from src.doctor.images import check_images
+from src.doctor.images import check_images, is_blank
 from src.doctor.labels import check_labels
 from src.doctor.leaks import check_leaks
 from src.doctor.report import save_report
@@ -43,8 +43,9 @@ def examine(config, run_folder=None):
         findings, facts = findings + found, facts + measured
     findings += check_labels(case) + check_copies(case, pairs, folder / "folds.csv")
     rows = np.flatnonzero(case.scan.is_read[: case.num_train])
-    if len(rows):
-        found, measured = check_augmentation(case, int(rows[0]))
+    shown = rows[~is_blank(case.scan)[rows]]  # a blank picture stays the same under most transforms
+    if len(shown):
+        found, measured = check_augmentation(case, int(shown[0]))
         findings, facts = findings + found, facts + measured
     if len(rows) and case.folds is not None:
         found, measured = check_resources(case, rows)

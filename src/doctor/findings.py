@@ -3,7 +3,7 @@
 import textwrap
 from dataclasses import dataclass
 
-from src.errors import listing, printable
+from src.errors import printable
 
 SEVERITIES = ("error", "warning", "note")  # a score would be wrong or training stops; it may be; worth knowing
 MAX_NAMES = 100  # names that a finding keeps
@@ -75,16 +75,25 @@ def format_findings(findings):
     for one in sort_findings(findings):
         lines += _wrap(one.title, f"{one.severity:8} ", " " * 9)
         if one.names:
-            shown = listing(one.names[:_SHOWN_NAMES])
+            shown = one.names[:_SHOWN_NAMES]
+            between = "; " if any("," in name for name in shown) else ", "
             more = f" ... ({one.num_names} in all)" if one.num_names > _SHOWN_NAMES else ""
-            lines += _wrap(shown + more, " " * 11, " " * 11)
+            lines += _wrap(between.join(shown) + more, " " * 11, " " * 11)
         lines += _wrap(one.advice, " " * 9 + "-> ", " " * 12)
     return "\n".join(lines)
 
 
 def format_facts(facts):
-    """Return the facts as text, each line as it is."""
-    return "\n\n".join("\n".join((one.title, *(f"  {printable(line)}" for line in one.lines))) for one in facts)
+    """Return the facts as text for a terminal of 80 columns; a line that is longer goes on further to the right."""
+    return "\n\n".join("\n".join(_format_fact(one)) for one in facts)
+
+
+def _format_fact(fact):
+    lines = _wrap(fact.title, "", " " * 4)
+    for line in fact.lines:
+        indent = " " * (2 + len(line) - len(line.lstrip()))
+        lines += _wrap(line.lstrip(), indent, indent + " " * 4)
+    return lines
 
 
 def summarize(findings, path):

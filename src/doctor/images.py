@@ -3,8 +3,11 @@
 import numpy as np
 
 from src.doctor.findings import Fact, Finding, name_rows
+from src.errors import UserError
+from src.training.parts import build_augmentations, count_reads
 
-_BLANK_STD = 0.01  # share of the range of all pixels; a picture that varies less shows nothing
+_NOISE = 0.01  # share of what half of the 8-bit pictures span, by which compression alters one that shows nothing
+_ROUNDING = 1e-6  # share of its largest value, by which an array of float32 varies that shows nothing
 _USUAL = 0.9  # share of images that are alike, above which the others are odd
 _FAR = 4.0  # times larger or smaller than the median side
 _SHOWN = 12  # pictures of odd images on the page
@@ -20,15 +23,21 @@ def check_images(case):
         findings += [
             *_find_blank(scan, names),
             *_find_odd_sizes(scan, names, read),
-            *_find_odd_kinds(scan, names, read),
+            *_find_odd_kinds(scan, names, read[scan.is_uint8[read]]),
+            *_find_mixed_types(case, read),
         ]
     return findings, [_describe(case, read)] if len(read) else []
 
 
 def is_blank(scan):
-    """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others."""
-    span = scan.highs.max(initial=0) - scan.lows.min(initial=0)
-    return scan.is_read & (scan.stds <= _BLANK_STD * span)
+    """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others.
+
+    Arrays of float32 are measured by themselves alone: their numbers may be of any scale, and of another in each.
+    """
+    spans = (scan.highs - scan.lows)[scan.is_read & scan.is_uint8]
+    noise = _NOISE * np.median(spans) if len(spans) else 0.0
+    rounding = _ROUNDING * np.maximum(np.abs(scan.lows), np.abs(scan.highs))
+    return scan.is_read & (scan.stds <= np.where(scan.is_uint8, noise, rounding))
 
 
 def _find_unreadable(scan, names, unreadable):
@@ -82,9 +91,10 @@ def _find_odd_sizes(scan, names, read):
 
 
 def _find_odd_kinds(scan, names, read):
+    """Look at 8-bit pictures: arrays of any other type are all read as float32, without a change of their numbers."""
     kinds, of, counts = np.unique(scan.kinds[read], return_inverse=True, return_counts=True)
-    usual = counts.argmax()
-    if len(kinds) > 1 and counts[usual] >= _USUAL * len(read):
+    if len(kinds) > 1 and counts.max() >= _USUAL * len(read):
+        usual = counts.argmax()
         rows = read[of != usual]
         named = [f"{names[row]} {scan.kinds[row]}" for row in rows]
         yield Finding(
@@ -95,6 +105,40 @@ def _find_odd_kinds(scan, names, read):
             **name_rows(named, range(len(named))),
             pictures=_alone(rows),
         )
+
+
+def _find_mixed_types(case, read):
+    is_uint8 = case.scan.is_uint8[read]
+    is_usual_uint8 = is_uint8.mean() > 0.5
+    rows = read[is_uint8 != is_usual_uint8]
+    if not len(rows):
+        return
+    rare, usual = ("float32", "uint8") if is_usual_uint8 else ("uint8", "float32")
+    stops = _stops_at_mixed_types(case, read)
+    yield Finding(
+        "error" if stops else "warning",
+        f"{len(rows)} of {len(read)} images are read as {rare}, the others as {usual}",
+        "save all as one type and on one scale: "
+        + ("training stops at them, or with cache=off" if stops else "training")
+        + " takes their numbers as they are",
+        **name_rows(case.names, rows),
+        pictures=_alone(rows),
+    )
+
+
+def _stops_at_mixed_types(case, read):
+    """Whether the training images are of two types and train.py would keep them, decoded, in one file."""
+    config, rows = case.config, read[~case.is_test[read]]
+    if case.folds is None or config.cache == "off" or len(np.unique(case.scan.is_uint8[rows])) < 2:
+        return False
+    try:
+        augmentations = build_augmentations(config, case.train.take(rows[:1]))
+    except UserError:  # which the self-test of augmentation tells
+        return False
+    folds = case.folds[rows]
+    left = range(folds.max() + 1) if config.fold is None else [config.fold]
+    reads_at = count_reads(config, folds, left, augmentations)
+    return any(config.cache == "on" or reads > len(rows) for reads in reads_at.values())
 
 
 def _describe(case, read):

@@ -35,6 +35,7 @@ class Scan:
     num_bytes: np.ndarray  # (N,) int64, of the file
     modified: np.ndarray  # (N,) float64, seconds since 1970
     kinds: np.ndarray  # (N,) str: file format and pixels, such as "JPEG RGB"
+    is_uint8: np.ndarray  # (N,) bool: whether it is read as 8-bit pixels; else as float32
     heights: np.ndarray  # (N,) int32, pixels
     widths: np.ndarray  # (N,) int32, pixels
     lows: np.ndarray  # (N,) float32, the smallest raw pixel value
@@ -80,7 +81,7 @@ def scan_images(paths, channels):
 
 def _empty_columns(count):
     types = {"num_bytes": np.int64, "modified": np.float64, "heights": np.int32, "widths": np.int32}
-    types |= {"digests": np.uint64, "hashes": np.uint64}
+    types |= {"digests": np.uint64, "hashes": np.uint64, "is_uint8": bool}
     names = [one.name for one in fields(Scan) if one.name not in ("paths", "reasons", "kinds", "thumbnails")]
     columns = {name: np.zeros(count, types.get(name, np.float32)) for name in names}
     return columns | {"thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)}
@@ -153,6 +154,7 @@ def _measure(pixels):
     mean, std = (float(one.mean()) for one in cv2.meanStdDev(pixels.reshape(len(pixels), -1)))
     digest = blake2b(np.ascontiguousarray(pixels), digest_size=8, key=f"{pixels.shape} {pixels.dtype}".encode())
     return {
+        "is_uint8": pixels.dtype == np.uint8,
         "heights": pixels.shape[0],
         "widths": pixels.shape[1],
         "lows": pixels.min(),

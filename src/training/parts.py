@@ -1,5 +1,6 @@
 """The objects of one fold, built from the config: network, averages, optimizer, schedule, loaders."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,6 +130,26 @@ def choose_rows(config, fold, folds):
         chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
         train_rows = np.sort(chosen)
     return train_rows, val_rows
+
+
+def count_reads(config, folds, left, augmentations):
+    """Return {(height, width): images read at that size, in all}; none where each is wanted at its own size.
+
+    Args:
+        folds: (N,) int.
+        left: numbers of those that are to be trained.
+        augmentations: of training and validation.
+    """
+    num_reads, reads_at = [0, 0], Counter()
+    for fold in left:
+        for place, rows in enumerate(choose_rows(config, fold, folds)):
+            num_reads[place] += config.train.epochs * len(rows)
+    if config.keeps_features:
+        num_reads = [len(folds) * (config.train.views - 1), len(folds)]
+    for transform, reads in zip(augmentations, num_reads, strict=True):
+        if transform.decode_size is not None:
+            reads_at[transform.decode_size] += reads
+    return reads_at
 
 
 def build_augmentations(config, table):

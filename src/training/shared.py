@@ -1,7 +1,6 @@
 """What all folds of a run share and is made once: pixel statistics, decoded images, features."""
 
 import dataclasses
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,7 @@ from src.data.statistics import compute_pixel_stats
 from src.files import load_json, save_json
 from src.runs import has_work
 from src.training.features import load_features
-from src.training.parts import build_augmentations, choose_rows
+from src.training.parts import build_augmentations, count_reads
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,7 @@ class Shared:
 def prepare_shared(config, table, folds, left, accelerator, num_workers):
     """Return the Shared of the folds that are left, with what is to be computed once, computed."""
     pixel_stats, augmentations = _load_pixel_stats(config, table, accelerator), build_augmentations(config, table)
-    num_reads = [0, 0]
-    for fold in left:
-        for place, rows in enumerate(choose_rows(config, fold, folds)):
-            num_reads[place] += config.train.epochs * len(rows)
-    if config.keeps_features:
-        num_reads = [len(table) * (config.train.views - 1), len(table)]
-    caches = _open_caches(config, table, augmentations, num_reads, accelerator)
+    caches = _open_caches(config, table, count_reads(config, folds, left, augmentations), accelerator)
     shared = Shared(num_workers, pixel_stats, caches)
     if not config.keeps_features:
         return shared
@@ -54,12 +47,8 @@ def _load_pixel_stats(config, table, accelerator):
     return np.array(stats["mean"]), np.array(stats["std"])
 
 
-def _open_caches(config, table, augmentations, num_reads, accelerator):
+def _open_caches(config, table, reads_at, accelerator):
     """Return {(height, width): ImageCache} of the sizes at which training and validation read their images."""
-    reads_at = Counter()
-    for transform, reads in zip(augmentations, num_reads, strict=True):
-        if transform.decode_size is not None:  # else each image is wanted at its own size
-            reads_at[transform.decode_size] += reads
     root, folders = config.competition.root, list_folders(config)
     with accelerator.main_process_first():
         opened = {

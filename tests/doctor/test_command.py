@@ -46,6 +46,25 @@ def test_a_clean_competition_yields_no_finding(clinic, capsys):
         assert fact in printed
 
 
+def test_augmentation_is_tried_on_a_picture_that_is_not_blank(clinic, capsys):
+    clinic.path(0).write_bytes(b"")
+    for row in range(1, 20):
+        clinic.draw(row, np.full((64, 64, 3), 9, np.uint8))
+    assert main(clinic.words("unreadable=skip", "augment.preset=heavy")) == 0
+    printed = capsys.readouterr().out
+    assert "24 of 24 samples of one picture are distinct" in printed
+    assert "19 of 220 images are blank" in printed
+
+
+def test_blank_pictures_alone_leave_augmentation_untried(clinic, capsys):
+    for row in range(160):
+        clinic.draw(row, np.full((64, 64, 3), 9, np.uint8))
+    main(clinic.words())
+    printed = capsys.readouterr().out
+    assert "160 of 220 images are blank" in printed
+    assert "augmentation" not in printed
+
+
 @pytest.mark.slow
 def test_the_embedded_competition_yields_no_finding(tmp_path):
     done = run(cwd=tmp_path)

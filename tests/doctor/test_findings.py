@@ -29,6 +29,21 @@ def test_the_worst_comes_first_and_lines_fit_a_terminal():
     assert max(map(len, lines)) <= 80
 
 
+def test_names_that_hold_commas_are_parted_by_semicolons():
+    lines = format_findings([Finding("note", "odd", "look", ("a: 1, 2", "b"), 2)]).splitlines()
+    assert lines[1] == "           a: 1, 2; b"
+
+
+def test_facts_fit_a_terminal_and_keep_their_columns():
+    long = " ".join(["number=0.90"] * 10)
+    fact = Fact("a heading " + "of words " * 10, ("train   12 images", "      sizes 8x8", f"    {long}"))
+    lines = format_facts([fact, Fact("next", ())]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2:4] == ["  train   12 images", "        sizes 8x8"]
+    assert [len(line) - len(line.lstrip()) for line in lines] == [0, 4, 2, 8, 6, 10, 0, 0]
+    assert " ".join(line.strip() for line in lines[4:6]) == long
+
+
 def test_names_cannot_write_to_the_terminal():
     text = format_findings([Finding("note", "odd", "look", ("a\x1b[2Jb\nc",), 1)])
     assert r"a\x1b[2Jb\nc" in text

@@ -44,6 +44,7 @@ def test_the_numbers_of_a_picture(tmp_path):
     assert (scan.lows[0], scan.highs[0], scan.means[0], scan.stds[0]) == (0, 100, 50, 50)
     assert scan.sharpness[0] == 100
     assert scan.kinds.tolist() == ["PNG L"]
+    assert scan.is_uint8.tolist() == [True]
     assert scan.num_bytes[0] == (tmp_path / "a.png").stat().st_size
     assert scan.modified[0] == (tmp_path / "a.png").stat().st_mtime
     assert scan.reasons == {}
@@ -106,6 +107,7 @@ def test_arrays_of_any_range_and_channels(tmp_path):
     scan = scan_of(tmp_path, {"a.npy": array}, channels=6)
     assert (scan.heights[0], scan.widths[0]) == (40, 30)
     assert scan.kinds.tolist() == ["npy float16, 3 axes"]
+    assert scan.is_uint8.tolist() == [False]
     assert scan.lows[0] == array.min()
     assert scan.highs[0] == array.max()
     assert scan.stds[0] == pytest.approx(array.astype(float).std(), rel=0.05)

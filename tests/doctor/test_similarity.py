@@ -8,7 +8,9 @@ import imagehash
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
+from src.data.decode import resize_image
 from src.doctor import similarity
 from src.doctor.similarity import MAX_DISTANCE, MIN_CORRELATION, Pairs, connect, find_near, find_pairs
 
@@ -38,17 +40,21 @@ def draw_thumbnails(count, share_alike, num_copies, seed=0):
     return hashes, thumbnails, sources
 
 
+def blur(thumbnail):
+    return cv2.pyrDown(thumbnail.astype(np.float32)).ravel()
+
+
 def test_the_same_pairs_as_by_brute_force(monkeypatch):
     monkeypatch.setattr(similarity, "_PAIRS_AT_ONCE", 64 * 500)
     monkeypatch.setattr(similarity, "_GATHERED", 50)
     hashes, thumbnails, sources = draw_thumbnails(500, 0.3, 40)
-    flat = thumbnails.reshape(500, -1).astype(float)
+    blurred = [blur(one) for one in thumbnails]
     expected = {
         (one, other)
         for one in range(500)
         for other in range(one + 1, 500)
         if bin(int(hashes[one]) ^ int(hashes[other])).count("1") <= MAX_DISTANCE
-        and np.corrcoef(flat[one], flat[other])[0, 1] >= MIN_CORRELATION
+        and np.corrcoef(blurred[one], blurred[other])[0, 1] >= MIN_CORRELATION
     }
     assert expected == {(int(source), 460 + place) for place, source in enumerate(sources)}
     for dense in (0.0, 1.0):  # by matrix product in every block, or in none
@@ -66,11 +72,11 @@ def test_hashes_may_differ_by_ten_bits(bits, is_found):
 
 @pytest.mark.parametrize(("correlation", "is_found"), [(0.9965, True), (0.9935, False)])
 def test_thumbnails_must_correlate(correlation, is_found):
-    rng, (_, thumbnails, _) = np.random.default_rng(0), draw_thumbnails(1, 0, 0)
-    waves = rng.normal(size=(16, 16)).repeat(2, axis=0).repeat(2, axis=1)  # which halving keeps
-    noise = waves * thumbnails[0].std() / waves.std() * np.sqrt(1 / correlation**2 - 1)
+    rng, (_, thumbnails, _) = np.random.default_rng(1), draw_thumbnails(1, 0, 0)
+    waves = cv2.resize(rng.normal(size=(8, 8)), (32, 32), interpolation=cv2.INTER_CUBIC)  # which the blur keeps
+    noise = waves * blur(thumbnails[0]).std() / blur(waves).std() * np.sqrt(1 / correlation**2 - 1)
     pair = np.stack([thumbnails[0], np.clip(np.rint(thumbnails[0] + noise), 0, 255).astype(np.uint8)])
-    assert np.corrcoef(*pair.reshape(2, -1))[0, 1] == pytest.approx(correlation, abs=0.001)
+    assert np.corrcoef(*map(blur, pair))[0, 1] == pytest.approx(correlation, abs=0.001)
     assert len(find_near(np.zeros(2, np.uint64), pair)[0]) == is_found
 
 
@@ -139,6 +145,45 @@ def test_a_changed_picture_is_found_and_another_one_is_not(change):
     hashes, thumbnails = zip(*(look(one) for one in [*pictures, change(pictures[17])]), strict=True)
     first, second = find_near(np.array(hashes, dtype=np.uint64), np.stack(thumbnails))
     assert list(zip(first, second, strict=True)) == [(17, 30)]
+
+
+def shift_tone(picture, shift):
+    return np.clip(picture.astype(int) + shift, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [
+        (lambda photo: cv2.resize(photo, None, fx=0.8, fy=0.8), 0.98),
+        (lambda photo: decode(photo, 30), 0.9),
+        (lambda photo: decode(shift_tone(cv2.resize(photo, None, fx=0.7, fy=0.7), 15), 60), 0.9),
+        (lambda photo: shift_tone(photo, 60), 0.75),
+        (lambda photo: (255 * (photo / 255) ** 0.7).astype(np.uint8), 0.75),
+    ],
+    ids=["80 % of the size", "quality 30", "70 % of the size, brighter, quality 60", "saturated", "gamma 0.7"],
+)
+def test_most_changed_photos_are_found(change, share):
+    """Parts of two photos of 128 pixels a side, of which some are even sky; other parts of them are not taken for them.
+
+    Only such parts count as others that do not overlap.
+    """
+    rng, photos = np.random.default_rng(0), load_sample_images().images
+    corners = [(number % 2, rng.integers(299), rng.integers(512)) for number in range(200)]
+    parts = [np.ascontiguousarray(photos[one][top : top + 128, left : left + 128]) for one, top, left in corners]
+    hashes, thumbnails = zip(*(look_at_photo(one) for one in [*parts, *map(change, parts)]), strict=True)
+    first, second = find_near(np.array(hashes, dtype=np.uint64), np.stack(thumbnails))
+    found = {(one % 200, other % 200) for one, other in zip(first.tolist(), second.tolist(), strict=True)}
+    assert np.mean([(one, one) in found for one in range(200)]) >= share
+    for one, other in found:
+        (photo, top, left), (other_photo, other_top, other_left) = corners[one], corners[other]
+        assert photo == other_photo
+        assert abs(top - other_top) < 128
+        assert abs(left - other_left) < 128
+
+
+def look_at_photo(pixels):
+    thumbnail = np.rint(resize_image(pixels, (32, 32)).astype(float).mean(axis=2)).astype(np.uint8)
+    return int(str(imagehash.phash(Image.fromarray(thumbnail))), 16), thumbnail
 
 
 @pytest.mark.slow
