@@ -86,7 +86,10 @@ def _read_side(competition, side, target_names, findings):
     """Return (ImageTable or None, its rows as a table of str) of train or test; what is wrong is added to findings."""
     table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
     try:
-        found = load_train_table(competition) if side == "train" else load_test_table(competition, target_names)
+        if side == "train":
+            found = load_train_table(competition, may_be_constant=True)  # check_labels says which columns are
+        else:
+            found = load_test_table(competition, target_names)
     except UserError as error:
         if side == "test" and not table:  # training asks for no test images then
             findings.append(make_finding(error, "note"))
