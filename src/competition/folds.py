@@ -3,6 +3,7 @@
 A fold is a number from 0; -1 is a row that is always trained on.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -166,6 +167,8 @@ def _find_fault(table, folds, is_positive):
 
 def _read_folds(path, table, hint):
     """Read a file of ids and folds, in the table's order."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; set folds=FILE with the columns id and fold, or folds=auto")
     rows = read_table(path)
     for name in ("id", "fold"):
         if name not in rows:

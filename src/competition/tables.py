@@ -38,11 +38,12 @@ class ImageTable:
         return ImageTable(ids, paths, targets, self.target_names, groups, folds)
 
 
-def load_train_table(competition):
+def load_train_table(competition, may_be_constant=False):
     """Read the training rows, their images and answers.
 
     Args:
         competition: src.config.Competition.
+        may_be_constant: a column of targets may hold one value only.
 
     Raises:
         UserError: settings, table, answers or images are wrong; the line says which and what to do.
@@ -56,7 +57,8 @@ def load_train_table(competition):
     if competition.label:
         target_names, targets = read_label(rows[competition.label], competition, where)
     else:
-        target_names, targets = tuple(competition.targets), read_targets(rows, answers, competition, where)
+        target_names = tuple(competition.targets)
+        targets = read_targets(rows, target_names, competition, where, may_be_constant)
     groups = _read_strings(rows, competition.group, where, "group") if competition.group else None
     folds = _read_folds(rows, competition.fold, where) if competition.fold else None
     if paths is None:

@@ -30,7 +30,7 @@ class Case:
     train: ImageTable | None  # without the rows that have no image; its targets are None where they are wrong
     test: ImageTable | None
     train_rows: pd.DataFrame  # of str, with a row for each of train's: all columns of the table, none without a table
-    test_rows: pd.DataFrame  # the same of test
+    test_rows: pd.DataFrame  # the same of test_table; none of a sample submission, which holds only placeholders
     folds: np.ndarray | None  # (N,) int64 of train; None: they could not be made
     scan: Scan
 
@@ -64,8 +64,11 @@ def read_case(config):
     competition, findings = config.competition, []
     train, train_rows = _read_side(competition, "train", (), findings)
     names = train.target_names if train is not None else ()
+    num_before = len(findings)
     test, test_rows = _read_side(competition, "test", names, findings)
-    if test is not None and names:
+    is_whole = len(findings) == num_before  # else rows may be left out, which the sample has
+    test_rows = test_rows if competition.test_table else test_rows[[]]
+    if test is not None and names and is_whole:
         try:
             sample = load_sample(competition)
             if sample is not None:
@@ -86,7 +89,10 @@ def _read_side(competition, side, target_names, findings):
     """Return (ImageTable or None, its rows as a table of str) of train or test; what is wrong is added to findings."""
     table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
     try:
-        found = load_train_table(competition) if side == "train" else load_test_table(competition, target_names)
+        if side == "train":
+            found = load_train_table(competition, may_be_constant=True)  # check_labels says which columns are
+        else:
+            found = load_test_table(competition, target_names)
     except UserError as error:
         if side == "test" and not table:  # training asks for no test images then
             findings.append(make_finding(error, "note"))
@@ -119,6 +125,8 @@ def _salvage(competition, side, rows, target_names, findings):
         is_present, paths = find_present(competition, key, rows, ids)
         if not is_present.all():
             missing = np.flatnonzero(~is_present)
+            said = f"{len(missing)} of {len(rows)} ids have no image"  # by the loader, which does not name them all
+            findings[:] = [one for one in findings if said not in one.title]
             title = f"{len(missing)} of {len(rows)} {side} ids have no image"
             advice = f"copy them, remove their rows, or correct competition.{key}={getattr(competition, key)}"
             findings.append(Finding("error", title, advice, **name_rows(ids, missing)))

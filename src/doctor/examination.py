@@ -1,5 +1,6 @@
 """One examination: reads a competition, runs every check in order, prints what was found and writes doctor.html."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from src.files import save_table
 def examine(config, run_folder=None):
     """Examine a competition, print facts and findings, write doctor.html; return the findings, the worst first.
 
-    It writes into <output_dir>/doctor/<competition> alone: the page, copies.csv and folds.csv where there are copies.
+    It writes into <output_dir>/doctor/<competition> alone: the page, and where there are copies, copies.csv and
+    folds that keep them together.
 
     Args:
         config: src.config.Config.
@@ -41,7 +43,7 @@ def examine(config, run_folder=None):
     for check in (check_images, check_case_folds, check_leaks, check_shift):
         found, measured = check(case)
         findings, facts = findings + found, facts + measured
-    findings += check_labels(case) + check_copies(case, pairs, folder / "folds.csv")
+    findings += check_labels(case) + check_copies(case, pairs, name_joint_folds(folder, config))
     rows = np.flatnonzero(case.scan.is_read[: case.num_train])
     shown = rows[~is_blank(case.scan)[rows]]  # a blank picture stays the same under most transforms
     if len(shown):
@@ -61,11 +63,20 @@ def examine(config, run_folder=None):
     return findings
 
 
+def name_joint_folds(folder, config):
+    """Return the path for folds that keep copies together: folds.csv, or folds2.csv where folds= gave folds.csv."""
+    return folder / ("folds2.csv" if _is_given(folder / "folds.csv", config) else "folds.csv")
+
+
 def save_copies(folder, case, pairs):
-    """Write copies.csv, and folds.csv that keeps copies together where the folds part them; old ones are removed."""
-    for name in ("copies.csv", "folds.csv"):
-        (folder / name).unlink(missing_ok=True)
+    """Write copies.csv, and folds that keep copies together where the folds part them.
+
+    Without copies old files are removed. The file that folds=FILE gave is left as it is.
+    """
     if not len(pairs):
+        for path in (folder / "copies.csv", folder / "folds.csv", folder / "folds2.csv"):
+            if not _is_given(path, case.config):
+                path.unlink(missing_ok=True)
         return
     names, how = case.names, np.where(pairs.is_exact, "same pixels", "nearly the same")
     save_table(
@@ -74,4 +85,9 @@ def save_copies(folder, case, pairs):
     if case.folds is not None and is_torn(case, pairs):
         folds = make_joint_folds(case, pairs)
         if folds is not None:
-            save_table(folder / "folds.csv", pd.DataFrame({"id": case.train.ids, "fold": folds}))
+            save_table(name_joint_folds(folder, case.config), pd.DataFrame({"id": case.train.ids, "fold": folds}))
+
+
+def _is_given(path, config):
+    """Whether folds= gave this very file, by whatever name."""
+    return path.is_file() and os.path.isfile(config.folds) and path.samefile(config.folds)

@@ -1,8 +1,11 @@
 """Folds: groups on two sides, columns that a fold cannot score, and how sure a fold's score can be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
+from src.competition import splits
 from src.competition.folds import check_folds, describe_folds
 from src.doctor.findings import Fact, Finding, make_finding, name_rows
 from src.errors import UserError
@@ -84,8 +87,14 @@ def compute_fold_errors(targets, folds):
 
 
 def _fault(table, folds, task):
+    """Return what is wrong with the folds, or ""; columns that no split could help, as they never change, aside."""
+    is_positive = splits.positives(table.targets, task == "multiclass")
+    varies = is_positive.any(axis=0) & ~is_positive.all(axis=0)
+    if not varies.any():
+        return ""
+    names = tuple(np.array(table.target_names)[varies].tolist())
     try:
-        check_folds(table, folds, task)
+        check_folds(replace(table, targets=table.targets[:, varies], target_names=names), folds, task)
     except UserError as error:
         return str(error)
     return ""

@@ -21,7 +21,7 @@ def check_labels(case):
             Finding(
                 "error",
                 f"{len(constant)} of {len(names)} columns of answers are the same in all {len(table)} rows",
-                "nothing can be learned from them, and ROC AUC is not defined: leave them out of competition.targets",
+                _advise_constant(case.config.competition, len(constant) == len(names)),
                 **name_rows(names, constant),
             )
         )
@@ -41,6 +41,19 @@ def check_labels(case):
     if case.config.competition.task != "multilabel":
         return findings
     return findings + _find_equal(is_positive, names) + _find_implied(is_positive, names)
+
+
+def _advise_constant(competition, are_all):
+    advice = "nothing can be learned from them, and their ROC AUC is not defined: "
+    if are_all:
+        return advice + "name other columns in competition.targets"
+    advice += "leave them out of competition.targets"
+    if competition.sample_submission:
+        advice += (
+            ", and out of a copy of the sample that competition.sample_submission then names; add their columns to "
+            "submission.csv by hand"
+        )
+    return advice
 
 
 def compute_correlations(is_positive):

@@ -1,17 +1,16 @@
 """Leaks: whether the order of rows, a name, a file or a column tells the answer without the picture."""
 
-import re
-
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
+from src.doctor.clues import list_clues, list_columns
 from src.doctor.findings import Fact, Finding
 
 _SIGNIFICANCE = 1e-3  # chance of one false alarm among all that is tried
 _MATERIAL = {"order": 0.1, "name": 0.1, "time": 0.1, "file": 0.15, "column": 0.3}  # |AUC - .5| that is worth a finding
 _ANSWER = 0.48  # |AUC - .5| of a column that is as good as the answer
-_SIZE_STEP = 0.1  # of the logarithm of a file size: what is told apart
+_BETTER = 0.05  # of AUC, by which neighbours must tell more than their order to be told instead
 _SMALLEST = 5  # positives and negatives that an AUC is taken of
 _SHOWN = 8
 
@@ -63,85 +62,89 @@ def compute_category_auc(is_positive, values):
     return float(np.mean(aucs)) if aucs else 0.5
 
 
-def list_clues(case):
-    """Return {what it is: (kind, values (N,) float or str, of train)} of all that may betray an answer.
+def compute_neighbour_auc(is_positive, neighbours):
+    """Return the ROC AUC of the share of positives among a row's neighbours, as a score of is_positive.
 
-    Kinds are those of _MATERIAL; text is a category. A file's size counts against that of the picture encoded anew: a
-    blurred picture takes few bytes because of what it shows, which is no leak; another encoder or source is one. The
-    order of rows, names and times are left out where the images' paths are the table: a folder per class betrays its
-    class by design.
-    """
-    scan, table, num = case.scan, case.train, case.num_train
-    clues = {}
-    if case.config.competition.train_table:
-        names = [path.rpartition("/")[2].rpartition(".")[0] for path in table.paths]
-        clues["the order of the table's rows"] = "order", np.arange(num, dtype=float)
-        clues["the order of the ids"] = "name", _rank([_pad(one) for one in table.ids.tolist()])
-        clues["the length of the file's name"] = "name", np.array([len(one) for one in names], dtype=float)
-        clues["the letters of the file's name"] = "name", np.array([re.sub(r"\d+", "0", one) for one in names])
-        clues["the time of the file"] = "time", scan.modified[:num]
-    told = np.log(np.maximum(scan.num_bytes[:num], 1) / np.maximum(scan.encoded[:num], 1))
-    clues["the size of the file"] = "file", np.round(told / _SIZE_STEP)
-    clues["the picture's width"] = "file", scan.widths[:num].astype(float)
-    clues["the picture's height"] = "file", scan.heights[:num].astype(float)
-    clues["the picture's width / height"] = "file", scan.widths[:num] / np.maximum(scan.heights[:num], 1)
-    clues["the kind of the file"] = "file", scan.kinds[:num]
-    return clues
-
-
-def list_columns(case):
-    """Return {name: values (N,) float or str} of the table's columns that are neither answers nor what names a row."""
-    competition = case.config.competition
-    known = {competition.id, competition.label, competition.group, competition.fold, *competition.targets}
-    columns = {}
-    for name in case.train_rows.columns:
-        if name not in known:
-            numbers = pd.to_numeric(case.train_rows[name], errors="coerce")
-            is_number = numbers.notna().all() and numbers.nunique() > 20
-            columns[name] = (numbers if is_number else case.train_rows[name].fillna("(empty)")).to_numpy(
-                dtype=float if is_number else str
-            )
-    return columns
-
-
-def measure_clues(clues, targets):
-    """Return a table with a row per clue and column of answers: clue, kind, column (its place), auc and chance.
-
-    `auc` is folded to 0.5 or more for numbers. Columns with fewer than 5 positives or negatives are left out.
+    A few neighbours weigh less than many: one more is counted that has the mean answer.
 
     Args:
-        clues: of `list_clues`.
-        targets: (N, C) in [0, 1]; positive from 0.5.
+        is_positive: (N,) bool.
+        neighbours: (N, K) int, rows; -1 is none.
     """
-    rows = []
+    is_there = neighbours >= 0
+    sums = (is_positive[neighbours] & is_there).sum(axis=1)
+    return compute_auc(is_positive, (sums + is_positive.mean()) / (is_there.sum(axis=1) + 1))
+
+
+def compute_design_effect(is_positive, groups):
+    """Return how many rows tell as much as one independent row: 1 if groups answer no more alike than others do.
+
+    Args:
+        is_positive: (N,) bool.
+        groups: (N,) str; None: each row is its own.
+
+    Reference: Kish, Survey Sampling, 1965: 1 + (m - 1) rho; m is the size of a row's group, on average, and rho what
+    groups explain of the variance.
+    """
+    codes = np.arange(len(is_positive)) if groups is None else pd.factorize(groups)[0]
+    sizes = np.bincount(codes)
+    if len(sizes) == len(codes):
+        return 1.0
+    means = np.bincount(codes, is_positive) / sizes
+    within = np.square(is_positive - means[codes]).sum() / (len(codes) - len(sizes))
+    rho = max(0.0, 1 - within / is_positive.var())
+    return float(1 + (np.square(sizes).sum() / len(codes) - 1) * rho)
+
+
+def measure_clues(clues, targets, groups=None):
+    """Return a table with a row per clue and column of answers.
+
+    Its columns are clue, kind, column (its place), auc (0.5 or more but for categories), is_turned (the AUC was below
+    0.5), is_near (the values are neighbours) and chance. Columns with fewer than 5 positives or negatives are left out.
+    A window of many neighbours is not turned: the row itself is not in it, by which it leans to the other answer.
+
+    Args:
+        clues: of `clues.list_clues`.
+        targets: (N, C) in [0, 1]; positive from 0.5.
+        groups: (N,) str, within which rows are not independent; None: all are.
+    """
+    columns, rows = [], []
+    for column, is_positive in enumerate(targets.T >= 0.5):
+        counts = np.array([is_positive.sum(), (~is_positive).sum()])
+        if counts.min() >= _SMALLEST:
+            columns.append((column, is_positive, counts / compute_design_effect(is_positive, groups)))
     for clue, (kind, values) in clues.items():
-        is_text = values.dtype.kind not in "if"
-        if len(np.unique(values)) < 2:
+        is_near, is_text = values.ndim == 2, values.dtype.kind not in "if"
+        if not is_near and len(np.unique(values)) < 2:
             continue
-        for column in range(targets.shape[1]):
-            is_positive = targets[:, column] >= 0.5
-            positives = int(is_positive.sum())
-            negatives = len(is_positive) - positives
-            if min(positives, negatives) < _SMALLEST:
-                continue
-            auc = (compute_category_auc if is_text else compute_auc)(is_positive, values)
-            auc = auc if is_text else max(auc, 1 - auc)
-            rows.append((clue, kind, column, auc, compute_chance(auc, positives, negatives)))
-    return pd.DataFrame(rows, columns=["clue", "kind", "column", "auc", "chance"])
+        measure = compute_neighbour_auc if is_near else compute_category_auc if is_text else compute_auc
+        for column, is_positive, counts in columns:
+            auc = measure(is_positive, values)
+            is_turned = auc < 0.5 and not is_text and not (is_near and values.shape[1] > 2)
+            # two rows that tell of each other are one coincidence, which counts twice
+            chance = compute_chance(auc, *(counts / 2 if is_near or is_text else counts))
+            rows.append((clue, kind, column, 1 - auc if is_turned else auc, is_turned, is_near, chance))
+    return pd.DataFrame(rows, columns=["clue", "kind", "column", "auc", "is_turned", "is_near", "chance"])
 
 
 def check_leaks(case):
-    """Return (findings, facts): what betrays the answers of a `case.Case` alone."""
+    """Return (findings, facts): what betrays the answers of a `case.Case` alone.
+
+    Of one order, of names and of times only what tells most is a finding.
+    """
     if case.train is None or case.train.targets is None:
         return [], []
     clues = list_clues(case) | {f"column {name!r}": ("column", one) for name, one in list_columns(case).items()}
-    found = measure_clues(clues, case.train.targets)
+    found = measure_clues(clues, case.train.targets, case.train.groups)
     if not len(found):
         return [], []
     best = found.sort_values("auc", ascending=False, kind="stable").drop_duplicates("clue")
     is_sure = best["chance"] * len(found) < _SIGNIFICANCE  # Bonferroni: so many were tried
     is_material = best["auc"] - 0.5 >= best["kind"].map(_MATERIAL)
-    findings = [_describe(case, row) for row in best[is_sure & is_material & (best["auc"] > 0.5)].itertuples()]
+    told = best[is_sure & is_material & (best["auc"] > 0.5)]
+    told = told.iloc[np.argsort(-(told["auc"] - _BETTER * told["is_near"]), kind="stable")]
+    same = told["clue"].where(told["kind"].isin(("file", "column")), told["kind"])
+    findings = [_describe(case, row) for row in told[~same.duplicated()].itertuples()]
     names = case.train.target_names
     lines = [f"{row.auc:.3f}  {row.clue} ({names[row.column]})" for row in best.head(_SHOWN).itertuples()]
     return findings, [Fact("AUC of what is not the picture (best column of answers)", tuple(lines))]
@@ -152,12 +155,21 @@ def _describe(case, row):
     title = f"{row.clue} alone tells {name!r} with an AUC of {row.auc:.3f}"
     if row.kind == "column":
         return _describe_column(case, row, title)
+    if row.is_near and not row.is_turned:
+        return Finding(
+            "warning",
+            title,
+            "neighbours have the same answer: pictures of one patient or session belong in one fold, so set "
+            "competition.group to what names it; else the answer made the order, which nothing reads",
+        )
+    if row.is_near:
+        title = f"the opposite of {title}"
     advice = {
         "order": "nothing reads the order, but it may hold for the test rows as well; shuffle before any split of your "
         "own",
         "name": "the host's ids betray the answer: a model cannot use them, but do not build on them; the test ids may "
         "show it too",
-        "time": "the files were made class by class; nothing reads the time, but sizes and encoders may differ alike",
+        "time": "the answer made the order of the files; nothing reads the time, but sizes and encoders may differ too",
         "file": "the classes may come from different sources, cameras or encoders, which a network learns instead of "
         "the picture; make all pictures alike, and look at validation by source",
     }[row.kind]
@@ -169,10 +181,13 @@ def _describe_column(case, row, title):
     in_test = column in case.test_rows
     is_group = case.train_rows[column].nunique() > 0.05 * len(case.train) and row.auc > 0.5
     if row.auc - 0.5 >= _ANSWER and not is_group:
-        advice = "it contains the answer; " + (
-            "the test table has it too, so look at it before any network" if in_test else "leave it out of targets"
+        if in_test:
+            return Finding("warning", title, "the test table has it too, so look at it before any network")
+        advice = (
+            "no network reads it, and no test row has it; look how it came about: what was made from the answer (a "
+            "grade, a report) does no harm, but a source of the pictures (a site, a device) is learned in its place"
         )
-        return Finding("warning" if in_test else "note", title, advice)
+        return Finding("note", title, advice)
     if is_group and case.config.competition.group is None:
         return Finding(
             "warning",
@@ -180,13 +195,3 @@ def _describe_column(case, row, title):
             f"rows with one value share their answer, as pictures of one patient do: set competition.group={column}",
         )
     return Finding("note", title, "no network reads it; a second model on the table's columns may help")
-
-
-def _rank(texts):
-    """Return (N,) float: the place of each text among the sorted ones."""
-    return np.unique(texts, return_inverse=True)[1].astype(float)
-
-
-def _pad(text):
-    """Return the text with its numbers padded, so that 2 sorts before 10."""
-    return re.sub(r"\d+", lambda found: found[0].zfill(20), text)

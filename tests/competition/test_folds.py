@@ -284,3 +284,9 @@ def test_folds_that_the_user_brought(config, tmp_path, csv, expected):
         assert load_folds(config, table).tolist() == expected
     else:
         assert refusal(load_folds, config, table) == f"{path}: {expected}"
+
+
+def test_a_missing_file_of_folds_is_said_in_its_own_words(config):
+    assert refusal(load_folds, replace(config, folds="mine.csv"), table_of([0, 1, 0])) == (
+        "mine.csv: no such file; set folds=FILE with the columns id and fold, or folds=auto"
+    )

@@ -111,5 +111,5 @@ def test_folds_that_keep_copies_and_groups_together(clinic):
     healed, findings = clinic.case(f"folds={folder / 'folds.csv'}")
     assert findings == []
     assert not is_torn(healed, find_copies(healed))
-    save_copies(folder, healed, pairs.take(np.zeros(1, bool)))
+    save_copies(folder, case, pairs.take(np.zeros(1, bool)))
     assert list(folder.iterdir()) == []

@@ -1,8 +1,11 @@
 """Columns of answers that never change, are rare, say the same, or follow from the others."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from src.competition.submission import build_submission
+from src.doctor.folds import check_case_folds
 from src.doctor.labels import check_labels, compute_correlations
 
 MULTILABEL = ("competition.task=multilabel", "competition.targets=[sick,b,c]")
@@ -39,6 +42,32 @@ def test_a_constant_column(several):
     assert finding.severity == "error"
     assert finding.title == "1 of 3 columns of answers are the same in all 160 rows"
     assert finding.names == ("b",)
+    assert check_case_folds(several.case(*MULTILABEL)[0])[0] == []
+
+
+def test_leaving_a_constant_column_out_ends_in_a_submission(several):
+    """As the finding advises it: targets and a copy of the sample without the column, which is added by hand."""
+    several.save(several.read().assign(b="1"))
+    pd.read_csv(several.root / "sample_submission.csv", dtype=str).assign(b=0.5, c=0.5).to_csv(
+        several.root / "sample_submission.csv", index=False
+    )
+    [finding] = found_in(several, *MULTILABEL)
+    assert "out of competition.targets, and out of a copy of the sample" in finding.advice
+    words = ("competition.task=multilabel", "competition.targets=[sick,c]")
+    assert "cannot be filled" in several.case(*words)[1][0].title
+    sample = pd.read_csv(several.root / "sample_submission.csv", dtype=str).drop(columns="b")
+    sample.to_csv(several.root / "without.csv", index=False)
+    case, findings = several.case(*words, "competition.sample_submission=without.csv")
+    assert findings + check_labels(case) == []
+    frame = build_submission(sample, case.config.competition, case.test.ids, np.zeros((60, 2)), ("sick", "c"))
+    assert list(frame.columns) == ["id", "sick", "c"]
+
+
+def test_where_all_columns_are_constant_others_are_asked_for(clinic):
+    clinic.save(clinic.read().assign(sick="1"))
+    [finding] = found_in(clinic)
+    assert finding.advice.endswith("name other columns in competition.targets")
+    assert check_case_folds(clinic.case()[0])[0] == []
 
 
 def test_a_rare_column(several):

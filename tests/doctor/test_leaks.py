@@ -1,12 +1,22 @@
 """What tells the answer without the picture: the AUC against scikit-learn's, and each planted leak by name."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from src.doctor.leaks import check_leaks, compute_auc, compute_category_auc, compute_chance, list_clues, measure_clues
+from src.doctor.clues import find_neighbours, list_clues
+from src.doctor.leaks import (
+    check_leaks,
+    compute_auc,
+    compute_category_auc,
+    compute_chance,
+    compute_design_effect,
+    measure_clues,
+)
 
 
 def found_in(clinic, *words):
@@ -34,6 +44,42 @@ def test_categories_tell_only_what_other_rows_of_theirs_answer():
     assert compute_category_auc(is_positive, np.where(is_positive, "x", "y")) == 1
     patients = np.cumsum(np.diff(is_positive, prepend=0) != 0).astype(str)  # runs of equal answers
     assert compute_category_auc(is_positive, patients) > 0.7
+
+
+def test_the_chance_of_categories_and_neighbours_is_that_of_many_draws():
+    rng = np.random.default_rng(0)
+    clues = {
+        "category": ("name", rng.integers(0, 10, 300).astype(str)),
+        "few": ("order", find_neighbours(np.arange(300.0), 2)),
+        "many": ("order", find_neighbours(np.arange(300.0), 20)),
+    }
+    answers = np.array([rng.permutation(300) < 120 for _ in range(1500)]).T.astype(float)
+    found = measure_clues(clues, answers)
+    for clue, rows in found.groupby("clue"):
+        assert np.mean((rows["chance"] < 0.01) & (rows["auc"] > 0.5)) <= 0.012, clue
+
+
+def test_rows_of_a_group_with_one_answer_count_once():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 4).astype(str)
+    assert compute_design_effect(np.repeat(rng.permutation(100) < 30, 4), groups) == pytest.approx(4, abs=0.05)
+    assert compute_design_effect(rng.permutation(400) < 120, groups) == pytest.approx(1, abs=0.3)
+    assert compute_design_effect(rng.permutation(400) < 120, None) == 1
+    order = {"order": ("order", np.arange(400.0))}  # of the rows, which are group by group
+    answers = np.array([np.repeat(rng.permutation(100) < 30, 4) for _ in range(1500)]).T.astype(float)
+    assert np.mean(measure_clues(order, answers, groups)["chance"] < 0.05) == pytest.approx(0.05, abs=0.015)
+    assert np.mean(measure_clues(order, answers)["chance"] < 0.05) > 0.2
+
+
+def test_random_answers_are_never_betrayed(clinic):
+    """Half of the time a patient's pictures have one answer."""
+    case, _ = clinic.case()
+    patients = np.unique(case.train.groups, return_inverse=True)[1]
+    for seed in range(200):
+        answers = np.random.default_rng(seed).random(160) < (0.5, 0.2)[seed // 2 % 2]
+        answers = answers[patients] if seed % 2 else answers
+        drawn = replace(case, train=replace(case.train, targets=answers[:, None].astype(np.float32)))
+        assert check_leaks(drawn)[0] == [], seed
 
 
 def test_clean(clinic):
@@ -75,6 +121,39 @@ def test_answers_in_the_letters_of_names(clinic):
     assert finding.title == "the letters of the file's name alone tells 'sick' with an AUC of 1.000"
 
 
+def test_answers_in_a_number_within_names(clinic):
+    is_sick = clinic.read()["sick"] == "1"
+    kinds = np.where(np.random.default_rng(0).random(160) < 0.1, 3, np.where(is_sick, 1, 2))
+    rename(clinic, [f"img_{kind}_{one}" for one, kind in zip(clinic.read()["id"], kinds, strict=True)])
+    [finding] = [one for one in found_in(clinic)[0] if "part 3 of the path (1, 2, 3)" in one.title]
+    assert finding.severity == "warning"
+    assert finding.title.startswith("part 3 of the path (1, 2, 3) alone tells 'sick' with an AUC of 0.9")
+
+
+def test_answers_in_odd_and_even_ids(clinic):
+    is_sick = clinic.read()["sick"] == "1"
+    numbers = 2 * np.random.default_rng(0).permutation(5000)[:160] + is_sick
+    rename(clinic, [f"{number:04}" for number in numbers])
+    [finding] = found_in(clinic)[0]
+    assert finding.title == "the last letter or digit of the file's name alone tells 'sick' with an AUC of 1.000"
+
+
+def test_a_folder_that_a_column_names_is_told_once(clinic):
+    table = clinic.read()
+    table["ward"] = np.where(table["sick"] == "1", "W1", "W2")
+    for name, ward in zip(table["id"], table["ward"], strict=True):
+        place = clinic.root / "train" / ward
+        place.mkdir(exist_ok=True)
+        os.rename(clinic.root / "train" / f"{name}.jpg", place / f"{name}.jpg")
+    clinic.save(table)
+    [finding] = found_in(clinic, "competition.train_image=train/{ward}/{id}.jpg")[0]
+    assert finding.title == "column 'ward' alone tells 'sick' with an AUC of 1.000"
+    assert "no test row has it" in finding.advice
+    clinic.save(table.drop(columns="ward"))
+    [finding] = found_in(clinic, "competition.train_image=train/*/{id}.jpg")[0]
+    assert finding.title == "part 3 of the path (1, 2) alone tells 'sick' with an AUC of 1.000"
+
+
 def test_answers_in_the_length_of_names(clinic):
     table = clinic.read()
     rename(clinic, [f"0{one}" if sick == "1" else one for one, sick in zip(table["id"], table["sick"], strict=True)])
@@ -89,6 +168,55 @@ def test_answers_in_the_times_of_files(clinic):
     [finding] = found_in(clinic)[0]
     assert finding.severity == "warning"
     assert finding.title == "the time of the file alone tells 'sick' with an AUC of 1.000"
+
+
+def test_answers_in_one_window_of_time(clinic):
+    places = np.argsort(np.argsort(clinic.read()["sick"], kind="stable"))
+    for row, place in enumerate(places):  # the sick ones come last: turned by a quarter they are in the middle
+        os.utime(clinic.path(row), (0, 1.6e9 + (place + 120) % 160))
+    [finding] = found_in(clinic)[0]
+    assert finding.severity == "warning"
+    assert finding.title.startswith("the answer of 2")
+    assert " neighbours by the time of the file alone tells 'sick' with an AUC of 0.99" in finding.title
+    assert "competition.group" in finding.advice
+
+
+def test_an_order_is_told_before_its_neighbours_unless_they_tell_much_more(clinic):
+    table, order = clinic.read(), np.arange(160.0)
+    clues = {"order": ("order", order), "neighbours": ("order", find_neighbours(order, 2))}
+    sick, well = table[table["sick"] == "1"], table[table["sick"] == "0"]
+    for num_first, is_much_more in ((3, False), (30, True)):
+        table = pd.concat([sick[:num_first], well, sick[num_first:]])
+        plain, near = measure_clues(clues, (table["sick"] == "1").to_numpy()[:, None])["auc"]
+        assert plain < near
+        assert (near > plain + 0.05) == is_much_more
+        clinic.save(table)
+        [finding] = found_in(clinic, "competition.group=null")[0]
+        assert finding.title.startswith("the answer of 2" if is_much_more else "the order of the table's rows")
+        assert finding.severity == ("warning" if is_much_more else "note")
+
+
+def test_answers_that_take_turns_in_the_order_of_rows(clinic):
+    table = clinic.read().groupby("sick").head(70)
+    clinic.save(table.iloc[np.argsort(table.groupby("sick").cumcount() * 2 + (table["sick"] == "1"))])
+    [finding] = found_in(clinic, "competition.group=null")[0]
+    assert finding.severity == "note"
+    assert finding.title == (
+        "the opposite of the answer of 2 neighbours by the order of the table's rows alone tells 'sick' with an AUC of "
+        "1.000"
+    )
+
+
+def test_neighbours_of_one_patient_tell_of_it_until_it_is_the_group(clinic):
+    patients = np.repeat(np.arange(40), 4)
+    is_sick = np.random.default_rng(2).permutation(np.arange(40) < 20)[patients]
+    names = [f"v{number:03}" for number in range(160)]
+    rename(clinic, names)
+    table = clinic.read().assign(sick=is_sick.astype(int), patient=[f"P{one:03}" for one in patients])
+    clinic.save(table.sample(frac=1, random_state=0))
+    found = [one.title for one in found_in(clinic, "competition.group=null")[0]]
+    assert any(title.startswith("the answer of 2 neighbours by the order of the ids alone tells") for title in found)
+    assert found_in(clinic)[0] == []
 
 
 def test_answers_in_the_size_of_files_of_another_encoder(clinic):
@@ -126,10 +254,12 @@ def test_a_column_that_contains_the_answer(clinic):
     [finding] = found_in(clinic)[0]
     assert finding.severity == "note"
     assert finding.title == "column 'finding' alone tells 'sick' with an AUC of 1.000"
-    assert "contains the answer" in finding.advice
+    assert "no network reads it" in finding.advice
+    assert "targets" not in finding.advice
     clinic.save(clinic.read("test").assign(finding="clear"), "test")
     [finding] = found_in(clinic)[0]
     assert finding.severity == "warning"
+    assert finding.advice.startswith("the test table has it too")
 
 
 def test_a_number_that_contains_the_answer(clinic):

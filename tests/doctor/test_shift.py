@@ -55,6 +55,14 @@ def test_answers_ids_and_groups_are_no_features(clinic):
     assert features["column 'age'"].tolist() == [*map(int, case.train_rows["age"]), *map(int, case.test_rows["age"])]
 
 
+def test_the_placeholders_of_a_sample_are_no_features(clinic):
+    clinic.save(clinic.read().assign(b="0"))
+    sample = pd.read_csv(clinic.root / "sample_submission.csv", dtype=str)
+    sample.assign(b="0.5").to_csv(clinic.root / "sample_submission.csv", index=False)
+    case, _ = clinic.case("competition.test_table=null", "competition.group=null")
+    assert not [name for name in list_features(case, np.arange(len(case.scan))) if name.startswith("column")]
+
+
 def test_groups_stay_on_one_side_of_each_split():
     """A group is on one side of train and test here, and its number is no clue for others."""
     rng = np.random.default_rng(0)
