@@ -41,7 +41,7 @@ class Scan:
     lows: np.ndarray  # (N,) float32, the smallest raw pixel value
     highs: np.ndarray  # (N,) float32, the largest
     means: np.ndarray  # (N,) float32
-    stds: np.ndarray  # (N,) float32, over all pixels and channels
+    stds: np.ndarray  # (N,) float32, over all pixels; the mean of the colours, so that plain red has none
     encoded: np.ndarray  # (N,) float32, bytes that the same picture takes when it is encoded anew
     sharpness: np.ndarray  # (N,) float32, mean absolute difference of neighbours in the image's middle
     digests: np.ndarray  # (N,) uint64, of shape and pixels: equal ones are the same picture
@@ -151,7 +151,8 @@ def _measure(pixels):
         small = (small - low) * (255 / max(high - low, 1e-12))
     thumbnail = np.clip(np.rint(small), 0, 255).astype(np.uint8)
     crop = _middle(pixels, _SHARP_CROP)[..., 0].astype(np.float32)
-    mean, std = (float(one.mean()) for one in cv2.meanStdDev(pixels.reshape(len(pixels), -1)))
+    as_colours = pixels if pixels.shape[2] <= 4 else pixels.reshape(len(pixels), -1)  # more channels are no colours
+    mean, std = (float(one.mean()) for one in cv2.meanStdDev(as_colours))
     digest = blake2b(np.ascontiguousarray(pixels), digest_size=8, key=f"{pixels.shape} {pixels.dtype}".encode())
     return {
         "is_uint8": pixels.dtype == np.uint8,

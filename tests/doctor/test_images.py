@@ -42,7 +42,7 @@ def test_empty_and_cut_files(clinic):
 
 
 def test_blank_images(clinic):
-    clinic.draw(8, np.full((64, 64, 3), 200, np.uint8))
+    clinic.draw(8, np.full((64, 64, 3), (200, 90, 0), np.uint8))
     [finding] = found_in(clinic)[0]
     assert finding.title == "1 of 220 images are blank: one shade all over"
     assert finding.names == (f"train/{clinic.path(8).name}",)
