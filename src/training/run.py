@@ -39,7 +39,7 @@ def train_run(config):
         processes = start_processes(config)
         is_main = processes.is_main_process
         num_workers = share_cores(processes.device, config.train.num_workers)
-        with watch.preparing():
+        with watch.preparing(processes.num_processes):
             config, accelerator, table, folds, numbers, left = _open_run(config, processes, num_workers, held)
             shared = prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
         tracking = config.tracking if left and is_main else "none"

@@ -49,9 +49,12 @@ class Watch:
                 signal.signal(number, handler)
 
     @contextmanager
-    def preparing(self):
-        """Inside the block the time budget ends the run at once, where the system has an alarm: Windows has none."""
-        if self._ends_at is None or not (hasattr(signal, "setitimer") and _can_listen()):
+    def preparing(self, num_processes=1):
+        """Inside the block the time budget ends the run at once, where the system has an alarm: Windows has none.
+
+        Several processes wait for each other there, and would go on waiting for one that has gone.
+        """
+        if self._ends_at is None or num_processes > 1 or not (hasattr(signal, "setitimer") and _can_listen()):
             yield
             return
         before = signal.signal(signal.SIGALRM, self._hear_alarm)

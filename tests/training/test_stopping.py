@@ -65,8 +65,9 @@ def test_the_time_budget_is_an_alarm_before_training_and_only_there():
     with Watch(60, 0.2).preparing():
         pass
     time.sleep(0.3)
-    with Watch(60, None).preparing():
-        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    for watch, num_processes in ((Watch(60, None), 1), (Watch(60, 100), 2)):
+        with watch.preparing(num_processes):
+            assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_thread_hears_nothing_and_trains_all_the_same():
