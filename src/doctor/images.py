@@ -41,18 +41,18 @@ def is_blank(scan):
 
 
 def _find_unreadable(scan, names, unreadable):
-    by_severity = {}
-    for row in sorted(scan.reasons):
-        is_lost = not scan.is_read[row]
-        reason = "empty file" if is_lost and scan.num_bytes[row] == 0 else scan.reasons[row]
-        by_severity.setdefault("error" if is_lost and unreadable == "error" else "warning", []).append((row, reason))
-    for severity, found in by_severity.items():
-        empty = sum(reason == "empty file" for _, reason in found)
-        what = "cannot be decoded" if any(not scan.is_read[row] for row, _ in found) else "are cut off"
-        title = f"{len(found)} of {len(scan)} images {what}" + (f", {empty} of them empty files" if empty else "")
-        named = [f"{names[row]}: {reason}" for row, reason in found]
-        advice = "copy them again from the source, or set unreadable=skip to train without them"
-        yield Finding(severity, title, advice, **name_rows(named, range(len(named))))
+    if not scan.reasons:
+        return
+    reasons = {row: reason if scan.num_bytes[row] else "empty file" for row, reason in sorted(scan.reasons.items())}
+    empty = sum(reason == "empty file" for reason in reasons.values())
+    title = f"{len(reasons)} of {len(scan)} images cannot be decoded"
+    named = [f"{names[row]}: {reason}" for row, reason in reasons.items()]
+    yield Finding(
+        "error" if unreadable == "error" else "warning",
+        title + (f", {empty} of them empty files" if empty else ""),
+        "copy them again from the source, or set unreadable=skip to train without them",
+        **name_rows(named, range(len(named))),
+    )
 
 
 def _find_blank(scan, names):

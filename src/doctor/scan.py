@@ -31,7 +31,7 @@ class Scan:
     """What is known of N images; the numbers of an image that cannot be read are 0."""
 
     paths: Paths
-    reasons: dict[int, str]  # row -> why it cannot be read, or what its file lacks
+    reasons: dict[int, str]  # row -> why it cannot be read
     num_bytes: np.ndarray  # (N,) int64, of the file
     modified: np.ndarray  # (N,) float64, seconds since 1970
     kinds: np.ndarray  # (N,) str: file format and pixels, such as "JPEG RGB"
@@ -101,7 +101,7 @@ def _look_at(path, channels):
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
     values |= _measure(pixels) | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}
-    return ("JPEG without its end" if _is_cut_jpeg(data) else ""), kind, values
+    return "", kind, values
 
 
 def _name_kind(path, data):
@@ -119,14 +119,6 @@ def _name_kind(path, data):
     except Exception:  # on a broken file Pillow raises whatever it runs into; decoding then says what is wrong
         return "?"
     return f"{header.format} {header.mode}"
-
-
-def _is_cut_jpeg(data):
-    """Whether a JPEG's last scan has no end: OpenCV fills the rest with grey and says nothing.
-
-    Both markers cannot occur within a scan's own data (ITU T.81, B.1.1.5: a 0xFF there is followed by 0).
-    """
-    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def _encode(pixels, suffix):

@@ -291,6 +291,15 @@ def test_half_a_file_is_no_picture(put, suffix, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("num_bytes", [1, 2, 100, 1000])
+@pytest.mark.parametrize("target_size", [None, (12, 16)])
+def test_a_jpeg_that_lacks_its_end_is_no_picture(put, num_bytes, target_size):
+    """OpenCV below 4.11 fills what is missing with grey."""
+    data = cv2.imencode(".jpg", cv2.resize(SMOOTH, (160, 120)))[1].tobytes()
+    with pytest.raises(UserError, match="cannot be decoded"):
+        decode_image(put("cut.jpg", data[:-num_bytes]), 3, target_size)
+
+
 def test_decoders_print_nothing(put, capfd):
     path = put("profile.png", Image.fromarray(COLOUR), icc_profile=b"no profile")
     assert np.array_equal(decode_image(path, 3), COLOUR)

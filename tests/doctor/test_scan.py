@@ -86,17 +86,6 @@ def test_what_cannot_be_read_has_a_reason_and_zeros(tmp_path):
     assert scan.num_bytes[1] == len(whole) // 2
 
 
-def test_a_jpeg_without_its_end_is_told_though_it_decodes(tmp_path, monkeypatch):
-    """OpenCV 4 fills what is missing with grey; OpenCV 5 refuses, so that decoding is replaced here."""
-    monkeypatch.setattr("src.doctor.scan.decode_image", lambda path, channels: SMOOTH)
-    whole = encode(SMOOTH, "JPEG")
-    assert whole.endswith(b"\xff\xd9")
-    files = {"a.jpg": whole[:-2], "b.jpg": whole + b"\0\0", "c.jpg": whole, "d.png": encode(SMOOTH, "PNG")}
-    scan = scan_of(tmp_path, files)
-    assert scan.reasons == {0: "JPEG without its end"}
-    assert scan.is_read.all()
-
-
 def test_a_missing_file_is_no_crash(tmp_path):
     scan = scan_images(Paths.of([str(tmp_path / "none.png")]), 3)
     assert scan.reasons == {0: "cannot be read (No such file or directory)"}
