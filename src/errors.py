@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -28,6 +29,7 @@ class Stopped(BaseException):
 
 _AGAIN = "run the same command again"
 _NOT_ANEW = "(without overwrite=true)"  # which would delete what is saved
+_GOES_ON = f"{_AGAIN} {_NOT_ANEW}: it goes on from what is saved"
 _MENDS = {
     errno.ENOSPC: f"free some disk space and {_AGAIN} {_NOT_ANEW}",
     errno.EDQUOT: f"free some of your quota and {_AGAIN} {_NOT_ANEW}",
@@ -64,10 +66,12 @@ def one_line_errors():
     except Exception as error:
         if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
             _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
+        if _is_peer_lost(error):
+            _end(f"error: another process of this run has ended; {_GOES_ON}", 2)
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             _end(
                 "error: a loader process was killed, most often because memory ran out; lower train.num_workers or "
-                f"train.batch_size and {_AGAIN} {_NOT_ANEW}: it goes on from what is saved",
+                f"train.batch_size and {_GOES_ON}",
                 2,
             )
         raise
@@ -76,6 +80,11 @@ def one_line_errors():
 def _is_torch_out_of_memory(error):
     """On a GPU it is a class of its own, of torch that is not imported here; on a CPU a RuntimeError."""
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _is_peer_lost(error):
+    """On CPUs gloo says that a connection was closed or reset; on GPUs torch has a class of its own."""
+    return type(error).__name__ == "DistBackendError" or re.search("Connection (closed|reset) by peer", str(error))
 
 
 def _end(line, status):

@@ -23,6 +23,9 @@ AGAIN = "run the same command again"
          "error: outputs: Permission denied; allow it, or set output_dir=FOLDER to a folder that can be written\n", 2),
         (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), NO_MEMORY, 2),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:3"),
+         f"error: another process of this run has ended; {AGAIN} (without overwrite=true): it goes on from what is "
+         "saved\n", 2),
         (MemoryError("Unable to allocate 728. TiB"), NO_MEMORY, 2),
     ],
 )  # fmt: skip

@@ -26,7 +26,7 @@ MAY_IMPORT = {
         "training.checkpoint",
     },  # to time a step, to ask a trained run
     "inference": FOUNDATION
-    | {"device", "data", "model", "evaluation", "competition", "training.engine", "training.checkpoint"},
+    | {"device", "runs", "data", "model", "evaluation", "competition", "training.engine", "training.checkpoint"},
 }
 DOORS = {
     "albumentations": {f"data/{name}.py" for name in ("augment", "presets", "policies", "erasing")},

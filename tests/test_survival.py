@@ -112,6 +112,29 @@ def test_a_signal_saves_and_says_how_to_go_on(undisturbed, number, name):
 
 
 @pytest.mark.slow
+def test_a_signal_to_the_whole_group_leaves_the_loader_processes_to_the_main_one(undisturbed):
+    """As `timeout` and torchrun send it."""
+    folder, run = undisturbed, undisturbed / "outputs/group"
+    command = [sys.executable, str(REPOSITORY / "train.py"), *WORDS, "name=group", "train.num_workers=1", "cache=off"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:  # fmt: skip
+        while not any(run.glob("fold1/state_*.pt")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.communicate()[1]
+    assert process.returncode == 143, said
+    assert re.fullmatch(r"fold 1: stopped by SIGTERM after \d+ of 7 batches of epoch \d; .*", said.splitlines()[-1])
+    assert json.loads((run / "scores.json").read_text())["folds"].keys() == {"0"}
+    log = folder / "group.log"
+    assert Forked("train.py", [*WORDS, "name=group"], folder, log).status() == 0
+    assert "fold 1: goes on after" in log.read_text()
+
+
+@pytest.mark.slow
 def test_a_time_budget_ends_in_time_and_leaves_a_run_to_infer_with(undisturbed):
     folder, log = undisturbed, undisturbed / "budget.log"
     words = [*WORDS, "name=budget", "train.epochs=500", "fold=0", "time_budget=12s"]

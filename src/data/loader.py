@@ -135,10 +135,12 @@ def _number(words):
 
 
 def _leave_it_to_the_main_process(_):
-    """Leave the end to the main process: Ctrl-C reaches all of a terminal's, SIGTERM's handler was inherited.
+    """Leave the end to the main process: a terminal, timeout and torchrun send their signals to a whole group.
 
     And the words: errors travel to the main process; what a worker says when its siblings are killed helps nobody.
     """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a group of its own; without a main process a worker ends by itself, within seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the worker lives

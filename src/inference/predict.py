@@ -12,6 +12,7 @@ from src.competition.paths import check_not_empty
 from src.competition.predictions import load_target_names, save_predictions
 from src.competition.submission import load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
+from src.configure import load_saved_config
 from src.data.augment import build_resize
 from src.data.loader import ImageDataset, build_loader
 from src.data.unreadable import find_unreadable
@@ -24,6 +25,7 @@ from src.inference.tta import build_views
 from src.locks import hold_output
 from src.model.losses import probabilities
 from src.model.network import build_network
+from src.runs import describe_changes
 from src.training.checkpoint import load_weights
 from src.training.engine import predict
 
@@ -43,6 +45,7 @@ def infer_run(config, run_folder):
     Raises:
         UserError: no fold has done an epoch; a test image, table or sample is wrong; the submission would be refused.
     """
+    begun_with = load_saved_config(run_folder)
     folders, target_names = _find_folds(run_folder, config.infer.checkpoint)
     num_folds = count_folds(run_folder / "folds.csv")
     competition = config.competition
@@ -84,6 +87,7 @@ def infer_run(config, run_folder):
     average = AVERAGES[config.infer.average](probs)
     path = output / "submission.csv"
     with hold_output(output):
+        _check_still_there(run_folder, begun_with)
         for folder in (output, *(output / one.name for one in folders)):
             delete_unfinished(folder)
         write_submission(path, sample, competition, table.ids, average, target_names)
@@ -111,6 +115,12 @@ def _find_folds(run_folder, checkpoint):
     names = ", ".join(folder.name for folder in begun)
     print(f"{run_folder}: no fold is finished; the best epoch so far is used ({names})")
     return begun, load_target_names(begun[0] / "val.csv")
+
+
+def _check_still_there(run_folder, begun_with):
+    """Check that the run is trained with the same settings as before: a deleted one's predictions go into no other."""
+    if describe_changes(begun_with, load_saved_config(run_folder)):
+        raise UserError(f"{run_folder}: was overwritten meanwhile; run the same command again when it is trained")
 
 
 def _load_network(config, folder, num_targets, device):

@@ -17,6 +17,7 @@ from src.errors import Stopped
 
 _FIRST_SAVE_SECONDS = 2.0  # what saving is thought to take before it was timed
 _BUDGET = "the end of time_budget"
+_ECHO_SECONDS = 0.5  # after a signal, in which it counts once: `timeout` sends it to the process and to its group
 _AGREE_EVERY = 10  # steps after which several processes ask each other, since each time they wait for each other
 
 
@@ -35,7 +36,7 @@ class Watch:
         self._ends_at = None if budget_seconds is None else clock() + budget_seconds
         self._saved_at, self._looked_at = clock(), None
         self._slowest_step, self._slowest_save = 0.0, _FIRST_SAVE_SECONDS
-        self._num_looks, self._signal, self._is_training = 0, None, False
+        self._num_looks, self._signal, self._heard_at, self._is_training = 0, None, 0.0, False
 
     @contextmanager
     def listening(self):
@@ -116,9 +117,11 @@ class Watch:
 
     def _hear(self, number, _):
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if self._signal is not None and self._clock() - self._heard_at < _ECHO_SECONDS:
+            return
         if not self._is_training or self._signal is not None:
             raise self._stopped(f"\nstopped by {name}", 128 + number)
-        self._signal = name, 128 + number
+        self._signal, self._heard_at = (name, 128 + number), self._clock()
         os.write(2, f"\n{name}: saving after this step; once more ends at once\n".encode())  # print may be at work
 
     def _hear_alarm(self, *_):

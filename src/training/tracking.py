@@ -1,6 +1,7 @@
 """wandb, when it is wanted and works; the run folder's CSV and JSON are the truth and do not depend on it."""
 
 import contextlib
+import logging
 import netrc
 import os
 import ssl
@@ -77,6 +78,7 @@ def build_tracker(mode, run_folder, settings):
 def _start(mode, run_folder, settings):
     import wandb
 
+    logging.raiseExceptions = False  # on a full disk wandb's own log would fill the terminal with tracebacks
     run_folder.mkdir(parents=True, exist_ok=True)
     patience = {"init_timeout": _START_SECONDS}
     if hasattr(wandb.Settings(), "finish_timeout"):  # older ones wait as long as it takes

@@ -85,7 +85,8 @@ def test_a_thread_hears_nothing_and_trains_all_the_same():
 
 
 def test_a_signal_waits_for_the_step_while_training_and_for_nothing_else(accelerator, capfd):
-    watch, before = Watch(60, None), signal.getsignal(signal.SIGTERM)
+    clock, before = Clock(), signal.getsignal(signal.SIGTERM)
+    watch = Watch(60, None, clock=clock)
     with watch.listening():
         with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on") as stop:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -97,7 +98,9 @@ def test_a_signal_waits_for_the_step_while_training_and_for_nothing_else(acceler
             os.kill(os.getpid(), signal.SIGINT)
             assert watch.look(accelerator) == (False, ("Ctrl-C", 130))
             assert watch.ending() == ("Ctrl-C", 130)
+            os.kill(os.getpid(), signal.SIGINT)  # in the same moment it is the same one
             assert capfd.readouterr().err == "\nCtrl-C: saving after this step; once more ends at once\n"
+            clock.now += 1
             with pytest.raises(Stopped, match="stopped by Ctrl-C"):
                 os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
