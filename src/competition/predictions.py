@@ -9,8 +9,12 @@ from src.files import save_table
 
 def save_predictions(path, table, probs):
     """Write the probabilities (N, C) of an ImageTable's rows, in its order, as CSV."""
-    ids = pd.DataFrame({"id": table.ids})
-    save_table(path, pd.concat([ids, pd.DataFrame(probs, columns=list(table.target_names))], axis=1))
+    save_table(path, join_columns({"id": table.ids}, probs, table.target_names))
+
+
+def join_columns(first, values, names):
+    """Return a table of the columns `first`, {name: (N,)}, and after them of `values` (N, C) under C names."""
+    return pd.concat([pd.DataFrame(first), pd.DataFrame(values, columns=list(names))], axis=1)
 
 
 def load_predictions(path, ids, names):

@@ -6,6 +6,7 @@ import pandas as pd
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, load_folds
 from src.competition.paths import check_not_empty
+from src.competition.predictions import join_columns
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
 from src.data.unreadable import find_unreadable
@@ -80,8 +81,7 @@ def keep_folds(run_folder, table, folds, is_busy=False):
         UserError: they have changed, or what is kept of them is damaged.
     """
     path = run_folder / "folds.csv"
-    rows = pd.DataFrame({"id": table.ids, "fold": folds})
-    rows = pd.concat([rows, pd.DataFrame(table.targets, columns=list(table.target_names))], axis=1)
+    rows = join_columns({"id": table.ids, "fold": folds}, table.targets, table.target_names)
     if path.is_file() and (is_busy or has_work(run_folder)):
         _check_same(path, rows)
     save_table(path, rows)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from src.competition.predictions import load_predictions
+from src.competition.predictions import join_columns, load_predictions
 from src.evaluation.metrics import score, score_columns
 from src.files import load_json, save_json, save_table
 from src.training.keeping import is_done
@@ -29,8 +29,7 @@ def score_run(config, table, folds, numbers):
         own = folds == fold
         probs[own] = load_predictions(run_folder / f"fold{fold}" / "val.csv", table.ids[own], names)
     targets, probs = table.targets[rows], probs[rows]
-    oof = pd.DataFrame({"id": table.ids[rows], "fold": folds[rows]})
-    save_table(run_folder / "oof.csv", pd.concat([oof, pd.DataFrame(probs, columns=names)], axis=1))
+    save_table(run_folder / "oof.csv", join_columns({"id": table.ids[rows], "fold": folds[rows]}, probs, names))
 
     metas = {fold: load_json(run_folder / f"fold{fold}" / "meta.json") for fold in done}
     per_fold = {fold: metas[fold]["best_score"] for fold in done}
