@@ -45,7 +45,8 @@ def one_line_errors():
     """Print what a person can mend as one line on stderr and exit with status 2; every other exception passes through.
 
     That is a UserError, a file that cannot be read or written, memory that is not there, a loader process that was
-    killed. Ctrl-C ends with one line and status 130, `Stopped` with its line and its status.
+    killed, a process of torchrun that has gone. Ctrl-C ends with one line and status 130, `Stopped` with its line and
+    its status.
     """
     try:
         yield

@@ -80,7 +80,7 @@ def open_cache(table, channels, size, root, folders, mode, num_reads):
     for folder in folders:
         if (cache := _try_cache(folder / name)) is not None:
             return cache
-    if mode == "auto" and num_reads <= len(table):
+    if not is_worth_building(mode, num_reads, len(table)):
         return None
     try:
         return _build_cache(folders, name, table, channels, size)
@@ -89,6 +89,11 @@ def open_cache(table, channels, size, root, folders, mode, num_reads):
             raise UserError(f"{reason}; set cache_dir=FOLDER or cache=auto") from None
         print(f"{reason};\n  images are decoded in every epoch; cache_dir=FOLDER puts them elsewhere")
         return None
+
+
+def is_worth_building(mode, num_reads, num_images):
+    """Whether a cache of some images is built where there is none, as `open_cache` has it."""
+    return mode == "on" or (mode == "auto" and num_reads > num_images)
 
 
 def _try_cache(path):

@@ -49,7 +49,15 @@ def decode_image(path, channels, target_size=None):
     Raises:
         UserError: the file cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     """
-    data = read_file(path)
+    return decode_bytes(path, read_file(path), channels, target_size)
+
+
+def decode_bytes(path, data, channels, target_size=None):
+    """Return what `decode_image` does, of a file whose bytes `read_file` has returned.
+
+    Raises:
+        UserError: as `decode_image`, but for reading.
+    """
     try:
         with np.errstate(all="ignore"):  # what odd numbers lead to is looked at in the end
             return _decode(path, data, channels, target_size)

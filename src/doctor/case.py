@@ -49,6 +49,13 @@ class Case:
         """(N,) str: the images' paths below the root, which name them in findings."""
         return np.array([path.removeprefix(f"{self.config.competition.root}/") for path in self.scan.paths], dtype=str)
 
+    @cached_property
+    def other_columns(self):
+        """Names of the training table's columns that are no answers and name no row, group or fold."""
+        competition = self.config.competition
+        known = {competition.id, competition.label, competition.group, competition.fold, *competition.targets}
+        return [name for name in self.train_rows if name not in known]
+
     def of_all(self, name):
         """Return an attribute of both tables as one array (N,), where each side that is there has it; else None."""
         parts = [getattr(table, name) for table in (self.train, self.test) if table is not None]

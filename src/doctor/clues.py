@@ -33,17 +33,13 @@ def list_clues(case):
 
 
 def list_columns(case):
-    """Return {name: values (N,) float or str} of the table's columns that are neither answers nor what names a row."""
-    competition = case.config.competition
-    known = {competition.id, competition.label, competition.group, competition.fold, *competition.targets}
+    """Return {name: values (N,) float or str} of the `Case.other_columns`."""
     columns = {}
-    for name in case.train_rows.columns:
-        if name not in known:
-            numbers = pd.to_numeric(case.train_rows[name], errors="coerce")
-            is_number = numbers.notna().all() and numbers.nunique() > 20
-            columns[name] = (numbers if is_number else case.train_rows[name].fillna("(empty)")).to_numpy(
-                dtype=float if is_number else str
-            )
+    for name in case.other_columns:
+        numbers = pd.to_numeric(case.train_rows[name], errors="coerce")
+        is_number = numbers.notna().all() and numbers.nunique() > 20
+        values = numbers if is_number else case.train_rows[name].fillna("(empty)")
+        columns[name] = values.to_numpy(dtype=float if is_number else str)
     return columns
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from src.data.cache import is_worth_building
 from src.doctor.findings import Fact, Finding, name_rows
 from src.errors import UserError
 from src.training.parts import build_augmentations, count_reads
@@ -129,7 +130,7 @@ def _find_mixed_types(case, read):
 def _stops_at_mixed_types(case, read):
     """Whether the training images are of two types and train.py would keep them, decoded, in one file."""
     config, rows = case.config, read[~case.is_test[read]]
-    if case.folds is None or config.cache == "off" or len(np.unique(case.scan.is_uint8[rows])) < 2:
+    if case.folds is None or len(np.unique(case.scan.is_uint8[rows])) < 2:
         return False
     try:
         augmentations = build_augmentations(config, case.train.take(rows[:1]))
@@ -138,7 +139,7 @@ def _stops_at_mixed_types(case, read):
     folds = case.folds[rows]
     left = range(folds.max() + 1) if config.fold is None else [config.fold]
     reads_at = count_reads(config, folds, left, augmentations)
-    return any(config.cache == "on" or reads > len(rows) for reads in reads_at.values())
+    return any(is_worth_building(config.cache, reads, len(rows)) for reads in reads_at.values())
 
 
 def _describe(case, read):

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from src.competition.paths import Paths
-from src.data.decode import PICTURE_FORMATS, decode_image, read_file, resize_image
+from src.data.decode import PICTURE_FORMATS, decode_bytes, read_file, resize_image
 from src.data.parallel import map_images
 from src.errors import UserError
 
@@ -97,7 +97,7 @@ def _look_at(path, channels):
     try:
         data = read_file(path)
         kind = _name_kind(path, data)
-        pixels = decode_image(path, channels)
+        pixels = decode_bytes(path, data, channels)
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
     values |= _measure(pixels) | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}

@@ -91,9 +91,8 @@ def list_features(case, rows):
         features[f"brightness of part {place[0] + 1}, {place[1] + 1} of {_GRID} x {_GRID}"] = cells[
             :, place[0], place[1]
         ]
-    known = {case.config.competition.id, case.config.competition.group, case.config.competition.fold}
-    for name in case.train_rows.columns.intersection(case.test_rows.columns):
-        if name in known or name == case.config.competition.label or name in case.config.competition.targets:
+    for name in case.other_columns:
+        if name not in case.test_rows:
             continue
         values = pd.concat([case.train_rows[name], case.test_rows[name]], ignore_index=True).iloc[rows]
         numbers = pd.to_numeric(values, errors="coerce")
