@@ -206,9 +206,9 @@ def test_yaml_cannot_run_code(tmp_path):
 def test_bottomless_yaml_is_refused_before_a_reader_follows_it(tmp_path, text):
     """libyaml's loader ends the process at such a depth, and needs half a minute for the brackets of a smaller one."""
     (tmp_path / "a.yaml").write_text(f"model: {{kwargs: {{a: {text}" if text[0] in "[{" else text)
-    with pytest.raises(UserError, match="more than 20 levels deep"):
+    with pytest.raises(UserError, match=r"a\.yaml: not valid YAML .*; correct it or delete it"):  # libyaml may say why
         load_config([f"recipe={tmp_path / 'a.yaml'}"])
-    with pytest.raises(UserError, match="more than 20 levels deep"):
+    with pytest.raises(UserError, match="cannot be read .*; quote it for the shell"):
         load_config([f"model.kwargs.a={text}"])
 
 
