@@ -2,8 +2,8 @@
 
 import sys
 
+from src.checkpointing.run_folder import load_run
 from src.errors import one_line_errors
-from src.runs import load_run
 
 USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 

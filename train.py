@@ -2,16 +2,16 @@
 
 import sys
 
-from src.configure import load_config
+from src.config.help import help_text
+from src.config.load import load_config
 from src.errors import one_line_errors
-from src.wording import help_text
 
 USAGE = """usage: python train.py [key=value ...]
 
   python train.py                              the embedded competition, 5 folds
   python train.py fold=0                       one fold
   python train.py competition=NAME recipe=finetune train.epochs=5
-  python -m src.adopt FOLDER                   make a competition of a folder
+  python -m tools.adopt FOLDER                   make a competition of a folder
 
 The same command again goes on where it stopped. All settings, with defaults:
 """

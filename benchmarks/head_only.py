@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from benchmarks.report import read_words, save_report, summarize, table_text
-from src.config import REPOSITORY
-from src.configure import load_config
+from src.config.load import load_config
+from src.config.settings import REPOSITORY
 from src.errors import UserError, one_line_errors
 from src.files import load_json
 
@@ -94,8 +94,8 @@ def time_passes(config):
     import torch  # here, since it takes seconds and a typo should not
 
     from src.competition.tables import load_train_table
-    from src.data.augment import build_resize
-    from src.data.loader import ImageDataset, build_loader
+    from src.data.dataset import ImageDataset, build_loader
+    from src.data.transforms import build_resize
     from src.device import autocast
     from src.model.network import build_network
     from src.training.engine import predict

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import read_words, save_report, spread, summarize, table_text
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError, one_line_errors
 from src.files import save_text
 
@@ -102,9 +102,9 @@ def train_folds(given, competition, shared, output):
 
 def time_run(run_folder, tta, repeats):
     """Infer with a run; return {"predict_seconds", "forward_seconds", "infer_seconds", "decodes_per_image", ...}."""
+    from src.checkpointing.run_folder import load_run
     from src.data import loader as loading
     from src.inference import predict as inference
-    from src.runs import load_run
 
     found = {"predict_seconds": [], "forward_seconds": []}
     predict, decode, decoded = inference.predict, loading.decode_image, []
@@ -200,8 +200,8 @@ def measure_memory(run_folder):
     """Infer once without views; return the highest memory, in MB, that this process shared with none."""
     import psutil
 
+    from src.checkpointing.run_folder import load_run
     from src.inference.predict import infer_run
-    from src.runs import load_run
 
     process, highest, is_over = psutil.Process(), [0], threading.Event()
 

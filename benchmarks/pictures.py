@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from src.config import Schedule, settings
+from src.config.settings import Schedule, settings
 from src.errors import UserError, one_line_errors
 from src.files import atomic_path
 
@@ -124,7 +124,7 @@ def read_logs(folder):
 
 
 def _metric_of(folder):
-    from src.configure import load_saved_config
+    from src.config.load import load_saved_config
 
     return load_saved_config(folder).competition.metric
 

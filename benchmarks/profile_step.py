@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import table_text
-from src.configure import load_config
+from src.config.load import load_config
 from src.errors import one_line_errors
 from src.files import atomic_path
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError, listing, nearest
 from src.files import save_json
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import read_words, save_report, table_text
-from src.config import REPOSITORY, Competition
+from src.config.settings import REPOSITORY, Competition
 from src.errors import UserError, one_line_errors
 
 USAGE = """usage: python -m benchmarks.scaling [key=value ...]
@@ -148,8 +148,8 @@ def measure(folder, methods, num_workers):
     from src.competition.folds import check_folds, make_folds
     from src.competition.paths import check_not_empty
     from src.competition.tables import load_train_table, read_table
-    from src.data.augment import build_resize
-    from src.data.loader import ImageDataset, build_loader
+    from src.data.dataset import ImageDataset, build_loader
+    from src.data.transforms import build_resize
 
     torch.set_num_threads(1)
     competition, meter = _competition(folder), Meter()

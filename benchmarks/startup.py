@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import read_words, save_report, spread, summarize, table_text
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError, one_line_errors
 
 USAGE = """usage: python -m benchmarks.startup [key=value ...]

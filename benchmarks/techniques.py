@@ -25,12 +25,12 @@ import pandas as pd
 
 from benchmarks.catalogue import CATALOGUE, Technique
 from benchmarks.report import describe_commit
-from src.config import value_of
-from src.configure import load_config, load_saved_config
+from src.checkpointing.run_folder import describe_changes, differing_settings
+from src.config.load import load_config, load_saved_config
+from src.config.settings import value_of
 from src.errors import UserError, listing, nearest, one_line_errors
 from src.evaluation.intervals import paired_interval
 from src.files import load_json, save_table, save_text
-from src.runs import describe_changes, differing_settings
 
 USAGE = """usage: python -m benchmarks.techniques [competition=NAME] [key=value ...]
 

@@ -20,7 +20,7 @@ import joblib
 from benchmarks.report import save_report
 from benchmarks.throughput_cases import CASES, SYSTEMS, prepare
 from benchmarks.throughput_report import compute_measures, compute_ratios, report_text
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError, listing, nearest, one_line_errors
 
 USAGE = """usage: python -m benchmarks.throughput [key=value ...]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError
 from src.files import atomic_path
 

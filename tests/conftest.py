@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.programs import TINY, Forked
+from tests.launch import TINY, Forked
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # each has cores of its own, before torch counts them: threads that fight for cores take ten times as long

@@ -4,7 +4,7 @@ import joblib
 import pytest
 import torch
 
-from src.configure import load_config
+from src.config.load import load_config
 from src.device import (
     Execution,
     keep_execution,

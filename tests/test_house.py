@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 FOUNDATION = {"checks", "config", "configure", "errors", "files", "locks", "wording"}

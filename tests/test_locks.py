@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError
 from src.locks import hold, hold_folds, opening
 

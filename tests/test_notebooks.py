@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 
 PATH = REPOSITORY / "notebooks" / "eda.ipynb"
 

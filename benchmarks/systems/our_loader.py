@@ -3,10 +3,10 @@
 from benchmarks.systems.ours import write_config
 from benchmarks.systems.task import run_as_program
 from src.data.cache import list_folders, open_cache
-from src.data.loader import ImageDataset, build_loader
+from src.data.dataset import ImageDataset, build_loader
 from src.device import resolve_device, share_cores
-from src.training.parts import build_augmentations
-from src.training.rows import load_checked_table
+from src.training.learner import build_augmentations
+from src.training.run_data import load_checked_table
 
 
 def run(task, watch):
@@ -25,7 +25,7 @@ def run(task, watch):
 def build_training_loader(config):
     """Return the Loader over all rows of the table that `train_run` would train with.
 
-    TO ADAPT when src.data or src.training.parts changes: this is the one place that repeats what train_run does.
+    TO ADAPT when src.data or src.training.learner changes: this is the one place that repeats what train_run does.
     """
     table = load_checked_table(config)
     augmentation, _ = build_augmentations(config, table)

@@ -11,10 +11,10 @@ import pandas as pd
 import yaml
 
 from benchmarks.systems.task import run_as_program
-from src.configure import load_config
+from src.config.help import as_word
+from src.config.load import load_config
 from src.files import load_json
 from src.training.run import train_run
-from src.wording import as_word
 
 
 def run(task, watch):

@@ -27,7 +27,7 @@ def load_folds(config, table, keep=True):
     groups, so that all runs share their folds.
 
     Args:
-        config: src.config.Config.
+        config: src.config.settings.Config.
         table: competition.tables.ImageTable.
         keep: False writes no file.
 

@@ -26,7 +26,7 @@ def find_images(competition, key, rows, ids):
     """Find the image file of each row; of several matches the middle one in natural order.
 
     Args:
-        competition: src.config.Competition.
+        competition: src.config.settings.Competition.
         key: train_image or test_image, the setting that holds the pattern.
         rows: table of str with the columns that the pattern names.
         ids: (N,) names of the rows for errors.

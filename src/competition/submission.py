@@ -40,7 +40,7 @@ def check_sample(sample, competition, test, target_names):
 
     Args:
         sample: what `load_sample` returned.
-        competition: src.config.Competition.
+        competition: src.config.settings.Competition.
         test: competition.tables.ImageTable of the test rows.
         target_names: those of the training table.
 
@@ -56,7 +56,7 @@ def build_submission(sample, competition, test_ids, probs, target_names):
 
     Args:
         sample: what `load_sample` returned; None: an id column and the targets, in the order of test_ids.
-        competition: src.config.Competition.
+        competition: src.config.settings.Competition.
         test_ids: (N,) str.
         probs: (N, C) in [0, 1].
         target_names: C names.

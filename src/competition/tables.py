@@ -42,7 +42,7 @@ def load_train_table(competition, may_be_constant=False):
     """Read the training rows, their images and answers.
 
     Args:
-        competition: src.config.Competition.
+        competition: src.config.settings.Competition.
         may_be_constant: a column of targets may hold one value only.
 
     Raises:
@@ -72,7 +72,7 @@ def load_test_table(competition, target_names):
     """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image.
 
     Args:
-        competition: src.config.Competition.
+        competition: src.config.settings.Competition.
         target_names: those of the training table.
 
     Raises:

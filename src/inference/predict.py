@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.checkpointing.run_folder import describe_changes
+from src.checkpointing.serialization import load_weights
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import load_target_names, save_predictions
 from src.competition.submission import load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
-from src.configure import load_saved_config
-from src.data.augment import build_resize
-from src.data.loader import ImageDataset, build_loader
+from src.config.load import load_saved_config
+from src.data.dataset import ImageDataset, build_loader
+from src.data.transforms import build_resize
 from src.data.unreadable import find_unreadable
 from src.device import recall_execution, resolve_device, resolve_execution, share_cores
 from src.errors import UserError
@@ -25,8 +27,6 @@ from src.inference.tta import build_views
 from src.locks import hold_output
 from src.model.losses import probabilities
 from src.model.network import build_network
-from src.runs import describe_changes
-from src.training.checkpoint import load_weights
 from src.training.engine import predict
 
 

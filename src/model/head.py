@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from src.errors import UserError
-from src.model.initialize import initialize_layer, set_prior_bias
+from src.model.initialization import initialize_layer, set_prior_bias
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

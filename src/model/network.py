@@ -5,8 +5,8 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from src.errors import UserError
-from src.model.folding import fold_batchnorms
 from src.model.freezing import freeze, keep_frozen_in_eval
+from src.model.fuse_batchnorm import fold_batchnorms
 from src.model.head import GeM, Head
 from src.model.regularization import add_dropout2d, set_batchnorm
 from src.model.weights import create_backbone

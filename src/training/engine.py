@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from src.checkpointing.rng_state import write_random_state
 from src.device import autocast
 from src.errors import UserError
-from src.training.random_state import write_random_state
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 

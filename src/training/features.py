@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from src.data.cache import hash_images, list_folders, open_folder
-from src.data.loader import ImageDataset, build_loader
+from src.data.dataset import ImageDataset, build_loader
 from src.errors import UserError
 from src.files import atomic_path, save_text
 from src.locks import hold

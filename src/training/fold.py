@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from src.checkpointing import serialization as checkpoint
+from src.checkpointing.checkpointer import Keeper
 from src.errors import UserError, listing
 from src.evaluation.metrics import log_loss, score
 from src.model.freezing import describe_parameters, open_stages
 from src.model.losses import probabilities
-from src.training import checkpoint
 from src.training.averaging import mean_weights, refresh_batchnorm
 from src.training.engine import EpochPart, iterate_images, predict, train_one_epoch
-from src.training.keeping import Keeper
-from src.training.parts import build_consistency, build_mixer, build_parts, derive_seed
+from src.training.learner import build_consistency, build_mixer, build_parts, derive_seed
 
 
 def train_fold(config, fold, table, folds, accelerator, folder, shared, tracker, watch):

@@ -9,20 +9,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list
 
+from src.checkpointing.checkpointer import delete_served, is_done
+from src.checkpointing.interrupts import Watch
+from src.checkpointing.run_folder import has_work, open_run
 from src.competition.folds import check_folds, describe_folds
-from src.config import seconds_of
+from src.config.settings import seconds_of
 from src.device import Execution, keep_execution, recall_execution, resolve_device, share_cores
 from src.errors import Stopped, listing
 from src.locks import hold_folds, opening
-from src.runs import has_work, open_run
 from src.training.fold import train_fold
-from src.training.keeping import delete_served, is_done
-from src.training.parts import build_parts
-from src.training.rows import keep_folds, leave_out_unreadable, load_rows
-from src.training.scoring import score_run
+from src.training.learner import build_parts
+from src.training.oof import score_run
+from src.training.precision import choose_execution
+from src.training.run_data import keep_folds, leave_out_unreadable, load_rows
 from src.training.shared import Shared, prepare_shared
-from src.training.stopping import Watch
-from src.training.timing import choose_execution
 from src.training.tracking import build_tracker
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from src.checkpointing.run_folder import has_work
 from src.data.cache import ImageCache, list_folders, open_cache
-from src.data.statistics import compute_pixel_stats
+from src.data.pixel_stats import compute_pixel_stats
 from src.files import load_json, save_json
-from src.runs import has_work
 from src.training.features import load_features
-from src.training.parts import build_augmentations, count_reads
+from src.training.learner import build_augmentations, count_reads
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import REPOSITORY, Model
+from src.checkpointing.serialization import load_state, load_weights
+from src.config.settings import REPOSITORY, Model
 from src.data.cache import ImageCache
 from src.data.decode import decode_image
 from src.errors import UserError
 from src.model.network import build_network
-from src.training.checkpoint import load_state, load_weights
 
 
 class Planted:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.data.decode import decode_image
 from src.errors import UserError
 from tests.attacks.fuzzing import answer, attack, how_many

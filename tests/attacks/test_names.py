@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from src.competition.tables import load_train_table
-from src.config import REPOSITORY, Competition
+from src.config.settings import REPOSITORY, Competition
 from src.errors import UserError
-from src.preview import draw_columns
+from tools.preview import draw_columns
 
 OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "//host/x", "C:\\x", "..\\secret", "\\\\host\\x", "..", "a/.."]
 MARKUP = [

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config import REPOSITORY
-from tests.programs import TINY, run_here, run_program
+from src.config.settings import REPOSITORY
+from tests.launch import TINY, run_here, run_program
 
 SMALL = ["model.backbone=test_resnet", "model.pretrained=false", *TINY, "train.epochs=1"]
 SECRETS = {
@@ -40,7 +40,7 @@ def write_competition(root, ids, labels, names=None):
 
 
 def adopt(folder, root):
-    command = [sys.executable, "-m", "src.adopt", str(root), "name=adopted"]
+    command = [sys.executable, "-m", "tools.adopt", str(root), "name=adopted"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
 

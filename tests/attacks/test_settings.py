@@ -8,9 +8,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from src.checks import check_config
-from src.config import GROUPS, REPOSITORY, settings
-from src.configure import config_yaml, load_config, load_saved_config
+from src.config.checks import check_config
+from src.config.load import config_yaml, load_config, load_saved_config
+from src.config.settings import GROUPS, REPOSITORY, settings
 from src.errors import UserError
 from tests.attacks.fuzzing import answer, attack, how_many
 

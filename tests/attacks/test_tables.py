@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from src.adopt.layout import recognise
-from src.adopt.writing import competition_yaml
 from src.competition.folds import load_folds, make_folds
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
-from src.config import Competition, Config
-from src.configure import load_config
+from src.config.load import load_config
+from src.config.settings import Competition, Config
 from src.errors import UserError
 from tests.attacks.fuzzing import answer, attack, how_many
+from tools.adopt.layout import recognise
+from tools.adopt.writing import competition_yaml
 
 IDS = ["1", "2", "3", "10", "001", "한글", "a b", "a.b"]
 ODD_CELLS = [

@@ -13,8 +13,8 @@ from benchmarks import techniques
 from benchmarks.catalogue import CATALOGUE
 from benchmarks.pictures import EPOCHS, STEPS_PER_EPOCH, draw_schedules, learning_rates
 from benchmarks.techniques import BASE, choose, find, lineage, read_words, resolve_word
-from src.config import REPOSITORY, Schedule, settings
-from src.configure import config_yaml, load_config
+from src.config.load import config_yaml, load_config
+from src.config.settings import REPOSITORY, Schedule, settings
 from src.errors import UserError
 from src.evaluation.intervals import paired_interval
 from src.files import load_json, save_json, save_text

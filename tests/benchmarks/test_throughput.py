@@ -15,7 +15,7 @@ from benchmarks import throughput
 from benchmarks.throughput import choose_cases, read_words, run_system
 from benchmarks.throughput_cases import CASES, SYSTEMS, Case, Target, draw_photograph, prepare
 from benchmarks.throughput_report import MEASURES, compute_measures, compute_ratios, report_text
-from src.config import REPOSITORY
+from src.config.settings import REPOSITORY
 from src.errors import UserError
 
 CASE = Case(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.config import Competition
+from src.config.settings import Competition
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from src.competition import demo
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_solution, load_test_table, load_train_table
-from src.configure import load_config
+from src.config.load import load_config
 from src.errors import UserError
 
 DIGITS = tuple("0123456789")

@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from src.competition.folds import check_folds, describe_folds, load_folds, make_folds
 from src.competition.tables import ImageTable
-from src.config import FOLD_METHODS, Competition, Config
+from src.config.settings import FOLD_METHODS, Competition, Config
 from src.errors import UserError
 
 

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from src.config import REPOSITORY, Augment
+from src.config.settings import REPOSITORY, Augment
 from src.data import cache as cache_module
-from src.data.augment import build_augmentation, build_resize
 from src.data.cache import open_cache
+from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
-from src.data.loader import ImageDataset, build_loader
+from src.data.transforms import build_augmentation, build_resize
 from src.errors import Stopped, UserError
 
 SIZE, NUM_ROWS = (20, 24), 7

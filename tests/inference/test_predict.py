@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.configure import config_yaml, load_config
+from src.config.load import config_yaml, load_config
 from src.errors import UserError
 from src.inference.predict import _check_still_there
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from src.config import Loss
+from src.config.settings import Loss
 from src.errors import UserError
 from src.model.class_weights import compute_class_weights, resolve_class_weights
 from src.model.losses import build_loss

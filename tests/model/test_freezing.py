@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import Model
+from src.config.settings import Model
 from src.errors import UserError
 from src.model.freezing import describe_parameters, list_stages, open_stages
 from src.model.network import build_network

@@ -8,8 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
-from src import checks
-from src.config import Loss, settings
+from src.config.settings import Loss, checks, settings
 from src.model.losses import (
     LOSSES,
     asymmetric_loss,

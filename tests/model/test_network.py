@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from timm.layers import DropPath
 from torch import nn
 
-from src.config import Model, settings
+from src.config.settings import Model, settings
 from src.errors import UserError
 from src.model.head import ACTIVATIONS, GeM, Head
 from src.model.network import build_network

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import Model
+from src.config.settings import Model
 from src.errors import UserError
 from src.model.network import build_network
 from src.model.regularization import add_dropout2d

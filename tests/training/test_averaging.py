@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import Model
+from src.config.settings import Model
 from src.model.network import build_network
 from src.training.averaging import build_ema, build_swa, mean_weights, refresh_batchnorm
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from src.checkpointing.rng_state import read_random_state
 from src.errors import UserError
 from src.training.engine import iterate_images, predict, train_one_epoch
-from src.training.random_state import read_random_state
 
 
 class FakeLoader:

@@ -9,13 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from src.competition.tables import ImageTable
-from src.configure import load_config
-from src.data.augment import build_resize
+from src.config.load import load_config
+from src.data.dataset import build_loader
 from src.data.decode import decode_image
-from src.data.loader import build_loader
+from src.data.transforms import build_resize
 from src.errors import UserError
 from src.training.features import FeatureDataset, load_features
-from src.training.parts import build_augmentations
+from src.training.learner import build_augmentations
 from src.training.shared import Shared
 
 NUM_ROWS, SIZE, NUM_FEATURES = 6, (32, 32), 96

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from src.config import Model, Optimizer
+from src.config.settings import Model, Optimizer
 from src.errors import UserError
 from src.model.network import build_network
 from src.training.optimizer import align_memory, build_optimizer, parameter_groups

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from src.config import Schedule
+from src.config.settings import Schedule
 from src.training.schedule import build_schedule
 
 EPOCHS, STEPS = 30, 10

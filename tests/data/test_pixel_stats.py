@@ -1,0 +1,56 @@
+"""Pixel mean and std against numpy on all pixels at once."""
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.pixel_stats import compute_pixel_stats
+
+
+@pytest.fixture
+def table(tmp_path, make_table):
+    rng = np.random.default_rng(0)
+    for row in range(12):
+        pixels = np.uint8(rng.integers(0, 200, (16, 24, 3)) + row)
+        pixels[..., 0] = 7  # blue
+        cv2.imwrite(str(tmp_path / f"{row}.png"), pixels)
+    return make_table(sorted(tmp_path.iterdir()))
+
+
+def test_mean_and_std_of_all_pixels(table):
+    pixels = np.stack([cv2.imread(path)[..., ::-1] for path in table.paths]).astype(np.float64)
+    mean, std = compute_pixel_stats(table, 3, (16, 24))
+    assert mean.dtype == std.dtype == np.float64
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(std[:2], pixels.std(axis=(0, 1, 2))[:2])
+    assert std[2] == 1.0  # blue is constant
+
+
+def test_pixels_are_those_of_the_resized_image(table):
+    halves = np.stack(
+        [cv2.resize(cv2.imread(path)[..., 2], (12, 8), interpolation=cv2.INTER_AREA) for path in table.paths]
+    )
+    mean, std = compute_pixel_stats(table, 3, (8, 12))
+    assert mean[0] == pytest.approx(halves.mean())
+    assert std[0] == pytest.approx(halves.std())
+
+
+def test_a_share_of_the_images_is_drawn_by_seed(table):
+    means = [compute_pixel_stats(table, 3, (16, 24), max_images=4, seed=seed)[0][0] for seed in (0, 0, 1, 2)]
+    assert means[0] == means[1]
+    assert len(set(means)) == 3
+    images = [cv2.imread(path)[..., 2].mean() for path in table.paths]
+    assert min(images) < means[0] < max(images)
+    np.testing.assert_allclose(
+        compute_pixel_stats(table, 3, (16, 24), max_images=12)[0][0], np.mean(images), rtol=1e-12
+    )
+
+
+def test_large_offsets_lose_no_digits(tmp_path, make_table):
+    rng = np.random.default_rng(1)
+    arrays = (1e6 + rng.integers(0, 4, (5, 8, 8, 2))).astype(np.float32)
+    for row, array in enumerate(arrays):
+        np.save(tmp_path / f"{row}.npy", array)
+    mean, std = compute_pixel_stats(make_table(sorted(tmp_path.iterdir())), 2, (8, 8))
+    np.testing.assert_allclose(mean, arrays.astype(np.float64).mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, arrays.astype(np.float64).std(axis=(0, 1, 2)), rtol=1e-9)

@@ -1,0 +1,143 @@
+"""The program: what it prints and writes, unpacking, and each refusal's exact line."""
+
+import subprocess
+import sys
+import zipfile
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from src.config.load import load_config
+from src.config.settings import REPOSITORY
+from src.errors import UserError
+from tools.adopt.__main__ import main
+
+WRITTEN = """\
+# Written by python -m tools.adopt data/Tiny Cactus; check it, change it.
+competition:
+  root: "data/Tiny Cactus"  # the paths below start here
+  train_table: train.csv  # 12 rows; id leads to the pictures
+  test_table: null  # none; the sample has the ids
+  sample_submission: sample_submission.csv  # 4 rows; asks for has_cactus
+  id: id  # names a row in each table
+  train_image: train/{id}  # all 12 training rows looked at have a picture there
+  test_image: test/{id}  # all 4 test rows looked at have a picture there
+  targets: [has_cactus]  # the sample asks for it; 0/1, 50.0 % are 1
+  task: binary  # yes or no
+  group: null  # no column named like a patient, slide or scene
+  metric: roc_auc  # or average_precision
+  channels: 3  # RGB
+image_size: 64  # pictures are 32x32, shown larger
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A tiny competition in data/Tiny Cactus, given as a person would, from the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for place, first, count in (("train", 0, 12), ("test", 12, 4)):
+        (tmp_path / "data" / "Tiny Cactus" / place).mkdir(parents=True)
+        names = [f"{number:03}.jpg" for number in range(first, first + count)]
+        for name in names:
+            Image.new("RGB", (32, 32)).save(tmp_path / "data" / "Tiny Cactus" / place / name)
+        table = "train.csv" if place == "train" else "sample_submission.csv"
+        answers = pd.DataFrame({"id": names, "has_cactus": [0, 1] * (count // 2)})
+        answers.to_csv(tmp_path / "data" / "Tiny Cactus" / table, index=False)
+    return "data/Tiny Cactus"
+
+
+def test_the_program_writes_a_commented_file_and_names_the_next_command(folder, tmp_path):
+    command = [sys.executable, "-m", "tools.adopt", folder]
+    done = subprocess.run(command, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("data/Tiny Cactus: 16 pictures, 2 tables\n")
+    assert done.stdout.endswith(
+        "\nnothing was left undecided\n\nwrote configs/competition/tiny_cactus.yaml\n"
+        "next: python -m tools.doctor competition=tiny_cactus\n"
+        "then: python train.py competition=tiny_cactus\n"
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert (tmp_path / "configs" / "competition" / "tiny_cactus.yaml").read_text() == WRITTEN
+    assert load_config(["competition=tiny_cactus"]).image_size == (64, 64)
+    failed = subprocess.run(
+        [*command, "x"], env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False
+    )
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error: command line: 2 folders given, one is needed; python -m tools.adopt FOLDER")
+
+
+def test_an_existing_file_is_kept_unless_it_is_the_same_or_overwritten(folder, tmp_path, capsys):
+    path = tmp_path / "configs" / "competition" / "mine.yaml"
+    main([folder, "name=mine"])
+    main([folder, "name=mine"])
+    assert f"\n{path.relative_to(tmp_path)} is unchanged\n" in capsys.readouterr().out
+    path.write_text("image_size: 128\n")
+    with pytest.raises(UserError) as caught:
+        main([folder, "name=mine"])
+    assert str(caught.value) == (
+        "configs/competition/mine.yaml: exists and differs; add overwrite=true, or choose another name=NAME"
+    )
+    assert path.read_text() == "image_size: 128\n"
+    main([folder, "name=mine", "overwrite=true"])
+    assert path.read_text() == WRITTEN
+
+
+USAGE = "python -m tools.adopt FOLDER [name=NAME] [overwrite=true] [unzip=true]"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], f"command line: 0 folders given, one is needed; {USAGE}"),
+        (["x", "nam=y"], f"command line: unknown word nam=y; did you mean name?; {USAGE}"),
+        (["x", "unzip=1"], "command line: unzip=1 is neither unzip=true nor unzip=false"),
+        (["x", "name=a/b"], "command line: name=a/b is not a word of letters, digits, - and _"),
+        (["x"], "x: no such folder; give the folder that holds a competition's data"),
+        (["x", "unzip=true"], "x: no such folder; give the folder that holds a competition's data"),
+    ],
+)
+def test_wrong_words(words, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        main(words)
+    assert str(caught.value) == line
+
+
+def pack(path, members):
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+
+
+def test_zipped_pictures_are_unpacked_with_or_without_a_folder_inside(folder, tmp_path, capsys):
+    root = tmp_path / folder
+    for place, inside in (("train", "train/"), ("test", "")):
+        files = sorted((root / place).iterdir())
+        pack(root / f"{place}.zip", {f"{inside}{file.name}": file.read_bytes() for file in files} | {"__MACOSX/x": b""})
+        for file in files:
+            file.unlink()
+        (root / place).rmdir()
+    with pytest.raises(UserError, match=r"unpack them: python -m tools.adopt 'data/Tiny Cactus' unzip=true$"):
+        main([folder])
+    main([folder, "unzip=true"])
+    assert "unpacked test.zip: 4 files into data/Tiny Cactus/test\n" in capsys.readouterr().out
+    assert (tmp_path / "configs" / "competition" / "tiny_cactus.yaml").read_text() == WRITTEN
+    (root / "test" / "012.jpg").write_bytes(b"half")
+    main([folder, "unzip=true"])
+    assert (root / "test" / "012.jpg").stat().st_size > 4
+
+
+def test_unsafe_and_damaged_archives_are_refused(folder, tmp_path):
+    path = tmp_path / folder / "evil.zip"
+    pack(path, {"inside.csv": "", "../../outside.txt": "x"})
+    with pytest.raises(UserError) as caught:
+        main([folder, "unzip=true"])
+    assert str(caught.value) == (
+        f"{folder}/evil.zip: its member ../../outside.txt would leave {folder}; unpack it by hand"
+    )
+    assert not (tmp_path / "outside.txt").exists()
+    assert not (tmp_path / folder / "inside.csv").exists()
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"evil.zip: cannot be unpacked \(File is not a zip file\); download it again$"):
+        main([folder, "unzip=true"])

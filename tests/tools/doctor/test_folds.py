@@ -1,0 +1,90 @@
+"""Folds: torn groups, columns that cannot be scored, and the standard error of an AUC against simulation and paper."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tools.doctor.folds import check_case_folds, compute_auc_error, compute_fold_errors
+from tools.doctor.leaks import compute_auc
+
+
+def found_in(clinic, *words):
+    case, findings = clinic.case(*words)
+    assert findings == []
+    return case, *check_case_folds(case)
+
+
+def test_the_standard_error_by_hand():
+    # A = .9, 20 positives, 80 negatives: Q1 = .9 / 1.1, Q2 = 1.62 / 1.9
+    variance = (0.09 + 19 * (0.9 / 1.1 - 0.81) + 79 * (1.62 / 1.9 - 0.81)) / 1600
+    assert compute_auc_error(0.9, 20, 80) == pytest.approx(variance**0.5)
+    # A = 1/2 gives the variance (m + n + 1) / (12 m n) of no skill
+    assert compute_auc_error(0.5, 30, 50) == pytest.approx((81 / (12 * 30 * 50)) ** 0.5)
+    assert compute_auc_error(1.0, 30, 50) == 0
+    assert compute_auc_error(0.9, np.array([20, 20]), 80).shape == (2,)
+
+
+def test_the_standard_error_is_that_of_many_draws():
+    """The formula's own model: exponential scores, of which the positives' are slower to fall."""
+    rng, aucs = np.random.default_rng(0), []
+    is_positive = np.arange(120) < 30
+    for _ in range(2000):
+        scores = rng.exponential(np.where(is_positive, 9.0, 1.0))
+        aucs.append(compute_auc(is_positive, scores))
+    assert np.mean(aucs) == pytest.approx(0.9, abs=0.003)
+    assert np.std(aucs) == pytest.approx(compute_auc_error(0.9, 30, 90), rel=0.06)
+
+
+def test_errors_of_every_fold_and_column_that_can_be_scored():
+    targets = np.zeros((40, 2))
+    targets[:10, 0] = targets[::4, 1] = 1
+    folds = np.arange(40) // 20
+    folds[39] = -1
+    errors = compute_fold_errors(targets, folds)
+    assert errors[["fold", "column", "positives"]].to_numpy().tolist() == [[0, 0, 10], [0, 1, 5], [1, 1, 5]]
+    assert errors["error"][0] == pytest.approx(float(compute_auc_error(0.9, 10, 10)))
+    assert errors["error"][2] == pytest.approx(float(compute_auc_error(0.9, 5, 14)))
+
+
+def test_clean_folds_are_described(clinic):
+    case, findings, [fact] = found_in(clinic)
+    assert findings == []
+    counts = [int(case.train.targets[case.folds == fold].sum()) for fold in (0, 1)]
+    assert fact.lines[1].split() == ["0", str((case.folds == 0).sum()), "40", str(counts[0])]
+    errors = [f"{compute_auc_error(0.9, one, 80 - one):.3f}" for one in counts]
+    assert fact.lines[-1] == f"  sick: {' '.join(errors)}"
+
+
+def test_groups_in_two_folds_are_named(clinic):
+    table, path = clinic.read(), clinic.folder / "mine.csv"
+    pd.DataFrame({"id": table["id"], "fold": (np.arange(160) + 1) // 2 % 2}).to_csv(path, index=False)
+    finding = found_in(clinic, f"folds={path}")[1][0]
+    assert finding.severity == "error"
+    assert finding.title == "80 groups (patient) are in two folds"
+    assert finding.names == tuple(sorted(table["patient"].unique()))
+    assert "folds=auto" in finding.advice
+
+
+def test_a_fold_without_positives_is_a_finding(clinic):
+    table, path = clinic.read(), clinic.folder / "mine.csv"
+    pd.DataFrame({"id": table["id"], "fold": table["sick"]}).to_csv(path, index=False)
+    findings = found_in(clinic, f"folds={path}", "competition.group=null")[1]
+    assert findings[0].severity == "error"
+    assert findings[0].title == "fold 0: column 'sick' has no positive in validation"
+
+
+def test_a_fold_that_cannot_tell_models_apart_is_a_note(clinic):
+    findings = found_in(clinic, "num_folds=8")[1]
+    [finding] = findings
+    assert finding.severity == "note"
+    assert finding.title.startswith("8 of 8 AUCs of a fold and column have a standard error over 0.05")
+    assert finding.names[0].startswith("fold ")
+
+
+def test_groups_of_train_that_are_in_test(clinic):
+    test = clinic.read("test")
+    test.loc[[2, 5], "patient"] = clinic.read()["patient"][0]
+    clinic.save(test, "test")
+    [finding] = found_in(clinic)[1]
+    assert (finding.severity, finding.num_names) == ("note", 1)
+    assert finding.title == "1 groups (patient) are in train and in test"

@@ -1,0 +1,101 @@
+"""Columns of answers that never change, are rare, say the same, or follow from the others."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.competition.submission import build_submission
+from tools.doctor.folds import check_case_folds
+from tools.doctor.labels import check_labels, compute_correlations
+
+MULTILABEL = ("competition.task=multilabel", "competition.targets=[sick,b,c]")
+
+
+@pytest.fixture
+def several(clinic):
+    """The clinic with three independent columns of answers."""
+    rng = np.random.default_rng(3)
+    clinic.save(clinic.read().assign(b=rng.integers(0, 2, 160), c=rng.permutation([0, 1] * 80)))
+    return clinic
+
+
+def found_in(clinic, *words):
+    return check_labels(clinic.case(*words)[0])
+
+
+def test_clean(several):
+    assert found_in(several) == []
+    assert found_in(several, *MULTILABEL) == []
+
+
+def test_correlations_are_those_of_numpy():
+    is_positive = np.random.default_rng(0).random((50, 4)) < 0.3
+    is_positive[:, 3] = False
+    found = compute_correlations(is_positive)
+    assert found[:3, :3] == pytest.approx(np.corrcoef(is_positive[:, :3].T.astype(float)))
+    assert found[3].tolist() == [0] * 4
+
+
+def test_a_constant_column(several):
+    several.save(several.read().assign(b="1"))
+    [finding] = found_in(several, *MULTILABEL)
+    assert finding.severity == "error"
+    assert finding.title == "1 of 3 columns of answers are the same in all 160 rows"
+    assert finding.names == ("b",)
+    assert check_case_folds(several.case(*MULTILABEL)[0])[0] == []
+
+
+def test_leaving_a_constant_column_out_ends_in_a_submission(several):
+    """As the finding advises it: targets and a copy of the sample without the column, which is added by hand."""
+    several.save(several.read().assign(b="1"))
+    pd.read_csv(several.root / "sample_submission.csv", dtype=str).assign(b=0.5, c=0.5).to_csv(
+        several.root / "sample_submission.csv", index=False
+    )
+    [finding] = found_in(several, *MULTILABEL)
+    assert "out of competition.targets, and out of a copy of the sample" in finding.advice
+    words = ("competition.task=multilabel", "competition.targets=[sick,c]")
+    assert "cannot be filled" in several.case(*words)[1][0].title
+    sample = pd.read_csv(several.root / "sample_submission.csv", dtype=str).drop(columns="b")
+    sample.to_csv(several.root / "without.csv", index=False)
+    case, findings = several.case(*words, "competition.sample_submission=without.csv")
+    assert findings + check_labels(case) == []
+    frame = build_submission(sample, case.config.competition, case.test.ids, np.zeros((60, 2)), ("sick", "c"))
+    assert list(frame.columns) == ["id", "sick", "c"]
+
+
+def test_where_all_columns_are_constant_others_are_asked_for(clinic):
+    clinic.save(clinic.read().assign(sick="1"))
+    [finding] = found_in(clinic)
+    assert finding.advice.endswith("name other columns in competition.targets")
+    assert check_case_folds(clinic.case()[0])[0] == []
+
+
+def test_a_rare_column(several):
+    several.save(several.read().assign(b=["1"] * 3 + ["0"] * 157))
+    [finding] = found_in(several, *MULTILABEL)
+    assert (finding.severity, finding.names) == ("warning", ("b (3 of 160)",))
+
+
+def test_nearly_equal_and_opposite_columns(several):
+    table = several.read()
+    several.save(table.assign(b=table["sick"].where(table.index != 7, "1"), c=1 - table["sick"].astype(int)))
+    changed = table["sick"][7] != "1"
+    agree = "99.4%" if changed else "100.0%"
+    findings = found_in(several, *MULTILABEL)
+    assert findings[0].title == "3 pairs of columns of answers are nearly equal or opposite"
+    assert findings[0].names == (
+        f"sick and b: {agree} of rows agree",
+        "sick and not c: 100.0% of rows agree",
+        f"b and not c: {agree} of rows agree",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [(lambda any_other: any_other, "any of"), (lambda any_other: ~any_other, "none of")]
+)
+def test_a_column_that_follows_from_the_others(several, rule, words):
+    table = several.read()
+    any_other = (table["b"] == "1") | (table["c"] == "1")
+    several.save(table.assign(sick=rule(any_other).astype(int)))
+    [finding] = found_in(several, *MULTILABEL)
+    assert (finding.severity, finding.names) == ("note", (f"sick: {words} the others",))

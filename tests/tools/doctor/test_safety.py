@@ -1,0 +1,86 @@
+"""Label safety: losses by hand, what is tried, and a trained run whose pictures are blackened."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.competition.demo import write_demo
+from src.config.load import load_config, load_saved_config
+from src.errors import UserError
+from tools.doctor.case import read_case
+from tools.doctor.safety import build_versions, check_safety, judge_scores, score_versions
+
+
+def judged(**scores):
+    scores = {(name, not name.startswith("Vertical")): values for name, values in scores.items()}
+    return judge_scores(scores, 3, "roc_auc")
+
+
+def test_a_sure_loss_is_a_finding_and_a_small_or_unsure_one_is_not():
+    plain = [0.95, 0.96, 0.97]
+    findings, [fact] = judged(
+        plain=plain, Rotate=[0.93, 0.94, 0.95], Blur=[0.945, 0.955, 0.965], Noise=[0.99, 0.80, 0.96],
+        VerticalFlip=[0.5, 0.5, 0.5],
+    )  # fmt: skip
+    assert [one.title for one in findings] == [
+        "roc_auc of the run's held-out pictures falls from 0.9600 to 0.9400 under Rotate, which it was trained with"
+    ]
+    assert findings[0].severity == "warning"
+    assert fact.lines == (
+        "0.9600  plain, mean of 3 folds",
+        "0.9400  Rotate",
+        "0.9550  Blur",
+        "0.9167  Noise",
+        "0.5000  VerticalFlip of every picture (training does not)",
+    )
+
+
+def test_what_the_run_was_not_trained_with_is_said():
+    scores = {("plain", True): [0.9], ("Affine", True): [0.7]}
+    [finding], _ = judge_scores(scores, 5, "roc_auc", was_trained=False)
+    assert finding.title.endswith("falls from 0.9000 to 0.7000 under Affine, which may be new to it")
+
+
+def test_each_part_is_tried_alone_and_flips_in_any_case():
+    config = load_config(["augment.preset=medium", "augment.flips=hflip"])
+    versions = build_versions(config, True)
+    assert {name: is_used for name, (_, is_used) in versions.items()} == {
+        **dict.fromkeys(["plain", "all of it", "Affine", "HorizontalFlip", "RandomBrightnessContrast"], True),
+        "VerticalFlip": False,
+    }
+    picture = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32, 1)
+    assert np.array_equal(versions["VerticalFlip"][0](picture, 0), picture[::-1])
+    own = build_versions(load_config(["augment.transforms=[{Rotate: {limit: 9}}, Transpose]"]), True)
+    assert list(own) == ["plain", "all of it", "Rotate", "Transpose", "HorizontalFlip", "VerticalFlip"]
+    assert list(build_versions(load_config(["augment.preset=none", "augment.flips=none"]), True)) == [
+        *("plain", "HorizontalFlip", "VerticalFlip")
+    ]
+
+
+@pytest.mark.slow
+def test_a_trained_run_cannot_read_blackened_pictures(tiny_run, monkeypatch):
+    folder, run_folder = tiny_run[0], Path("outputs/demo_default")
+    monkeypatch.chdir(folder)
+    config = load_saved_config(run_folder, ["augment.transforms=[{RandomGamma: {gamma_limit: [2000, 2000], p: 1}}]"])
+    write_demo(config.competition.root)
+    case, _ = read_case(config)
+    _, [fact] = check_safety(case, run_folder)
+    assert len(fact.lines) == 5
+    scores = {line.split(maxsplit=1)[1]: float(line.split()[0]) for line in fact.lines}
+    assert scores["RandomGamma"] < scores["plain, mean of 2 folds"] - 0.02
+    held_out = case.train.take(np.arange(100))
+    plain = score_versions(config, held_out, run_folder / "fold0")["plain", True]
+    assert 0.5 < plain <= 1
+
+
+def test_a_run_of_other_rows_or_without_folds_is_refused(clinic, tmp_path):
+    case, _ = clinic.case()
+    run = tmp_path / "run"
+    (run / "fold0").mkdir(parents=True)
+    with pytest.raises(UserError, match="no fold is finished"):
+        check_safety(case, run)
+    (run / "fold0" / "meta.json").write_text("{}")
+    (run / "folds.csv").write_text("id,fold\nsomeone,0\n")
+    with pytest.raises(UserError, match="other rows"):
+        check_safety(case, run)

@@ -1,0 +1,177 @@
+"""The timed choice of precision and memory order: the rule stands unless something else is clearly faster."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from src.config.load import load_config
+from src.device import Execution
+from src.training import precision as timing
+from src.training.precision import choose_execution, describe_choice, list_candidates, pick_fastest, time_steps
+
+CPU = torch.device("cpu")
+RULE, BF16, OTHER_ORDER = Execution("fp32", True), Execution("bf16", True), Execution("fp32", False)
+
+
+class Machine:
+    """A clock that only steps move: each candidate's steps take the given seconds, one after the other."""
+
+    def __init__(self, **steps):
+        self.now, self.num_steps = 0.0, 0
+        self._steps = {name: iter(times) for name, times in steps.items()}
+        self.norms = {}
+
+    def clock(self):
+        return self.now
+
+    def step(self, name):
+        self.now += next(self._steps[name])
+        self.num_steps += 1
+        return self.norms.get(name, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "bf16", "expected"),
+    [
+        ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5], BF16),
+        ([1.0, 1.0, 1.0], [0.9, 0.9, 0.9], RULE),  # faster, but not clearly
+        ([9.0, 1.0, 9.0], [0.9, 0.9, 0.9], RULE),  # another program slowed the rule's steps down
+        ([1.0, 1.0, 1.0], [0.1, 2.0, 2.0], RULE),  # one lucky step
+        ([1.0, 1.0, 1.0], [0.5, 9.0, 0.5], BF16),  # one unlucky step
+        ([1.0, 1.0, 1.0], [], RULE),  # not a number
+        ([], [5.0, 5.0, 5.0], BF16),
+        ([], [], RULE),
+    ],
+)
+def test_the_rule_stands_unless_another_is_clearly_faster(rule, bf16, expected):
+    assert pick_fastest({RULE: rule, BF16: bf16}) == expected
+
+
+def test_of_two_that_are_as_fast_the_earlier_is_taken():
+    both = Execution("bf16", False)
+    assert pick_fastest({RULE: [1.0], BF16: [0.5], both: [0.45]}) == BF16
+    assert pick_fastest({RULE: [1.0], BF16: [0.5], both: [0.3]}) == both
+
+
+def test_the_first_round_warms_up_and_the_steps_take_turns():
+    machine = Machine(a=[50, 1, 2, 3], b=[90, 0.1, 0.2, 0.3])  # the warm-up uses up the seconds
+    seconds = time_steps(machine.step, ["a", "b"], machine.clock)
+    assert seconds == {"a": pytest.approx([1, 2]), "b": pytest.approx([0.1, 0.2])}
+    machine = Machine(a=[0.9] + [0.1] * 19, b=[0.9] + [0.01] * 19)
+    seconds = time_steps(machine.step, ["a", "b"], machine.clock)
+    assert seconds == {"a": pytest.approx([0.1] * 19), "b": pytest.approx([0.01] * 19)}
+
+
+def test_what_is_not_faster_is_given_up():
+    machine = Machine(a=[0.1] * 6, b=[0.1] * 6, c=[0.1] * 6)
+    seconds = time_steps(machine.step, ["a", "b", "c"], machine.clock)
+    assert [len(times) for times in seconds.values()] == [2, 2, 2]
+    assert machine.num_steps == 9
+
+
+def test_what_gives_no_numbers_is_never_chosen():
+    machine = Machine(a=[0.1] * 20, b=[0.01] * 20)
+    machine.norms["b"] = math.nan
+    seconds = time_steps(machine.step, ["a", "b"], machine.clock)
+    assert seconds["b"] == []
+    assert pick_fastest(seconds) == "a"
+    machine = Machine(a=[0.1] * 20, b=[0.3] * 20)
+    machine.norms["a"] = math.inf
+    assert pick_fastest(time_steps(machine.step, ["a", "b"], machine.clock)) == "b"
+
+
+def test_what_the_config_names_is_not_a_question():
+    def words_of(*words):
+        return [(one.precision, one.channels_last) for one in list_candidates(load_config(words), CPU)]
+
+    assert words_of() == [("fp32", True), ("bf16", True), ("fp32", False), ("bf16", False)]
+    assert words_of("precision=bf16") == [("bf16", True), ("bf16", False)]
+    assert words_of("train.channels_last=false") == [("fp32", False), ("bf16", False)]
+    assert words_of("precision=bf16", "train.channels_last=true") == [("bf16", True)]
+
+
+def test_the_choice_is_said_in_words_to_paste():
+    assert describe_choice({RULE: [2.0, 1.0], BF16: [2.0]}, RULE) == (
+        "precision=fp32 train.channels_last=true: timed, bf16 is 0.5 times as fast"
+    )
+    assert describe_choice({RULE: [2.0], OTHER_ORDER: [1.0]}, OTHER_ORDER) == (
+        "precision=fp32 train.channels_last=false: timed, train.channels_last=true is 0.5 times as fast"
+    )
+
+
+@pytest.fixture
+def timed(tmp_path, monkeypatch):
+    """The memory's path in a folder of its own, and the list of what was timed; bf16 is twice as fast."""
+    calls = []
+
+    def fake(step, candidates):
+        calls.append(candidates)
+        return {one: [1.0 if one.precision == "fp32" else 0.5] for one in candidates}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing, "_build_step", lambda config, device: None)
+    monkeypatch.setattr(timing, "time_steps", fake)
+    return tmp_path / "outputs/execution.json", calls
+
+
+def choose(*words):
+    return choose_execution(load_config(["image_size=16", *words]), CPU)
+
+
+def test_a_choice_is_remembered_for_its_case_only(timed, capsys):
+    _, calls = timed
+    assert choose() == BF16
+    printed = capsys.readouterr().out
+    assert printed == "precision=bf16 train.channels_last=true: timed, fp32 is 0.5 times as fast\n"
+    assert choose("optimizer.lr=0.5", "model.weights=elsewhere") == BF16
+    assert (len(calls), capsys.readouterr().out) == (1, "")
+    for number, word in enumerate(("image_size=24", "train.batch_size=4", "model.kwargs={}", "precision=bf16"), 2):
+        choose(word)
+        assert len(calls) == number, word
+    assert choose() == BF16
+    assert choose("precision=fp32", "train.channels_last=true") == RULE
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, {}]", "\xff\xfe", '[{"case": {}, "chosen": 3}]'])
+def test_a_damaged_memory_is_written_anew(timed, content):
+    path, calls = timed
+    path.parent.mkdir()
+    path.write_text(content, encoding="latin-1")
+    assert choose() == choose() == BF16
+    assert len(calls) == 1
+
+
+def test_an_answer_that_is_no_candidate_is_not_taken(timed):
+    path, calls = timed
+    choose()
+    entries = json.loads(path.read_text())
+    entries[0]["chosen"]["precision"] = "fp8"
+    path.write_text(json.dumps(entries))
+    assert choose() == BF16
+    assert len(calls) == 2
+    assert len(json.loads(path.read_text())) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["model.pretrained=true", "model.freeze=head_only", "model.kwargs={}"]])
+def test_a_real_network_is_timed_and_nothing_random_moves(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    config = load_config(["image_size=32", "model.drop_rate=0.5", *words])
+    assert choose_execution(config, CPU) in list_candidates(config, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_step_that_cannot_be_computed_is_nan_but_not_the_rules(monkeypatch):
+    step = timing._build_step(load_config(["image_size=32"]), CPU)
+    assert math.isfinite(step(RULE))
+
+    def refuse(*args):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(timing, "_take_step", refuse)
+    assert math.isnan(step(BF16))
+    with pytest.raises(RuntimeError, match="no kernel"):
+        step(RULE)

@@ -1,0 +1,169 @@
+"""The case: all that can be read of a competition, though its tables or files be wrong.
+
+The idea to know: the loaders that training uses go first. Where they refuse, their line becomes a finding, and the rows
+that are whole are read piece by piece, so that the other checks still have something to look at.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+
+from src.competition.folds import load_folds
+from src.competition.paths import Paths, find_present, list_images
+from src.competition.submission import check_sample, load_sample
+from src.competition.tables import ImageTable, load_test_table, load_train_table, read_table
+from src.competition.targets import read_label, read_targets
+from src.config.settings import Config
+from src.errors import UserError
+from tools.doctor.findings import Finding, make_finding, name_rows
+from tools.doctor.scan import Scan, scan_images
+
+
+@dataclass(frozen=True)
+class Case:
+    """A competition as far as it could be read; the scan's rows are the training images, then the test images."""
+
+    config: Config
+    train: ImageTable | None  # without the rows that have no image; its targets are None where they are wrong
+    test: ImageTable | None
+    train_rows: pd.DataFrame  # of str, with a row for each of train's: all columns of the table, none without a table
+    test_rows: pd.DataFrame  # the same of test_table; none of a sample submission, which holds only placeholders
+    folds: np.ndarray | None  # (N,) int64 of train; None: they could not be made
+    scan: Scan
+
+    @property
+    def num_train(self):
+        """Training images, the first rows of the scan."""
+        return 0 if self.train is None else len(self.train)
+
+    @cached_property
+    def is_test(self):
+        """(N,) bool: which of the scan's rows are test images."""
+        return np.arange(len(self.scan)) >= self.num_train
+
+    @cached_property
+    def names(self):
+        """(N,) str: the images' paths below the root, which name them in findings."""
+        return np.array([path.removeprefix(f"{self.config.competition.root}/") for path in self.scan.paths], dtype=str)
+
+    @cached_property
+    def other_columns(self):
+        """Names of the training table's columns that are no answers and name no row, group or fold."""
+        competition = self.config.competition
+        known = {competition.id, competition.label, competition.group, competition.fold, *competition.targets}
+        return [name for name in self.train_rows if name not in known]
+
+    def of_all(self, name):
+        """Return an attribute of both tables as one array (N,), where each side that is there has it; else None."""
+        parts = [getattr(table, name) for table in (self.train, self.test) if table is not None]
+        return np.concatenate(parts) if parts and all(part is not None for part in parts) else None
+
+
+def read_case(config):
+    """Read a competition and look at all its images; return (Case, findings).
+
+    Raises:
+        UserError: there is not even a folder.
+    """
+    competition, findings = config.competition, []
+    train, train_rows = _read_side(competition, "train", (), findings)
+    names = train.target_names if train is not None else ()
+    num_before = len(findings)
+    test, test_rows = _read_side(competition, "test", names, findings)
+    is_whole = len(findings) == num_before  # else rows may be left out, which the sample has
+    test_rows = test_rows if competition.test_table else test_rows[[]]
+    if test is not None and names and is_whole:
+        try:
+            sample = load_sample(competition)
+            if sample is not None:
+                check_sample(sample, competition, test, names)
+        except UserError as error:
+            _add_error(findings, error)
+    folds = None
+    if train is not None and train.targets is not None:
+        try:
+            folds = load_folds(config, train, keep=False)
+        except UserError as error:
+            _add_error(findings, error)
+    paths = Paths.of(chain(*(table.paths for table in (train, test) if table is not None)))
+    return Case(config, train, test, train_rows, test_rows, folds, scan_images(paths, competition.channels)), findings
+
+
+def _read_side(competition, side, target_names, findings):
+    """Return (ImageTable or None, its rows as a table of str) of train or test; what is wrong is added to findings."""
+    table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
+    try:
+        if side == "train":
+            found = load_train_table(competition, may_be_constant=True)  # check_labels says which columns are
+        else:
+            found = load_test_table(competition, target_names)
+    except UserError as error:
+        if side == "test" and not table:  # training asks for no test images then
+            findings.append(make_finding(error, "note"))
+            return None, pd.DataFrame()
+        _add_error(findings, error)
+        found = None
+    try:
+        rows = read_table(f"{competition.root}/{table}") if table else None
+        if found is not None:
+            if rows is None:
+                return found, pd.DataFrame(index=range(len(found)))
+            return found, rows.set_axis(pd.Index(rows[competition.id])).loc[found.ids].reset_index(drop=True)
+        return _salvage(competition, side, rows, target_names, findings)
+    except UserError as error:
+        _add_error(findings, error)
+        return None, pd.DataFrame()
+
+
+def _salvage(competition, side, rows, target_names, findings):
+    """Return what `_read_side` does, of the rows that have an id of their own and an image."""
+    key = f"{side}_image"
+    if rows is None:
+        rows, paths = list_images(competition, key)
+    else:
+        if competition.id not in rows:
+            return None, pd.DataFrame()
+        is_odd = rows[competition.id].isna() | rows[competition.id].duplicated()
+        rows = rows[~is_odd].reset_index(drop=True)
+        ids = rows[competition.id].to_numpy(dtype=str)
+        is_present, paths = find_present(competition, key, rows, ids)
+        if not is_present.all():
+            missing = np.flatnonzero(~is_present)
+            said = f"{len(missing)} of {len(rows)} ids have no image"  # by the loader, which does not name them all
+            findings[:] = [one for one in findings if said not in one.title]
+            title = f"{len(missing)} of {len(rows)} {side} ids have no image"
+            advice = f"copy them, remove their rows, or correct competition.{key}={getattr(competition, key)}"
+            findings.append(Finding("error", title, advice, **name_rows(ids, missing)))
+        rows = rows[is_present].reset_index(drop=True)
+    ids = rows[competition.id].to_numpy(dtype=str)
+    if not len(ids):
+        return None, rows
+    names, targets = _salvage_targets(competition, rows, findings) if side == "train" else (target_names, None)
+    group, groups = competition.group, None
+    if group in rows:
+        groups = rows[group].fillna(pd.Series([f"(no {group}, {one})" for one in ids])).to_numpy(dtype=str)
+    return ImageTable(ids, paths, targets, tuple(names), groups, None), rows
+
+
+def _salvage_targets(competition, rows, findings):
+    """Return (names, (N, C) float32 or None): answers that are all there, though a column may be constant."""
+    where = f"{competition.root}/{competition.train_table or competition.train_image}"
+    try:
+        if competition.label in rows:
+            return read_label(rows[competition.label], competition, where)
+        names = tuple(name for name in competition.targets if name in rows)
+        if names:
+            return names, read_targets(rows, names, competition, where, may_be_constant=True)
+    except UserError as error:
+        _add_error(findings, error)
+    return (), None
+
+
+def _add_error(findings, error):
+    """Add a loader's line, unless there is one about the same place."""
+    finding = make_finding(error)
+    if finding.title.partition(":")[0] not in {one.title.partition(":")[0] for one in findings}:
+        findings.append(finding)

@@ -1,0 +1,148 @@
+"""What one image costs: seconds to decode, augment, learn from and predict it, and bytes, by a few timed steps."""
+
+import dataclasses
+import time
+
+import numpy as np
+import torch
+
+from src.data.decode import decode_image
+from src.data.transforms import build_augmentation
+from src.device import autocast, resolve_execution
+from src.model.network import build_network
+from src.training.optimizer import build_optimizer
+
+_QUICK_SECONDS = 0.4  # a step under which more images are taken at once
+_BUDGET_SECONDS = 0.5  # of the timed steps, learning and predicting each
+_NUM_LOADED = 8  # images whose decoding and augmentation are timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What was measured, for one image: seconds to learn from it, to predict it, to decode and to augment it.
+
+    `weight_bytes` are those of the network, `activation_bytes` what its layers keep of an image for the gradient,
+    `pixel_bytes` a decoded pixel's channel.
+    """
+
+    learn: float
+    predict: float
+    decode: float
+    augment: float
+    weight_bytes: int
+    activation_bytes: int
+    pixel_bytes: int = 1
+
+
+def measure_costs(config, table, rows, device):
+    """Time a few steps with random weights, and the loading of a few images; return their Costs.
+
+    Raises:
+        UserError: the network or the augmentation cannot be built, or an image cannot be decoded.
+    """
+    channels, size = config.competition.channels, config.image_size
+    first = decode_image(str(table.paths[int(rows[0])]), channels)
+    augmentation = build_augmentation(config.augment, size, channels, first.dtype == np.uint8)
+    paths = [str(table.paths[int(row)]) for row in rows[np.linspace(0, len(rows) - 1, _NUM_LOADED).astype(int)]]
+    augmentation(first, 0)  # the first call imports
+    began = time.perf_counter()
+    images = [decode_image(path, channels, augmentation.decode_size) for path in paths]
+    decoded = time.perf_counter()
+    for seed, image in enumerate(images):
+        augmentation(image, seed)
+    augmented = time.perf_counter()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        network = build_network(
+            config.model, len(table.target_names), channels, size, config.normalize, load_pretrained=False
+        )
+        execution = resolve_execution(config, device)
+        network.place(device, execution.channels_last)
+        activation_bytes = _count_activations(network, channels, size, device)
+        learn, predict = _time_network(config, network, device, execution.precision)
+    weight_bytes = sum(one.numel() * one.element_size() for one in network.state_dict().values())
+    return Costs(
+        learn,
+        predict,
+        (decoded - began) / len(paths),
+        (augmented - decoded) / len(paths),
+        weight_bytes,
+        activation_bytes,
+        images[0].itemsize,
+    )
+
+
+def _time_network(config, network, device, precision):
+    """Return (seconds to learn from an image, seconds to predict one)."""
+    optimizer = build_optimizer(config.optimizer, network)
+
+    def learn(pictures):
+        with autocast(device, precision):
+            logits = network(network.normalize(pictures))
+        (logits.float() - 1).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return logits
+
+    @torch.inference_mode()
+    def predict(pictures):
+        with autocast(device, precision):
+            return network(network.normalize(pictures))
+
+    num_threads, seconds = torch.get_num_threads(), []
+    for step, is_training in ((learn, True), (predict, False)):
+        network.train(is_training)
+        fastest = []
+        # beside a busy program two threads wait for each other, up to a hundred times longer than one thread takes
+        for threads in {num_threads, 1} if device.type == "cpu" else {num_threads}:
+            torch.set_num_threads(threads)
+            fastest.append(_time_images(step, config, device))
+        torch.set_num_threads(num_threads)
+        seconds.append(min(fastest))
+    return seconds
+
+
+def _time_images(step, config, device):
+    """Return the seconds of a step for each of its images, of which it takes more where they are quick."""
+    count, largest = 2, min(config.train.batch_size, 32 if device.type == "cuda" else 8)
+    taken = _time_call(step, _draw_pictures(count, config, device), budget=0)
+    while count < largest and taken < _QUICK_SECONDS:
+        count = min(4 * count, largest)
+        taken = _time_call(step, _draw_pictures(count, config, device), budget=0)
+    return min(taken, _time_call(step, _draw_pictures(count, config, device), _BUDGET_SECONDS)) / count
+
+
+def _draw_pictures(count, config, device):
+    shape = (count, *config.image_size, config.competition.channels)
+    return torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
+
+
+def _time_call(step, pictures, budget):
+    """Return the seconds of the fastest of some calls, at least two after one that warms up.
+
+    Other programs on the machine make calls slower, never faster.
+    """
+    seconds, start = [], time.perf_counter()
+    while len(seconds) < 3 or (time.perf_counter() - start < budget and len(seconds) < 20):
+        began = time.perf_counter()
+        step(pictures).float().sum().item()  # which waits for the device
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def _count_activations(network, channels, size, device):
+    """Return the bytes that the outputs of all layers take for one image: what a gradient needs, or a little more."""
+    total = 0
+
+    def add(module, inputs, output):
+        nonlocal total
+        if isinstance(output, torch.Tensor):
+            total += output.numel() * 4
+
+    layers = [module for module in network.modules() if not list(module.children())]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    network.eval()
+    with torch.no_grad():
+        network(torch.zeros(1, channels, *size, device=device))
+    for hook in hooks:
+        hook.remove()
+    return total

@@ -1,0 +1,135 @@
+"""Folds: groups on two sides, columns that a fold cannot score, and how sure a fold's score can be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from src.competition import splits
+from src.competition.folds import check_folds, describe_folds
+from src.errors import UserError
+from tools.doctor.findings import Fact, Finding, make_finding, name_rows
+
+_ASSUMED_AUC = 0.9  # the standard error is told for a model that is this good
+_LARGE_ERROR = 0.05  # of a fold's AUC; a gain of .05 is then noise
+_MAX_COLUMNS = 10  # columns that the facts list
+
+
+def check_case_folds(case):
+    """Return (findings, facts) about the folds of a `case.Case`, and the groups in train and test."""
+    findings, table, folds = [*_check_test_groups(case)], case.train, case.folds
+    if folds is None:
+        return findings, []
+    torn = _find_torn(table.groups, folds)
+    if len(torn):
+        findings.append(
+            Finding(
+                "error",
+                f"{len(torn)} groups ({case.config.competition.group}) are in two folds",
+                "the out-of-fold score would be too good: set folds=auto, which keeps groups together",
+                **name_rows(torn, range(len(torn))),
+            )
+        )
+    elif fault := _fault(table, folds, case.config.competition.task):
+        findings.append(make_finding(fault))
+    errors = compute_fold_errors(table.targets, folds)
+    if (is_large := errors["error"] > _LARGE_ERROR).any():
+        worst = errors[is_large].sort_values("error", ascending=False)
+        named = [
+            f"fold {row.fold}, {table.target_names[row.column]}: {row.positives} positives, +-{row.error:.3f}"
+            for row in worst.itertuples()
+        ]
+        findings.append(
+            Finding(
+                "note",
+                f"{len(worst)} of {len(errors)} AUCs of a fold and column have a standard error over {_LARGE_ERROR:g} "
+                f"(at an AUC of {_ASSUMED_AUC:g})",
+                "compare models on the pooled out-of-fold score or lower num_folds; a fold alone does not tell them "
+                "apart",
+                **name_rows(named, range(len(named))),
+            )
+        )
+    return findings, [_describe(table, folds, errors)]
+
+
+def compute_auc_error(auc, num_positives, num_negatives):
+    """Return the standard error of an ROC AUC that is measured on so many independent images; arrays work too.
+
+    Reference: Hanley and McNeil, The Meaning and Use of the Area under a Receiver Operating Characteristic (ROC)
+    Curve, 1982, Radiology 143, eq. 1, with Q1 and Q2 of the exponential approximation (eq. 2).
+    """
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    positives, negatives = np.asarray(num_positives, dtype=float), np.asarray(num_negatives, dtype=float)
+    spread = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return np.sqrt(spread / (positives * negatives))
+
+
+def compute_fold_errors(targets, folds):
+    """Return a table with a row per fold and column: fold, column (its place), positives, and error of the AUC.
+
+    Columns that a fold cannot score, for want of positives or negatives, are left out. Images of one group are counted
+    as if they were independent, so with groups the error is somewhat larger than told.
+
+    Args:
+        targets: (N, C) in [0, 1]; positive from 0.5.
+        folds: (N,) int; negative ones validate nothing.
+    """
+    rows = []
+    for fold in np.unique(folds[folds >= 0]):
+        is_positive = targets[folds == fold] >= 0.5
+        for column, positives in enumerate(is_positive.sum(axis=0).tolist()):
+            negatives = len(is_positive) - positives
+            if positives and negatives:
+                rows.append(
+                    (int(fold), column, positives, float(compute_auc_error(_ASSUMED_AUC, positives, negatives)))
+                )
+    return pd.DataFrame(rows, columns=["fold", "column", "positives", "error"])
+
+
+def _fault(table, folds, task):
+    """Return what is wrong with the folds, or ""; columns that no split could help, as they never change, aside."""
+    is_positive = splits.positives(table.targets, task == "multiclass")
+    varies = is_positive.any(axis=0) & ~is_positive.all(axis=0)
+    if not varies.any():
+        return ""
+    names = tuple(np.array(table.target_names)[varies].tolist())
+    try:
+        check_folds(replace(table, targets=table.targets[:, varies], target_names=names), folds, task)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _find_torn(groups, folds):
+    """Return the groups (K,) str that are in two folds."""
+    if groups is None:
+        return np.zeros(0, dtype=str)
+    pairs = pd.DataFrame({"group": groups, "fold": folds}).drop_duplicates()
+    return np.unique(pairs["group"][pairs["group"].duplicated()].to_numpy(dtype=str))
+
+
+def _check_test_groups(case):
+    groups = [getattr(table, "groups", None) for table in (case.train, case.test)]
+    if any(one is None for one in groups):
+        return
+    shared = np.intersect1d(*groups)
+    if len(shared):
+        yield Finding(
+            "note",
+            f"{len(shared)} groups ({case.config.competition.group}) are in train and in test",
+            "test pictures have relatives in train, validation pictures have none: the test score may be better than "
+            "the out-of-fold score",
+            **name_rows(shared, range(len(shared))),
+        )
+
+
+def _describe(table, folds, errors):
+    lines = describe_folds(table, folds).to_string(index=False, line_width=76).splitlines()
+    lines.append(f"standard error of a fold's AUC, at an AUC of {_ASSUMED_AUC:g} (Hanley and McNeil, 1982):")
+    for column, rows in list(errors.groupby("column"))[:_MAX_COLUMNS]:
+        lines.append(f"  {table.target_names[column]}: {' '.join(f'{error:.3f}' for error in rows['error'])}")
+    if table.targets.shape[1] > _MAX_COLUMNS:
+        lines.append(
+            f"  ... ({table.targets.shape[1]} columns in all, the largest error is {errors['error'].max():.3f})"
+        )
+    return Fact("folds: positives of each column", tuple(lines))

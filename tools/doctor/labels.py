@@ -1,0 +1,111 @@
+"""Columns of answers: one that never changes, two that say the same, and answers that follow from the others."""
+
+import numpy as np
+
+from tools.doctor.findings import Finding, name_rows
+
+_EQUAL = 0.95  # correlation of two columns of answers, by which they nearly say the same
+_SMALLEST_SHARE = 5  # rows of an answer, under which a network can hardly learn it
+
+
+def check_labels(case):
+    """Return the findings about the columns of answers of a `case.Case`."""
+    table = case.train
+    if table is None or table.targets is None:
+        return []
+    is_positive, names = table.targets >= 0.5, table.target_names
+    findings, counts = [], is_positive.sum(axis=0)
+    constant = np.flatnonzero((counts == 0) | (counts == len(table)))
+    if len(constant):
+        findings.append(
+            Finding(
+                "error",
+                f"{len(constant)} of {len(names)} columns of answers are the same in all {len(table)} rows",
+                _advise_constant(case.config.competition, len(constant) == len(names)),
+                **name_rows(names, constant),
+            )
+        )
+    rare = np.flatnonzero(
+        (np.minimum(counts, len(table) - counts) < _SMALLEST_SHARE) & ~np.isin(counts, (0, len(table)))
+    )
+    if len(rare):
+        named = [f"{names[column]} ({counts[column]} of {len(table)})" for column in rare]
+        findings.append(
+            Finding(
+                "warning",
+                f"{len(rare)} of {len(names)} columns of answers have fewer than {_SMALLEST_SHARE} rows of one kind",
+                "no fold can score them: lower num_folds, merge them with another class or leave them out",
+                **name_rows(named, range(len(named))),
+            )
+        )
+    if case.config.competition.task != "multilabel":
+        return findings
+    return findings + _find_equal(is_positive, names) + _find_implied(is_positive, names)
+
+
+def _advise_constant(competition, are_all):
+    advice = "nothing can be learned from them, and their ROC AUC is not defined: "
+    if are_all:
+        return advice + "name other columns in competition.targets"
+    advice += "leave them out of competition.targets"
+    if competition.sample_submission:
+        advice += (
+            ", and out of a copy of the sample that competition.sample_submission then names; add their columns to "
+            "submission.csv by hand"
+        )
+    return advice
+
+
+def compute_correlations(is_positive):
+    """Return (C, C) float64: the correlation (phi) of each two columns of (N, C) bool; 0 for a constant column.
+
+    Reference: Yule, On the Methods of Measuring Association between Two Attributes, 1912, JRSS 75, p. 596.
+    """
+    centred = is_positive - is_positive.mean(axis=0)
+    lengths = np.sqrt(np.square(centred).sum(axis=0))
+    centred = centred / np.where(lengths > 0, lengths, 1)
+    return centred.T @ centred
+
+
+def _find_equal(is_positive, names):
+    correlations = compute_correlations(is_positive)
+    pairs = np.argwhere(np.triu(np.abs(correlations) >= _EQUAL, 1))
+    if not len(pairs):
+        return []
+    named = [
+        f"{names[one]} and {'not ' if correlations[one, other] < 0 else ''}{names[other]}: "
+        f"{np.mean(is_positive[:, one] == (is_positive[:, other] != (correlations[one, other] < 0))):.1%} of rows agree"
+        for one, other in pairs
+    ]
+    return [
+        Finding(
+            "warning",
+            f"{len(pairs)} pairs of columns of answers are nearly equal or opposite",
+            "look whether one was copied by mistake; a mean over columns counts it twice",
+            **name_rows(named, range(len(named))),
+        )
+    ]
+
+
+def _find_implied(is_positive, names):
+    """Find columns that are positive just where any other is, or where no other is."""
+    counts, total = is_positive.sum(axis=0), is_positive.sum(axis=1)
+    found = []
+    for column, name in enumerate(names):
+        others = total - is_positive[:, column] > 0
+        if len(names) < 3 or counts[column] in (0, len(total)) or others.all() or not others.any():
+            continue
+        if (is_positive[:, column] == others).all():
+            found.append(f"{name}: any of the others")
+        elif (is_positive[:, column] != others).all():
+            found.append(f"{name}: none of the others")
+    if not found:
+        return []
+    return [
+        Finding(
+            "note",
+            f"{len(found)} columns of answers follow from the others in every row",
+            "they contain the others' answers: keep their probabilities consistent, or compute them from the others",
+            **name_rows(found, range(len(found))),
+        )
+    ]

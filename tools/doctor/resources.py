@@ -1,0 +1,163 @@
+"""Disk, memory and time that a run will need, against what is there."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from src.data.cache import RESERVE_BYTES, gigabytes, list_folders
+from src.data.transforms import build_augmentation, build_resize
+from src.device import resolve_device, share_cores
+from src.errors import UserError
+from tools.doctor.costs import measure_costs
+from tools.doctor.findings import Fact, Finding, make_finding
+
+_WORKER_BYTES = 400_000_000  # of a loader process: the interpreter, torch, albumentations
+_BASE_BYTES = 800_000_000  # of the training process before there is a network
+_STATE_COPIES = 4  # a state holds the weights, two moments and an average: so many sizes of the network
+_MEMORY_COPIES = 5  # weights, gradients, two moments, the copy that is written
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a whole run needs: bytes of disk for decoded images and for checkpoints, bytes of memory, seconds."""
+
+    cache_bytes: int
+    checkpoint_bytes: int
+    memory_bytes: int
+    epoch_seconds: float
+    run_seconds: float
+
+
+def check_resources(case, rows):
+    """Return (findings, facts): what training will need on this machine.
+
+    Args:
+        case: case.Case with folds.
+        rows: rows of its training table that can be read.
+    """
+    config = case.config
+    try:
+        device = resolve_device(config.device)
+        num_workers = share_cores(device, config.train.num_workers)
+        costs = measure_costs(config, case.train, rows, device)
+        val_counts = np.bincount(case.folds[case.folds >= 0])
+        needs = estimate_needs(config, costs, val_counts, len(case.train), num_workers)
+    except UserError as error:
+        return [make_finding(error)], []
+    folders = [_existing(folder) for folder in list_folders(config)]
+    cache_folder = next((folder for folder in folders if os.access(folder, os.W_OK)), folders[-1])
+    free_cache, free_runs = (shutil.disk_usage(one).free for one in (cache_folder, _existing(config.output_dir)))
+    memory = _free_memory(device)
+    return judge_needs(config, needs, free_cache, free_runs, memory), [
+        Fact(
+            f"what training needs, by a few timed steps on {device}, where no other program takes the cores",
+            (
+                f"disk    {gigabytes(needs.cache_bytes)} of decoded images, {gigabytes(needs.checkpoint_bytes)} of "
+                f"weights; {gigabytes(free_cache)} free",
+                f"memory  about {gigabytes(needs.memory_bytes)} at train.batch_size={config.train.batch_size}; "
+                f"{gigabytes(memory)} free",
+                f"speed   {1 / costs.learn:.0f} images/s learning, {1 / costs.predict:.0f} predicting; "
+                f"decoding {1e3 * costs.decode:.1f} ms, augmenting {1e3 * costs.augment:.1f} ms an image",
+                f"time    about {_duration(needs.epoch_seconds)} an epoch, {_duration(needs.run_seconds)} for "
+                + (f"{len(val_counts)} folds" if config.fold is None else "one fold")
+                + f" of {config.train.epochs} epochs",
+            ),
+        )
+    ]
+
+
+def estimate_needs(config, costs, val_counts, num_images, num_workers):
+    """Return the Needs of a run.
+
+    Args:
+        costs: Costs of an image.
+        val_counts: (F,) images that validate in each fold.
+        num_images: rows of the training table.
+        num_workers: loader processes.
+    """
+    pixels = config.image_size[0] * config.image_size[1] * config.competition.channels
+    sizes = {one.decode_size for one in _transforms(config, costs.pixel_bytes == 1)} - {None}
+    decoded_bytes = num_images * config.competition.channels * sum(h * w for h, w in sizes) * costs.pixel_bytes
+    cache_bytes = 0 if config.cache == "off" else decoded_bytes
+    folds = len(val_counts) if config.fold is None else 1
+    val = float(np.mean(val_counts))
+    train = min(num_images - val, config.train.max_images or num_images)
+    if config.train.batches_per_epoch:
+        train = config.train.batches_per_epoch * config.train.batch_size
+    is_decoding = config.cache == "off" or not sizes
+    load = (costs.augment + costs.decode * is_decoding) / max(1, num_workers)
+    learn = costs.learn + load if num_workers == 0 else max(costs.learn, load)
+    epoch = train * learn + val * costs.predict
+    run = folds * config.train.epochs * epoch + (0 if is_decoding else num_images * costs.decode)
+    if config.keeps_features:  # the backbone sees each version once, for all folds and epochs
+        epoch, run = 0.0, num_images * config.train.views * (costs.predict + load)
+    batch = config.train.batch_size * (costs.activation_bytes + 4 * pixels)
+    memory = _BASE_BYTES + _MEMORY_COPIES * costs.weight_bytes + batch
+    memory += num_workers * (_WORKER_BYTES + 2 * config.train.batch_size * pixels)
+    states = _STATE_COPIES * (config.keep_checkpoints + 1)  # of one fold at a time, with the one that is being written
+    checkpoint_bytes = (2 * folds + states) * costs.weight_bytes  # with the best and the last weights of each
+    return Needs(cache_bytes, checkpoint_bytes, int(memory), epoch, run)
+
+
+def judge_needs(config, needs, free_cache, free_runs, free_memory):
+    """Return the findings: what is needed and not free, all in bytes."""
+    findings = []
+    if needs.cache_bytes > free_cache - RESERVE_BYTES:
+        findings.append(
+            Finding(
+                "error" if config.cache == "on" else "warning",
+                f"{gigabytes(needs.cache_bytes)} of decoded images do not fit on the disk ({gigabytes(free_cache)} "
+                f"free, {gigabytes(RESERVE_BYTES)} are kept free)",
+                "images would be decoded in every epoch: set cache_dir=FOLDER on another disk, or lower image_size",
+            )
+        )
+    if needs.checkpoint_bytes > free_runs:
+        findings.append(
+            Finding(
+                "error",
+                f"{gigabytes(needs.checkpoint_bytes)} of weights do not fit on the disk: {gigabytes(free_runs)} free",
+                "training would stop in the middle: free the disk or set output_dir=FOLDER on another one",
+            )
+        )
+    if needs.memory_bytes > free_memory:
+        findings.append(
+            Finding(
+                "warning",
+                f"training takes about {gigabytes(needs.memory_bytes)} of memory, {gigabytes(free_memory)} are free",
+                "lower train.batch_size (with optimizer.accumulate_steps), train.num_workers or image_size, or set "
+                "model.grad_checkpointing=true",
+            )
+        )
+    return findings
+
+
+def _transforms(config, is_uint8):
+    augmentation = build_augmentation(config.augment, config.image_size, config.competition.channels, is_uint8)
+    return augmentation, build_resize(config.image_size)
+
+
+def _existing(folder):
+    """Return the folder, or the nearest one above it that is there."""
+    folder = Path(folder).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _free_memory(device):
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _duration(seconds):
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,183 @@
+"""Show what training sees, as a picture: python -m tools.preview [key=value ...] [output=FILE]
+
+The pictures come out of the dataset that training reads, so that nothing is shown that it would not get.
+"""
+
+import sys
+import textwrap
+from pathlib import Path
+
+from src.config.load import load_config
+from src.errors import UserError, one_line_errors
+from src.files import atomic_path
+
+USAGE = """usage: python -m tools.preview [key=value ...] [output=FILE]
+
+  python -m tools.preview                             the embedded competition
+  python -m tools.preview competition=NAME augment.preset=heavy
+  python -m tools.preview competition=NAME recipe=NAME output=seen.png
+
+Draws the first six training images: resized, then as seven epochs see them, and
+mixed with each other where mix.prob says so. It takes all settings of train.py
+(python train.py --help lists them). Without output=FILE the picture is
+outputs/preview_<competition>_<recipe>.png."""
+
+_WIDTH = 80
+_NUM_ROWS, _NUM_AUGMENTED = 6, 7
+_CELL, _DPI = 1.5, 100  # a picture's longer side in inches, dots per inch
+
+
+def main(words):
+    """Draw what the command line's words ask for and say what was drawn."""
+    with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
+        _preview(words)
+
+
+def _preview(words):
+    outputs = [word.partition("=")[2] for word in words if word.startswith("output=")]
+    config = load_config([word for word in words if not word.startswith("output=")])
+    default = Path(config.output_dir) / f"preview_{config.competition.name}_{config.recipe}.png"
+    path = Path(outputs[-1]) if outputs else default
+    if path.suffix != ".png":
+        raise UserError(f"output={path}: a PNG is written; choose a name that ends in .png")
+    from src.competition.demo import write_demo  # here, since these imports take seconds and a typo should not
+    from src.competition.tables import load_train_table
+
+    if config.competition.name == "demo":
+        write_demo(config.competition.root)
+    table = load_train_table(config.competition)
+    table = table.take(slice(min(_NUM_ROWS, len(table))))
+    columns, transforms = compute_columns(config, table)
+    told = [word for word in words if not word.startswith(("competition=", "recipe=", "seed=", "output="))]
+    title = f"competition={config.competition.name} recipe={config.recipe} seed={config.seed} {' '.join(told)}"
+    draw_columns(path, columns, title)
+    size = "x".join(str(side) for side in columns[0][1][0].shape)
+    print(f"wrote {path}: {len(table)} images x {len(columns)} views, each {size}")
+    for line in transforms or ["nothing but a resize"]:
+        indent = " " * (2 + len(line) - len(line.lstrip()))
+        print(indent + textwrap.shorten(line, _WIDTH - len(indent), placeholder=" ..."))
+    if config.mix.prob:
+        print(f"  p={config.mix.prob:.2f} Mixup or CutMix, for a whole batch; here these {len(table)} images are one")
+
+
+def compute_columns(config, table):
+    """Return the columns of the grid and a line for each transform.
+
+    Returns:
+        [(heading, images, captions), ...], the first of them the resized images; images are (H, W, C) arrays, one for
+        each row of the table, captions their answers. Row k of epoch e is drawn with (config.seed, e, k).
+
+    Raises:
+        UserError: an image cannot be decoded, or the augmentation cannot be built.
+    """
+    import numpy as np
+
+    from src.data.dataset import ImageDataset, build_loader
+    from src.data.decode import decode_image
+    from src.data.mixup_cutmix import Mixer
+    from src.data.transforms import build_augmentation, build_resize
+
+    channels, size = config.competition.channels, config.image_size
+    is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8
+    augmentation = build_augmentation(config.augment, size, channels, is_uint8)
+    plain = ImageDataset(table, channels, build_resize(size), size, config.seed)
+    seen = ImageDataset(table, channels, augmentation, augmentation.decode_size, config.seed)
+    plain, seen = (build_loader(dataset, len(table), num_workers=0) for dataset in (plain, seen))
+
+    ids = [f"{name}\n{_answer(row, table.target_names)}" for name, row in zip(table.ids, table.targets, strict=True)]
+    columns = [("resized", next(plain.batches(0))["image"].numpy(), ids)]
+    mixer = Mixer(config.mix) if config.mix.prob else None
+    for epoch in range(_NUM_AUGMENTED):
+        images, targets = next(seen.batches(epoch))["image"].numpy(), table.targets
+        if augmentation.num_views > 1:
+            views = [f"epoch {epoch}", *(f"epoch {epoch}, AugMix {number}" for number in (1, 2))]
+            columns += [(heading, images[:, view], None) for view, heading in enumerate(views)]
+            continue
+        if mixer:
+            images, targets = _mix(mixer, images, targets, config.seed + epoch)
+        captions = [_answer(row, table.target_names) for row in targets] if mixer else None
+        columns.append((f"epoch {epoch}", images, captions))
+    return columns[: 1 + _NUM_AUGMENTED], augmentation.describe()
+
+
+def draw_columns(path, columns, title):
+    """Write the grid of `compute_columns` as a PNG; the same columns give the same file.
+
+    Raises:
+        UserError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot: draws with Agg, needs no screen
+    except ModuleNotFoundError:
+        raise UserError("tools.preview: matplotlib is missing; pip install matplotlib") from None
+    num_rows = len(columns[0][1])
+    height, width = columns[0][1][0].shape[:2]
+    tall, wide = (_CELL * side / max(height, width) for side in (height, width))
+    wide_column, tall_row, top = max(wide, 0.8) + 0.1, tall + 0.38, 0.5  # inches, with room for two lines of caption
+    figure = Figure(figsize=(wide_column * len(columns) + 0.1, tall_row * num_rows + top + 0.05), dpi=_DPI)
+    across, down = figure.get_size_inches()
+    title = textwrap.shorten(title, round(across * 12), placeholder=" ...")
+    figure.text(0.1 / across, 1 - 0.17 / down, title, fontsize=9, va="center", color="0.3", parse_math=False)
+    for number, (heading, images, captions) in enumerate(columns):
+        left = 0.1 + number * wide_column
+        figure.text(left / across, 1 - 0.41 / down, heading, fontsize=9, va="center", weight="bold")
+        for row, image in enumerate(images):
+            bottom = down - top - (row + 1) * tall_row
+            axes = figure.add_axes((left / across, bottom / down, wide / across, tall / down))
+            picture = _as_picture(image)
+            interpolation = "nearest" if max(height, width) < _CELL * _DPI else "antialiased"
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation=interpolation, aspect="auto")
+            axes.set_axis_off()
+            if captions:
+                caption = _fit(captions[row], num_letters=round(wide_column * 14))
+                axes.set_title(caption, fontsize=8, loc="left", pad=2, parse_math=False)  # a $ is a $
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output=FILE") from None
+
+
+def _mix(mixer, images, targets, seed):
+    """Mix (N, H, W, C) images as one batch, and their targets."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    mixed, targets = mixer(batch, torch.from_numpy(targets), generator)
+    mixed = mixed.permute(0, 2, 3, 1).numpy()
+    return mixed.round().astype(images.dtype) if images.dtype.kind == "u" else mixed, targets.numpy()
+
+
+def _answer(targets, names):
+    """A row's targets in words: a binary one as it is, else those that are not 0, the largest first."""
+    if len(names) == 1:
+        return f"{names[0]}={targets[0]:.2g}"
+    there = sorted((-value, name) for value, name in zip(targets.tolist(), names, strict=True) if value >= 0.005)
+    return ", ".join(name if value <= -0.995 else f"{name} {-value:.2f}" for value, name in there) or "none"
+
+
+def _fit(caption, num_letters):
+    """Two lines at most, each cut in its middle where it is too long: names differ at their ends."""
+    lines = caption.split("\n") if "\n" in caption else textwrap.wrap(caption, num_letters)
+    half = num_letters // 2
+    return "\n".join(line if len(line) <= num_letters else f"{line[: half - 1]}…{line[-half:]}" for line in lines[:2])
+
+
+def _as_picture(image):
+    """Return (H, W, 3) or, of other channels the first, (H, W), uint8; other pixels are scaled to their range."""
+    import numpy as np
+
+    if image.shape[2] != 3:
+        image = image[..., 0]
+    if image.dtype == np.uint8:
+        return image
+    low, high = image.min(), image.max()
+    return np.uint8(np.rint((image - low) * (255 / (high - low)))) if high > low else np.zeros_like(image, np.uint8)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
