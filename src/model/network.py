@@ -6,7 +6,6 @@ from torch import nn
 
 from src.errors import UserError
 from src.model.freezing import freeze, keep_frozen_in_eval
-from src.model.fuse_batchnorm import fold_batchnorms
 from src.model.head import GeM, Head
 from src.model.regularization import add_dropout2d, set_batchnorm
 from src.model.weights import create_backbone
@@ -83,7 +82,6 @@ def build_network(
     if settings.grad_checkpointing:
         _checkpoint_gradients(backbone, settings.backbone)
     num_features = _count_features(backbone, settings.backbone, channels, image_size)
-    fold_batchnorms(backbone, (channels, *image_size))
     head = Head(num_features, num_targets, settings, prior, is_multiclass)
     mean, std = _pixel_stats(backbone, channels, normalize, pixel_stats)
     network = Network(backbone, head, mean, std, settings.keeps_batchnorm)
