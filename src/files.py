@@ -32,7 +32,7 @@ def atomic_path(path):
 
 
 def delete_unfinished(folder):
-    """Delete what `atomic_path` left in a folder when its process was killed; call it before this one writes there."""
+    """Delete what `atomic_path` of a killed process left in a folder; call it before this process writes there."""
     import psutil  # here, since a typo should not wait for it
 
     for path in Path(folder).glob(".*.tmp"):
@@ -71,7 +71,7 @@ def load_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: damaged, no JSON ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: damaged, not JSON ({error}); delete it and run the same command again") from None
 
 
 def save_table(path, table):

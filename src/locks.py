@@ -1,7 +1,7 @@
-"""One process at a time: locks on files, which end with the process that holds them, however it ends.
+"""One process at a time: file locks, which end with the process that holds them.
 
-A run's locks lie beside the runs, in <output_dir>/.locks/<run>, so that deleting a run deletes none of them: one while
-it is opened, and one for each fold, so that several processes may train several folds of one run.
+A run's locks are in <output_dir>/.locks/<run>, so that deleting the run deletes none: one for opening it and one for
+each fold, so that several processes may train different folds of one run.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -34,16 +34,16 @@ def hold(path, waiting):
 
 def opening(run_folder):
     """Return the context in which one process alone opens a run."""
-    return hold(_path_of(run_folder, "open"), f"{run_folder}: another process opens this run; waiting for it")
+    return hold(_path_of(run_folder, "open"), f"{run_folder}: another process is opening this run; waiting")
 
 
 @contextmanager
 def hold_folds(run_folder, folds, is_overwritten):
-    """Hold the locks of some folds of a run inside the block; yield whether others train its other folds.
+    """Hold the locks of some folds of a run inside the block; yield whether other processes train its other folds.
 
     Args:
         folds: their numbers.
-        is_overwritten: the run is to be deleted, so that nobody else may be at it.
+        is_overwritten: the run is to be deleted, so that no other process may train any of it.
 
     Raises:
         UserError: another process trains one of them.
@@ -56,7 +56,7 @@ def hold_folds(run_folder, folds, is_overwritten):
         if refused := busy if is_overwritten else sorted(set(busy) & set(folds)):
             number = "fold" if len(refused) == 1 else "folds"
             raise UserError(
-                f"{run_folder}: another process trains {number} {listing(refused)}; wait for its end or choose "
+                f"{run_folder}: another process trains {number} {listing(refused)}; wait until it ends or choose "
                 "name=ANOTHER"
             )
         for fold in folds:
@@ -66,7 +66,7 @@ def hold_folds(run_folder, folds, is_overwritten):
 
 def hold_output(folder):
     """Return the context in which one process alone writes predictions into a folder (a pathlib.Path)."""
-    return hold(folder / ".infer.lock", f"{folder}: another process writes predictions there; waiting for it")
+    return hold(folder / ".infer.lock", f"{folder}: another process writes predictions there; waiting")
 
 
 def _path_of(run_folder, name):

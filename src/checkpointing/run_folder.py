@@ -1,4 +1,4 @@
-"""Run folders: which is the newest, whose settings they hold, and what may change between two commands on one."""
+"""The folder of a run: the name of every file in it, which run is the newest, and what two commands on it may differ in."""
 
 import shutil
 import time
@@ -9,29 +9,106 @@ from src.config.help import as_word
 from src.config.load import config_yaml, load_saved_config
 from src.config.settings import settings, value_of
 from src.errors import UserError, listing
-from src.files import delete_unfinished, save_text
+from src.files import delete_unfinished, load_json, save_text
 
-# Settings that do not change what is trained, so that two commands on one run folder may differ in them.
+# Settings that do not change what is trained: two commands on one run folder may differ in them.
 _HOW_IT_RUNS = (
     *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
-    *("checkpoint_minutes", "time_budget", "keep_checkpoints"),
-    *("train.num_workers", "competition.root"),
+    *("checkpoint_minutes", "time_budget", "keep_checkpoints", "train.num_workers", "competition.root"),
 )
-
-_CLOCK_SECONDS = 60  # by which the clocks of two machines that share a disk may differ
-
-# Settings that infer.py may change: besides infer.*, where the files are now and how it runs.
+# Settings that infer.py may change beside infer.*: where the files are and how it runs.
 _AT_INFERENCE = (
     *("device", "precision", "unreadable", "output_dir", "train.num_workers"),
     *(f"competition.{name}" for name in ("root", "test_table", "test_image", "sample_submission", "solution")),
 )
+_CLOCK_SECONDS = 60  # by which the clocks of two machines that share a disk may differ
+
+
+class FoldFolder:
+    """The files of one fold."""
+
+    def __init__(self, path):
+        self.path, self.number = Path(path), int(Path(path).name.removeprefix("fold"))
+        self.log = self.path / "log.csv"  # a row per epoch
+        self.val = self.path / "val.csv"  # validation predictions of the epoch that counts
+        self.test = self.path / "test.csv"  # test predictions
+        self.meta = self.path / "meta.json"  # epochs and scores; the fold is finished
+
+    def weights(self, select):
+        """Return the path of the weights that count: best.safetensors or last.safetensors, as train.select says."""
+        return self.path / f"{select}.safetensors"
+
+    def epoch_weights(self, epoch):
+        """Return the path of one epoch's weights, which are there until train.average=soup has used them."""
+        return self.path / f"epoch{epoch}.safetensors"
+
+    def state(self, epoch, num_batches):
+        """Return the path of the state after `epoch` epochs and `num_batches` batches of the next."""
+        return self.path / f"state_{epoch:04d}_{num_batches:06d}.pt"
+
+    def states(self):
+        """Return the paths of all states, the newest last."""
+        return sorted(self.path.glob("state_*.pt"), key=lambda path: [int(part) for part in path.stem.split("_")[1:]])
+
+    def is_finished(self):
+        """Whether the fold is trained to its end."""
+        return self.meta.is_file()
+
+    def delete_states(self):
+        """Delete what a finished fold no longer needs."""
+        for path in (*self.states(), *self.path.glob("epoch*.safetensors")):
+            path.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"  # every setting, as it was asked for
+        self.folds = self.path / "folds.csv"  # each row's fold and targets
+        self.oof = self.path / "oof.csv"  # out-of-fold predictions
+        self.scores = self.path / "scores.json"
+        self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
+        self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
+        self.execution = self.path / "execution.json"  # precision and memory format, by device
+
+    def fold(self, number):
+        """Return the FoldFolder of a fold, whether it exists or not."""
+        return FoldFolder(self.path / f"fold{number}")
+
+    def finished_folds(self):
+        """Return the FoldFolders of the finished folds, by name."""
+        return [FoldFolder(path.parent) for path in sorted(self.path.glob("fold*/meta.json"))]
+
+    def started_folds(self):
+        """Return the FoldFolders that have done an epoch, by name."""
+        return [FoldFolder(path.parent) for path in sorted(self.path.glob("fold*/val.csv"))]
+
+    def has_work(self):
+        """Whether it holds a finished fold or a state of one."""
+        return any(self.path.glob("fold*/meta.json")) or any(self.path.glob("fold*/state_*.pt"))
+
+    def load_target_names(self):
+        """Return the names of the targets that the folds predict, tuple of str."""
+        if finished := self.finished_folds():
+            return tuple(load_json(finished[0].meta)["target_names"])
+        with open(self.started_folds()[0].val, encoding="utf-8") as file:
+            import pandas as pd  # here, as train.py answers a mistake before it imports pandas
+
+            return tuple(pd.read_csv(file, nrows=0).columns[1:])
+
+
+def submission_path(folder):
+    """Return the path of submission.csv in the run's folder, or in infer.output."""
+    return Path(folder) / "submission.csv"
 
 
 def find_newest_run(output_dir="outputs"):
-    """Return the run folder whose last finished fold is the newest; where none is finished, of those that are begun.
+    """Return the path of the run whose last finished fold is the newest; without any, of those that have started.
 
     Raises:
-        UserError: there is no run, or the clock was set back since, so that none is the newest.
+        UserError: there is no run, or its time lies in the future, so that "newest" means nothing.
     """
     folder = Path(output_dir)
     paths = [*folder.glob("*/fold*/meta.json")] or [*folder.glob("*/fold*/val.csv")]
@@ -40,27 +117,26 @@ def find_newest_run(output_dir="outputs"):
     when, path = max((path.stat().st_mtime, path) for path in paths)
     newer = {one.parent.parent for one in folder.glob("*/fold*/val.csv") if one.stat().st_mtime > when}
     for run in sorted(run for run in newer if not any(run.glob("fold*/meta.json"))):
-        print(f"{run}: newer, but no fold is finished; run={run} takes its best epoch so far")
+        print(f"{run}: newer, but no fold is finished; run={run} uses its last saved epoch")
     if when > time.time() + _CLOCK_SECONDS:
-        raise UserError(f"{path}: is from the future, as if the clock had been set back; say which run with run=FOLDER")
+        raise UserError(f"{path}: its time lies in the future (the clock was set back); name the run with run=FOLDER")
     return path.parent.parent
 
 
 def load_run(words):
-    """Read an inference command line; return (run folder, the run's config with the words' changes).
+    """Read an inference command line; return (path of the run, its config with the words' changes).
 
     Args:
         words: run=FOLDER (left out: the newest run) and key=value words that inference may change.
 
     Raises:
-        UserError: no such run, or a word that training decided for good.
+        UserError: no such run, or a word that was decided in training.
     """
     if bare := next((word for word in words if "=" not in word), None):
         raise UserError(f"command line: {bare!r} is not key=value; write run={bare}, or for example infer.tta=hflip")
     chosen = dict(word.partition("=")[::2] for word in words)
     folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
-    words = [word for word in words if not word.startswith("run=")]
-    config = load_saved_config(folder, words)
+    config = load_saved_config(folder, [word for word in words if not word.startswith("run=")])
     for key in chosen:
         if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:
             raise UserError(
@@ -71,10 +147,10 @@ def load_run(words):
 
 
 def open_run(config, is_busy=False):
-    """Make the config's run folder, or check that what is there was trained with the same settings.
+    """Make the config's run folder, or check that the run in it has the same settings.
 
-    Call it when all else is known to be right: with overwrite=true a run that is there is deleted. A folder in which
-    nothing was trained yet, as a first command with a mistake leaves it, takes any settings.
+    Call it when all else is known to be right: overwrite=true deletes a run that is there. A folder in which nothing
+    was trained yet, as a first command with a mistake leaves it, takes any settings.
 
     Args:
         is_busy: another process trains some of the run's folds now.
@@ -82,37 +158,26 @@ def open_run(config, is_busy=False):
     Raises:
         UserError: the folder is no run, or holds one with other settings.
     """
-    folder = config.run_folder
+    run = RunFolder(config.run_folder)
+    folder, is_run = run.path, run.config.is_file()
     delete_unfinished(folder)
     aside = folder.parent / ".deleted" / folder.name
-    shutil.rmtree(aside, ignore_errors=True)  # what a kill has left of an earlier one
-    is_run = (folder / "config.yaml").is_file()
+    shutil.rmtree(aside, ignore_errors=True)  # a kill may have left it
     if folder.exists() and not is_run and any(folder.iterdir()):
-        raise UserError(f"{folder}: is there already and is not a run; choose name=ANOTHER")
+        raise UserError(f"{folder}: exists and is not a run; choose name=ANOTHER")
     if is_run and config.overwrite:
-        _delete(folder, aside)
-    elif is_run and (is_busy or has_work(folder)):
-        saved = load_saved_config(folder)
-        if changes := describe_changes(saved, config):
+        aside.parent.mkdir(exist_ok=True)
+        shutil.rmtree(folder.rename(aside))  # moved first, so that a kill leaves no half of it in its place
+        with suppress(OSError):  # another process deletes a run there
+            aside.parent.rmdir()
+    elif is_run and (is_busy or run.has_work()):
+        if changes := describe_changes(load_saved_config(folder), config):
             raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
-    save_text(folder / "config.yaml", config_yaml(config))
-
-
-def _delete(folder, aside):
-    """Delete a run, as a whole: it is moved aside first, so that a kill leaves no part of it in its place."""
-    aside.parent.mkdir(exist_ok=True)
-    shutil.rmtree(folder.rename(aside))
-    with suppress(OSError):  # another run is on its way out
-        aside.parent.rmdir()
-
-
-def has_work(folder):
-    """Whether a run folder holds a finished fold or a part of one."""
-    return any(folder.glob("fold*/meta.json")) or any(folder.glob("fold*/state_*.pt"))
+    save_text(run.config, config_yaml(config))
 
 
 def describe_changes(saved, config):
-    """Say what a config would train otherwise than the saved one: "optimizer.lr=0.5 (was 0.1), ..."; "": nothing."""
+    """Return how a config's training differs from the saved one: "optimizer.lr=0.5 (was 0.1), ..."; "": it does not."""
     keys = differing_settings(saved, config)
     words = {key: [as_word(value_of(one, key)) for one in (config, saved)] for key in keys}
     return listing([f"{key}={now} (was {before})" for key, (now, before) in words.items()], 4)

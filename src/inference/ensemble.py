@@ -1,4 +1,4 @@
-"""Several models' predictions -> one; numpy and scipy, no torch."""
+"""Several networks' predictions -> one; a new way is a function and an entry below (numpy and scipy, no torch)."""
 
 import numpy as np
 from scipy.stats import rankdata
@@ -18,4 +18,4 @@ def rank_mean(probs):
     return (rankdata(probs, axis=1) / probs.shape[1]).mean(axis=0)
 
 
-AVERAGES = {"mean": mean, "rank": rank_mean}
+ENSEMBLES = {"mean": mean, "rank": rank_mean}

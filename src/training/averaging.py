@@ -1,48 +1,129 @@
-"""Averages of weights, over steps and over epochs."""
+"""Averages of weights, over steps and over epochs; a new one is a subclass of Average and an entry below."""
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-
-class _WarmDecay:
-    """The decay rises with the updates, so that the first, random weights are forgotten early."""
-
-    def __init__(self, decay):
-        self.decay = decay
-
-    def __call__(self, average, current, num_averaged):
-        decay = min(self.decay, (1 + num_averaged) / (10 + num_averaged))
-        return average + (1 - decay) * (current - average)
+from src.config.registry import check_kwargs
+from src.errors import UserError
+from src.model.freezing import open_stages
 
 
-def build_ema(network, decay):
-    """Return the exponential moving average of a network's weights and running statistics; update_parameters(network).
+class Average:
+    """No average: the network itself is scored. What a subclass may override."""
 
-    Args:
-        network: copied as it is now.
-        decay: share that the average keeps at each step, below 1; update n keeps at most (1 + n) / (10 + n).
+    num_best = 0  # best epochs whose weights are kept until the end
+    module = None  # the averaged network, once there is one
 
-    Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; the rising decay is
-    that of TensorFlow's ExponentialMovingAverage(num_updates).
+    def __init__(self, network, epochs):
+        pass
+
+    def after_step(self, network):
+        """Call after each optimizer step."""
+
+    def looks_again(self, epoch):
+        """Return whether `after_epoch` reads the training images of this epoch (from 0) once more."""
+        return False
+
+    def after_epoch(self, learner, epoch):
+        """Call after an epoch's last step, before its validation; epochs count from 0."""
+
+    def state_dict(self):
+        """Return what a restart needs."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Load what `state_dict` returned."""
+
+
+class EMA(Average):
+    """Exponential moving average of weights and running statistics: timm's, whose decay rises to `decay`.
+
+    Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
     """
-    return AveragedModel(network, avg_fn=_WarmDecay(decay), use_buffers=True)
+
+    def __init__(self, network, epochs, decay=0.999):
+        if not 0 <= decay < 1:
+            raise UserError(f"train.average_kwargs.decay={decay}: must be from 0 to below 1")
+        self._ema, self._num_steps = ModelEmaV3(network, decay=decay, use_warmup=True), 0
+        self.module = self._ema.module
+
+    def after_step(self, network):
+        self._num_steps += 1
+        self._ema.update(network, self._num_steps)
+
+    def state_dict(self):
+        return {"weights": self.module.state_dict(), "num_steps": self._num_steps}
+
+    def load_state_dict(self, state):
+        self.module.load_state_dict(state["weights"])
+        self._num_steps = state["num_steps"]
 
 
-def build_swa(network):
-    """Return the plain mean of the weights that each update_parameters(network) sees; statistics: `refresh_batchnorm`.
+class SWA(Average):
+    """The mean of the last `epochs` epochs' weights; BatchNorm gets statistics of its own.
 
     Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
     arXiv:1803.05407, algorithm 1; here with the schedule that is set, as in the last epochs of a falling one.
     """
-    return AveragedModel(network)
+
+    def __init__(self, network, total_epochs, epochs=3):
+        _check_epochs(epochs, total_epochs)
+        self._swa, self._first = AveragedModel(network), total_epochs - epochs
+
+    @property
+    def module(self):
+        return self._swa.module if self._swa.n_averaged > 0 else None
+
+    def looks_again(self, epoch):
+        return epoch >= self._first
+
+    def after_epoch(self, learner, epoch):
+        if epoch < self._first or self._swa.n_averaged > epoch - self._first:  # done before a stopped validation
+            return
+        self._swa.update_parameters(learner.network)
+        open_stages(self._swa.module, epoch)  # or BatchNorm of stages that opened since would count as frozen
+        learner.refresh_batchnorm(self._swa.module, epoch)
+
+    def state_dict(self):
+        return self._swa.state_dict()
+
+    def load_state_dict(self, state):
+        self._swa.load_state_dict(state)
 
 
-def mean_weights(states):
-    """Return the mean of several state dicts of one architecture; whole numbers (counters) are the first's.
+class Soup(Average):
+    """The mean of the `epochs` best epochs' weights, which counts where it scores better than each of them.
 
     Reference: Wortsman et al., Model soups, 2022, arXiv:2203.05482, section 2, uniform soup.
     """
+
+    def __init__(self, network, total_epochs, epochs=3):
+        _check_epochs(epochs, total_epochs)
+        self.num_best = epochs
+
+
+AVERAGES = {"none": Average, "ema": EMA, "swa": SWA, "soup": Soup}
+
+
+def build_average(train, network):
+    """Return the Average that the settings ask for.
+
+    Args:
+        train: config.settings.Train.
+        network: model.network.Network, copied as it is now.
+
+    Raises:
+        UserError: train.average_kwargs do not suit it.
+    """
+    average = AVERAGES[train.average]
+    check_kwargs("train.average_kwargs", average, train.average_kwargs)
+    return average(network, train.epochs, **train.average_kwargs)
+
+
+def compute_mean_weights(states):
+    """Return the mean of several state dicts of one architecture; integers (counters) are the first's."""
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
         for name, tensor in states[0].items()
@@ -53,10 +134,10 @@ def mean_weights(states):
 def refresh_batchnorm(network, batches):
     """Compute the running mean and variance of every BatchNorm that learns them anew, as averaged weights need.
 
-    torch's update_bn would also reset the frozen ones. The network's mode is as it was afterwards.
+    torch's update_bn would also reset the frozen ones. The network's mode stays.
 
     Args:
-        batches: iterable of normalised images (N, C, H, W); read only where there is something to compute.
+        batches: iterable of normalised inputs, {name: tensor}; read only where there is something to compute.
 
     Reference: arXiv:1803.05407, section 3.2.
     """
@@ -67,8 +148,13 @@ def refresh_batchnorm(network, batches):
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
-    for images in batches if norms else ():
-        network(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    for inputs in batches if norms else ():
+        network(**inputs)
+    for norm, value in zip(norms, momenta, strict=True):
+        norm.momentum = value
     network.train(was_training)
+
+
+def _check_epochs(epochs, total):
+    if not (isinstance(epochs, int) and 1 <= epochs <= total):
+        raise UserError(f"train.average_kwargs.epochs={epochs}: must be from 1 to train.epochs={total}")

@@ -1,135 +1,116 @@
-"""The loop: built objects in, numbers out. Nothing here knows the config, the files or the competition."""
+"""The training and prediction loops over built objects; nothing here knows the config, the files or the competition."""
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.checkpointing.rng_state import write_random_state
+from src.checkpointing.progress import EpochProgress, write_rng_state
 from src.device import autocast
 from src.errors import UserError
 
-_CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
+_CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """What an epoch of training gave: mean loss, seconds, and images per second on all devices together."""
+    """An epoch's mean loss, its seconds, and images per second on all devices together."""
 
     loss: float
     seconds: float
     images_per_second: float
 
 
-@dataclass
-class EpochPart:
-    """How far an epoch of training is: what a restart in its midst needs besides the built objects."""
-
-    num_batches: int = 0  # done
-    seconds: float = 0.0  # that they took
-    losses: list = field(default_factory=list)  # scalar tensors, one of each batch
-    random_state: dict = field(default_factory=dict)  # of `random_state.read_random_state`; {}: as it is
-
-
-def train_one_epoch(
-    model, loader, epoch, loss_function, optimizer, schedule, accelerator, *,
-    normalize, mixer=None, generator=None, consistency=None, accumulate_steps=1, clip_norm=None, after_step=None,
-    part=None, title="",
-):  # fmt: skip
-    """Take one pass over the loader's images and step the optimizer.
+def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
+    """Train one pass over the loader's images.
 
     Args:
-        model: images (N, C, H, W) -> logits (N, K); may be wrapped for several processes.
-        loader: data.loader.Loader over the training images.
-        epoch: counted from 0; decides order and augmentation.
-        loss_function: (logits, targets) -> scalar.
-        optimizer, schedule: stepped together once for every `accumulate_steps` batches.
-        accelerator: places tensors and scales and shares gradients.
-        normalize: raw pixels (N, H, W, C) -> (N, C, H, W) float.
-        mixer: (images, targets, generator) -> mixed images and targets; None: off.
-        consistency: logits of V views (V, N, K) -> scalar that is added to the loss of the first view; the loader's
-            images are then (N, V, H, W, C). None: one view.
-        clip_norm: largest global norm of the gradient; None: no clipping.
-        after_step: called with the EpochPart so far after each optimizer step; None: nothing is.
-        part: EpochPart that was done before, of the same epoch; None: nothing was.
+        learner: learner.Learner.
+        epoch: from 0; decides the batches and the augmentation.
+        progress: EpochProgress of this epoch, where it resumes; None: from its start.
+        after_step: called with the EpochProgress after each optimizer step; None: nothing is.
+        title: of the progress bar.
 
     Raises:
         UserError: the loss is not finite; names the step, the learning rate and the precision.
     """
+    accelerator, model, loader, optimizer = learner.accelerator, learner.model, learner.train_loader, learner.optimizer
+    progress, rates, total, accumulate = progress or EpochProgress(), [], len(loader), learner.accumulate_steps
+    losses, first = progress.losses, progress.num_batches
+    began = time.perf_counter() - progress.seconds
     model.train()
-    part, rates, total = part or EpochPart(), [], len(loader)
-    losses, first = part.losses, part.num_batches
-    began = time.perf_counter() - part.seconds
-    if part.random_state:
-        write_random_state(part.random_state, accelerator.device, generator)
+    if progress.rng_state:
+        write_rng_state(progress.rng_state, accelerator.device, learner.generator)
     batches = _with_bar(loader.batches(epoch, first), loader, title, accelerator.is_main_process, first)
     for step, batch in enumerate(batches, first):
-        images = normalize(_as_one_batch(batch["image"].to(accelerator.device, non_blocking=True)))
-        targets = batch["target"].to(accelerator.device, non_blocking=True)
-        if mixer:
-            images, targets = mixer(images, targets, generator)
-        is_last_of_step = (step + 1) % accumulate_steps == 0 or step + 1 == total
-        with nullcontext() if is_last_of_step else accelerator.no_sync(model):
+        inputs = learner.network.normalize(to_device(_join_views(batch["inputs"]), accelerator.device))
+        targets = to_device(batch["target"], accelerator.device)
+        if learner.mixer:
+            inputs, targets = learner.mixer(inputs, targets, learner.generator)
+        is_update = (step + 1) % accumulate == 0 or step + 1 == total
+        with nullcontext() if is_update else accelerator.no_sync(model):
             with accelerator.autocast():
-                logits = model(images)
-            loss = loss_function(logits[: len(targets)], targets)
-            if consistency:
-                loss = loss + consistency(logits.unflatten(0, (-1, len(targets))))
+                logits = model(**inputs)
+            loss = learner.loss_function(logits[: len(targets)], targets)
+            if learner.consistency:
+                loss = loss + learner.consistency(logits.unflatten(0, (-1, len(targets))))
             loss = loss * batch["share"]
-            accelerator.backward(loss / _batches_in_step(step, total, accumulate_steps))
+            accelerator.backward(loss / min(accumulate, total - (step - step % accumulate)))  # the last may be fewer
         losses.append(loss.detach())
         rates.append(max(group["lr"] for group in optimizer.param_groups))
-        if is_last_of_step:
-            if clip_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+        if is_update:
+            if learner.clip_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), learner.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
-            part.num_batches, part.seconds = step + 1, time.perf_counter() - began
+            learner.schedule.step()
+            learner.average.after_step(learner.network)
+            progress.num_batches, progress.seconds = step + 1, time.perf_counter() - began
             if after_step:
-                after_step(part)
+                after_step(progress)
         if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
             _check_finite(losses[first:], rates, first, epoch, accelerator)
-    mean_loss = torch.stack(losses).float().mean()
-    mean_loss = accelerator.reduce(mean_loss, reduction="mean").item()
+    mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()
     seconds = time.perf_counter() - began
     return EpochStats(mean_loss, seconds, loader.num_images * accelerator.num_processes / seconds)
 
 
 @torch.inference_mode()
-def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, title="", after_batch=None):
-    """Run every network over each batch once; what they share, pixels and views, is made once for all of them.
+def predict(networks, loader, to_probs, precision, *, views=(), epoch=0, title="", after_batch=None):
+    """Run every network over each batch once; the pixels and views that networks share are made once for all.
 
     Args:
-        networks: each has .normalize and maps images (N, C, H, W) -> logits (N, K); several have .pixel_stats too,
+        networks: on one device; each has .normalize and maps inputs to logits (N, K); several have .pixel_stats too,
             equal where they normalise alike.
-        loader: data.loader.Loader in order, without shuffling.
-        to_probs: logits -> probabilities of the same shape.
-        views: functions (N, C, H, W) -> (N, C, H', W') whose probabilities are averaged with the plain picture's.
+        loader: data.dataset.Loader without shuffling.
+        to_probs: logits -> probs of the same shape.
+        precision: fp32, bf16 or fp16.
+        views: functions (N, C, H, W) -> (N, C, H', W') whose probs are averaged with those of the plain images.
         epoch: of the loader's random numbers, where it has any.
         after_batch: called without arguments after each batch; None: nothing is.
 
     Returns:
         index (N,) int64 rows of the loader's table, probs (len(networks), N, K) float32.
     """
-    was_training = [network.training for network in networks]
+    was_training, device = [network.training for network in networks], next(networks[0].parameters()).device
     for network in networks:
         network.eval()
-    alike = _group_by_pixel_stats(networks)
+    groups = {}  # numbers of the networks that normalise alike
+    for number, network in enumerate(networks):
+        groups.setdefault(network.pixel_stats if len(networks) > 1 else None, []).append(number)
     index, probs, done = np.empty(loader.num_images, dtype=np.int64), None, 0
     for batch in _with_bar(loader.batches(epoch), loader, title, bool(title)):
-        raw = batch["image"].to(device, non_blocking=True)
-        totals = [0] * len(networks)
-        with autocast(device, precision):  # around all views, since it casts a network's weights once in here
-            for places in alike:
-                plain = networks[places[0]].normalize(raw)
+        raw, totals = to_device(batch["inputs"], device), [0] * len(networks)
+        with autocast(device, precision):  # around all views, as it casts a network's weights once in here
+            for group in groups.values():
+                plain = networks[group[0]].normalize(raw)
                 for view in (None, *views):
-                    images = _in_order_of(plain, view(plain)) if view else plain
-                    for place in places:
-                        totals[place] = totals[place] + to_probs(networks[place](images))
+                    inputs = apply_view(view, plain) if view else plain
+                    for number in group:
+                        totals[number] = totals[number] + to_probs(networks[number](**inputs))
         batch_probs = (torch.stack(totals) / (1 + len(views))).float().cpu().numpy()
         if probs is None:
             probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), dtype=np.float32)
@@ -143,38 +124,44 @@ def predict(networks, loader, device, precision, to_probs, views=(), epoch=0, ti
     return index, probs
 
 
-def _in_order_of(plain, images):
-    """Return a view's images in the memory order of the plain ones; else each network's first layer copies them."""
-    is_last = plain.is_contiguous(memory_format=torch.channels_last)
-    return images.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
+def apply_view(view, inputs):
+    """Return the inputs with a view of every image (N, C, H, W), in its memory format: else each network copies it."""
+    changed = {}
+    for name, value in inputs.items():
+        if value.ndim == 4:
+            is_last = value.is_contiguous(memory_format=torch.channels_last)
+            memory_format = torch.channels_last if is_last else torch.contiguous_format
+            value = view(value).contiguous(memory_format=memory_format)
+        changed[name] = value
+    return changed
 
 
-def _group_by_pixel_stats(networks):
-    """Return the places of the networks that normalise alike, list by list."""
-    if len(networks) == 1:
-        return [[0]]
-    groups = {}
-    for place, network in enumerate(networks):
-        groups.setdefault(network.pixel_stats, []).append(place)
-    return list(groups.values())
+def to_device(values, device):
+    """Move a tensor or {name: tensor} to the device; asynchronously from pinned memory to CUDA only.
+
+    To MPS, non_blocking can hand over memory that is already freed (pytorch issues 139550, 189690).
+    """
+    if isinstance(values, dict):
+        return {name: to_device(value, device) for name, value in values.items()}
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
-def iterate_images(loader, epoch, normalize, device):
-    """Yield an epoch's images, the first view of several, as the network takes them: (N, C, H, W)."""
+def iterate_inputs(loader, epoch, normalize, device):
+    """Yield an epoch's normalised inputs, the first view of several."""
     for batch in loader.batches(epoch):
-        raw = batch["image"][:, 0] if batch["image"].ndim == 5 else batch["image"]
-        yield normalize(raw.to(device, non_blocking=True))
+        first = {name: value[:, 0] if value.ndim == 5 else value for name, value in batch["inputs"].items()}
+        yield normalize(to_device(first, device))
 
 
-def _as_one_batch(images):
-    """Return (N, V, H, W, C) as (V * N, H, W, C), first views first; one view and features stay."""
-    return images.transpose(0, 1).flatten(0, 1) if images.ndim == 5 else images
-
-
-def _batches_in_step(step, total, accumulate_steps):
-    """The last step of an epoch may have fewer batches; its gradient is their mean all the same."""
-    first = step - step % accumulate_steps
-    return min(accumulate_steps, total - first)
+def _join_views(inputs):
+    """Return images (N, V, H, W, C) as (V * N, H, W, C), first views first, and other inputs repeated; one view stays."""
+    num_views = max((value.shape[1] for value in inputs.values() if value.ndim == 5), default=1)
+    if num_views == 1:
+        return inputs
+    return {
+        name: value.transpose(0, 1).flatten(0, 1) if value.ndim == 5 else torch.cat([value] * num_views)
+        for name, value in inputs.items()
+    }
 
 
 def _check_finite(losses, rates, first, epoch, accelerator):
@@ -191,10 +178,12 @@ def _check_finite(losses, rates, first, epoch, accelerator):
 def _with_bar(batches, loader, title, is_shown, num_done=0):
     """Show images per second and the time left while the batches pass, on a terminal only."""
     initial = loader.num_images * num_done // max(len(loader), 1)
-    with tqdm(
+    disable = None if is_shown else True  # None: where stderr is no terminal
+    bar = tqdm(
         total=loader.num_images, initial=initial, desc=title, unit=" images", leave=False, dynamic_ncols=True,
-        disable=None if is_shown else True,
-    ) as bar:  # fmt: skip
+        disable=disable,
+    )  # fmt: skip
+    with bar:
         for batch in batches:
             yield batch
             bar.update(len(batch["index"]))

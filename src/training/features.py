@@ -1,8 +1,8 @@
-"""Features of a frozen backbone, computed once: every fold's head, and any other head, then learns on them in seconds.
+"""Features of a frozen backbone, computed once and kept on disk: every head then trains on them in seconds.
 
-The idea to know: a frozen backbone gives an image the same features in every epoch, so that `Network` takes features
-(N, D) in the place of images and the loop is the same. What an image may look like is then fixed beforehand: its plain
-picture, and `train.views` - 1 augmented ones that the epochs take in turn.
+A frozen backbone gives an image the same features in every epoch, so that the network takes features (N, D) in place of
+images and the loop is the same. What an image may look like is then fixed: plain, and `train.views` - 1 augmented ones
+that the epochs take in turn.
 """
 
 import hashlib
@@ -28,105 +28,103 @@ class FeatureDataset(Dataset):
     """Rows of a table by their features; takes all keys (epoch, row, copy) of a batch at once.
 
     Args:
-        features: (V, N, D) float32, of all the rows of a competition; view 0 is the plain picture.
+        features: (V, N, D) float32, of all rows of the competition; view 0 is the plain image.
         rows: (M,) int, those of `table`.
-        table: has .targets (M, C) float32.
-        is_training: epochs take the views in turn, each image beginning with another one; else the plain picture.
+        table: has .targets (M, K) float32; what else `ImageDataset.read` returns of a row is passed on.
+        is_training: epochs take the views in turn, each image starting at another one; else the plain image.
     """
 
     def __init__(self, features, rows, table, is_training):
         self.features, self.rows, self.table = features, rows, table
         self.num_views = len(features) if is_training else 1
+        self._dataset = ImageDataset(table, channels=None, transform=None, seed=0)
+        self._others = [name for name, value in self._dataset.read(0).items() if not _is_image(value)]
 
     def __len__(self):
         return len(self.rows)
 
     def __getitems__(self, keys):
-        """Return {"image": (B, D) float32, "index": (B,) int64, "target": (B, C) float32}."""
+        """Return {"inputs": {"features": (B, D) float32, ...}, "index": (B,) int64, "target": (B, K) float32}."""
         epoch, index, copy = np.array(keys, dtype=np.int64).T
         views = (epoch + index + copy) % self.num_views
-        features = self.features[views, self.rows[index]]
-        return {"image": features, "index": index, "target": self.table.targets[index]}
+        inputs = {"features": self.features[views, self.rows[index]]}
+        if self._others:
+            read = [self._dataset.read(row) for row in index]
+            inputs |= {name: np.stack([np.asarray(one[name]) for one in read]) for name in self._others}
+        return {"inputs": inputs, "index": index, "target": self.table.targets[index]}
+
+
+def _is_image(value):
+    return isinstance(value, str) or getattr(value, "ndim", 0) == 3
 
 
 class _Backbone(nn.Module):
-    """A network without its head: images (N, C, H, W) -> features (N, D)."""
+    """A network without its head: inputs -> features (N, D) of the images."""
 
     def __init__(self, network):
         super().__init__()
         self.network, self.normalize = network, network.normalize
 
-    def forward(self, images):
-        return self.network.backbone(images)
+    def forward(self, **inputs):
+        return self.network.extract_features(**{name: one for name, one in inputs.items() if one.ndim == 4})
 
 
-def load_features(config, table, augmentations, accelerator, shared):
+def load_features(run, transforms):
     """Return the features (V, N, D), float32, of every image; computed once and kept beside the decoded images.
 
-    They are found again by all that decides them: the files, the backbone and its weights, size, precision, and where
-    there are several views, augmentation and seed.
+    Their file's name is a hash of all that decides them: image files, backbone and weights, size, precision, and with
+    several views augmentation and seed.
 
     Args:
-        table: competition.tables.ImageTable.
-        augmentations: data.augment.Augmentation of training and of validation.
-        shared: shared.Shared, but for its features.
+        run: run.Run, all but its features.
+        transforms: of training and of validation.
 
     Raises:
         UserError: an image cannot be decoded, the weights cannot be loaded, or the features cannot be written.
     """
-    competition, size = config.competition, config.image_size
-    network = build_network(
-        config.model, len(table.target_names), competition.channels, size, config.normalize, shared.pixel_stats
-    ).place(accelerator.device, config.train.channels_last)
-    augmentation, resize = augmentations
+    config, table, accelerator = run.config, run.table, run.accelerator
+    network = build_network(config, len(table.target_names), run.pixel_stats)
+    network.place(accelerator.device, config.train.channels_last)
+    augmentation, resize = transforms
     transforms = [resize] + [augmentation] * (config.train.views - 1)
-    precision = accelerator.mixed_precision.replace("no", "fp32")
-    words = [repr(network.backbone), repr(network.pixel_stats), precision, version("timm"), config.model.kwargs]
+    words = [repr(network.backbone), repr(network.pixel_stats), config.precision, version("timm"), config.model.kwargs]
     if len(transforms) > 1:
         words += [len(transforms), config.seed, *augmentation.describe()]
-    name = f"features_{_hash(network.backbone, words, table, competition, size)}.npy"
-    path = open_folder([config.run_folder] if config.cache == "off" else list_folders(config)) / name
-    waiting = f"{path}: another process computes these features; waiting for it"
+    folder = open_folder([run.folder.path] if config.cache == "off" else list_folders(config))
+    path = folder / f"features_{_hash(network.backbone, words, table, config)}.npy"
+    waiting = f"{path}: another process computes these features; waiting"
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
-        [is_there] = broadcast_object_list([accelerator.is_main_process and _is_whole(path)])  # one decides for all
+        [is_there] = broadcast_object_list([accelerator.is_main_process and _is_undamaged(path)])  # one decides for all
         if not is_there:
-            views = [
-                _compute_view(network, view, transform, config, table, accelerator, shared, precision)
-                for view, transform in enumerate(transforms)
-            ]
+            views = [_compute_view(run, network, view, transform) for view, transform in enumerate(transforms)]
             if accelerator.is_main_process:
-                for left in path.parent.glob(f".{path.stem}.*.tmp"):
-                    left.unlink()  # of a killed process
+                for unfinished in path.parent.glob(f".{path.stem}.*.tmp"):
+                    unfinished.unlink()  # of a killed process
                 _save(path, np.stack(views))
                 print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
             accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
 
 
-def _compute_view(network, view, transform, config, table, accelerator, shared, precision):
-    """Return the features (N, D) of one version of every image; each process computes its part."""
-    cache = shared.caches.get(transform.decode_size)
-    data = ImageDataset(table, config.competition.channels, transform, transform.decode_size, config.seed, cache)
-    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    loader = build_loader(data, config.eval_batch_size, shared.num_workers, **place)
-    index, features = predict(
-        [_Backbone(network)], loader, accelerator.device, precision, lambda one: one, epoch=view,
-        title="features" if accelerator.is_main_process else "",
-    )  # fmt: skip
+def _compute_view(run, network, view, transform):
+    """Return the features (N, D) of one version of every image; each process computes its share."""
+    config, accelerator = run.config, run.accelerator
+    dataset = ImageDataset(run.table, config.competition.channels, transform, config.seed, run.caches)
+    processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    loader = build_loader(dataset, config.eval_batch_size, run.num_workers, **processes)
+    title = "features" if accelerator.is_main_process else ""
+    index, features = predict([_Backbone(network)], loader, lambda one: one, config.precision, epoch=view, title=title)
     loader.close()
-    parts = gather_object([(index, features[0])])
-    if not all(np.isfinite(part).all() for _, part in parts):
-        raise UserError(
-            f"{config.model.backbone}: its features are nan or infinite; set precision=fp32 or check the weights"
-        )
-    every = np.empty((len(table), features.shape[2]), dtype=np.float32)
-    for index, part in parts:
-        every[index] = part
+    shares = gather_object([(index, features[0])])
+    if not all(np.isfinite(share).all() for _, share in shares):
+        raise UserError(f"{config.model.backbone}: its features are nan; set precision=fp32 or check the weights")
+    every = np.empty((len(run.table), features.shape[2]), dtype=np.float32)
+    for index, share in shares:
+        every[index] = share
     return every
 
 
-def _is_whole(path):
-    """Whether features are kept in a file, and are what was written there."""
+def _is_undamaged(path):
     try:
         return str(zlib.crc32(np.load(path, mmap_mode="r"))) == path.with_suffix(".crc").read_text()
     except (OSError, ValueError):
@@ -139,16 +137,16 @@ def _save(path, features):
             np.save(file, features)
         save_text(path.with_suffix(".crc"), str(zlib.crc32(features)))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER or train.views=0"
-        ) from None
+        advice = "set cache_dir=FOLDER or train.views=0"
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {advice}") from None
 
 
-def _hash(backbone, words, table, competition, size):
-    """Return a hash of the backbone's weights, of words, and of the image files."""
+def _hash(backbone, words, table, config):
+    """Return a hash of the words, the backbone's weights and the image files."""
     digest = hashlib.sha256(repr(words).encode())
     for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().numpy().tobytes())
-    digest.update(hash_images(table.paths, competition.root, competition.channels, size).encode())
+    competition = config.competition
+    digest.update(hash_images(table.paths, competition.root, competition.channels, config.image_size).encode())
     return digest.hexdigest()[:16]

@@ -1,126 +1,178 @@
-"""The objects of one fold, built from the config: network, averages, optimizer, schedule, loaders."""
+"""What one fold trains, built from the config: network, average, loss, optimizer, schedule and loaders."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from src.checkpointing.progress import Progress
 from src.competition.tables import ImageTable
+from src.config.settings import Config
 from src.data.dataset import ImageDataset, Loader, build_loader
 from src.data.decode import decode_image
 from src.data.mixup_cutmix import Mixer
-from src.data.samplers import balanced_weights
+from src.data.samplers import SAMPLERS
 from src.data.transforms import build_augmentation, build_resize
 from src.errors import UserError
-from src.model.class_weights import resolve_class_weights
-from src.model.losses import build_loss, consistency_loss
+from src.evaluation.metrics import BoundMetric
+from src.model.freezing import open_stages
+from src.model.losses import build_loss, consistency_loss, resolve_class_weights
 from src.model.network import build_network
-from src.training.averaging import build_ema, build_swa
+from src.training.averaging import Average, build_average, refresh_batchnorm
+from src.training.engine import iterate_inputs
 from src.training.features import FeatureDataset
 from src.training.optimizer import align_memory, build_optimizer
 from src.training.schedule import Schedule, build_schedule
 
 
 @dataclass
-class FoldParts:
-    """The objects of one fold, built once and then passed."""
+class Learner:
+    """The objects of one fold, built once and then passed; `start_epoch` sets the last three fields."""
 
+    config: Config
+    accelerator: object
+    metric: BoundMetric
     network: torch.nn.Module
-    ema: torch.nn.Module | None
-    swa: torch.nn.Module | None
-    loss_function: Callable
-    scaler: torch.amp.GradScaler | None
+    average: Average
+    loss_function: object  # (logits, targets) -> scalar
+    consistency: object  # logits of V views (V, N, K) -> scalar, what AugMix adds to the loss; None: nothing
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     train_loader: Loader
     val_loader: Loader
     train_table: ImageTable
     val_table: ImageTable
+    model: torch.nn.Module | None = None  # the network as accelerate wraps it
+    mixer: Mixer | None = None
+    generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
 
     @property
-    def scored(self):
-        """The network whose predictions count: the averaged one, as soon as there is an average."""
-        if self.swa is not None and self.swa.n_averaged > 0:
-            return self.swa.module
-        return self.ema.module if self.ema else self.network
+    def accumulate_steps(self):
+        """Batches whose gradients make one step."""
+        return self.config.optimizer.accumulate_steps
 
-    def state(self, progress):
-        """Everything that a restart needs, as plain containers and tensors."""
-        return {name: one.state_dict() for name, one in self._stateful().items()} | {"progress": vars(progress)}
+    @property
+    def clip_norm(self):
+        """Largest global norm of the gradient; None: no clipping."""
+        return self.config.optimizer.clip_norm
 
-    def restore(self, state):
-        """Take over what `state` returned; return its Progress."""
+    @property
+    def scored_network(self):
+        """The network whose predictions count: the average, once there is one."""
+        return self.network if self.average.module is None else self.average.module
+
+    def start_epoch(self, epoch, *seed_words):
+        """Seed the epoch, set its mixer and open the stages that learn in it (from 0); return whether more opened.
+
+        Several processes share the gradients of what learned when the network was wrapped, so it is wrapped anew.
+        """
+        seed = derive_seed(*seed_words)
+        is_mixed = self.config.mix.prob > 0 and epoch < self.config.train.epochs - self.config.mix.off_epochs
+        self.mixer = Mixer(self.config.mix) if is_mixed else None  # training ends on real images
+        has_changed = open_stages(self.network, epoch)
+        if self.model is None:
+            self.model, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
+            has_changed = False
+        elif has_changed and self.accelerator.num_processes > 1:
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.accelerator._models.clear()  # or the wrappers of all epochs stay in memory
+            self.model = self.accelerator.prepare_model(self.network)
+        torch.manual_seed(seed)
+        self.generator.manual_seed(seed)
+        return has_changed
+
+    def refresh_batchnorm(self, network, epoch):
+        """Give averaged weights BatchNorm statistics of their own, by one more look at an epoch's images."""
+        inputs = iterate_inputs(self.train_loader, epoch, network.normalize, self.accelerator.device)
+        with self.accelerator.autocast():
+            refresh_batchnorm(network, inputs)
+
+    def estimate_validation(self, epoch, train_seconds):
+        """Return the seconds that follow an epoch's training: an image takes at most as long as in training."""
+        num_images = self.val_loader.num_images
+        if self.average.looks_again(epoch):
+            num_images += self.train_loader.num_images
+        return train_seconds * num_images / self.train_loader.num_images
+
+    def state_dict(self):
+        """Return all that a restart needs, as plain containers and tensors."""
+        return {name: one.state_dict() for name, one in self._stateful().items()}
+
+    def load_state_dict(self, state):
+        """Load what `state_dict` returned."""
         for name, one in self._stateful().items():
-            if name in state:  # a run begun in another precision has no scaler
+            if name in state:  # a run that started in another precision has no scaler
                 one.load_state_dict(state[name])
         align_memory(self.optimizer)
-        return Progress(**state["progress"])
+
+    def close(self):
+        """End the loaders' workers and free the device."""
+        self.train_loader.close()
+        self.val_loader.close()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.free_memory()
 
     def _stateful(self):
-        names = ("network", "ema", "swa", "scaler", "optimizer", "schedule")
-        return {name: one for name in names if (one := getattr(self, name)) is not None}
+        named = {name: getattr(self, name) for name in ("network", "average", "optimizer", "schedule")}
+        scaler = self.accelerator.scaler
+        return named if scaler is None else named | {"scaler": scaler}
 
 
-def build_parts(config, fold, table, folds, accelerator, shared):
-    """Build the objects of one fold; arguments and errors are those of `fold.train_fold`."""
-    channels, size = config.competition.channels, config.image_size
-    rows = choose_rows(config, fold, folds)
-    if shared.features is not None:
+def build_learner(run, fold):
+    """Build the objects of one fold.
+
+    Args:
+        run: run.Run.
+        fold: number of the fold whose rows validate; all others train.
+
+    Raises:
+        UserError: see `model.network.build_network`, `build_loss`, `build_optimizer`, `build_schedule`.
+    """
+    config, accelerator, task = run.config, run.accelerator, run.config.competition.task
+    train_rows, val_rows = choose_rows(config, fold, run.table.folds)
+    if run.features is not None:
         train_data, val_data = (
-            FeatureDataset(shared.features, one, table.take(one), is_training)
-            for one, is_training in zip(rows, (True, False), strict=True)
+            FeatureDataset(run.features, rows, run.table.take(rows), is_training)
+            for rows, is_training in ((train_rows, True), (val_rows, False))
         )
     else:
         train_data, val_data = (
-            _build_dataset(config, table, one, transform, shared.caches)
-            for one, transform in zip(rows, build_augmentations(config, table), strict=True)
+            ImageDataset(run.table.take(rows), config.competition.channels, transform, config.seed, run.caches)
+            for rows, transform in zip((train_rows, val_rows), build_transforms(config, run.table), strict=True)
         )
-    loading = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    loading["num_workers"] = shared.num_workers if shared.features is None else 0
-    targets, task = train_data.table.targets, config.competition.task
+    processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    processes["num_workers"] = run.num_workers if run.features is None else 0
+    targets = train_data.table.targets
     class_weights = resolve_class_weights(config.loss, targets, task)
-    weights = balanced_weights(targets, task) if config.train.sampler == "balanced" else None
+    chances = SAMPLERS[config.train.sampler](targets, task)
     train_loader = build_loader(
-        train_data, config.train.batch_size, shuffle_seed=config.seed, **loading,
-        num_batches=config.train.batches_per_epoch, weights=weights,
+        train_data, config.train.batch_size, shuffle_seed=config.seed, num_batches=config.train.batches_per_epoch,
+        chances=chances, **processes,
     )  # fmt: skip
-    val_loader = build_loader(val_data, config.eval_batch_size, **loading)
+    val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
-    network = build_network(
-        config.model, len(table.target_names), channels, size, config.normalize, shared.pixel_stats,
-        prior=_compute_prior(targets, weights, class_weights, task), is_multiclass=task == "multiclass",
-    ).place(accelerator.device, config.train.channels_last)  # fmt: skip
+    prior = _compute_prior(targets, chances, class_weights, task)
+    network = build_network(config, len(run.table.target_names), run.pixel_stats, prior)
+    network.place(accelerator.device, config.train.channels_last)
     if config.train.compile:
         network.compile()
     optimizer = build_optimizer(config.optimizer, network)
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
-    schedule = build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch)
-    ema = build_ema(network, config.train.ema_decay) if config.train.ema_decay is not None else None
-    swa = build_swa(network) if config.train.swa_epochs is not None else None
-    return FoldParts(
-        network,
-        ema,
-        swa,
-        build_loss(config.loss, task, class_weights),
-        accelerator.scaler,
-        optimizer,
-        schedule,
-        train_loader,
-        val_loader,
-        train_data.table,
-        val_data.table,
+    return Learner(
+        config=config,
+        accelerator=accelerator,
+        metric=run.metric,
+        network=network,
+        average=build_average(config.train, network),
+        loss_function=build_loss(config, class_weights),
+        consistency=_build_consistency(config),
+        optimizer=optimizer,
+        schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
+        train_loader=train_loader,
+        val_loader=val_loader,
+        train_table=train_data.table,
+        val_table=val_data.table,
     )
-
-
-def _build_dataset(config, table, rows, transform, caches):
-    cache = caches.get(transform.decode_size)
-    return ImageDataset(
-        table.take(rows), config.competition.channels, transform, transform.decode_size, config.seed,
-        cache.take(rows) if cache else None,
-    )  # fmt: skip
 
 
 def choose_rows(config, fold, folds):
@@ -132,13 +184,13 @@ def choose_rows(config, fold, folds):
     return train_rows, val_rows
 
 
-def count_reads(config, folds, left, augmentations):
-    """Return {(height, width): images read at that size, in all}; none where each is wanted at its own size.
+def count_reads(config, folds, left, transforms):
+    """Return {(height, width): images read at that size in all}; none where each is read at its own size.
 
     Args:
         folds: (N,) int.
-        left: numbers of those that are to be trained.
-        augmentations: of training and validation.
+        left: numbers of the folds to be trained.
+        transforms: of training and validation.
     """
     num_reads, reads_at = [0, 0], Counter()
     for fold in left:
@@ -146,46 +198,39 @@ def count_reads(config, folds, left, augmentations):
             num_reads[place] += config.train.epochs * len(rows)
     if config.keeps_features:
         num_reads = [len(folds) * (config.train.views - 1), len(folds)]
-    for transform, reads in zip(augmentations, num_reads, strict=True):
+    for transform, reads in zip(transforms, num_reads, strict=True):
         if transform.decode_size is not None:
             reads_at[transform.decode_size] += reads
     return reads_at
 
 
-def build_augmentations(config, table):
-    """Return the Augmentation of training, and the plain resize of validation.
+def build_transforms(config, table):
+    """Return the augmentation of training, and the plain resize of validation.
 
     Raises:
-        UserError: see `augment.build_augmentation`; or the images hold no 8-bit pixels and are normalised as if.
+        UserError: see `build_augmentation`; or normalize=backbone for images that are not 8-bit.
     """
     channels, first = config.competition.channels, str(table.paths[0])
     is_uint8 = decode_image(first, channels).dtype == np.uint8
     if not is_uint8 and config.normalize == "backbone":
-        raise UserError(f"normalize=backbone: {first} holds no 8-bit pixels; set normalize=dataset")
+        raise UserError(f"normalize=backbone: {first} is not an 8-bit image; set normalize=dataset")
     return build_augmentation(config.augment, config.image_size, channels, is_uint8), build_resize(config.image_size)
-
-
-def _compute_prior(targets, weights, class_weights, task):
-    """Return (K,) how often each answer counts in the loss, as rows are drawn and classes are weighed."""
-    prior = np.average(targets, axis=0, weights=weights)
-    if class_weights is None:
-        return prior
-    weighed = prior * class_weights
-    return weighed / (weighed.sum() if task == "multiclass" else weighed + 1 - prior)
-
-
-def build_mixer(config, epoch):
-    """Mixing is off where it was not asked for and in the last epochs, so that training ends on real pictures."""
-    is_on = config.mix.prob > 0 and epoch < config.train.epochs - config.mix.off_epochs
-    return Mixer(config.mix) if is_on else None
-
-
-def build_consistency(config):
-    """Return what AugMix adds to the loss, logits of views (V, N, K) -> scalar; None where it was not asked for."""
-    weight, task = config.augment.augmix_consistency, config.competition.task
-    return (lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None
 
 
 def derive_seed(*numbers):
     """Return one seed made of several numbers, so that seed 1, fold 2 and seed 2, fold 1 differ."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _compute_prior(targets, chances, class_weights, task):
+    """Return (K,) how often each target counts in the loss, as rows are drawn and classes are weighted."""
+    prior = np.average(targets, axis=0, weights=chances)
+    if class_weights is None:
+        return prior
+    weighted = prior * class_weights
+    return weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
+
+
+def _build_consistency(config):
+    weight, task = config.augment.augmix_consistency, config.competition.task
+    return (lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None

@@ -1,8 +1,7 @@
-"""In which precision and memory order a network trains fastest: a few timed steps, and what they said before.
+"""Which precision and memory format train a network fastest: a few timed steps, remembered by machine and network.
 
-The idea to know: the choice changes a score's last digits, so noise must not change it. A rule goes first (fp32 on a
-CPU, bf16 or fp16 on a GPU, channels last), and something else takes its place only where its usual step is clearly
-faster than the rule's fastest one: other programs on the machine make steps slower, never faster.
+The choice changes a score's last digits, so noise must not change it: a rule goes first (fp32 on a CPU, bf16 or fp16 on
+a GPU, channels_last), and another candidate replaces it only where its median step beats the rule's fastest one clearly.
 """
 
 import copy
@@ -16,23 +15,42 @@ from statistics import median
 
 import torch
 
-from src.device import Execution, autocast, resolve_execution
+from src.device import Execution, autocast, resolve_execution, resolve_precision
 from src.errors import UserError
 from src.files import load_json, save_json
 from src.model.freezing import open_stages
 from src.model.network import build_network
 
-_MARGIN = 1.2  # less than a fifth is not worth rougher numbers, and two measurements on one machine differ by a tenth
+_MARGIN = 1.2  # less is not worth rougher numbers, and two measurements on one machine differ by a tenth
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20  # steps of each candidate; the first of them warms up
 _BUDGET_SECONDS = 6.0  # no round begins after it, once the fewest are done
-_CPU_STEP_SECONDS = 0.4  # a CPU's steps take 2 to 8 images, as many as it trains in this time
+_CPU_STEP_SECONDS = 0.4  # on a CPU, steps take 2 to 8 images, as many as fit into this time
+
+
+def recall_execution(run_folder, config, device):
+    """Return the Execution that a run keeps for this kind of device, in a precision that the config names; or None.
+
+    Args:
+        run_folder: checkpointing.run_folder.RunFolder.
+    """
+    saved = load_json(run_folder.execution).get(device.type) if run_folder.execution.is_file() else None
+    if saved is None:
+        return None
+    precision = saved["precision"] if config.precision == "auto" else resolve_precision(config.precision, device)
+    return Execution(precision, saved["channels_last"])
+
+
+def save_execution(run_folder, execution, device):
+    """Write into a run's execution.json what it is computed with on this kind of device."""
+    saved = load_json(run_folder.execution) if run_folder.execution.is_file() else {}
+    save_json(run_folder.execution, saved | {device.type: asdict(execution)})
 
 
 def choose_execution(config, device):
-    """Return the Execution in which the config's network trains fastest here; the config's own words are kept.
+    """Return the Execution in which the config's network trains fastest here; what the config names is kept.
 
-    Nothing is timed where the config leaves nothing open, or where output_dir/execution.json knows the answer for the
-    same machine, versions, network and size. What was timed is kept there, and said in one line.
+    Nothing is timed where the config leaves nothing open, or where output_dir/execution.json has the same machine,
+    versions, network and size. A timed choice is written there and printed.
 
     Raises:
         UserError: as `resolve_execution` and `network.build_network`.
@@ -41,36 +59,36 @@ def choose_execution(config, device):
     if len(candidates) == 1:
         return candidates[0]
     path, case = Path(config.output_dir) / "execution.json", _describe_case(config, device)
-    known = [entry for entry in _read_entries(path) if entry.get("case") == case]
+    entries = _load_entries(path)
     for candidate in candidates:
-        if any(entry.get("chosen") == asdict(candidate) for entry in known):
+        if {"case": case, "chosen": asdict(candidate)} in entries:
             return candidate
     seconds = time_steps(_build_step(config, device), candidates)
     chosen = pick_fastest(seconds)
-    others = [entry for entry in _read_entries(path) if entry.get("case") != case]
+    others = [entry for entry in _load_entries(path) if entry.get("case") != case]
     save_json(path, [*others, {"case": case, "chosen": asdict(chosen)}])
     print(describe_choice(seconds, chosen))
     return chosen
 
 
 def list_candidates(config, device):
-    """Return the Executions among which the config lets time decide, the rule's first.
+    """Return the Executions that may be chosen, the rule's first.
 
     fp16 is for GPUs without bf16: where both are computed they are as fast, and fp16 has the smaller range.
     """
     rule = resolve_execution(config, device)
-    precisions, orders = [rule.precision], [rule.channels_last]
+    precisions, formats = [rule.precision], [rule.channels_last]
     if config.precision == "auto" and device.type != "mps":
         precisions.append("bf16" if device.type == "cpu" else "fp32")
     if config.train.channels_last is None:
-        orders.append(False)
-    return [Execution(precision, order) for order, precision in itertools.product(orders, precisions)]
+        formats.append(False)
+    return [Execution(precision, is_last) for is_last, precision in itertools.product(formats, precisions)]
 
 
 def time_steps(step, candidates, clock=time.perf_counter):
-    """Time the candidates' steps in turn, so that what else the machine does meets all of them alike.
+    """Time the candidates' steps in turn, so that the machine's other load meets all of them.
 
-    Candidates whose fastest step is not clearly faster than the first one's are given up; else the rounds go on.
+    Candidates whose fastest step is not clearly faster than the first one's are dropped; the others go on.
 
     Args:
         step: candidate -> a number that is not finite where the step failed.
@@ -96,7 +114,7 @@ def time_steps(step, candidates, clock=time.perf_counter):
 
 
 def pick_fastest(seconds):
-    """Return the first candidate that did not fail, or a later one whose usual step beats the chosen one's fastest."""
+    """Return the first candidate that did not fail, or a later one whose median step beats the chosen one's fastest."""
     usable = [one for one, times in seconds.items() if times]
     chosen = usable[0] if usable else next(iter(seconds))
     for one in usable:
@@ -110,51 +128,51 @@ def _is_faster(one, other):
 
 
 def describe_choice(seconds, chosen):
-    """Say the choice in words to paste, and how the fastest in another precision did, or in the other order."""
+    """Return the choice in words to paste, and how fast the best candidate of another precision or format is."""
 
-    def order(one):
+    def describe_format(one):
         return f"train.channels_last={str(one.channels_last).lower()}"
 
-    words = f"precision={chosen.precision} {order(chosen)}"
+    words = f"precision={chosen.precision} {describe_format(chosen)}"
     others = {one: min(times) for one, times in seconds.items() if times and one != chosen}
     if not others or not seconds[chosen]:
-        return f"{words}: timed, nothing else gives numbers"
+        return f"{words}: timed, no other gives finite numbers"
     best = min(others, key=lambda one: (one.precision == chosen.precision, others[one]))
-    name = best.precision if best.precision != chosen.precision else order(best)
+    name = best.precision if best.precision != chosen.precision else describe_format(best)
     return f"{words}: timed, {name} is {min(seconds[chosen]) / others[best]:.1f} times as fast"
 
 
 def _build_step(config, device):
-    """Return candidate -> the gradient's norm after one training step on random pictures; nan: it cannot be computed.
+    """Return candidate -> the gradient's norm after one training step on random images; nan: it cannot be computed.
 
-    The weights are random and stay so: only the time counts. What opens in the course of the training is open.
+    The weights are random and stay so: only the time counts. All stages that open during training are open.
     """
-    rule, channels, size = resolve_execution(config, device), config.competition.channels, config.image_size
-    with _own_random_state(device):
-        network = build_network(config.model, 1, channels, size, config.normalize, load_pretrained=False).to(device)
+    rule, size = resolve_execution(config, device), (*config.image_size, config.competition.channels)
+    with _isolated_rng(device):
+        network = build_network(config, 1, load_pretrained=False).to(device)
         open_stages(network, config.train.epochs - 1)
-        pictures = torch.randint(0, 256, (config.train.batch_size, *size, channels), dtype=torch.uint8).to(device)
+        images = torch.randint(0, 256, (config.train.batch_size, *size), dtype=torch.uint8).to(device)
     networks = {False: network, True: copy.deepcopy(network).to(memory_format=torch.channels_last)}
 
     def step(candidate):
-        with _own_random_state(device):
+        with _isolated_rng(device):
             try:
-                return _take_step(networks[candidate.channels_last], pictures, device, candidate.precision)
+                return _take_step(networks[candidate.channels_last], images, device, candidate.precision)
             except RuntimeError:  # a layer without a kernel in this precision, or not enough memory
                 if candidate == rule:
                     raise
                 return math.nan
 
     if device.type == "cpu":
-        every, pictures = pictures, pictures[:2]
+        batch, images = images, images[:2]
         fastest = min(time_steps(step, [rule])[rule])
-        pictures = every[: max(2, min(8, int(2 * _CPU_STEP_SECONDS / fastest)))]
+        images = batch[: max(2, min(8, int(2 * _CPU_STEP_SECONDS / fastest)))]
     return step
 
 
-def _take_step(network, pictures, device, precision):
+def _take_step(network, images, device, precision):
     with autocast(device, precision):
-        logits = network(network.normalize(pictures))
+        logits = network(**network.normalize({"image": images}))
     (logits.float() - 1).square().mean().backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients).item()  # which also waits for the device
@@ -162,34 +180,31 @@ def _take_step(network, pictures, device, precision):
     return norm
 
 
-def _own_random_state(device):
-    """Return a context after which torch's random state is as it was."""
+def _isolated_rng(device):
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _describe_case(config, device):
-    """Return what decides about speed, as plain containers: the machine, torch, the network, its pictures."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _name_cpu()
-    model = {key: value for key, value in asdict(config.model).items() if key != "weights"}
+    """Return what decides the speed, as plain containers: machine, torch, network, images."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _read_cpu_name()
     return {
         "device": f"{device.type}: {name}, {torch.get_num_threads()} threads",
         "version": f"torch {torch.__version__}",
         "asked": [config.precision, config.train.channels_last],
-        "pictures": [config.train.batch_size, *config.image_size, config.competition.channels],
-        "model": model,
+        "images": [config.train.batch_size, *config.image_size, config.competition.channels],
+        "model": {key: value for key, value in asdict(config.model).items() if key != "weights"},
     }
 
 
-def _name_cpu():
-    """Return the processor's name, which Linux tells in a file and others in `platform`."""
-    path = Path("/proc/cpuinfo")
+def _read_cpu_name():
+    path = Path("/proc/cpuinfo")  # Linux; elsewhere `platform` knows it
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _read_entries(path):
-    """Return the entries of a file that `choose_execution` wrote; [] of one that it did not, or that is damaged."""
+def _load_entries(path):
+    """Return the entries of a file that `choose_execution` wrote; [] of any other or damaged one."""
     try:
         entries = load_json(path)
     except (OSError, UserError):

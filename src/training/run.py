@@ -1,145 +1,193 @@
-"""One run: folds in order, what is done is skipped, what came out is scored."""
+"""One run: what all folds share is settled in order, each fold is trained or skipped, and what came out is scored."""
 
-import dataclasses
 import os
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list
 
-from src.checkpointing.checkpointer import delete_served, is_done
-from src.checkpointing.interrupts import Watch
-from src.checkpointing.run_folder import has_work, open_run
+from src.checkpointing.interrupts import Interrupts
+from src.checkpointing.run_folder import RunFolder, open_run
 from src.competition.folds import check_folds, describe_folds
-from src.config.settings import seconds_of
-from src.device import Execution, keep_execution, recall_execution, resolve_device, share_cores
+from src.competition.tables import ImageTable
+from src.config.settings import Config, seconds_of
+from src.data.cache import list_folders, open_cache
+from src.data.dataset import ImageDataset
+from src.data.scan import compute_pixel_stats
+from src.device import Execution, resolve_device, share_cores
 from src.errors import Stopped, listing
+from src.evaluation.metrics import BoundMetric, build_metric
+from src.files import load_json, save_json
 from src.locks import hold_folds, opening
+from src.model.losses import check_loss
+from src.training.features import load_features
 from src.training.fold import train_fold
-from src.training.learner import build_parts
+from src.training.learner import build_learner, build_transforms, count_reads
 from src.training.oof import score_run
-from src.training.precision import choose_execution
-from src.training.run_data import keep_folds, leave_out_unreadable, load_rows
-from src.training.shared import Shared, prepare_shared
-from src.training.tracking import build_tracker
+from src.training.precision import choose_execution, recall_execution, save_execution
+from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
+from src.training.tracking import Tracker, build_tracker
+
+
+@dataclass
+class Run:
+    """What all folds of a run share."""
+
+    config: Config  # precision and memory format are settled once `accelerator` is set
+    folder: RunFolder
+    metric: BoundMetric
+    table: ImageTable  # all rows; .folds is the fold that validates each
+    processes: PartialState
+    num_workers: int  # of each loader
+    accelerator: Accelerator | None = None
+    folds: list[int] = field(default_factory=list)  # that validate
+    unfinished: list[int] = field(default_factory=list)  # to be trained by this command
+    pixel_stats: tuple | None = None  # (mean, std) in raw pixel units; None: the backbone's
+    caches: dict = field(default_factory=dict)  # {(height, width): data.cache.ImageCache}
+    features: np.ndarray | None = None  # (V, N, D), in place of images
+    interrupts: Interrupts | None = None
+    tracker: Tracker = field(default_factory=Tracker)
 
 
 def train_run(config):
-    """Train the folds that the config asks for and are not done; write oof.csv and scores.json; print the scores.
+    """Train the folds that the config asks for and that are not finished; write oof.csv and scores.json.
 
     Raises:
-        UserError: anything a person can mend, most of it before the first epoch.
-        Stopped: by a signal or the time budget; the same command goes on where it was saved.
+        UserError: a mistake, in most cases before the first epoch.
+        Stopped: by a signal or the time budget; the same command resumes.
     """
-    watch = Watch(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
+    check_loss(config)
+    interrupts = Interrupts(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
     stopped = None
-    with watch.listening(), ExitStack() as held:
+    with interrupts.handle_signals(), ExitStack() as locks:
         processes = start_processes(config)
-        is_main = processes.is_main_process
-        num_workers = share_cores(processes.device, config.train.num_workers)
-        with watch.preparing(processes.num_processes):
-            config, accelerator, table, folds, numbers, left = _open_run(config, processes, num_workers, held)
-            shared = prepare_shared(config, table, folds, left, accelerator, num_workers) if left else None
-        tracking = config.tracking if left and is_main else "none"
-        tracker = build_tracker(tracking, config.run_folder, dataclasses.asdict(config))
+        with interrupts.alarm(processes.num_processes):
+            run = load_run(config, processes)
+            run.interrupts = interrupts
+            open_folder(run, locks)
+            if run.unfinished:
+                prepare_inputs(run)
+        is_tracked = run.unfinished and processes.is_main_process
+        run.tracker = build_tracker(config.tracking if is_tracked else "none", config)
         try:
-            for fold in left:
-                if ending := watch.look(accelerator, is_last=True)[1]:
-                    raise Stopped(f"fold {fold}: not begun, stopped by {ending[0]}; {watch.again} goes on", ending[1])
-                folder = config.run_folder / f"fold{fold}"
-                train_fold(config, fold, table, folds, accelerator, folder, shared, tracker, watch)
+            for fold in run.unfinished:
+                if reason := interrupts.check(run.accelerator, is_last=True)[1]:
+                    raise Stopped(f"fold {fold}: not started, stopped by {reason[0]}; {interrupts.again} resumes", reason[1])
+                train_fold(run, fold)
         except Stopped as stop:
             stopped = stop
-        if is_main:
-            with opening(config.run_folder):  # of two that end together the second one scores what both have done
-                scores = score_run(config, table, folds, numbers)
-            tracker.finish(scores)
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+        if processes.is_main_process:
+            with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
+                run.tracker.finish(score_run(run))
+        run.accelerator.wait_for_everyone()
+        run.accelerator.end_training()
         if stopped:
-            raise stopped if is_main else SystemExit(stopped.status)
-
-
-def _open_run(config, processes, num_workers, held):
-    """Open the run: alone, all checked, the folds to be trained held against other processes.
-
-    Args:
-        held: contextlib.ExitStack that holds these folds.
-
-    Returns: (config with what it left open settled, accelerator, table, folds, numbers of all folds that validate,
-        numbers of those to be trained).
-    """
-    table, folds, numbers = load_rows(config, processes)
-    run_folder, is_main, is_busy = config.run_folder, processes.is_main_process, False
-    wanted = numbers if config.fold is None else [config.fold]
-    with opening(run_folder) if is_main else nullcontext():
-        if is_main:
-            left = [fold for fold in wanted if config.overwrite or not is_done(run_folder / f"fold{fold}")]
-            is_busy = held.enter_context(hold_folds(run_folder, left, config.overwrite))
-        asked, config = config, settle_execution(config, processes, run_folder, is_busy)
-        accelerator = build_accelerator(config)
-        if config.overwrite and has_work(run_folder):  # nothing is deleted for a command that cannot train
-            build_parts(config, numbers[0], table, folds, accelerator, Shared(num_workers))
-        table, folds = _make_folder(asked, config, table, folds, accelerator, is_busy)
-        left = [fold for fold in wanted if not is_done(run_folder / f"fold{fold}")]
-    if is_main:
-        print(f"{run_folder}: {len(table)} images, targets: {listing(table.target_names, 4)}")
-        print(describe_folds(table, folds).to_string(index=False, line_width=80))
-        for fold in sorted(set(wanted) - set(left)):
-            print(f"fold {fold}: done before")
-            delete_served(run_folder / f"fold{fold}")
-    return config, accelerator, table, folds, numbers, left
-
-
-def _make_folder(asked, config, table, folds, accelerator, is_busy):
-    """Make the run's folder, or open it; return its (table, folds): what can be read of them, checked again.
-
-    Args:
-        asked: the config as it was asked for, which config.yaml keeps; `config` says what was made of it here.
-    """
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            open_run(asked, is_busy)
-            execution = Execution(config.precision, config.train.channels_last)
-            keep_execution(config.run_folder, execution, accelerator.device)
-        table, folds = leave_out_unreadable(config, table, folds)
-    check_folds(table, folds, config.competition.task)
-    if accelerator.is_main_process:
-        keep_folds(config.run_folder, table, folds, is_busy)
-    return table, folds
+            raise stopped if processes.is_main_process else SystemExit(stopped.status)
 
 
 def start_processes(config):
-    """Return accelerate's PartialState on the config's device; torchrun gives each of its processes one of its own."""
+    """Return accelerate's PartialState on the config's device; torchrun gives each of its processes its own."""
     device = resolve_device(config.device)
     if device.type != "cpu" and "WORLD_SIZE" not in os.environ:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     if "WORLD_SIZE" not in os.environ:
         AcceleratorState._reset_state(reset_partial_state=True)  # a notebook may train twice, with other precisions
-    patience = timedelta(hours=6)  # while one process looks through all the images
-    return PartialState(cpu=device.type == "cpu", timeout=patience)
+    return PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=6))  # one process may decode for hours
 
 
-def settle_execution(config, processes, run_folder=None, is_busy=False):
-    """Return the config with the precision and memory order that it leaves open, decided by one process for all.
+def load_run(config, processes):
+    """Return the Run with its table, folds and metric, all checked; no run folder is made, nothing is timed.
 
-    What a run was begun with it keeps for all its folds; else `timing.choose_execution` decides.
+    Raises:
+        UserError: see `run_data.load_run_data`.
+    """
+    metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
+    with processes.main_process_first():  # it may write the demo and the folds
+        table = load_run_data(config, metric)
+    num_workers = share_cores(processes.device, config.train.num_workers)
+    folds = list_folds(config, table)
+    return Run(config, RunFolder(config.run_folder), metric, table, processes, num_workers, folds=folds)
+
+
+def settle_execution(run, is_resumed=False):
+    """Settle the precision and memory format that the config leaves open, by one process for all; set the accelerator.
 
     Args:
-        run_folder: pathlib.Path of the run that is trained; None: no run.
-        is_busy: another process trains some of its folds now.
+        is_resumed: what the run folder keeps is taken, so that all its folds are computed alike.
     """
     chosen = [None]
-    if processes.is_main_process:
-        if run_folder is not None and (is_busy or has_work(run_folder)) and not config.overwrite:
-            chosen = [recall_execution(run_folder, config, processes.device)]
-        chosen = [chosen[0] or choose_execution(config, processes.device)]
-    return broadcast_object_list(chosen)[0].settle(config)
+    if run.processes.is_main_process:
+        if is_resumed:
+            chosen = [recall_execution(run.folder, run.config, run.processes.device)]
+        chosen = [chosen[0] or choose_execution(run.config, run.processes.device)]
+    run.config = broadcast_object_list(chosen)[0].apply(run.config)
+    is_cpu = run.processes.device.type == "cpu"
+    run.accelerator = Accelerator(mixed_precision=run.config.precision.replace("fp32", "no"), cpu=is_cpu)
 
 
-def build_accelerator(config):
-    """Return the Accelerator of the started processes, for a config whose execution is settled."""
-    is_cpu = PartialState().device.type == "cpu"
-    return Accelerator(mixed_precision=config.precision.replace("fp32", "no"), cpu=is_cpu)
+def open_folder(run, locks):
+    """Make or reopen the run's folder, alone and after all checks; hold the unfinished folds against other processes.
+
+    Args:
+        locks: contextlib.ExitStack that holds these folds.
+    """
+    config, folder, is_main, is_busy = run.config, run.folder, run.processes.is_main_process, False
+    wanted = run.folds if config.fold is None else [config.fold]
+    with opening(folder.path) if is_main else nullcontext():
+        if is_main:
+            unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
+            is_busy = locks.enter_context(hold_folds(folder.path, unfinished, config.overwrite))
+        has_work = is_busy or folder.has_work()
+        settle_execution(run, has_work and not config.overwrite)
+        if config.overwrite and folder.has_work():  # nothing is deleted for a command that cannot train
+            build_learner(run, run.folds[0])
+        with run.accelerator.main_process_first():
+            if is_main:
+                open_run(config, is_busy)
+                execution = Execution(run.config.precision, run.config.train.channels_last)
+                save_execution(folder, execution, run.accelerator.device)
+            run.table = leave_out_unreadable(config, run.table, folder.unreadable)
+        check_folds(run.table, run.table.folds, run.metric)
+        if is_main:
+            save_folds(folder.folds, run.table, is_busy or folder.has_work())
+        run.unfinished = [fold for fold in wanted if not folder.fold(fold).is_finished()]
+    if is_main:
+        print(f"{folder.path}: {len(run.table)} images, targets: {listing(run.table.target_names, 4)}")
+        print(describe_folds(run.table, run.table.folds).to_string(index=False, line_width=80))
+        for fold in sorted(set(wanted) - set(run.unfinished)):
+            print(f"fold {fold}: already finished")
+            folder.fold(fold).delete_states()  # a kill may have left them
+
+
+def prepare_inputs(run):
+    """Compute once what all folds share: pixel statistics, decoded images, features."""
+    config, table, channels = run.config, run.table, run.config.competition.channels
+    with run.accelerator.main_process_first():
+        run.pixel_stats = _load_pixel_stats(run)
+    transforms = build_transforms(config, table)
+    reads_at = count_reads(config, table.folds, run.unfinished, transforms)
+    paths = ImageDataset(table, channels, None, config.seed).list_paths()
+    with run.accelerator.main_process_first():
+        opened = {
+            size: open_cache(paths, channels, size, config.competition.root, list_folders(config), config.cache, num_reads)
+            for size, num_reads in reads_at.items()
+        }
+    run.caches = {size: cache for size, cache in opened.items() if cache is not None}
+    if config.keeps_features:
+        run.features = load_features(run, transforms)
+
+
+def _load_pixel_stats(run):
+    """Return the images' (mean, std), computed once a run; None where they are not used."""
+    config, path = run.config, run.folder.pixel_stats
+    if config.normalize not in ("dataset", "center"):
+        return None
+    if run.processes.is_main_process and not (path.is_file() and run.folder.has_work()):
+        stats = compute_pixel_stats(run.table.paths, config.competition.channels, config.image_size, seed=config.seed)
+        save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
+    saved = load_json(path)
+    return np.array(saved["mean"]), np.array(saved["std"])

@@ -1,4 +1,4 @@
-"""wandb, when it is wanted and works; the run folder's CSV and JSON are the truth and do not depend on it."""
+"""What is logged: a printed line per epoch, and wandb where it is wanted and works. CSV and JSON do not depend on it."""
 
 import contextlib
 import logging
@@ -8,13 +8,14 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import asdict
 
 _SERVER = "api.wandb.ai"
 _ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 30, 60  # to wait for wandb's server
 
 
 class Tracker:
-    """A wandb run that may be absent: every call is safe, and the first failure is told once and ends the tracking."""
+    """A wandb run that may be absent: every call is safe; the first failure is reported and ends the tracking."""
 
     def __init__(self, run=None):
         self._run = run
@@ -38,20 +39,39 @@ class Tracker:
             _warn(error)
 
 
+def log_epoch(run, fold, progress, is_best):
+    """Print a fold's newest epoch and send its row of log.csv to wandb as fold<k>/<column>.
+
+    Args:
+        run: run.Run.
+        progress: checkpointing.progress.Progress.
+        is_best: marked with a *.
+    """
+    if not run.processes.is_main_process:
+        return
+    row, before = progress.log[-1], progress.log[-2]["seconds"] if len(progress.log) > 1 else 0.0
+    print(
+        f"fold {fold} epoch {row['epoch']:>2}/{run.config.train.epochs}  loss {row['train_loss']:.4f}  "
+        f"val {row['val_loss']:.4f}  {run.metric.name} {row['val_score']:.5f}{'*' if is_best else ' '} "
+        f"{row['images_per_second']:.0f} images/s {row['seconds'] - before:.0f} s",
+        flush=True,
+    )
+    run.tracker.log({f"fold{fold}/{name}" if name != "epoch" else name: value for name, value in row.items()})
+
+
 def import_early(mode):
-    """Import wandb before torch is: its launch classes look through all that is loaded, .1 s now and up to 1 s then."""
+    """Import wandb before torch: its launch classes look through all loaded modules, up to 1 s after torch."""
     if mode != "none":
         with contextlib.suppress(ImportError):
             import wandb.sdk.launch  # noqa: F401
 
 
-def build_tracker(mode, run_folder, settings):
-    """Start a wandb run: online when a key is at hand (WANDB_API_KEY or .netrc), else offline; never a prompt.
+def build_tracker(mode, config):
+    """Start a wandb run: online when a key is there (WANDB_API_KEY or .netrc), else offline; never a prompt.
 
     Args:
         mode: auto, wandb or none.
-        run_folder: pathlib.Path; wandb's files go to its folder `wandb`, and its name names the run.
-        settings: plain containers shown as the run's config.
+        config: Config, shown as the run's; wandb's files go to <run folder>/wandb.
 
     Returns:
         Tracker, empty when mode is none or wandb is missing or fails.
@@ -63,31 +83,32 @@ def build_tracker(mode, run_folder, settings):
         modes = [os.environ["WANDB_MODE"]]
     elif "online" in modes and (reason := _why_silent()):
         modes = ["offline"]
-        print(f"wandb: {reason}; this run is kept offline, and wandb sync sends it later", file=sys.stderr)
+        print(f"wandb: {reason}; this run is tracked offline; wandb sync sends it later", file=sys.stderr)
     if "online" not in modes:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which it would send to a server that hangs
     for mode in modes:
         try:
-            return Tracker(_start(mode, run_folder, settings))
+            return Tracker(_start(mode, config))
         except Exception as error:  # as above
             failure = error
     _warn(failure)
     return Tracker()
 
 
-def _start(mode, run_folder, settings):
+def _start(mode, config):
     import wandb
 
+    run_folder = config.run_folder
     logging.raiseExceptions = False  # on a full disk wandb's own log would fill the terminal with tracebacks
     run_folder.mkdir(parents=True, exist_ok=True)
     patience = {"init_timeout": _START_SECONDS}
     if hasattr(wandb.Settings(), "finish_timeout"):  # older ones wait as long as it takes
         patience["finish_timeout"] = _END_SECONDS
     run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", settings["competition"]["name"]),
+        project=os.environ.get("WANDB_PROJECT", config.competition.name),
         name=run_folder.name,
         dir=run_folder,
-        config=settings,
+        config=asdict(config),
         mode=mode,
         settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, **patience),
     )
@@ -107,7 +128,7 @@ def _has_key():
 
 
 def _why_silent():
-    """Return why wandb's server would not take a run, or an empty string; wandb itself would try for a minute."""
+    """Return why wandb's server takes no run, or an empty string; wandb itself would try for a minute."""
     address = os.environ.get("WANDB_BASE_URL", f"https://{_SERVER}")
     server = address.rpartition("@")[2]  # before it may stand a password
     try:
@@ -122,4 +143,4 @@ def _why_silent():
 
 
 def _warn(error):
-    print(f"wandb: off for this run ({type(error).__name__}: {error}); log.csv goes on", file=sys.stderr)
+    print(f"wandb: off for this run ({type(error).__name__}: {error}); log.csv is written", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What a run leaves on disk and how it resumes; the one place that knows the names of its files."""

@@ -1,0 +1,1 @@
+"""key=value words and YAML files -> one frozen, checked Config."""
