@@ -1,7 +1,7 @@
-# `make demo`: nothing -> outputs/demo_default/submission.csv;  `make test`: the whole test suite
+# `make demo`: nothing -> outputs/demo_default/submission.csv;  `make test`: what CI runs;  `make fast`;  `make nightly`
 PYTHON ?= python3
 VENV ?= .venv
-BESIDE = -n logical --maxprocesses 4 --dist loadfile
+PARALLEL = -n logical --maxprocesses 4 --dist loadfile
 
 demo: $(VENV)/run
 	$(VENV)/bin/python train.py
@@ -9,10 +9,13 @@ demo: $(VENV)/run
 
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
-	$(VENV)/bin/python -m pytest $(BESIDE)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not nightly"
 
 fast: $(VENV)/dev
-	$(VENV)/bin/python -m pytest $(BESIDE) -m "not slow"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not nightly"
+
+nightly: $(VENV)/dev
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m nightly
 
 $(VENV)/run: requirements.txt
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
@@ -21,7 +24,7 @@ $(VENV)/run: requirements.txt
 
 $(VENV)/dev: requirements.txt requirements-dev.txt
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -r requirements-dev.txt
+	$(VENV)/bin/pip install -q -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-.PHONY: demo test fast
+.PHONY: demo test fast nightly

@@ -10,7 +10,6 @@ USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
   run=FOLDER               the run to use; left out: the newest one
   infer.tta=[hflip]        extra views: hflip, vflip, d4, scales
   infer.average=rank       rank mean over the folds instead of the mean
-  infer.checkpoint=last    weights of the last epoch instead of the best
   infer.batch_size=64      images per forward
   device= precision= unreadable= train.num_workers= competition.root=
                            where and how it runs now; all else is the run's own

@@ -13,7 +13,7 @@ USAGE = """usage: python train.py [key=value ...]
   python train.py competition=NAME recipe=finetune train.epochs=5
   python -m tools.adopt FOLDER                   make a competition of a folder
 
-The same command again goes on where it stopped. All settings, with defaults:
+The same command again resumes where it stopped. All settings, with defaults:
 """
 
 

@@ -1,4 +1,4 @@
-"""Test-time views: pure functions on a batch (N, C, H, W), chosen by name."""
+"""Test-time augmentation (TTA): views, functions on images (N, C, H, W); a new view is a function and an entry below."""
 
 import torch
 from torch.nn import functional
@@ -62,13 +62,13 @@ VIEWS = {
 
 
 def build_views(names, image_size):
-    """Return the functions of all named views, each once; the plain picture is not among them.
+    """Return the functions of all named views, each once; the plain image is not among them.
 
     Raises:
-        UserError: d4 on pictures that are not square.
+        UserError: no such view, or d4 on images that are not square.
     """
     if "d4" in names and image_size[0] != image_size[1]:
         raise UserError(
-            f"infer.tta=d4: needs square pictures, image_size is {list(image_size)}; set infer.tta=[hflip,vflip]"
+            f"infer.tta=d4: needs square images, image_size is {list(image_size)}; set infer.tta=[hflip,vflip]"
         )
     return tuple(dict.fromkeys(view for name in names for view in VIEWS[name]))
