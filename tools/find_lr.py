@@ -1,16 +1,22 @@
-"""python -m tools.find_lr key=value ...: raise the learning rate while training a little, and propose one."""
+"""Find a learning rate: python -m tools.find_lr [key=value ...] [output=FILE.png]
 
+A short training whose rate rises exponentially. It is the loop of training, one optimizer step at a time: the same
+augmentation, mixing, clipping and precision. The trained network is discarded.
+"""
+
+import math
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from src.config.help import help_text
 from src.config.load import load_config
 from src.errors import UserError, one_line_errors
-from src.files import atomic_path, save_table
+from src.files import atomic_path, save_json, save_table
 
-_CLEAR_FALL = 0.1  # share of the loss; less than it falls by chance too
-
-USAGE = """usage: python -m tools.find_lr [key=value ...]
+USAGE = """usage: python -m tools.find_lr [key=value ...] [output=FILE.png]
 
   python -m tools.find_lr                        the embedded competition
   python -m tools.find_lr competition=NAME recipe=finetune train.batch_size=64
@@ -18,9 +24,27 @@ USAGE = """usage: python -m tools.find_lr [key=value ...]
 It takes the words of train.py and trains 200 steps on one fold's training rows,
 from a thousandth of optimizer.lr up to a thousand times of it. It prints a rate
 to paste, and draws the curve in outputs/lr_<competition>_<recipe>.png; the same
-numbers are in the .csv. A rate holds for its optimizer, batch size and
-backbone. All settings, with defaults:
+numbers are in the .csv, what it prints is in the .json. A rate holds for its
+optimizer, batch size and backbone. All settings, with defaults:
 """
+NUM_STEPS = 200
+_SPAN = 1000.0  # the sweep goes from a thousandth of optimizer.lr to a thousand times of it
+_SMOOTHING = 0.9  # weight of the last smoothed loss in the next one
+_STOP_FACTOR = 4  # the sweep ends when the smoothed loss is over so many times the best
+_HALF_WINDOW = 0.5  # decades to either side of a rate from which its slope is computed
+_CLEAR_FALL = 0.1  # share of the loss; it falls by less at random too
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a sweep proposes: `lr` to train with, `lowest`, the rate of the lowest loss, and `fall` down to it.
+
+    The fall is a share of the loss before it. Where it is small, the proposal is a guess among noise.
+    """
+
+    lr: float
+    lowest: float
+    fall: float
 
 
 def main(words):
@@ -29,42 +53,47 @@ def main(words):
         if {"--help", "-h"} & set(words):
             print(USAGE + help_text())
             return
-        config = load_config(words)
+        outputs = [word.removeprefix("output=") for word in words if word.startswith("output=")]
+        config = load_config([word for word in words if not word.startswith("output=")])
+        default = Path(config.output_dir) / f"lr_{config.competition.name}_{config.recipe}.png"
+        path = Path(outputs[-1]) if outputs else default
+        if path.suffix != ".png":
+            raise UserError(f"output={path}: not a PNG; choose a name that ends in .png")
         try:
-            import matplotlib  # noqa: F401  asked for first, since the sweep takes minutes
+            import matplotlib  # noqa: F401  checked before the sweep, which takes minutes
         except ImportError:
             raise UserError("tools.find_lr: draws with matplotlib; pip install matplotlib") from None
-        from tools.lr_finder import find_lr  # here, since torch takes seconds and a typo should not
-
-        report(config, *find_lr(config))
+        report(config, *find_lr(config), path)
 
 
-def report(config, sweep, proposal, num_images):
-    """Write the sweep's CSV and picture, and print the proposal as a word to paste.
+def report(config, sweep, proposal, num_images, path):
+    """Write the sweep's image, CSV and JSON, and print the proposal as a word to paste.
 
     Args:
         config: src.config.settings.Config.
-        sweep: table of `lr_finder.sweep_lr`.
-        proposal: lr_finder.Proposal; None: the loss fell at no rate.
+        sweep: table of `sweep_lr`.
+        proposal: Proposal; None: the loss fell at no rate.
         num_images: training images of the fold.
+        path: pathlib.Path of the image; the others lie beside it.
 
     Raises:
-        UserError: there is no proposal; both files are written all the same.
+        UserError: there is no proposal; the files are written all the same.
     """
-    path = Path(config.output_dir) / f"lr_{config.competition.name}_{config.recipe}.png"
+    batch_size = config.train.batch_size * config.optimizer.accumulate_steps
+    title = f"{config.model.backbone}, batch size {batch_size}"
     save_table(path.with_suffix(".csv"), sweep)
-    title = f"{config.model.backbone}, batch size {config.train.batch_size * config.optimizer.accumulate_steps}"
     draw_sweep(path, sweep, proposal, config.optimizer.lr, title)
+    conditions = {"backbone": config.model.backbone, "batch_size": batch_size, "optimizer": config.optimizer.name}
+    counts = {"num_steps": len(sweep), "num_images": num_images, "lr_now": config.optimizer.lr}
+    save_json(path.with_suffix(".json"), conditions | counts | {"proposal": proposal and asdict(proposal)})
     print(f"{title}: {len(sweep)} steps, {num_images} training images")
-    print(f"{path}\n{path.with_suffix('.csv')}")
+    print(*(path.with_suffix(suffix) for suffix in (".png", ".csv", ".json")), sep="\n")
     if proposal is None:
         raise UserError(f"{path}: the loss fell at no rate; look at the data, the loss and model.freeze")
-    print(
-        f"optimizer.lr={proposal.lr:.1e}   (now {config.optimizer.lr:.1e}; the loss was lowest at "
-        f"{proposal.lowest:.1e})"
-    )
+    now = f"now {config.optimizer.lr:.1e}; the loss was lowest at {proposal.lowest:.1e}"
+    print(f"optimizer.lr={proposal.lr:.1e}   ({now})")
     if proposal.fall < _CLEAR_FALL:
-        print(f"the loss fell by {proposal.fall:.0%} only, so this is a guess: look at the picture")
+        print(f"the loss fell by {proposal.fall:.0%} only, so this is a guess: look at the curve")
 
 
 def draw_sweep(path, sweep, proposal, lr_now, title):
@@ -88,6 +117,191 @@ def draw_sweep(path, sweep, proposal, lr_now, title):
     axes.legend(loc="upper left")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def find_lr(config, num_steps=NUM_STEPS):
+    """Sweep the rate on the training rows of the config's fold (null: the first) as training would begin.
+
+    From a thousandth of optimizer.lr to a thousand times of it. Layers that are frozen in the first epoch stay frozen.
+    No run folder is created or changed.
+
+    Returns:
+        (table of `sweep_lr`, Proposal or None, number of training images).
+
+    Raises:
+        UserError: as `run.train_run`, before the first epoch.
+    """
+    if config.optimizer.lr == 0:
+        raise UserError("optimizer.lr=0: the sweep is centred on this rate; leave it out, or set for example 1e-3")
+    import torch  # here, since these imports take seconds and a typo should not
+
+    from src.data.pixel_stats import compute_pixel_stats
+    from src.device import share_cores
+    from src.training.learner import build_consistency, build_mixer, build_parts, derive_seed
+    from src.training.optimizer import build_optimizer
+    from src.training.run import build_accelerator, settle_execution, start_processes
+    from src.training.shared import Shared
+
+    processes = start_processes(config)
+    num_workers = share_cores(processes.device, config.train.num_workers)
+    fold, table, folds = _load_rows(config, processes)
+    config = settle_execution(config, processes)
+    accelerator = build_accelerator(config)
+    pixel_stats = None
+    if config.normalize in ("dataset", "center"):
+        pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
+    torch.manual_seed(derive_seed(config.seed, fold))
+    parts = build_parts(config, fold, table, folds, accelerator, Shared(num_workers, pixel_stats))
+    model, optimizer = accelerator.prepare(
+        parts.network, build_optimizer(replace(config.optimizer, lr=1.0), parts.network)
+    )
+    seed = derive_seed(config.seed, fold, 0, accelerator.process_index)
+    torch.manual_seed(seed)
+    sweep = sweep_lr(
+        model, parts.train_loader, parts.loss_function, optimizer, accelerator,
+        first=config.optimizer.lr / _SPAN,
+        last=config.optimizer.lr * _SPAN,
+        num_steps=num_steps,
+        accumulate_steps=config.optimizer.accumulate_steps,
+        normalize=parts.network.normalize,
+        mixer=build_mixer(config, 0),
+        generator=torch.Generator().manual_seed(seed),
+        consistency=build_consistency(config),
+        clip_norm=config.optimizer.clip_norm,
+        title="learning rate",
+    )  # fmt: skip
+    parts.train_loader.close()
+    parts.val_loader.close()
+    accelerator.free_memory()
+    return sweep, propose_lr(sweep["lr"], sweep["smoothed"]), len(parts.train_table)
+
+
+def _load_rows(config, processes):
+    """Return (fold, table, folds), checked; unreadable images are left out where the config says skip."""
+    from src.competition.folds import check_folds, load_folds
+    from src.data.unreadable import find_unreadable
+    from src.training.run_data import list_folds, load_checked_table
+
+    with processes.main_process_first():
+        table = load_checked_table(config)
+        folds = load_folds(config, table)
+    if config.unreadable == "skip":
+        keep = np.ones(len(table), dtype=bool)
+        keep[[row for row, _ in find_unreadable(table, config.competition.channels)]] = False
+        table, folds = table.take(keep), folds[keep]
+    check_folds(table, folds, config.competition.task)
+    numbers = list_folds(config, folds)
+    return numbers[0] if config.fold is None else config.fold, table, folds
+
+
+def sweep_lr(
+    network, loader, loss_function, optimizer, accelerator, *,
+    first, last, num_steps=NUM_STEPS, accumulate_steps=1, title="", **loop,
+):  # fmt: skip
+    """Train `num_steps` optimizer steps while the rate rises exponentially; stop when the loss explodes.
+
+    Args:
+        network, loader, loss_function, accelerator: as in `engine.train_one_epoch`; the loader's epochs are repeated.
+        optimizer: its groups' lr are multiples of the rate, so that a head at 10 learns ten times as fast.
+        first, last: rates of the first and last step.
+        accumulate_steps: batches whose gradients make one step.
+        loop: what else `engine.train_one_epoch` takes: normalize, mixer, generator, consistency, clip_norm.
+
+    Returns:
+        pandas table with the columns lr, loss (of the step's batches, before the step) and smoothed (exponential mean
+        without its bias towards zero); at least one row, all finite.
+
+    Raises:
+        UserError: the first loss is not finite, or an image cannot be decoded.
+    """
+    import pandas as pd
+
+    from src.training.engine import train_one_epoch
+    from src.training.schedule import Schedule
+
+    factors = [group["lr"] for group in optimizer.param_groups]
+    batches, rows, mean, best = _repeat(loader), [], 0.0, math.inf
+    for number, lr in enumerate(np.geomspace(first, last, num_steps).tolist(), start=1):
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = lr * factor
+        step = _OneStep([next(batches) for _ in range(accumulate_steps)])
+        try:
+            stats = train_one_epoch(
+                network, step, 0, loss_function, optimizer, Schedule(), accelerator,
+                accumulate_steps=accumulate_steps, title=f"{title} {number}/{num_steps}", **loop,
+            )  # fmt: skip
+        except UserError:  # of a loss that is not finite: the batches are decoded before
+            if not rows:
+                raise
+            break
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * stats.loss
+        smoothed = mean / (1 - _SMOOTHING**number)
+        rows.append((lr, stats.loss, smoothed))
+        best = min(best, smoothed)
+        if smoothed > _STOP_FACTOR * best:
+            break
+    return pd.DataFrame(rows, columns=["lr", "loss", "smoothed"])
+
+
+class _OneStep:
+    """The batches of one optimizer step, as a loader that yields nothing else."""
+
+    def __init__(self, batches):
+        self._batches = batches
+        self.num_images = sum(len(batch["index"]) for batch in batches)
+
+    def __len__(self):
+        return len(self._batches)
+
+    def batches(self, epoch, start=0):
+        yield from self._batches[start:]
+
+
+def _repeat(loader):
+    """Yield a loader's batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from loader.batches(epoch)
+        epoch += 1
+
+
+def propose_lr(lrs, losses):
+    """Return the Proposal of a sweep: the geometric middle between where the loss begins to fall and an upper end.
+
+    The upper end is where the loss falls most steeply, but at most a tenth of the lowest loss's rate. Alone it is too
+    high for networks without pretrained weights: the sweep warms them up far more slowly than training does. The loss
+    begins to fall where it has come a tenth of the way down. The first tenth of the sweep is left out: its smoothed
+    losses are means of a few batches.
+
+    Args:
+        lrs: (N,) rising rates.
+        losses: (N,) smoothed losses.
+
+    Returns:
+        None where the loss fell at no rate.
+
+    Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186, section 3.3, for the
+    sweep and its lower end; Howard and Gugger, fastai, 2020, arXiv:2002.04688, for the two rules of the upper end. The
+    middle, and slopes from a decade of losses instead of two neighbours, are ours.
+    """
+    decades, losses = np.log10(np.asarray(lrs, dtype=float)), np.asarray(losses, dtype=float)
+    start = len(losses) // 10
+    end = start + int(np.argmin(losses[start:]))
+    if end == start:
+        return None
+    slopes = [_compute_slope(decades, losses, step) for step in range(start, end + 1)]
+    steepest = decades[start + int(np.argmin(slopes))]
+    begin = decades[start + int(np.argmax(losses[start:] <= 0.9 * losses[start] + 0.1 * losses[end]))]
+    upper = min(steepest, decades[end] - 1)
+    fall = 1 - losses[end] / losses[start]
+    return Proposal(float(10 ** ((min(begin, upper) + upper) / 2)), float(10 ** decades[end]), float(fall))
+
+
+def _compute_slope(decades, losses, step):
+    """Return the slope per decade of the least-squares line through the losses around a step."""
+    near = np.abs(decades - decades[step]) <= _HALF_WINDOW
+    x, y = decades[near], losses[near]
+    return np.sum((x - x.mean()) * y) / np.sum((x - x.mean()) ** 2) if len(x) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Show what training sees, as a picture: python -m tools.preview [key=value ...] [output=FILE]
+"""Draw the images that training sees: python -m tools.preview [key=value ...] [output=FILE.png]
 
-The pictures come out of the dataset that training reads, so that nothing is shown that it would not get.
+They come from the dataset that training reads, so the preview shows exactly what the network gets.
 """
 
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from src.config.load import load_config
 from src.errors import UserError, one_line_errors
-from src.files import atomic_path
+from src.files import atomic_path, save_json
 
-USAGE = """usage: python -m tools.preview [key=value ...] [output=FILE]
+USAGE = """usage: python -m tools.preview [key=value ...] [output=FILE.png]
 
   python -m tools.preview                             the embedded competition
   python -m tools.preview competition=NAME augment.preset=heavy
@@ -19,16 +19,17 @@ USAGE = """usage: python -m tools.preview [key=value ...] [output=FILE]
 
 Draws the first six training images: resized, then as seven epochs see them, and
 mixed with each other where mix.prob says so. It takes all settings of train.py
-(python train.py --help lists them). Without output=FILE the picture is
-outputs/preview_<competition>_<recipe>.png."""
+(python train.py --help lists them). Without output=FILE.png the image is
+outputs/preview_<competition>_<recipe>.png. The .json beside it holds the
+transforms that it prints."""
 
 _WIDTH = 80
 _NUM_ROWS, _NUM_AUGMENTED = 6, 7
-_CELL, _DPI = 1.5, 100  # a picture's longer side in inches, dots per inch
+_CELL, _DPI = 1.5, 100  # an image's longer side in inches, dots per inch
 
 
 def main(words):
-    """Draw what the command line's words ask for and say what was drawn."""
+    """Run the command line `words`."""
     with one_line_errors():
         if {"--help", "-h"} & set(words):
             print(USAGE)
@@ -42,7 +43,7 @@ def _preview(words):
     default = Path(config.output_dir) / f"preview_{config.competition.name}_{config.recipe}.png"
     path = Path(outputs[-1]) if outputs else default
     if path.suffix != ".png":
-        raise UserError(f"output={path}: a PNG is written; choose a name that ends in .png")
+        raise UserError(f"output={path}: not a PNG; choose a name that ends in .png")
     from src.competition.demo import write_demo  # here, since these imports take seconds and a typo should not
     from src.competition.tables import load_train_table
 
@@ -51,24 +52,26 @@ def _preview(words):
     table = load_train_table(config.competition)
     table = table.take(slice(min(_NUM_ROWS, len(table))))
     columns, transforms = compute_columns(config, table)
-    told = [word for word in words if not word.startswith(("competition=", "recipe=", "seed=", "output="))]
-    title = f"competition={config.competition.name} recipe={config.recipe} seed={config.seed} {' '.join(told)}"
+    changes = [word for word in words if not word.startswith(("competition=", "recipe=", "seed=", "output="))]
+    title = f"competition={config.competition.name} recipe={config.recipe} seed={config.seed} {' '.join(changes)}"
     draw_columns(path, columns, title)
-    size = "x".join(str(side) for side in columns[0][1][0].shape)
-    print(f"wrote {path}: {len(table)} images x {len(columns)} views, each {size}")
+    shape = columns[0][1][0].shape
+    counts = {"num_images": len(table), "num_views": len(columns), "shape": shape}
+    save_json(path.with_suffix(".json"), counts | {"transforms": transforms, "mix_prob": config.mix.prob})
+    print(f"wrote {path}: {len(table)} images x {len(columns)} views, each {'x'.join(map(str, shape))}")
     for line in transforms or ["nothing but a resize"]:
         indent = " " * (2 + len(line) - len(line.lstrip()))
         print(indent + textwrap.shorten(line, _WIDTH - len(indent), placeholder=" ..."))
     if config.mix.prob:
-        print(f"  p={config.mix.prob:.2f} Mixup or CutMix, for a whole batch; here these {len(table)} images are one")
+        print(f"  p={config.mix.prob:.2f} Mixup or CutMix of a whole batch; here these {len(table)} images are one")
 
 
 def compute_columns(config, table):
     """Return the columns of the grid and a line for each transform.
 
     Returns:
-        [(heading, images, captions), ...], the first of them the resized images; images are (H, W, C) arrays, one for
-        each row of the table, captions their answers. Row k of epoch e is drawn with (config.seed, e, k).
+        [(heading, images, captions), ...], the resized images first; images are (H, W, C) arrays, one for each row of
+        the table, captions their labels. Row k of epoch e is drawn with (config.seed, e, k).
 
     Raises:
         UserError: an image cannot be decoded, or the augmentation cannot be built.
@@ -87,7 +90,8 @@ def compute_columns(config, table):
     seen = ImageDataset(table, channels, augmentation, augmentation.decode_size, config.seed)
     plain, seen = (build_loader(dataset, len(table), num_workers=0) for dataset in (plain, seen))
 
-    ids = [f"{name}\n{_answer(row, table.target_names)}" for name, row in zip(table.ids, table.targets, strict=True)]
+    labels = [_describe_targets(targets, table.target_names) for targets in table.targets]
+    ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
     columns = [("resized", next(plain.batches(0))["image"].numpy(), ids)]
     mixer = Mixer(config.mix) if config.mix.prob else None
     for epoch in range(_NUM_AUGMENTED):
@@ -98,7 +102,7 @@ def compute_columns(config, table):
             continue
         if mixer:
             images, targets = _mix(mixer, images, targets, config.seed + epoch)
-        captions = [_answer(row, table.target_names) for row in targets] if mixer else None
+        captions = [_describe_targets(row, table.target_names) for row in targets] if mixer else None
         columns.append((f"epoch {epoch}", images, captions))
     return columns[: 1 + _NUM_AUGMENTED], augmentation.describe()
 
@@ -127,9 +131,8 @@ def draw_columns(path, columns, title):
         for row, image in enumerate(images):
             bottom = down - top - (row + 1) * tall_row
             axes = figure.add_axes((left / across, bottom / down, wide / across, tall / down))
-            picture = _as_picture(image)
             interpolation = "nearest" if max(height, width) < _CELL * _DPI else "antialiased"
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation=interpolation, aspect="auto")
+            axes.imshow(_to_uint8(image), cmap="gray", vmin=0, vmax=255, interpolation=interpolation, aspect="auto")
             axes.set_axis_off()
             if captions:
                 caption = _fit(captions[row], num_letters=round(wide_column * 14))
@@ -152,23 +155,23 @@ def _mix(mixer, images, targets, seed):
     return mixed.round().astype(images.dtype) if images.dtype.kind == "u" else mixed, targets.numpy()
 
 
-def _answer(targets, names):
-    """A row's targets in words: a binary one as it is, else those that are not 0, the largest first."""
+def _describe_targets(targets, names):
+    """Return a row's targets as a caption: a binary one as it is, else those that are not 0, the largest first."""
     if len(names) == 1:
         return f"{names[0]}={targets[0]:.2g}"
-    there = sorted((-value, name) for value, name in zip(targets.tolist(), names, strict=True) if value >= 0.005)
-    return ", ".join(name if value <= -0.995 else f"{name} {-value:.2f}" for value, name in there) or "none"
+    positive = sorted((-value, name) for value, name in zip(targets.tolist(), names, strict=True) if value >= 0.005)
+    return ", ".join(name if value <= -0.995 else f"{name} {-value:.2f}" for value, name in positive) or "none"
 
 
 def _fit(caption, num_letters):
-    """Two lines at most, each cut in its middle where it is too long: names differ at their ends."""
+    """Return at most two lines, each cut in its middle where it is too long: names differ at their ends."""
     lines = caption.split("\n") if "\n" in caption else textwrap.wrap(caption, num_letters)
     half = num_letters // 2
     return "\n".join(line if len(line) <= num_letters else f"{line[: half - 1]}…{line[-half:]}" for line in lines[:2])
 
 
-def _as_picture(image):
-    """Return (H, W, 3) or, of other channels the first, (H, W), uint8; other pixels are scaled to their range."""
+def _to_uint8(image):
+    """Return (H, W, 3) or, of other numbers of channels the first, (H, W) uint8; floats are scaled to their range."""
     import numpy as np
 
     if image.shape[2] != 3:

@@ -1,26 +1,30 @@
-"""python -m tools.find_lr as a person runs it."""
+"""find_lr: the command, the sweep on problems with a known answer, and the proposal on hand-made curves."""
 
+import json
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from accelerate import Accelerator
 from PIL import Image
+from torch import nn
 
 from src.config.load import load_config
 from src.config.settings import REPOSITORY
 from src.errors import UserError
 from tests.launch import TINY, run_here
-from tools.find_lr import report
-from tools.lr_finder import Proposal
+from tools.find_lr import Proposal, propose_lr, report, sweep_lr
 
 SWEEP = pd.DataFrame({"lr": [1e-4, 1e-3, 1e-2], "loss": [2.0, 1.5, 1.9], "smoothed": [2.0, 1.7, 1.8]})
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A folder in which the rate was looked for, and what was printed."""
+    """A folder in which find_lr ran, and what it printed."""
     folder = tmp_path_factory.mktemp("lr")
     printed, _ = run_here("tools.find_lr", *TINY, "train.batch_size=8", cwd=folder)
     return folder, printed
@@ -33,15 +37,18 @@ def test_it_prints_a_word_to_paste(found):
     assert 4e-6 < load_config([word]).optimizer.lr < 4
 
 
-def test_it_leaves_a_picture_a_table_and_no_run_folder(found):
-    folder, _ = found
-    assert {path.name for path in (folder / "outputs").iterdir()} == {
-        "folds", "lr_demo_default.csv", "lr_demo_default.png",
-    }  # fmt: skip
-    with Image.open(folder / "outputs" / "lr_demo_default.png") as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 400
+def test_it_writes_an_image_a_table_a_json_and_no_run_folder(found):
+    folder, printed = found
+    names = {f"lr_demo_default{suffix}" for suffix in (".csv", ".json", ".png")}
+    assert {path.name for path in (folder / "outputs").iterdir()} == {"folds"} | names
+    with Image.open(folder / "outputs" / "lr_demo_default.png") as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+    found = json.loads((folder / "outputs" / "lr_demo_default.json").read_text())
+    assert f"optimizer.lr={found['proposal']['lr']:.1e} " in printed
+    assert (found["lr_now"], found["batch_size"]) == (0.004, 8)
+    assert all(f"outputs/{name}\n" in printed for name in names)
     table = pd.read_csv(folder / "outputs" / "lr_demo_default.csv")
     assert list(table.columns) == ["lr", "loss", "smoothed"]
     assert table["lr"].iloc[0] == pytest.approx(4e-6)
@@ -61,8 +68,9 @@ def test_the_same_words_find_the_same(found, tmp_path):
     ("word", "complaint"),
     [
         ("optimizer.lrr=1", "unknown setting optimizer.lrr; did you mean optimizer.lr?"),
-        ("optimizer.lr=0", "optimizer.lr=0: the sweep goes around this rate"),
+        ("optimizer.lr=0", "optimizer.lr=0: the sweep is centred on this rate"),
         ("folds=holdout fold=1", "fold=1: this split has folds 0"),
+        ("output=curve.jpg", "output=curve.jpg: not a PNG; choose a name that ends in .png"),
     ],
 )
 def test_a_mistake_is_one_line(word, complaint, tmp_path):
@@ -72,15 +80,16 @@ def test_a_mistake_is_one_line(word, complaint, tmp_path):
 
 
 def test_a_small_fall_is_called_a_guess_and_none_an_error(tmp_path, capsys):
-    config = load_config([f"output_dir={tmp_path}"])
-    report(config, SWEEP, Proposal(1e-3, 1e-2, 0.04), 96)
+    config, path = load_config([]), tmp_path / "new" / "curve.png"
+    report(config, SWEEP, Proposal(1e-3, 1e-2, 0.04), 96, path)
     assert "fell by 4% only" in capsys.readouterr().out
-    report(config, SWEEP, Proposal(1e-3, 1e-2, 0.4), 96)
+    report(config, SWEEP, Proposal(1e-3, 1e-2, 0.4), 96, path)
     assert "only" not in capsys.readouterr().out
-    (tmp_path / "lr_demo_default.png").unlink()
+    path.unlink()
     with pytest.raises(UserError, match="fell at no rate"):
-        report(config, SWEEP, None, 96)
-    assert (tmp_path / "lr_demo_default.png").is_file()
+        report(config, SWEEP, None, 96, path)
+    assert path.is_file()
+    assert json.loads(path.with_suffix(".json").read_text())["proposal"] is None
 
 
 def test_help_does_not_wait_for_torch():
@@ -89,3 +98,131 @@ def test_help_does_not_wait_for_torch():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: python -m tools.find_lr")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+class FakeLoader:
+    """Two batches of three zeros an epoch; remembers the epochs it was asked for."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def batches(self, epoch):
+        self.epochs.append(epoch)
+        for rows in (torch.arange(3), torch.arange(3, 6)):
+            yield {"image": torch.zeros(3, 1), "target": torch.zeros(3, 1), "index": rows, "share": 1.0}
+
+
+class Point(nn.Module):
+    """A point in the plane, whatever the images are."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([1.0]))
+        self.y = nn.Parameter(torch.tensor([1.0]))
+
+    def forward(self, images):
+        return torch.stack([self.x, self.y], dim=1)
+
+
+def sweep(loss, loader=None, factors=(1.0, 1.0), network=None, **kwargs):
+    network = network or Point()
+    optimizer = torch.optim.SGD(
+        [{"params": [one], "lr": factor} for one, factor in zip((network.x, network.y), factors, strict=True)], lr=1.0
+    )
+    kwargs = {"first": 1e-6, "last": 100.0, "normalize": lambda images: images} | kwargs
+    return sweep_lr(
+        network, loader or FakeLoader(), lambda logits, _: loss(logits), optimizer, Accelerator(cpu=True), **kwargs
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("curvature", [0.1, 1.0, 50.0])
+def test_on_a_quadratic_the_proposal_is_below_the_rate_of_divergence(curvature):
+    table = sweep(lambda point: 0.5 * (curvature * point[0, 0] ** 2 + 0.1 * curvature * point[0, 1] ** 2))
+    proposal = propose_lr(table["lr"], table["smoothed"])
+    assert 2 / curvature / 1000 < proposal.lr < 2 / curvature
+    assert proposal.fall > 0.5
+
+
+def test_rates_rise_exponentially_and_every_group_keeps_its_ratio():
+    network, seen = Point(), []
+
+    def loss(point):
+        return point.square().sum()
+
+    optimizer = torch.optim.SGD([{"params": [network.x], "lr": 1.0}, {"params": [network.y], "lr": 10.0}], lr=1.0)
+    optimizer.register_step_pre_hook(lambda one, *_: seen.append([group["lr"] for group in one.param_groups]))
+    table = sweep_lr(
+        network, FakeLoader(), lambda logits, targets: loss(logits), optimizer, Accelerator(cpu=True),
+        first=1e-6, last=1e-2, num_steps=9, normalize=lambda images: images,
+    )  # fmt: skip
+    np.testing.assert_allclose(table["lr"], 10 ** np.linspace(-6, -2, 9))
+    np.testing.assert_allclose([backbone for backbone, _ in seen], table["lr"])
+    np.testing.assert_allclose([head / backbone for backbone, head in seen], 10)
+
+
+def test_the_loader_is_repeated_and_the_smoothed_loss_has_no_bias():
+    loader = FakeLoader()
+    table = sweep(lambda point: point.square().sum(), loader, last=0.1, num_steps=9, accumulate_steps=2)
+    assert loader.epochs == list(range(9))
+    assert list(table.columns) == ["lr", "loss", "smoothed"]
+    expected = table["loss"].ewm(alpha=0.1, adjust=True).mean()
+    pd.testing.assert_series_equal(table["smoothed"], expected, check_names=False)
+
+
+def test_the_sweep_stops_where_the_loss_explodes_or_is_not_finite():
+    table = sweep(lambda point: point.square().sum(), num_steps=200)
+    assert len(table) < 200
+    assert table["smoothed"].iloc[-1] > 4 * table["smoothed"].min()
+    assert (table["smoothed"].iloc[:-1] <= 4 * table["smoothed"].iloc[:-1].cummin()).all()
+
+    count = iter(range(100))
+    table = sweep(lambda point: point.sum() * (float("nan") if next(count) == 4 else 1.0))
+    assert len(table) == 4
+
+
+def test_a_first_loss_that_is_not_finite_and_a_bad_image_are_said():
+    with pytest.raises(UserError, match="loss is nan"):
+        sweep(lambda point: point.sum() * float("nan"))
+
+    class Unreadable(FakeLoader):
+        def batches(self, epoch):
+            yield next(super().batches(epoch))
+            raise UserError("a.jpg: cannot be decoded")
+
+    with pytest.raises(UserError, match="cannot be decoded"):
+        sweep(lambda point: point.square().sum(), Unreadable())
+
+
+def curve(*corners):
+    """Rates from 1e-6 to 1, ten a decade, and losses along straight lines between (decade, loss)."""
+    decades = np.linspace(-6, 0, 61)
+    return 10**decades, np.interp(decades, *zip(*corners, strict=True))
+
+
+def test_the_proposal_is_in_the_middle_of_the_begin_and_the_steepest_fall():
+    # down by 1.1 in all: a tenth of it is past at -2.9; the decade from -3 to -2 is the steepest
+    proposal = propose_lr(*curve((-6, 2), (-4, 2), (-3, 1.9), (-2, 1.0), (0, 0.9)))
+    assert np.log10(proposal.lr) == pytest.approx((-2.9 - 2.5) / 2)
+    assert proposal.lowest == pytest.approx(1.0)
+    assert proposal.fall == pytest.approx(0.55)
+
+
+def test_the_steepest_fall_counts_to_a_tenth_of_the_lowest_losss_rate():
+    # a tenth of the fall is past at -2.8, after a tenth of the lowest's rate: that is all there is
+    proposal = propose_lr(*curve((-6, 2), (-3, 2), (-2, 1.4), (-1.9, 3), (0, 9)))
+    assert np.log10(proposal.lr) == pytest.approx(-3)
+    # here it is past at -3.6, and the steepest decade, around -2.5, is capped at -3
+    proposal = propose_lr(*curve((-6, 2), (-4, 2), (-3, 1.75), (-2, 1.0), (-1.9, 3), (0, 9)))
+    assert np.log10(proposal.lr) == pytest.approx((-3.6 - 3) / 2)
+
+
+def test_one_lucky_batch_does_not_move_the_proposal():
+    lrs, losses = curve((-6, 2), (-4, 2), (-3, 1.9), (-2, 1.0), (0, 0.9))
+    noisy = losses.copy()
+    noisy[[1, 12]] = [1.0, 1.95]  # among the first means, and as a jump among neighbours
+    assert propose_lr(lrs, noisy) == propose_lr(lrs, losses)
+
+
+@pytest.mark.parametrize("corners", [[(-6, 2), (0, 2)], [(-6, 2), (-2, 2), (0, 9)]])
+def test_a_loss_that_never_falls_gives_no_proposal(corners):
+    assert propose_lr(*curve(*corners)) is None

@@ -1,5 +1,6 @@
-"""The preview: a PNG of what training sees; the same seed gives the same file, other settings other pictures."""
+"""The preview: a PNG of what training sees; the same seed gives the same file, other settings another one."""
 
+import json
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def columns_of(*words):
     return *compute_columns(config, table), config, table
 
 
-def test_the_command_writes_a_picture_and_lists_the_transforms(folder, capsys):
+def test_the_command_writes_an_image_and_lists_the_transforms(folder, capsys):
     main(["image_size=24", "augment.preset=heavy"])
     printed, complained = capsys.readouterr()
     assert complained == ""
@@ -49,10 +50,13 @@ def test_the_command_writes_a_picture_and_lists_the_transforms(folder, capsys):
     ]
     assert max(map(len, printed.splitlines())) <= 80
     written = folder / "outputs" / "preview_demo_default.png"
-    with Image.open(written) as picture:
-        assert picture.format == "PNG"
-        assert 1200 <= picture.width <= 1400
-        assert 1000 <= picture.height <= 1200
+    with Image.open(written) as image:
+        assert image.format == "PNG"
+        assert 1200 <= image.width <= 1400
+        assert 1000 <= image.height <= 1200
+    saved = json.loads(written.with_suffix(".json").read_text())
+    assert (saved["num_images"], saved["num_views"], saved["shape"]) == (6, 8, [24, 24, 1])
+    assert [line.split()[:2] for line in saved["transforms"]] == starts
     again = folder / "again" / "here.png"
     main(["image_size=24", "augment.preset=heavy", f"output={again}"])
     assert capsys.readouterr().out == printed.replace("outputs/preview_demo_default.png", str(again))
@@ -60,13 +64,13 @@ def test_the_command_writes_a_picture_and_lists_the_transforms(folder, capsys):
 
 
 @pytest.mark.slow
-def test_other_settings_give_other_pictures(folder):
-    pictures = set()
+def test_other_settings_give_another_image(folder):
+    drawn = set()
     for number, words in enumerate([[], ["seed=1"], ["augment.rotate=40"], ["mix.prob=1"], ["augment.augmix=5"]]):
         main(["image_size=24", *words, f"output={number}.png"])
         pixels = np.asarray(Image.open(f"{number}.png").convert("RGB"))
-        pictures.add(pixels[60:].tobytes())  # without the title, which holds the words
-    assert len(pictures) == 5
+        drawn.add(pixels[60:].tobytes())  # without the title, which holds the words
+    assert len(drawn) == 5
 
 
 def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoch():
@@ -81,13 +85,13 @@ def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoc
         loader = build_loader(ImageDataset(table, 1, transform, target_size, 3), 6, 0)
         for epoch, (_, images, _) in enumerate(found):
             assert np.array_equal(images, next(loader.batches(epoch))["image"].numpy())
-    answers = pd.read_csv("data/demo/train.csv", dtype=str)[:6]
-    assert columns[0][2] == [f"{row.id}\n{row.label}" for row in answers.itertuples()]
+    rows = pd.read_csv("data/demo/train.csv", dtype=str)[:6]
+    assert columns[0][2] == [f"{row.id}\n{row.label}" for row in rows.itertuples()]
     assert all(captions is None for _, _, captions in columns[1:])
     assert len({images.tobytes() for _, images, _ in columns}) == 8
 
 
-def test_mixed_images_come_with_their_mixed_answers():
+def test_mixed_images_have_their_mixed_targets():
     columns, _, config, table = columns_of("augment.preset=none", "mix.prob=1")
     plain = torch.from_numpy(columns[0][1]).permute(0, 3, 1, 2).float()
     for epoch, (_, images, captions) in enumerate(columns[1:]):
@@ -95,7 +99,7 @@ def test_mixed_images_come_with_their_mixed_answers():
         mixed, targets = Mixer(config.mix)(plain, torch.from_numpy(table.targets), generator)
         assert np.array_equal(images[..., 0], mixed.round().byte().numpy()[:, 0])
         for caption, target in zip(captions, targets, strict=True):
-            shares = dict(part.rpartition(" ")[::2] if " " in part else (part, "1") for part in caption.split(", "))
+            shares = dict(one.rpartition(" ")[::2] if " " in one else (one, "1") for one in caption.split(", "))
             for name, share in zip(table.target_names, target.tolist(), strict=True):
                 assert float(shares.get(name, 0)) == pytest.approx(share, abs=0.0051)
 
@@ -154,7 +158,7 @@ def test_help_is_narrow_and_quick():
     code = "import sys; from tools.preview import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     *usage, has_torch = done.stdout.splitlines()
-    assert usage[0] == "usage: python -m tools.preview [key=value ...] [output=FILE]"
+    assert usage[0] == "usage: python -m tools.preview [key=value ...] [output=FILE.png]"
     assert max(map(len, usage)) <= 80
     assert has_torch == "False"
 
@@ -163,7 +167,7 @@ def test_help_is_narrow_and_quick():
     ("words", "message"),
     [
         (["augment.rotat=3"], "command line: unknown setting augment.rotat; did you mean augment.rotate?"),
-        (["output=seen.jpg"], "output=seen.jpg: a PNG is written; choose a name that ends in .png"),
+        (["output=seen.jpg"], "output=seen.jpg: not a PNG; choose a name that ends in .png"),
         (
             ["output=blocked/deep/seen.png"],
             "blocked/deep/seen.png: cannot be written (Not a directory); choose another output=FILE",

@@ -1,1 +1,1 @@
-"""A competition's folder -> its competition file: looks once, before anything is trained; no torch."""
+"""A competition's folder -> its competition file. Imports no torch."""

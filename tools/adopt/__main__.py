@@ -1,7 +1,4 @@
-"""Write the competition file of a folder: python -m tools.adopt FOLDER [name=NAME] [overwrite=true] [unzip=true]
-
-It looks, decides, prints each decision with its reason, and writes configs/competition/NAME.yaml to be checked by eye.
-"""
+"""The command python -m tools.adopt: prints each decision with its reason and writes the competition file."""
 
 import re
 import sys
@@ -9,48 +6,60 @@ import textwrap
 from pathlib import Path
 
 from src.errors import UserError, nearest, one_line_errors
-from src.files import save_text
+from src.files import save_json, save_text
+from tools.adopt.competition_file import WIDTH, competition_yaml, yaml_value
 from tools.adopt.folder import scan, unpack_zip
 from tools.adopt.layout import recognise
-from tools.adopt.writing import WIDTH, competition_yaml, yaml_value
 
-USAGE = "python -m tools.adopt FOLDER [name=NAME] [overwrite=true] [unzip=true]"
+USAGE = "python -m tools.adopt FOLDER [name=NAME] [output=FILE.yaml] [overwrite=true] [unzip=true]"
+HELP = f"""usage: {USAGE}
 
+Reads the folder of a competition's data and writes its competition file, to be
+checked by eye: configs/competition/NAME.yaml, or the file that output= names.
+It prints each decision with its reason; outputs/adopt/NAME.json holds the same.
+
+  name=NAME         the folder's name if left out
+  overwrite=true    replaces a file that is there
+  unzip=true        unpacks the folder's .zip archives first
+"""
 _KEY_WIDTH = 19
 _INDENT = " " * _KEY_WIDTH
 
 
 def main(words):
-    """Adopt the folder that the command line's words name, and say what was decided.
+    """Run the command line `words`.
 
     Raises:
         UserError: wrong usage, nothing to adopt, or a different file of that name exists.
     """
     if {"--help", "-h"} & set(words):
-        print(__doc__)
+        print(HELP)
         return
-    folder, name, overwrite, unzip = _read_words(words)
+    folder, path, overwrite, unzip = _read_words(words)
+    is_default = path == _default_path(path.stem)
     unpacked = [archive for archive in scan(folder).archives if unzip and archive.endswith(".zip")]
     for archive in unpacked:
         count, target = unpack_zip(folder, archive)
         print(f"unpacked {archive}: {count} files into {target}")
     layout = recognise(folder, unpacked)
     print("\n".join(_report(folder, layout)))
-    path = Path("configs") / "competition" / f"{name}.yaml"
+    _save_report(folder, layout, path)
     text = competition_yaml(layout, folder)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         print(f"\n{path} is unchanged")
     elif path.exists() and not overwrite:
-        raise UserError(f"{path}: exists and differs; add overwrite=true, or choose another name=NAME")
+        another = "name=NAME" if is_default else "output=FILE.yaml"
+        raise UserError(f"{path}: exists and differs; add overwrite=true, or choose another {another}")
     else:
         save_text(path, text)
         print(f"\nwrote {path}")
-    print(f"next: python -m tools.doctor competition={name}\nthen: python train.py competition={name}")
+    competition = path.stem if is_default else path
+    print(f"next: python -m tools.doctor competition={competition}\nthen: python train.py competition={competition}")
 
 
 def _read_words(words):
-    """Return (folder, name, overwrite, unzip)."""
-    options = {"name": None, "overwrite": "false", "unzip": "false"}
+    """Return (folder, path of the competition file, overwrite, unzip)."""
+    options = {"name": None, "output": None, "overwrite": "false", "unzip": "false"}
     folders = []
     for word in words:
         key, sign, value = word.partition("=")
@@ -58,24 +67,33 @@ def _read_words(words):
             folders.append(word)
         elif key not in options:
             raise UserError(f"command line: unknown word {word}{nearest(key, options)}; {USAGE}")
-        elif key != "name" and value not in ("true", "false"):
+        elif key in ("overwrite", "unzip") and value not in ("true", "false"):
             raise UserError(f"command line: {word} is neither {key}=true nor {key}=false")
         else:
             options[key] = value
     if len(folders) != 1:
         raise UserError(f"command line: {len(folders)} folders given, one is needed; {USAGE}")
-    name = options["name"]
+    name, output = options["name"], options["output"]
     if name is None:
         name = re.sub(r"[^a-z0-9_-]+", "_", Path(folders[0]).resolve().name.lower()).strip("_") or "competition"
+    elif output is not None:
+        raise UserError(f"command line: name={name} and output={output}; give one of them")
     elif not re.fullmatch(r"[\w-]+", name):
         raise UserError(f"command line: name={name} is not a word of letters, digits, - and _")
-    return folders[0], name, options["overwrite"] == "true", options["unzip"] == "true"
+    path = Path(output) if output is not None else _default_path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"output={path}: not a YAML file; choose a name that ends in .yaml")
+    return folders[0], path, options["overwrite"] == "true", options["unzip"] == "true"
+
+
+def _default_path(name):
+    return Path("configs") / "competition" / f"{name}.yaml"
 
 
 def _report(folder, layout):
     """Yield the lines that say what was found and decided, none wider than a terminal where words allow it."""
     files = layout.files
-    yield f"{folder}: {len(files.paths)} pictures, {len(files.tables)} tables\n"
+    yield f"{folder}: {len(files.paths)} images, {len(files.tables)} tables\n"
     for key, (value, why) in layout.settings.items():
         shown = yaml_value(value)
         if isinstance(value, list) and len(shown) > WIDTH - _KEY_WIDTH:
@@ -91,6 +109,14 @@ def _report(folder, layout):
     yield "\nplease check:" if layout.doubts else "\nnothing was left undecided"
     for doubt in layout.doubts:
         yield from textwrap.wrap(doubt, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False)
+
+
+def _save_report(folder, layout, path):
+    """Write what `_report` prints as outputs/adopt/NAME.json."""
+    counts = {"num_images": len(layout.files.paths), "num_tables": len(layout.files.tables)}
+    settings = {key: {"value": value, "reason": why} for key, (value, why) in layout.settings.items()}
+    report = {"folder": str(folder), **counts, "settings": settings, "unused": layout.unused, "doubts": layout.doubts}
+    save_json(Path("outputs") / "adopt" / f"{path.stem}.json", report | {"file": str(path)})
 
 
 if __name__ == "__main__":

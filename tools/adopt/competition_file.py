@@ -1,4 +1,4 @@
-"""What was decided -> the text of a competition file: a line per setting, each with its reason."""
+"""A Layout -> the text of a competition file: a line per setting, each with its reason."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def yaml_value(value):
 
 
 def _yaml_word(value):
-    """A scalar as YAML; text is quoted where YAML would read something else."""
+    """Return a scalar as YAML; text is quoted where YAML would read something else."""
     if value is None:
         return "null"
     if not isinstance(value, str) or (re.fullmatch(r"[A-Za-z][\w./-]*", value) and value.lower() not in _NOT_TEXT):

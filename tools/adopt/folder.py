@@ -1,4 +1,4 @@
-"""What lies in a competition's folder: pictures, tables and archives; and unpacking the archives safely."""
+"""The files of a competition's folder: images, tables and archives; and how archives are unpacked safely."""
 
 import os
 import zipfile
@@ -11,21 +11,21 @@ from src.errors import UserError
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 _ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", *_TAR_SUFFIXES)
-_MAX_DEPTH = 8  # folders below folders; a link that leads back up ends there
+_MAX_DEPTH = 8  # levels of folders, which ends a link that leads back up
 
 
 @dataclass
 class Files:
-    """What a folder holds, as sorted paths relative to it; pictures are {folder: [file names]}."""
+    """A folder's files, as sorted paths relative to it; images are {folder: [file names]}."""
 
-    pictures: dict[str, list[str]] = field(default_factory=dict)
+    images: dict[str, list[str]] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
 
     @property
     def paths(self):
-        """Every picture's path."""
-        return [f"{folder}/{name}".lstrip("/") for folder, names in self.pictures.items() for name in names]
+        """Every image's path."""
+        return [f"{folder}/{name}".lstrip("/") for folder, names in self.images.items() for name in names]
 
 
 def scan(folder):
@@ -58,9 +58,9 @@ def unpack_command(folder, archives):
 
 
 def unpack_zip(folder, archive):
-    """Unpack a .zip beside itself, but for the files that already lie there in full size.
+    """Unpack a .zip beside itself, except files that are there in full size already.
 
-    An archive of bare pictures goes into a folder named after it: train.zip into train/.
+    An archive of images without a folder is unpacked into one named after it: train.zip into train/.
 
     Returns: (number of files, the folder they are in).
 
@@ -88,7 +88,7 @@ def unpack_zip(folder, archive):
 
 
 def _scan_into(files, folder, relative, depth):
-    """Add what lies in one folder and below it."""
+    """Add the files of one folder and of those below it."""
     names, below = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -98,7 +98,7 @@ def _scan_into(files, folder, relative, depth):
             if entry.is_dir():
                 below.append(name)
             elif not entry.is_file():
-                continue  # a pipe or a device, which might never end
+                continue  # a pipe or a device
             elif lower.endswith(IMAGE_SUFFIXES):
                 names.append(name)
             elif lower.endswith(".csv"):
@@ -106,7 +106,7 @@ def _scan_into(files, folder, relative, depth):
             elif lower.endswith(_ARCHIVE_SUFFIXES):
                 files.archives.append(relative + name)
     if names:
-        files.pictures[relative.rstrip("/")] = sorted(names)
+        files.images[relative.rstrip("/")] = sorted(names)
     if depth < _MAX_DEPTH:
         for name in sorted(below):
             _scan_into(files, folder / name, f"{relative}{name}/", depth + 1)

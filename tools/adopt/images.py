@@ -1,7 +1,4 @@
-"""What a few of a competition's pictures look like: their size, channels and file type, read from the headers.
-
-From it follow the size and the number of channels that a network should see.
-"""
+"""Size, channels and file type of a few images, read from their headers, and the size and channels to train at."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +12,8 @@ _MAX_ARRAY_SIDE = 512
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The median (height, width), the channels stored, and which of the files looked at could not be read."""
+class Headers:
+    """The median (height, width) of some files, the channels stored, and the paths of those that cannot be read."""
 
     height: int
     width: int
@@ -25,41 +22,41 @@ class Looks:
     unreadable: list[str]
 
 
-def look_at(root, paths):
-    """Read the headers of these files; None when not one can be read."""
-    seen, unreadable = [], []
+def read_headers(root, paths):
+    """Return the Headers of these files; None when not one can be read."""
+    shapes, unreadable = [], []
     for path in paths:
         try:
-            seen.append(_read_shape(Path(root) / path))
+            shapes.append(_read_shape(Path(root) / path))
         except (OSError, ValueError, EOFError):  # PIL's own error is an OSError
             unreadable.append(path)
-    if not seen:
+    if not shapes:
         return None
-    height, width = (round(median(shape[axis] for shape in seen)) for axis in (0, 1))
-    channels = max(shape[2] for shape in seen)
-    return Looks(height, width, channels, paths[0].lower().endswith(".npy"), unreadable)
+    height, width = (round(median(shape[axis] for shape in shapes)) for axis in (0, 1))
+    channels = max(shape[2] for shape in shapes)
+    return Headers(height, width, channels, paths[0].lower().endswith(".npy"), unreadable)
 
 
-def choose_channels(looks):
-    """Return (channels, reason): an array keeps its own; pictures are RGB, which pretrained networks expect."""
-    if looks.is_array:
-        return looks.channels, f"the arrays hold {looks.channels}"
-    if looks.channels != 1:
+def choose_channels(headers):
+    """Return (channels, reason): arrays keep theirs; images are RGB, which pretrained networks expect."""
+    if headers.is_array:
+        return headers.channels, f"the arrays hold {headers.channels}"
+    if headers.channels != 1:
         return 3, "RGB"
-    if max(looks.height, looks.width) <= 32:
-        return 1, "small grey pictures"
+    if max(headers.height, headers.width) <= 32:
+        return 1, "small grey images"
     return 3, "grey, repeated to RGB: pretrained networks want it"
 
 
-def choose_image_size(looks):
+def choose_image_size(headers):
     """Return ((height, width), reason), multiples of 32.
 
-    A pretrained network halves its input five times, so a small picture is shown at twice its size. Arrays keep about
+    A pretrained network halves its input five times, so a small image is enlarged to twice its size. Arrays keep about
     their own size, each axis for itself: a thin line in a spectrogram does not survive shrinking.
     """
-    height, width = looks.height, looks.width
-    found = f"{'arrays' if looks.is_array else 'pictures'} are {height}x{width}"
-    if looks.is_array and min(height, width) > 64:
+    height, width = headers.height, headers.width
+    found = f"{'arrays' if headers.is_array else 'images'} are {height}x{width}"
+    if headers.is_array and min(height, width) > 64:
         size = tuple(min(_MAX_ARRAY_SIDE, _to_32(side)) for side in (height, width))
     elif max(height, width) < 1.6 * min(height, width):
         side = min(_MAX_SIDE, max(64, -(-2 * max(height, width) // 32) * 32))
@@ -85,5 +82,5 @@ def _read_shape(path):
         if len(shape) != 3:
             raise ValueError(f"an array of {len(shape)} axes")
         return (*shape[1:], shape[0]) if shape[0] < shape[2] else shape
-    with Image.open(path) as picture:
-        return picture.height, picture.width, 1 if picture.mode in ("1", "L", "I", "F", "I;16", "I;16B") else 3
+    with Image.open(path) as image:
+        return image.height, image.width, 1 if image.mode in ("1", "L", "I", "F", "I;16", "I;16B") else 3

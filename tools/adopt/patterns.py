@@ -1,7 +1,7 @@
-"""Path patterns worked out from what lies on disk: which pattern leads from a row, or from a label, to its picture.
+"""Path patterns inferred from the files on disk: which pattern leads from a row, or from a label, to its image.
 
-Folders are given as {relative folder: [file names]}. Every hit of a value on a path proposes the patterns that would
-explain it; the pattern that explains most rows, with the fewest wildcards, wins.
+Folders are {relative folder: [file names]}. Every match of a value and a path proposes the patterns that explain it;
+the pattern that explains most rows, with the fewest wildcards, wins.
 """
 
 import itertools
@@ -13,19 +13,19 @@ from pathlib import PurePosixPath
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
-# Words that tell a folder's role; a word may go on (training, tests).
+# Beginnings of the words that name a folder's role (training, tests).
 _ROLE_WORDS = {"train": ("train",), "test": ("test",), "val": ("val", "dev")}
-# Folders that hold something else than the pictures to look at.
+# Folders that hold something other than the images of a row.
 _SIDE_WORDS = ("mask", "seg", "annot", "label", "thumb", "preview", "heatmap")
 _NO_NAME = re.compile(r"[{}\[\]:!.]")  # a column with one of these cannot be named in a pattern
-_STAR = 100  # what a wildcard folder costs: any pattern without one is preferred
+_STAR = 100  # cost of a wildcard folder: any pattern without one is preferred
 
 
 @dataclass(frozen=True)
 class Match:
-    """A pattern, the share of the rows looked at for which a picture lies there, and what the pattern cannot say.
+    """A pattern, and the share of the rows tried for which an image is there.
 
-    `padding` is the length to which the names on disk are filled up with zeros that the values do not have, or 0.
+    `padding` is the length to which the names on disk are padded with zeros that the values do not have, or 0.
     """
 
     pattern: str
@@ -40,12 +40,12 @@ def roles(path):
 
 
 def match_column(rows, column, folders, role, shared=False):
-    """Find the pattern that leads from a column's values to the pictures of `role` (train or test).
+    """Find the pattern that leads from a column's values to the images of `role` (train or test).
 
     Args:
         rows: table of str; a few hundred rows are enough.
         folders: {relative folder: [file names]}.
-        shared: a folder named after the other role may hold these pictures too.
+        shared: a folder named after the other role may hold these images too.
 
     Returns: the best `Match`, or None when no value is found on disk.
     """
@@ -84,12 +84,12 @@ def match_column(rows, column, folders, role, shared=False):
 
 
 def _compose(text):
-    """Return text with one character for each letter and its accents, as a table has it and a Mac's files have not."""
+    """Return text with each letter and its accents as one character, as in a table but not in a Mac's file names."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def match_labels(folders):
-    """Find the pattern that reads labels from folder or file names, and how many pictures each label has.
+    """Find the pattern that reads labels from folder or file names, and how many images each label has.
 
     Returns: (pattern with {label}, Counter of labels), or None when the names hold no labels.
     """
@@ -114,8 +114,8 @@ def match_labels(folders):
     return None
 
 
-def any_picture(folders):
-    """Return the pattern of all pictures in `folders`, a wildcard where they differ."""
+def any_image(folders):
+    """Return the pattern of all images in `folders`, a wildcard where they differ."""
     fixed, varying = _split_folders(folders)
     return "/".join([*fixed, *("*" for _ in varying), "*"])
 

@@ -1,7 +1,7 @@
 """Which of a folder's tables is what: the sample submission, the training rows, the test rows.
 
-The sample submission is believed first: it says what is predicted and for which ids. The training table is the one
-whose ids lead to pictures on disk.
+The sample submission decides first: it says what is predicted and for which ids. The training table is the one
+whose ids lead to images on disk.
 """
 
 import re
@@ -12,7 +12,7 @@ from src.competition.tables import read_table
 from src.errors import UserError
 from tools.adopt.patterns import match_column, roles
 
-_NUM_ROWS = 300  # of a table, looked for on disk
+_NUM_ROWS = 300  # of a table, whose images are looked for on disk
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Sample:
 
 
 def read_tables(folder, paths):
-    """Read every CSV that is one: return ({relative path: table of str}, [what is to be said of the others])."""
+    """Read every CSV; return ({relative path: table of str}, [a sentence for each that cannot be read])."""
     tables, doubts = {}, []
     for path in paths:
         try:
@@ -41,10 +41,9 @@ def read_tables(folder, paths):
 
 
 def take_sample(tables):
-    """Take the sample submission out of the tables; its id is a column that other tables have too."""
-    named = [
-        path for path in tables if re.search("sample|submission", _stem(path)) and "train" not in roles(_stem(path))
-    ]
+    """Remove the sample submission from the tables and return it; its id is a column that other tables have too."""
+    named = [path for path in tables if re.search("sample|submission", _stem(path))]
+    named = [path for path in named if "train" not in roles(_stem(path))]
     path = min(named, key=lambda path: ("sample" not in _stem(path), path.count("/"), len(path), path), default=None)
     if path is None:
         return Sample(None, None, None, [], set())
@@ -56,14 +55,14 @@ def take_sample(tables):
 
 
 def take_solution(tables):
-    """Take the test answers out of the tables and return their path, or None."""
+    """Remove the solution (the labels of the test rows) from the tables and return its path, or None."""
     path = next((path for path in tables if "solution" in _stem(path)), None)
     tables.pop(path, None)
     return path
 
 
-def choose_train(tables, sample, pictures):
-    """Return (path, (column, Match), rivals) of the table whose rows lead to training pictures; None, None without.
+def choose_train(tables, sample, images):
+    """Return (path, (column, Match), rivals) of the table whose rows lead to training images; None, None without.
 
     Rivals are paths of others that do, and have the same columns.
     """
@@ -71,7 +70,7 @@ def choose_train(tables, sample, pictures):
     for path, table in tables.items():
         if roles(_stem(path)) != {"test"} or len(tables) == 1:
             shared = bool(sample.ids) and not any(sample.ids & set(table[name]) for name in table)
-            match = match_table(table, pictures, "train", shared)
+            match = match_table(table, images, "train", shared)
             if match and match[1].share >= 0.5:
                 found[path] = match
 
@@ -94,7 +93,7 @@ def choose_train(tables, sample, pictures):
 
 
 def choose_test(tables, sample, columns):
-    """Take the table of the test rows out of the tables: the one with the sample's ids, else the one of that name."""
+    """Remove the test table and return (path, table): the one with the sample's ids, else the one of that name."""
     for path in sorted(tables, key=lambda path: ("test" not in roles(_stem(path)), path)):
         table = tables[path]
         same = any(set(table[name]) == sample.ids for name in table)
@@ -104,16 +103,16 @@ def choose_test(tables, sample, columns):
     return None, None
 
 
-def match_table(table, pictures, role, shared=False):
-    """Return (column, Match) of the column that leads to most pictures, among those that name each row once."""
+def match_table(table, images, role, shared=False):
+    """Return (column, Match) of the column that leads to most images, among those that name each row once."""
     rows = spread(table)
     columns = [name for name in table if rows[name].nunique() >= 0.9 * len(rows)]
-    matches = [(name, match_column(rows, name, pictures, role, shared)) for name in columns]
+    matches = [(name, match_column(rows, name, images, role, shared)) for name in columns]
     return max((one for one in matches if one[1]), key=lambda one: round(one[1].share, 2), default=None)
 
 
 def spread(table):
-    """Return some of a table's rows, from its whole length: as many as are looked for on disk."""
+    """Return at most 300 of a table's rows, evenly spaced: those that are looked for on disk."""
     return table.iloc[:: -(-len(table) // _NUM_ROWS)]
 
 

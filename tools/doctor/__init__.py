@@ -1,1 +1,1 @@
-"""A competition -> findings: what is wrong with its images, answers and folds, said before anything is trained."""
+"""A competition -> findings: what is wrong with its images, labels and folds, before anything is trained."""

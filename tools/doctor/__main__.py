@@ -1,7 +1,7 @@
-"""Look before training: python -m tools.doctor [key=value ...]
+"""Check a competition before training: python -m tools.doctor [key=value ...] [output=FOLDER]
 
-It reads the competition as train.py would, looks at every image once, prints findings with what to do, and writes them
-with pictures into doctor.html.
+It reads the competition as train.py does, decodes every image once, prints findings with what to do, and writes them
+with images into doctor.html.
 """
 
 import sys
@@ -11,7 +11,7 @@ from src.config.help import help_text
 from src.config.load import load_config, load_saved_config
 from src.errors import one_line_errors
 
-USAGE = """usage: python -m tools.doctor [key=value ...]
+USAGE = """usage: python -m tools.doctor [key=value ...] [output=FOLDER]
 
   python -m tools.doctor                         the embedded competition
   python -m tools.doctor competition=NAME recipe=finetune
@@ -19,9 +19,10 @@ USAGE = """usage: python -m tools.doctor [key=value ...]
   python -m tools.doctor run=outputs/NAME        what augmentation costs that run
 
 It takes the words of train.py, trains nothing, and writes its findings into
-outputs/doctor/<competition>/doctor.html. An error makes a score wrong or stops
-the training; a warning may do so; a note is worth knowing. The exit status is 1
-where there is an error, else 0. All settings, with defaults:
+doctor.html and doctor.json of outputs/doctor/<competition>, or of output=. An
+error makes a score wrong or stops the training; a warning may do so; a note is
+worth knowing. The exit status is 1 where there is an error, else 0. All
+settings, with defaults:
 """
 
 
@@ -31,12 +32,14 @@ def main(words):
         if {"--help", "-h"} & set(words):
             print(USAGE + help_text())
             return 0
-        runs = [word.removeprefix("run=") for word in words if word.startswith("run=")]
-        words = [word for word in words if not word.startswith("run=")]
-        config = load_saved_config(runs[-1], words) if runs else load_config(words)
-        from tools.doctor.examination import examine  # here, since torch takes seconds and a typo should not
+        own = dict(word.split("=", 1) for word in words if word.startswith(("run=", "output=")))
+        words = [word for word in words if not word.startswith(("run=", "output="))]
+        run, output = own.get("run"), own.get("output")
+        config = load_config(words) if run is None else load_saved_config(run, words)
+        from tools.doctor.checks import run_checks  # here, since torch takes seconds and a typo should not
 
-        findings = examine(config, Path(runs[-1]) if runs else None)
+        folder = Path(output or f"{config.output_dir}/doctor/{config.competition.name}")
+        findings = run_checks(config, folder, None if run is None else Path(run))
         return int(any(finding.severity == "error" for finding in findings))
 
 

@@ -1,6 +1,6 @@
-"""A self-test of augmentation, through the loader that training uses: is what workers and epochs see distinct?
+"""A self-test of augmentation with the loader of training: do workers and epochs get distinct random numbers?
 
-The idea to know: one picture stands in all rows, so that two samples are the same only where their random numbers are.
+All rows hold one image, so that two samples are equal only where their random numbers are.
 """
 
 import warnings
@@ -15,43 +15,43 @@ from src.training.learner import build_augmentations
 from tools.doctor.findings import Fact, Finding, make_finding
 
 _NUM_ROWS, _NUM_EPOCHS, _NUM_WORKERS = 8, 3, 2
-_ENOUGH = 0.75  # share of the distinct pictures that independent random numbers give
+_ENOUGH = 0.75  # share of the distinct samples that independent random numbers give
 
 
-def check_augmentation(case, row):
-    """Return (findings, facts) about the augmentation of a `case.Case`, tried on one row of its training table."""
-    config, path = case.config, str(case.train.paths[row])
+def check_augmentation(data, row):
+    """Return (findings, facts) about the augmentation of a `CompetitionData`, tried on one training row."""
+    config, path = data.config, str(data.train.paths[row])
     channels = config.competition.channels
     try:
-        augmentation, plain = build_augmentations(config, case.train.take([row]))
+        augmentation, plain = build_augmentations(config, data.train.take([row]))
     except UserError as error:
         return [make_finding(error, advice="correct the augmentation")], []
-    table = case.train.take(np.full(_NUM_ROWS, row))
+    table = data.train.take(np.full(_NUM_ROWS, row))
     image = decode_image(path, channels, augmentation.decode_size)
     expected = len({_digest(augmentation(image, seed)) for seed in range(_NUM_ROWS * _NUM_EPOCHS)})
-    here, there = (
+    alone, parallel = (
         collect_samples(table, channels, augmentation, config.seed, workers) for workers in (0, _NUM_WORKERS)
     )
-    findings = judge_samples(here, there, expected)
+    findings = compare_samples(alone, parallel, expected)
     changed = float(np.mean([_differs(augmentation(image, seed), plain(image, 0)) for seed in range(_NUM_ROWS)]))
-    seen = f"{len(set(there))} of {len(there)} samples of one picture are distinct"
+    counts = f"{len(set(parallel))} of {len(parallel)} samples of one image are distinct"
     lines = [
-        f"{seen} (epochs x workers x rows; independent seeds give {expected})",
-        f"{changed:.0%} differ from the plain picture",
+        f"{counts} (epochs x workers x rows; independent seeds give {expected})",
+        f"{changed:.0%} differ from the plain image",
         *augmentation.describe(),
     ]
     return findings, [Fact("augmentation", tuple(lines))]
 
 
 def collect_samples(table, channels, augmentation, seed, num_workers):
-    """Return a digest of every sample of some epochs, in order, as the loader yields them.
+    """Return a digest of every sample of some epochs, in the sequence that the loader yields.
 
     Raises:
         UserError: an image cannot be decoded.
     """
     dataset = ImageDataset(table, channels, augmentation, augmentation.decode_size, seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # two are a test on one core too
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # on one core too
         loader = build_loader(dataset, 2, num_workers)
         batches = (batch["image"].numpy() for epoch in range(_NUM_EPOCHS) for batch in loader.batches(epoch))
         samples = [_digest(image) for batch in batches for image in batch]
@@ -59,31 +59,31 @@ def collect_samples(table, channels, augmentation, seed, num_workers):
     return samples
 
 
-def judge_samples(here, there, expected):
-    """Return the findings about samples of one picture.
+def compare_samples(alone, parallel, expected):
+    """Return the findings about samples of one image.
 
     Args:
-        here: digests of samples that this process made.
-        there: of the same ones from several workers.
-        expected: distinct pictures among as many that independent random numbers gave.
+        alone: digests of the samples, loaded in this process.
+        parallel: digests of the same samples, loaded by several workers.
+        expected: number of distinct samples that independent random numbers give.
     """
     findings = []
-    if here != there:
-        differing = sum(one != other for one, other in zip(here, there, strict=True))
+    if alone != parallel:
+        differing = sum(one != other for one, other in zip(alone, parallel, strict=True))
         findings.append(
             Finding(
                 "error",
-                f"{differing} of {len(here)} augmented samples differ between {_NUM_WORKERS} workers and one process",
-                "a transform keeps random numbers of its own: seed it by data.augment.Augmentation, or leave it out",
+                f"{differing} of {len(alone)} augmented samples differ between {_NUM_WORKERS} workers and one process",
+                "a transform draws its own random numbers; seed it in src.data.transforms, or leave it out",
             )
         )
-    if len(set(there)) < _ENOUGH * expected:
+    if len(set(parallel)) < _ENOUGH * expected:
         findings.append(
             Finding(
                 "error",
-                f"augmentation repeats itself: {len(set(there))} distinct samples of {len(there)} over epochs and "
-                f"workers, where independent random numbers give {expected}",
-                "each sample must be seeded from (seed, epoch, row, copy), as data.loader.ImageDataset does",
+                f"augmentation repeats itself: {len(set(parallel))} distinct samples of {len(parallel)} over epochs "
+                f"and workers, where independent random numbers give {expected}",
+                "each sample must be seeded from (seed, epoch, row, copy), as src.data.dataset.ImageDataset does",
             )
         )
     return findings

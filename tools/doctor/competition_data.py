@@ -1,7 +1,7 @@
-"""The case: all that can be read of a competition, though its tables or files be wrong.
+"""A competition's tables, targets, folds and images, as far as they can be read.
 
-The idea to know: the loaders that training uses go first. Where they refuse, their line becomes a finding, and the rows
-that are whole are read piece by piece, so that the other checks still have something to look at.
+The loaders of training run first. Where they raise, their message becomes a finding, and the rows that are complete are
+read without them, so that the other checks can still run.
 """
 
 from dataclasses import dataclass
@@ -23,59 +23,55 @@ from tools.doctor.scan import Scan, scan_images
 
 
 @dataclass(frozen=True)
-class Case:
-    """A competition as far as it could be read; the scan's rows are the training images, then the test images."""
+class CompetitionData:
+    """A competition, as far as it can be read; the scan's rows are the training images, then the test images."""
 
     config: Config
-    train: ImageTable | None  # without the rows that have no image; its targets are None where they are wrong
+    train: ImageTable | None  # without the rows that have no image; .targets is None where they are wrong
     test: ImageTable | None
-    train_rows: pd.DataFrame  # of str, with a row for each of train's: all columns of the table, none without a table
-    test_rows: pd.DataFrame  # the same of test_table; none of a sample submission, which holds only placeholders
-    folds: np.ndarray | None  # (N,) int64 of train; None: they could not be made
+    train_rows: pd.DataFrame  # the rows of train with all columns of the table, as str; no columns without a table
+    test_rows: pd.DataFrame  # the same of test_table; no columns of a sample submission, which holds placeholders
+    folds: np.ndarray | None  # (N,) int64 of train; None: the split failed
     scan: Scan
 
     @property
     def num_train(self):
-        """Training images, the first rows of the scan."""
+        """Number of training images, the first rows of the scan."""
         return 0 if self.train is None else len(self.train)
 
     @cached_property
     def is_test(self):
-        """(N,) bool: which of the scan's rows are test images."""
+        """(N,) bool: whether a row of the scan is a test image."""
         return np.arange(len(self.scan)) >= self.num_train
 
     @cached_property
     def names(self):
-        """(N,) str: the images' paths below the root, which name them in findings."""
+        """(N,) str: the images' paths relative to the root, their names in findings."""
         return np.array([path.removeprefix(f"{self.config.competition.root}/") for path in self.scan.paths], dtype=str)
 
     @cached_property
     def other_columns(self):
-        """Names of the training table's columns that are no answers and name no row, group or fold."""
+        """Names of the training table's columns other than targets, id, group and fold."""
         competition = self.config.competition
         known = {competition.id, competition.label, competition.group, competition.fold, *competition.targets}
         return [name for name in self.train_rows if name not in known]
 
     def of_all(self, name):
-        """Return an attribute of both tables as one array (N,), where each side that is there has it; else None."""
-        parts = [getattr(table, name) for table in (self.train, self.test) if table is not None]
-        return np.concatenate(parts) if parts and all(part is not None for part in parts) else None
+        """Return an attribute of the tables that exist as one array (N,); None where one of them lacks it."""
+        values = [getattr(table, name) for table in (self.train, self.test) if table is not None]
+        return np.concatenate(values) if values and all(one is not None for one in values) else None
 
 
-def read_case(config):
-    """Read a competition and look at all its images; return (Case, findings).
-
-    Raises:
-        UserError: there is not even a folder.
-    """
+def load_data(config):
+    """Read a competition and scan all its images; return (CompetitionData, findings)."""
     competition, findings = config.competition, []
     train, train_rows = _read_side(competition, "train", (), findings)
     names = train.target_names if train is not None else ()
     num_before = len(findings)
     test, test_rows = _read_side(competition, "test", names, findings)
-    is_whole = len(findings) == num_before  # else rows may be left out, which the sample has
+    is_complete = len(findings) == num_before  # else rows may be missing that the sample has
     test_rows = test_rows if competition.test_table else test_rows[[]]
-    if test is not None and names and is_whole:
+    if test is not None and names and is_complete:
         try:
             sample = load_sample(competition)
             if sample is not None:
@@ -89,19 +85,20 @@ def read_case(config):
         except UserError as error:
             _add_error(findings, error)
     paths = Paths.of(chain(*(table.paths for table in (train, test) if table is not None)))
-    return Case(config, train, test, train_rows, test_rows, folds, scan_images(paths, competition.channels)), findings
+    scan = scan_images(paths, competition.channels)
+    return CompetitionData(config, train, test, train_rows, test_rows, folds, scan), findings
 
 
 def _read_side(competition, side, target_names, findings):
-    """Return (ImageTable or None, its rows as a table of str) of train or test; what is wrong is added to findings."""
+    """Return (ImageTable or None, its rows as a table of str) of train or test; append what is wrong to findings."""
     table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
     try:
         if side == "train":
-            found = load_train_table(competition, may_be_constant=True)  # check_labels says which columns are
+            found = load_train_table(competition, may_be_constant=True)  # check_labels reports constant columns
         else:
             found = load_test_table(competition, target_names)
     except UserError as error:
-        if side == "test" and not table:  # training asks for no test images then
+        if side == "test" and not table:  # training needs no test images then
             findings.append(make_finding(error, "note"))
             return None, pd.DataFrame()
         _add_error(findings, error)
@@ -119,7 +116,7 @@ def _read_side(competition, side, target_names, findings):
 
 
 def _salvage(competition, side, rows, target_names, findings):
-    """Return what `_read_side` does, of the rows that have an id of their own and an image."""
+    """Return as `_read_side` the rows that have a unique id and an image."""
     key = f"{side}_image"
     if rows is None:
         rows, paths = list_images(competition, key)
@@ -132,8 +129,8 @@ def _salvage(competition, side, rows, target_names, findings):
         is_present, paths = find_present(competition, key, rows, ids)
         if not is_present.all():
             missing = np.flatnonzero(~is_present)
-            said = f"{len(missing)} of {len(rows)} ids have no image"  # by the loader, which does not name them all
-            findings[:] = [one for one in findings if said not in one.title]
+            replaced = f"{len(missing)} of {len(rows)} ids have no image"  # by the loader, which does not name them all
+            findings[:] = [one for one in findings if replaced not in one.title]
             title = f"{len(missing)} of {len(rows)} {side} ids have no image"
             advice = f"copy them, remove their rows, or correct competition.{key}={getattr(competition, key)}"
             findings.append(Finding("error", title, advice, **name_rows(ids, missing)))
@@ -149,7 +146,7 @@ def _salvage(competition, side, rows, target_names, findings):
 
 
 def _salvage_targets(competition, rows, findings):
-    """Return (names, (N, C) float32 or None): answers that are all there, though a column may be constant."""
+    """Return (target names, (N, C) float32 or None); a column may be constant."""
     where = f"{competition.root}/{competition.train_table or competition.train_image}"
     try:
         if competition.label in rows:
@@ -163,7 +160,7 @@ def _salvage_targets(competition, rows, findings):
 
 
 def _add_error(findings, error):
-    """Add a loader's line, unless there is one about the same place."""
+    """Append a loader's message, unless a finding is about the same place."""
     finding = make_finding(error)
     if finding.title.partition(":")[0] not in {one.title.partition(":")[0] for one in findings}:
         findings.append(finding)

@@ -1,4 +1,4 @@
-"""What one image costs: seconds to decode, augment, learn from and predict it, and bytes, by a few timed steps."""
+"""The cost of one image: seconds to decode, augment, train on and predict it, and bytes, from a few timed steps."""
 
 import dataclasses
 import time
@@ -12,20 +12,20 @@ from src.device import autocast, resolve_execution
 from src.model.network import build_network
 from src.training.optimizer import build_optimizer
 
-_QUICK_SECONDS = 0.4  # a step under which more images are taken at once
-_BUDGET_SECONDS = 0.5  # of the timed steps, learning and predicting each
+_QUICK_SECONDS = 0.4  # a step faster than this is repeated with a larger batch
+_BUDGET_SECONDS = 0.5  # for the timed steps, of training and of prediction each
 _NUM_LOADED = 8  # images whose decoding and augmentation are timed
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What was measured, for one image: seconds to learn from it, to predict it, to decode and to augment it.
+    """Seconds to train on one image, to predict it, to decode it and to augment it.
 
     `weight_bytes` are those of the network, `activation_bytes` what its layers keep of an image for the gradient,
-    `pixel_bytes` a decoded pixel's channel.
+    `pixel_bytes` those of one channel of a decoded pixel.
     """
 
-    learn: float
+    train: float
     predict: float
     decode: float
     augment: float
@@ -35,7 +35,7 @@ class Costs:
 
 
 def measure_costs(config, table, rows, device):
-    """Time a few steps with random weights, and the loading of a few images; return their Costs.
+    """Return the Costs of an image, from a few steps with random weights and the loading of a few images.
 
     Raises:
         UserError: the network or the augmentation cannot be built, or an image cannot be decoded.
@@ -58,41 +58,34 @@ def measure_costs(config, table, rows, device):
         execution = resolve_execution(config, device)
         network.place(device, execution.channels_last)
         activation_bytes = _count_activations(network, channels, size, device)
-        learn, predict = _time_network(config, network, device, execution.precision)
+        train, predict = _time_network(config, network, device, execution.precision)
     weight_bytes = sum(one.numel() * one.element_size() for one in network.state_dict().values())
-    return Costs(
-        learn,
-        predict,
-        (decoded - began) / len(paths),
-        (augmented - decoded) / len(paths),
-        weight_bytes,
-        activation_bytes,
-        images[0].itemsize,
-    )
+    decode, augment = (decoded - began) / len(paths), (augmented - decoded) / len(paths)
+    return Costs(train, predict, decode, augment, weight_bytes, activation_bytes, images[0].itemsize)
 
 
 def _time_network(config, network, device, precision):
-    """Return (seconds to learn from an image, seconds to predict one)."""
+    """Return [seconds to train on an image, seconds to predict one]."""
     optimizer = build_optimizer(config.optimizer, network)
 
-    def learn(pictures):
+    def train(images):
         with autocast(device, precision):
-            logits = network(network.normalize(pictures))
+            logits = network(network.normalize(images))
         (logits.float() - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         return logits
 
     @torch.inference_mode()
-    def predict(pictures):
+    def predict(images):
         with autocast(device, precision):
-            return network(network.normalize(pictures))
+            return network(network.normalize(images))
 
     num_threads, seconds = torch.get_num_threads(), []
-    for step, is_training in ((learn, True), (predict, False)):
+    for step, is_training in ((train, True), (predict, False)):
         network.train(is_training)
         fastest = []
-        # beside a busy program two threads wait for each other, up to a hundred times longer than one thread takes
+        # on a busy machine two threads wait for each other, up to a hundred times as long as one thread takes
         for threads in {num_threads, 1} if device.type == "cpu" else {num_threads}:
             torch.set_num_threads(threads)
             fastest.append(_time_images(step, config, device))
@@ -102,35 +95,35 @@ def _time_network(config, network, device, precision):
 
 
 def _time_images(step, config, device):
-    """Return the seconds of a step for each of its images, of which it takes more where they are quick."""
+    """Return the seconds of a step per image, with a larger batch where the step is fast."""
     count, largest = 2, min(config.train.batch_size, 32 if device.type == "cuda" else 8)
-    taken = _time_call(step, _draw_pictures(count, config, device), budget=0)
-    while count < largest and taken < _QUICK_SECONDS:
+    seconds = _time_call(step, _draw_images(count, config, device), budget=0)
+    while count < largest and seconds < _QUICK_SECONDS:
         count = min(4 * count, largest)
-        taken = _time_call(step, _draw_pictures(count, config, device), budget=0)
-    return min(taken, _time_call(step, _draw_pictures(count, config, device), _BUDGET_SECONDS)) / count
+        seconds = _time_call(step, _draw_images(count, config, device), budget=0)
+    return min(seconds, _time_call(step, _draw_images(count, config, device), _BUDGET_SECONDS)) / count
 
 
-def _draw_pictures(count, config, device):
+def _draw_images(count, config, device):
     shape = (count, *config.image_size, config.competition.channels)
     return torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
 
 
-def _time_call(step, pictures, budget):
-    """Return the seconds of the fastest of some calls, at least two after one that warms up.
+def _time_call(step, images, budget):
+    """Return the seconds of the fastest of at least two calls after one warm-up call.
 
-    Other programs on the machine make calls slower, never faster.
+    Other programs make calls slower, never faster.
     """
     seconds, start = [], time.perf_counter()
     while len(seconds) < 3 or (time.perf_counter() - start < budget and len(seconds) < 20):
         began = time.perf_counter()
-        step(pictures).float().sum().item()  # which waits for the device
+        step(images).float().sum().item()  # waits for the device
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
 
 
 def _count_activations(network, channels, size, device):
-    """Return the bytes that the outputs of all layers take for one image: what a gradient needs, or a little more."""
+    """Return the bytes of all layers' outputs for one image: about what the gradient needs."""
     total = 0
 
     def add(module, inputs, output):

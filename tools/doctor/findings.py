@@ -1,15 +1,15 @@
-"""What a check has to say: findings, which ask for something to be done, and facts, which do not."""
+"""The results of a check: findings, which ask for an action, and facts, which do not; and both as text."""
 
 import textwrap
 from dataclasses import dataclass
 
 from src.errors import printable
 
-SEVERITIES = ("error", "warning", "note")  # a score would be wrong or training stops; it may be; worth knowing
-MAX_NAMES = 100  # names that a finding keeps
+SEVERITIES = ("error", "warning", "note")  # a score is wrong or training stops; may be; worth knowing
+MAX_NAMES = 100  # names that a finding holds
 
 _WIDTH = 80
-_SHOWN_NAMES = 4  # in the text; the page lists all that a finding keeps
+_NUM_SHOWN = 4  # names in the text; the page lists all that a finding holds
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Finding:
         severity: one of SEVERITIES.
         title: what is wrong, with its numbers.
         advice: what to do.
-        names: of what it is about, MAX_NAMES at most.
-        num_names: how many there are in all.
-        pictures: rows of the scan that show it, group by group: copies side by side, odd images alone.
+        names: of the images, columns or groups that it is about, MAX_NAMES at most.
+        num_names: their number in all.
+        images: rows of the scan that show it, in groups: copies side by side, unusual images alone.
     """
 
     severity: str
@@ -30,7 +30,7 @@ class Finding:
     advice: str
     names: tuple[str, ...] = ()
     num_names: int = 0
-    pictures: tuple[tuple[int, ...], ...] = ()
+    images: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
         assert self.severity in SEVERITIES, self.severity
@@ -38,34 +38,35 @@ class Finding:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something measured that is no fault: a heading, and lines of text that are one under the other."""
+    """A measurement that is no fault: a heading and lines of text."""
 
     title: str
     lines: tuple[str, ...]
 
 
 def make_finding(line, severity="error", advice="correct it before training"):
-    """Return the Finding of a UserError, or of its line: what stands behind the last semicolon is what to do.
+    """Return the Finding of a UserError or its message: the text after the last semicolon is the advice.
 
     Args:
-        advice: of a line that says nothing of it.
+        advice: for a message without one.
     """
-    title, _, said = str(line).rpartition("; ")
-    return Finding(severity, title, said) if title else Finding(severity, said, advice)
+    title, _, last = str(line).rpartition("; ")
+    return Finding(severity, title, last) if title else Finding(severity, last, advice)
 
 
-def name_rows(names, rows):
+def name_rows(names, rows=None):
     """Return {"names", "num_names"} of a Finding about some rows.
 
     Args:
         names: N names, an array of str or competition.paths.Paths.
-        rows: indices of those that the finding is about.
+        rows: indices of those that it is about; None: all.
     """
+    rows = range(len(names)) if rows is None else rows
     return {"names": tuple(names[int(row)] for row in rows[:MAX_NAMES]), "num_names": len(rows)}
 
 
 def sort_findings(findings):
-    """Return the findings with the worst first; those of one severity stay in their order."""
+    """Return the findings with the worst first; those of one severity keep their sequence."""
     return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
 
 
@@ -75,16 +76,16 @@ def format_findings(findings):
     for one in sort_findings(findings):
         lines += _wrap(one.title, f"{one.severity:8} ", " " * 9)
         if one.names:
-            shown = one.names[:_SHOWN_NAMES]
+            shown = one.names[:_NUM_SHOWN]
             between = "; " if any("," in name for name in shown) else ", "
-            more = f" ... ({one.num_names} in all)" if one.num_names > _SHOWN_NAMES else ""
+            more = f" ... ({one.num_names} in all)" if one.num_names > _NUM_SHOWN else ""
             lines += _wrap(between.join(shown) + more, " " * 11, " " * 11)
         lines += _wrap(one.advice, " " * 9 + "-> ", " " * 12)
     return "\n".join(lines)
 
 
 def format_facts(facts):
-    """Return the facts as text for a terminal of 80 columns; a line that is longer goes on further to the right."""
+    """Return the facts as text for a terminal of 80 columns; longer lines are wrapped and indented."""
     return "\n\n".join("\n".join(_format_fact(one)) for one in facts)
 
 
@@ -99,13 +100,10 @@ def _format_fact(fact):
 def summarize(findings, path):
     """Return the last line: how many findings of each severity, and where the page is."""
     counts = [sum(one.severity == severity for one in findings) for severity in SEVERITIES]
-    words = [
-        f"{count} {severity}{'' if count == 1 else 's'}" for count, severity in zip(counts, SEVERITIES, strict=True)
-    ]
+    words = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in zip(counts, SEVERITIES, strict=True)]
     return f"doctor: {', '.join(words)}; {path}"
 
 
 def _wrap(text, first, others):
-    return textwrap.wrap(
-        printable(text), _WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
-    )
+    indents = {"initial_indent": first, "subsequent_indent": others}
+    return textwrap.wrap(printable(text), _WIDTH, **indents, break_on_hyphens=False)

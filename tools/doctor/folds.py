@@ -1,4 +1,4 @@
-"""Folds: groups on two sides, columns that a fold cannot score, and how sure a fold's score can be."""
+"""Folds: groups in two folds, columns that a fold cannot score, and the standard error of a fold's AUC."""
 
 from dataclasses import replace
 
@@ -10,27 +10,27 @@ from src.competition.folds import check_folds, describe_folds
 from src.errors import UserError
 from tools.doctor.findings import Fact, Finding, make_finding, name_rows
 
-_ASSUMED_AUC = 0.9  # the standard error is told for a model that is this good
+_ASSUMED_AUC = 0.9  # of the model whose standard error is computed
 _LARGE_ERROR = 0.05  # of a fold's AUC; a gain of .05 is then noise
 _MAX_COLUMNS = 10  # columns that the facts list
 
 
-def check_case_folds(case):
-    """Return (findings, facts) about the folds of a `case.Case`, and the groups in train and test."""
-    findings, table, folds = [*_check_test_groups(case)], case.train, case.folds
+def check_split(data):
+    """Return (findings, facts) about the folds of a `CompetitionData`, and its groups in train and test."""
+    findings, table, folds = [*_check_test_groups(data)], data.train, data.folds
     if folds is None:
         return findings, []
-    torn = _find_torn(table.groups, folds)
-    if len(torn):
+    split = _find_split_groups(table.groups, folds)
+    if len(split):
         findings.append(
             Finding(
                 "error",
-                f"{len(torn)} groups ({case.config.competition.group}) are in two folds",
-                "the out-of-fold score would be too good: set folds=auto, which keeps groups together",
-                **name_rows(torn, range(len(torn))),
+                f"{len(split)} groups ({data.config.competition.group}) are in two folds",
+                "the out-of-fold score is too good: set folds=auto, which keeps groups together",
+                **name_rows(split),
             )
         )
-    elif fault := _fault(table, folds, case.config.competition.task):
+    elif fault := _find_fault(table, folds, data.config.competition.task):
         findings.append(make_finding(fault))
     errors = compute_fold_errors(table.targets, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
@@ -44,16 +44,16 @@ def check_case_folds(case):
                 "note",
                 f"{len(worst)} of {len(errors)} AUCs of a fold and column have a standard error over {_LARGE_ERROR:g} "
                 f"(at an AUC of {_ASSUMED_AUC:g})",
-                "compare models on the pooled out-of-fold score or lower num_folds; a fold alone does not tell them "
-                "apart",
-                **name_rows(named, range(len(named))),
+                "compare models on the pooled out-of-fold score or lower num_folds; the score of a fold alone is too "
+                "noisy",
+                **name_rows(named),
             )
         )
     return findings, [_describe(table, folds, errors)]
 
 
 def compute_auc_error(auc, num_positives, num_negatives):
-    """Return the standard error of an ROC AUC that is measured on so many independent images; arrays work too.
+    """Return the standard error of an ROC AUC of so many independent images; broadcasts.
 
     Reference: Hanley and McNeil, The Meaning and Use of the Area under a Receiver Operating Characteristic (ROC)
     Curve, 1982, Radiology 143, eq. 1, with Q1 and Q2 of the exponential approximation (eq. 2).
@@ -65,14 +65,14 @@ def compute_auc_error(auc, num_positives, num_negatives):
 
 
 def compute_fold_errors(targets, folds):
-    """Return a table with a row per fold and column: fold, column (its place), positives, and error of the AUC.
+    """Return a table with a row per fold and column: fold, column (its index), positives, and error of the AUC.
 
-    Columns that a fold cannot score, for want of positives or negatives, are left out. Images of one group are counted
-    as if they were independent, so with groups the error is somewhat larger than told.
+    Columns without positives or negatives in a fold are left out. Images of one group are counted as independent, so
+    that with groups the true error is somewhat larger.
 
     Args:
         targets: (N, C) in [0, 1]; positive from 0.5.
-        folds: (N,) int; negative ones validate nothing.
+        folds: (N,) int; rows of negative folds validate nothing.
     """
     rows = []
     for fold in np.unique(folds[folds >= 0]):
@@ -80,14 +80,13 @@ def compute_fold_errors(targets, folds):
         for column, positives in enumerate(is_positive.sum(axis=0).tolist()):
             negatives = len(is_positive) - positives
             if positives and negatives:
-                rows.append(
-                    (int(fold), column, positives, float(compute_auc_error(_ASSUMED_AUC, positives, negatives)))
-                )
+                error = float(compute_auc_error(_ASSUMED_AUC, positives, negatives))
+                rows.append((int(fold), column, positives, error))
     return pd.DataFrame(rows, columns=["fold", "column", "positives", "error"])
 
 
-def _fault(table, folds, task):
-    """Return what is wrong with the folds, or ""; columns that no split could help, as they never change, aside."""
+def _find_fault(table, folds, task):
+    """Return what is wrong with the folds, or ""; constant columns, which no split can help, are left out."""
     is_positive = splits.positives(table.targets, task == "multiclass")
     varies = is_positive.any(axis=0) & ~is_positive.all(axis=0)
     if not varies.any():
@@ -100,26 +99,26 @@ def _fault(table, folds, task):
     return ""
 
 
-def _find_torn(groups, folds):
-    """Return the groups (K,) str that are in two folds."""
+def _find_split_groups(groups, folds):
+    """Return the groups (K,) str that are in several folds."""
     if groups is None:
         return np.zeros(0, dtype=str)
     pairs = pd.DataFrame({"group": groups, "fold": folds}).drop_duplicates()
     return np.unique(pairs["group"][pairs["group"].duplicated()].to_numpy(dtype=str))
 
 
-def _check_test_groups(case):
-    groups = [getattr(table, "groups", None) for table in (case.train, case.test)]
+def _check_test_groups(data):
+    groups = [getattr(table, "groups", None) for table in (data.train, data.test)]
     if any(one is None for one in groups):
         return
     shared = np.intersect1d(*groups)
     if len(shared):
         yield Finding(
             "note",
-            f"{len(shared)} groups ({case.config.competition.group}) are in train and in test",
-            "test pictures have relatives in train, validation pictures have none: the test score may be better than "
-            "the out-of-fold score",
-            **name_rows(shared, range(len(shared))),
+            f"{len(shared)} groups ({data.config.competition.group}) are in train and in test",
+            "test images have others of their group in train, validation images have none: the test score may be "
+            "better than the out-of-fold score",
+            **name_rows(shared),
         )
 
 
@@ -129,7 +128,6 @@ def _describe(table, folds, errors):
     for column, rows in list(errors.groupby("column"))[:_MAX_COLUMNS]:
         lines.append(f"  {table.target_names[column]}: {' '.join(f'{error:.3f}' for error in rows['error'])}")
     if table.targets.shape[1] > _MAX_COLUMNS:
-        lines.append(
-            f"  ... ({table.targets.shape[1]} columns in all, the largest error is {errors['error'].max():.3f})"
-        )
+        num_columns = table.targets.shape[1]
+        lines.append(f"  ... ({num_columns} columns in all, the largest error is {errors['error'].max():.3f})")
     return Fact("folds: positives of each column", tuple(lines))

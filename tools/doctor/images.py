@@ -1,4 +1,4 @@
-"""Images that cannot be read, are blank, or are of another size or kind than the rest."""
+"""Images that cannot be read, are blank, or differ from the others in size or kind."""
 
 import numpy as np
 
@@ -7,33 +7,33 @@ from src.errors import UserError
 from src.training.learner import build_augmentations, count_reads
 from tools.doctor.findings import Fact, Finding, name_rows
 
-_NOISE = 0.01  # share of what half of the 8-bit pictures span, by which compression alters one that shows nothing
-_ROUNDING = 1e-6  # share of its largest value, by which an array of float32 varies that shows nothing
-_USUAL = 0.9  # share of images that are alike, above which the others are odd
-_FAR = 4.0  # times larger or smaller than the median side
-_SHOWN = 12  # pictures of odd images on the page
-_LISTED = 6  # sizes and kinds that the facts list
+_NOISE = 0.01  # std of a blank 8-bit image after compression, as a share of the images' median range
+_ROUNDING = 1e-6  # std of a blank float32 array, as a share of its largest value
+_USUAL = 0.9  # share of images that are alike, above which the others are unusual
+_FAR = 4.0  # factor between a side and the median side
+_NUM_SHOWN = 12  # unusual images on the page
+_NUM_LISTED = 6  # sizes and kinds that the facts list
 
 
-def check_images(case):
-    """Return (findings, facts) about single images of a `case.Case`."""
-    scan, names = case.scan, case.names
-    findings = list(_find_unreadable(scan, names, case.config.unreadable))
+def check_images(data):
+    """Return (findings, facts) about single images of a `CompetitionData`."""
+    scan, names = data.scan, data.names
+    findings = list(_find_unreadable(scan, names, data.config.unreadable))
     read = np.flatnonzero(scan.is_read)
     if len(read):
         findings += [
             *_find_blank(scan, names),
-            *_find_odd_sizes(scan, names, read),
-            *_find_odd_kinds(scan, names, read[scan.is_uint8[read]]),
-            *_find_mixed_types(case, read),
+            *_find_unusual_sizes(scan, names, read),
+            *_find_unusual_kinds(scan, names, read[scan.is_uint8[read]]),
+            *_find_mixed_types(data, read),
         ]
-    return findings, [_describe(case, read)] if len(read) else []
+    return findings, [_describe(data, read)] if len(read) else []
 
 
 def is_blank(scan):
-    """Return (N,) bool: images that show nothing; they all look alike, so they are not compared with others.
+    """Return (N,) bool: images of one shade; they all look alike, so duplicates are not searched among them.
 
-    Arrays of float32 are measured by themselves alone: their numbers may be of any scale, and of another in each.
+    float32 arrays are judged one by one, as each may have its own scale.
     """
     spans = (scan.highs - scan.lows)[scan.is_read & scan.is_uint8]
     noise = _NOISE * np.median(spans) if len(spans) else 0.0
@@ -52,7 +52,7 @@ def _find_unreadable(scan, names, unreadable):
         "error" if unreadable == "error" else "warning",
         title + (f", {empty} of them empty files" if empty else ""),
         "copy them again from the source, or set unreadable=skip to train without them",
-        **name_rows(named, range(len(named))),
+        **name_rows(named),
     )
 
 
@@ -62,13 +62,13 @@ def _find_blank(scan, names):
         yield Finding(
             "warning",
             f"{len(rows)} of {len(scan)} images are blank: one shade all over",
-            "look at them; if the answer cannot be seen in them, remove their rows from training",
+            "look at them; where the label cannot be seen, remove their rows from training",
             **name_rows(names, rows),
-            pictures=_alone(rows),
+            images=_alone(rows),
         )
 
 
-def _find_odd_sizes(scan, names, read):
+def _find_unusual_sizes(scan, names, read):
     sizes, of, counts = np.unique(_pack_sizes(scan, read), return_inverse=True, return_counts=True)
     usual = counts.argmax()
     if len(sizes) > 1 and counts[usual] >= _USUAL * len(read):
@@ -85,14 +85,14 @@ def _find_odd_sizes(scan, names, read):
         yield Finding(
             "warning",
             title,
-            "look at them: a crop, a collage or a thumbnail is stretched to image_size like the rest",
-            **name_rows(named, range(len(named))),
-            pictures=_alone(rows),
+            "look at them: a crop, a collage or a thumbnail is stretched to image_size like the others",
+            **name_rows(named),
+            images=_alone(rows),
         )
 
 
-def _find_odd_kinds(scan, names, read):
-    """Look at 8-bit pictures: arrays of any other type are all read as float32, without a change of their numbers."""
+def _find_unusual_kinds(scan, names, read):
+    """Compare 8-bit images only: arrays of all other types are read as float32, with the same values."""
     kinds, of, counts = np.unique(scan.kinds[read], return_inverse=True, return_counts=True)
     if len(kinds) > 1 and counts.max() >= _USUAL * len(read):
         usual = counts.argmax()
@@ -101,50 +101,49 @@ def _find_odd_kinds(scan, names, read):
         yield Finding(
             "warning",
             f"{len(rows)} of {len(read)} images are of another kind than {kinds[usual]}",
-            "look at them: transparency is dropped and colours are converted, which may leave something else than "
-            "the picture",
-            **name_rows(named, range(len(named))),
-            pictures=_alone(rows),
+            "look at them: transparency is dropped and colours are converted, which may change what they show",
+            **name_rows(named),
+            images=_alone(rows),
         )
 
 
-def _find_mixed_types(case, read):
-    is_uint8 = case.scan.is_uint8[read]
+def _find_mixed_types(data, read):
+    is_uint8 = data.scan.is_uint8[read]
     is_usual_uint8 = is_uint8.mean() > 0.5
     rows = read[is_uint8 != is_usual_uint8]
     if not len(rows):
         return
     rare, usual = ("float32", "uint8") if is_usual_uint8 else ("uint8", "float32")
-    stops = _stops_at_mixed_types(case, read)
+    stops = _stops_at_mixed_types(data, read)
     yield Finding(
         "error" if stops else "warning",
         f"{len(rows)} of {len(read)} images are read as {rare}, the others as {usual}",
         "save all as one type and on one scale: "
         + ("training stops at them, or with cache=off" if stops else "training")
-        + " takes their numbers as they are",
-        **name_rows(case.names, rows),
-        pictures=_alone(rows),
+        + " takes their values as they are",
+        **name_rows(data.names, rows),
+        images=_alone(rows),
     )
 
 
-def _stops_at_mixed_types(case, read):
-    """Whether the training images are of two types and train.py would keep them, decoded, in one file."""
-    config, rows = case.config, read[~case.is_test[read]]
-    if case.folds is None or len(np.unique(case.scan.is_uint8[rows])) < 2:
+def _stops_at_mixed_types(data, read):
+    """Whether the training images are of two types and train.py would cache them in one file."""
+    config, rows = data.config, read[~data.is_test[read]]
+    if data.folds is None or len(np.unique(data.scan.is_uint8[rows])) < 2:
         return False
     try:
-        augmentations = build_augmentations(config, case.train.take(rows[:1]))
-    except UserError:  # which the self-test of augmentation tells
+        augmentations = build_augmentations(config, data.train.take(rows[:1]))
+    except UserError:  # which check_augmentation reports
         return False
-    folds = case.folds[rows]
+    folds = data.folds[rows]
     left = range(folds.max() + 1) if config.fold is None else [config.fold]
     reads_at = count_reads(config, folds, left, augmentations)
     return any(is_worth_building(config.cache, reads, len(rows)) for reads in reads_at.values())
 
 
-def _describe(case, read):
-    scan, lines = case.scan, []
-    for side, rows in (("train", read[~case.is_test[read]]), ("test", read[case.is_test[read]])):
+def _describe(data, read):
+    scan, lines = data.scan, []
+    for side, rows in (("train", read[~data.is_test[read]]), ("test", read[data.is_test[read]])):
         if not len(rows):
             continue
         low, high, mean, std = (one[rows] for one in (scan.lows, scan.highs, scan.means, scan.stds))
@@ -159,7 +158,7 @@ def _describe(case, read):
 
 
 def _pack_sizes(scan, rows):
-    """Return (N,) int64, which sorts faster than pairs: width and height."""
+    """Return (N,) int64 of width and height, which sorts faster than pairs."""
     return scan.widths[rows].astype(np.int64) << 32 | scan.heights[rows]
 
 
@@ -168,12 +167,12 @@ def _name_size(packed):
 
 
 def _count(values, name):
-    """Return the most frequent values by name, each with how often it is there."""
+    """Return the most frequent values by name, each with its count."""
     values, counts = np.unique(values, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_LISTED]
+    order = np.argsort(-counts, kind="stable")[:_NUM_LISTED]
     shown = ", ".join(f"{name(values[one])} ({counts[one]})" for one in order)
-    return shown + (f" ... ({len(values)} in all)" if len(values) > _LISTED else "")
+    return shown + (f" ... ({len(values)} in all)" if len(values) > _NUM_LISTED else "")
 
 
 def _alone(rows):
-    return tuple((int(row),) for row in rows[:_SHOWN])
+    return tuple((int(row),) for row in rows[:_NUM_SHOWN])

@@ -1,7 +1,10 @@
-"""Label safety, on request: what each augmentation costs a trained run on the images that it did not learn from.
+"""Label safety: how much each augmentation lowers the score of a trained run on its held-out images.
 
-The idea to know: a run that was trained with a transform should read transformed pictures as well as plain ones. Where
-it does not, the transform takes the answer away or turns it into another one: a mirrored digit, a cut-out tumour.
+A network that was trained with a transform should predict transformed images as well as plain ones. Where it does not,
+the transform removes the label or changes it: a mirrored digit, a cut-out tumour.
+
+Reference: Shorten and Khoshgoftaar, A survey on Image Data Augmentation for Deep Learning, 2019, Journal of Big Data 6,
+who call an augmentation safe where it preserves the label.
 """
 
 import dataclasses
@@ -26,16 +29,16 @@ from src.model.network import build_network
 from src.training.engine import predict
 from tools.doctor.findings import Fact, Finding
 
-_MATERIAL = 0.01  # a loss of score that is worth a finding, where its interval leaves out 0
-_MOST = 500  # validation images of a fold that are looked at, drawn at random
-_FLIPS = ("HorizontalFlip", "VerticalFlip")  # told in any case, since a competitor asks for them first
+_MIN_DROP = 0.01  # of the score, worth a finding where its interval excludes 0
+_MAX_IMAGES = 500  # held-out images of a fold, drawn at random
+_FLIPS = ("HorizontalFlip", "VerticalFlip")  # always measured, since competitors try them first
 
 
-def check_safety(case, run_folder):
-    """Return (findings, facts): the score of a run's validation images, plain and under each augmentation.
+def check_label_safety(data, run_folder):
+    """Return (findings, facts): the score on a run's validation images, plain and under each augmentation.
 
     Args:
-        case: case.Case of the run's config.
+        data: CompetitionData of the run's config.
         run_folder: pathlib.Path of a run with finished folds.
 
     Raises:
@@ -45,7 +48,7 @@ def check_safety(case, run_folder):
     if not folders:
         raise UserError(f"{run_folder}: no fold is finished; train one first")
     kept = read_table(run_folder / "folds.csv")
-    table = case.train
+    table = data.train
     if table is None or table.targets is None or not set(kept["id"]) <= set(table.ids.tolist()):
         raise UserError(f"{run_folder}: was trained on other rows than the table has; leave out run=")
     place = {name: row for row, name in enumerate(table.ids.tolist())}
@@ -53,39 +56,39 @@ def check_safety(case, run_folder):
     scores = {}
     for folder in folders:
         held_out = rows[folds == int(folder.name.removeprefix("fold"))]
-        if len(held_out) > _MOST:
-            held_out = np.sort(np.random.default_rng(0).choice(held_out, _MOST, replace=False))
-        for name, value in score_versions(case.config, table.take(held_out), folder).items():
+        if len(held_out) > _MAX_IMAGES:
+            held_out = np.sort(np.random.default_rng(0).choice(held_out, _MAX_IMAGES, replace=False))
+        for name, value in score_versions(data.config, table.take(held_out), folder).items():
             scores.setdefault(name, []).append(value)
-    was_trained = load_saved_config(run_folder).augment == case.config.augment
-    return judge_scores(scores, case.config.num_folds, case.config.competition.metric, was_trained)
+    was_trained = load_saved_config(run_folder).augment == data.config.augment
+    return compare_scores(scores, data.config.num_folds, data.config.competition.metric, was_trained)
 
 
 def build_versions(config, is_uint8):
-    """Return {name: (Augmentation, whether training uses it)}: plain, all of the augmentation, and each part alone.
+    """Return {name: (Augmentation, whether training uses it)}: plain, all transforms, and each transform alone.
 
     Raises:
-        UserError: as `augment.build_augmentation`.
+        UserError: as `transforms.build_augmentation`.
     """
     size, channels = config.image_size, config.competition.channels
     whole = build_augmentation(config.augment, size, channels, is_uint8)
     versions = {"plain": (build_resize(size), True)}
     if config.augment.transforms is None:
-        parts = build_transforms(config.augment, size, channels, is_uint8)
-        parts = {type(one).__name__: Augmentation(size, [one], whole.source_size) for one in parts}
+        single = build_transforms(config.augment, size, channels, is_uint8)
+        single = {type(one).__name__: Augmentation(size, [one], whole.source_size) for one in single}
     else:
-        parts = {}
+        single = {}
         for entry in config.augment.transforms:
             alone = dataclasses.replace(config.augment, transforms=[entry])
-            parts[entry if isinstance(entry, str) else next(iter(entry))] = build_augmentation(
+            single[entry if isinstance(entry, str) else next(iter(entry))] = build_augmentation(
                 alone, size, channels, is_uint8
             )
-    parts.pop("AugMix", None)  # whose views are no single picture
-    if parts and whole.num_views == 1:
+    single.pop("AugMix", None)  # whose views are several images
+    if single and whole.num_views == 1:
         versions["all of it"] = whole, True
-    versions |= {name: (one, True) for name, one in parts.items()}
+    versions |= {name: (one, True) for name, one in single.items()}
     for name in _FLIPS:
-        if name not in parts:
+        if name not in single:
             flip = Augment(preset="none", transforms=[{name: {"p": 1.0}}])
             versions[name] = build_augmentation(flip, size, channels, is_uint8), False
     return versions
@@ -117,30 +120,30 @@ def score_versions(config, table, folder):
     return scores
 
 
-def judge_scores(scores, num_folds, metric, was_trained=True):
-    """Return (findings, facts) about the scores of all versions.
+def compare_scores(scores, num_folds, metric, was_trained=True):
+    """Return (findings, facts) from the scores of all versions.
 
     Args:
-        scores: {(name, whether training uses it): [score of each fold]}; ("plain", True) is what others are held to.
-        num_folds: parts that the rows were split into.
-        metric: what a score is.
-        was_trained: whether the run was trained with this very augmentation; False: the command line changed it.
+        scores: {(name, whether training uses it): [score of each fold]}; ("plain", True) is the reference.
+        num_folds: of the split.
+        metric: its name.
+        was_trained: whether the run was trained with this augmentation; False: the command line changed it.
     """
     plain = np.array(scores["plain", True])
     findings, lines = [], [f"{plain.mean():.4f}  plain, mean of {len(plain)} folds"]
     for (name, is_used), values in scores.items():
         if name == "plain":
             continue
-        loss = plain - np.array(values)
-        low = paired_interval(loss, num_folds)[1] if len(loss) > 1 else loss[0]
-        lines.append(f"{np.mean(values):.4f}  {name}" + ("" if is_used else " of every picture (training does not)"))
-        if is_used and loss.mean() >= _MATERIAL and low > 0:
-            title = f"{metric} of the run's held-out pictures falls from {plain.mean():.4f} to {np.mean(values):.4f}"
+        drop = plain - np.array(values)
+        low = paired_interval(drop, num_folds)[1] if len(drop) > 1 else drop[0]
+        lines.append(f"{np.mean(values):.4f}  {name}" + ("" if is_used else " of every image (not in training)"))
+        if is_used and drop.mean() >= _MIN_DROP and low > 0:
+            title = f"{metric} of the run's held-out images falls from {plain.mean():.4f} to {np.mean(values):.4f}"
             if was_trained:
                 title += f" under {name}, which it was trained with"
-                advice = "it takes the answer from some pictures: make it weaker or leave it out; tools.preview shows it"
+                advice = "it removes the label of some images: make it weaker or leave it out; tools.preview shows it"
             else:
                 title += f" under {name}, which may be new to it"
-                advice = "look at tools.preview whether the answer is still there; if it is, train with it and ask again"
+                advice = "check in tools.preview that the label is still visible; if so, train with it and check again"
             findings.append(Finding("warning", title, advice))
-    return findings, [Fact(f"label safety: {metric} of held-out pictures, as training would show them", tuple(lines))]
+    return findings, [Fact(f"label safety: {metric} of held-out images, augmented as in training", tuple(lines))]

@@ -1,16 +1,16 @@
-"""Columns of answers: one that never changes, two that say the same, and answers that follow from the others."""
+"""Target columns: constant or rare ones, nearly equal ones, and those that follow from the others."""
 
 import numpy as np
 
 from tools.doctor.findings import Finding, name_rows
 
-_EQUAL = 0.95  # correlation of two columns of answers, by which they nearly say the same
-_SMALLEST_SHARE = 5  # rows of an answer, under which a network can hardly learn it
+_EQUAL = 0.95  # correlation of two columns that are nearly equal
+_MIN_ROWS = 5  # positives or negatives, below which a network can hardly learn a column
 
 
-def check_labels(case):
-    """Return the findings about the columns of answers of a `case.Case`."""
-    table = case.train
+def check_labels(data):
+    """Return the findings about the target columns of a `CompetitionData`."""
+    table = data.train
     if table is None or table.targets is None:
         return []
     is_positive, names = table.targets >= 0.5, table.target_names
@@ -20,25 +20,23 @@ def check_labels(case):
         findings.append(
             Finding(
                 "error",
-                f"{len(constant)} of {len(names)} columns of answers are the same in all {len(table)} rows",
-                _advise_constant(case.config.competition, len(constant) == len(names)),
+                f"{len(constant)} of {len(names)} target columns are the same in all {len(table)} rows",
+                _advise_constant(data.config.competition, len(constant) == len(names)),
                 **name_rows(names, constant),
             )
         )
-    rare = np.flatnonzero(
-        (np.minimum(counts, len(table) - counts) < _SMALLEST_SHARE) & ~np.isin(counts, (0, len(table)))
-    )
+    rare = np.flatnonzero((np.minimum(counts, len(table) - counts) < _MIN_ROWS) & ~np.isin(counts, (0, len(table))))
     if len(rare):
         named = [f"{names[column]} ({counts[column]} of {len(table)})" for column in rare]
         findings.append(
             Finding(
                 "warning",
-                f"{len(rare)} of {len(names)} columns of answers have fewer than {_SMALLEST_SHARE} rows of one kind",
+                f"{len(rare)} of {len(names)} target columns have fewer than {_MIN_ROWS} rows of one kind",
                 "no fold can score them: lower num_folds, merge them with another class or leave them out",
-                **name_rows(named, range(len(named))),
+                **name_rows(named),
             )
         )
-    if case.config.competition.task != "multilabel":
+    if data.config.competition.task != "multilabel":
         return findings
     return findings + _find_equal(is_positive, names) + _find_implied(is_positive, names)
 
@@ -80,15 +78,15 @@ def _find_equal(is_positive, names):
     return [
         Finding(
             "warning",
-            f"{len(pairs)} pairs of columns of answers are nearly equal or opposite",
-            "look whether one was copied by mistake; a mean over columns counts it twice",
-            **name_rows(named, range(len(named))),
+            f"{len(pairs)} pairs of target columns are nearly equal or opposite",
+            "check that none was copied by mistake; a mean over columns counts it twice",
+            **name_rows(named),
         )
     ]
 
 
 def _find_implied(is_positive, names):
-    """Find columns that are positive just where any other is, or where no other is."""
+    """Find columns that are positive exactly where any other is, or where no other is."""
     counts, total = is_positive.sum(axis=0), is_positive.sum(axis=1)
     found = []
     for column, name in enumerate(names):
@@ -104,8 +102,8 @@ def _find_implied(is_positive, names):
     return [
         Finding(
             "note",
-            f"{len(found)} columns of answers follow from the others in every row",
-            "they contain the others' answers: keep their probabilities consistent, or compute them from the others",
-            **name_rows(found, range(len(found))),
+            f"{len(found)} target columns follow from the others in every row",
+            "keep their probabilities consistent with the others, or compute them from the others",
+            **name_rows(found),
         )
     ]

@@ -1,4 +1,4 @@
-"""Disk, memory and time that a run will need, against what is there."""
+"""Disk, memory and time that a run needs, compared with what this machine has."""
 
 import dataclasses
 import os
@@ -16,15 +16,15 @@ from src.errors import UserError
 from tools.doctor.costs import measure_costs
 from tools.doctor.findings import Fact, Finding, make_finding
 
-_WORKER_BYTES = 400_000_000  # of a loader process: the interpreter, torch, albumentations
-_BASE_BYTES = 800_000_000  # of the training process before there is a network
-_STATE_COPIES = 4  # a state holds the weights, two moments and an average: so many sizes of the network
-_MEMORY_COPIES = 5  # weights, gradients, two moments, the copy that is written
+_WORKER_BYTES = 400_000_000  # of a loader worker: the interpreter, torch, albumentations
+_BASE_BYTES = 800_000_000  # of the training process without a network
+_STATE_COPIES = 4  # of the network's size in a saved state: weights, two moments, an average
+_MEMORY_COPIES = 5  # in memory: weights, gradients, two moments, the copy that is being saved
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a whole run needs: bytes of disk for decoded images and for checkpoints, bytes of memory, seconds."""
+    """What a run needs: bytes of disk for decoded images and for checkpoints, bytes of memory, seconds."""
 
     cache_bytes: int
     checkpoint_bytes: int
@@ -33,35 +33,35 @@ class Needs:
     run_seconds: float
 
 
-def check_resources(case, rows):
-    """Return (findings, facts): what training will need on this machine.
+def check_resources(data, rows):
+    """Return (findings, facts): what training needs on this machine.
 
     Args:
-        case: case.Case with folds.
+        data: CompetitionData with folds.
         rows: rows of its training table that can be read.
     """
-    config = case.config
+    config = data.config
     try:
         device = resolve_device(config.device)
         num_workers = share_cores(device, config.train.num_workers)
-        costs = measure_costs(config, case.train, rows, device)
-        val_counts = np.bincount(case.folds[case.folds >= 0])
-        needs = estimate_needs(config, costs, val_counts, len(case.train), num_workers)
+        costs = measure_costs(config, data.train, rows, device)
+        val_counts = np.bincount(data.folds[data.folds >= 0])
+        needs = estimate_needs(config, costs, val_counts, len(data.train), num_workers)
     except UserError as error:
         return [make_finding(error)], []
     folders = [_existing(folder) for folder in list_folders(config)]
     cache_folder = next((folder for folder in folders if os.access(folder, os.W_OK)), folders[-1])
     free_cache, free_runs = (shutil.disk_usage(one).free for one in (cache_folder, _existing(config.output_dir)))
     memory = _free_memory(device)
-    return judge_needs(config, needs, free_cache, free_runs, memory), [
+    return compare_needs(config, needs, free_cache, free_runs, memory), [
         Fact(
-            f"what training needs, by a few timed steps on {device}, where no other program takes the cores",
+            f"what training needs, from a few timed steps on {device}, if no other program uses the cores",
             (
                 f"disk    {gigabytes(needs.cache_bytes)} of decoded images, {gigabytes(needs.checkpoint_bytes)} of "
                 f"weights; {gigabytes(free_cache)} free",
                 f"memory  about {gigabytes(needs.memory_bytes)} at train.batch_size={config.train.batch_size}; "
                 f"{gigabytes(memory)} free",
-                f"speed   {1 / costs.learn:.0f} images/s learning, {1 / costs.predict:.0f} predicting; "
+                f"speed   {1 / costs.train:.0f} images/s training, {1 / costs.predict:.0f} predicting; "
                 f"decoding {1e3 * costs.decode:.1f} ms, augmenting {1e3 * costs.augment:.1f} ms an image",
                 f"time    about {_duration(needs.epoch_seconds)} an epoch, {_duration(needs.run_seconds)} for "
                 + (f"{len(val_counts)} folds" if config.fold is None else "one fold")
@@ -78,7 +78,7 @@ def estimate_needs(config, costs, val_counts, num_images, num_workers):
         costs: Costs of an image.
         val_counts: (F,) images that validate in each fold.
         num_images: rows of the training table.
-        num_workers: loader processes.
+        num_workers: of the loader.
     """
     pixels = config.image_size[0] * config.image_size[1] * config.competition.channels
     sizes = {one.decode_size for one in _transforms(config, costs.pixel_bytes == 1)} - {None}
@@ -91,21 +91,21 @@ def estimate_needs(config, costs, val_counts, num_images, num_workers):
         train = config.train.batches_per_epoch * config.train.batch_size
     is_decoding = config.cache == "off" or not sizes
     load = (costs.augment + costs.decode * is_decoding) / max(1, num_workers)
-    learn = costs.learn + load if num_workers == 0 else max(costs.learn, load)
-    epoch = train * learn + val * costs.predict
+    step = costs.train + load if num_workers == 0 else max(costs.train, load)
+    epoch = train * step + val * costs.predict
     run = folds * config.train.epochs * epoch + (0 if is_decoding else num_images * costs.decode)
-    if config.keeps_features:  # the backbone sees each version once, for all folds and epochs
+    if config.keeps_features:  # the backbone sees each view once, for all folds and epochs
         epoch, run = 0.0, num_images * config.train.views * (costs.predict + load)
     batch = config.train.batch_size * (costs.activation_bytes + 4 * pixels)
     memory = _BASE_BYTES + _MEMORY_COPIES * costs.weight_bytes + batch
     memory += num_workers * (_WORKER_BYTES + 2 * config.train.batch_size * pixels)
-    states = _STATE_COPIES * (config.keep_checkpoints + 1)  # of one fold at a time, with the one that is being written
-    checkpoint_bytes = (2 * folds + states) * costs.weight_bytes  # with the best and the last weights of each
+    states = _STATE_COPIES * (config.keep_checkpoints + 1)  # of one fold at a time, with the one that is being saved
+    checkpoint_bytes = (2 * folds + states) * costs.weight_bytes  # best and last weights of each fold
     return Needs(cache_bytes, checkpoint_bytes, int(memory), epoch, run)
 
 
-def judge_needs(config, needs, free_cache, free_runs, free_memory):
-    """Return the findings: what is needed and not free, all in bytes."""
+def compare_needs(config, needs, free_cache, free_runs, free_memory):
+    """Return a finding for each need that exceeds what is free; arguments in bytes."""
     findings = []
     if needs.cache_bytes > free_cache - RESERVE_BYTES:
         findings.append(
@@ -113,7 +113,7 @@ def judge_needs(config, needs, free_cache, free_runs, free_memory):
                 "error" if config.cache == "on" else "warning",
                 f"{gigabytes(needs.cache_bytes)} of decoded images do not fit on the disk ({gigabytes(free_cache)} "
                 f"free, {gigabytes(RESERVE_BYTES)} are kept free)",
-                "images would be decoded in every epoch: set cache_dir=FOLDER on another disk, or lower image_size",
+                "images will be decoded in every epoch: set cache_dir=FOLDER on another disk, or lower image_size",
             )
         )
     if needs.checkpoint_bytes > free_runs:
@@ -121,7 +121,7 @@ def judge_needs(config, needs, free_cache, free_runs, free_memory):
             Finding(
                 "error",
                 f"{gigabytes(needs.checkpoint_bytes)} of weights do not fit on the disk: {gigabytes(free_runs)} free",
-                "training would stop in the middle: free the disk or set output_dir=FOLDER on another one",
+                "training will stop when the disk is full: free some of it or set output_dir=FOLDER on another one",
             )
         )
     if needs.memory_bytes > free_memory:
@@ -142,7 +142,7 @@ def _transforms(config, is_uint8):
 
 
 def _existing(folder):
-    """Return the folder, or the nearest one above it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     folder = Path(folder).resolve()
     while not folder.exists():
         folder = folder.parent
@@ -154,10 +154,6 @@ def _free_memory(device):
 
 
 def _duration(seconds):
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

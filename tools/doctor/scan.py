@@ -1,7 +1,6 @@
-"""One look at every image, train and test, on all cores: each is decoded once, and all checks read what is kept of it.
+"""The scan: decodes every image once, on all cores, and keeps the numbers that all checks read. imagehash's only door.
 
-The idea to know: of an image its numbers stay, a thumbnail and two hashes, in arrays with a row for each image; so a
-million images take about 1.2 GB. imagehash's only door.
+Statistics, a thumbnail and two hashes are kept, in arrays with a row for each image: about 1.2 GB for a million images.
 """
 
 import io
@@ -14,37 +13,37 @@ import cv2
 import imagehash
 import numpy as np
 from PIL import Image
+from src.data.parallel import map_images
 
 from src.competition.paths import Paths
 from src.data.decode import PICTURE_FORMATS, decode_bytes, read_file, resize_image
-from src.data.parallel import map_images
 from src.errors import UserError
 
 THUMBNAIL = 32  # pixels a side, the size at which imagehash takes its cosine transform
 
-_SHARP_CROP = 128  # pixels a side in the middle of an image, whose sharpness is measured
-_ENCODED_CROP = 1024  # pixels a side in the middle of an image, which is encoded anew
+_SHARP_CROP = 128  # pixels a side of the centre crop whose sharpness is measured
+_ENCODED_CROP = 1024  # pixels a side of the centre crop that is encoded again
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What is known of N images; the numbers of an image that cannot be read are 0."""
+    """What is known of N images; the numbers of unreadable ones are 0."""
 
     paths: Paths
     reasons: dict[int, str]  # row -> why it cannot be read
     num_bytes: np.ndarray  # (N,) int64, of the file
     modified: np.ndarray  # (N,) float64, seconds since 1970
     kinds: np.ndarray  # (N,) str: file format and pixels, such as "JPEG RGB"
-    is_uint8: np.ndarray  # (N,) bool: whether it is read as 8-bit pixels; else as float32
+    is_uint8: np.ndarray  # (N,) bool: decoded as 8-bit pixels; else as float32
     heights: np.ndarray  # (N,) int32, pixels
     widths: np.ndarray  # (N,) int32, pixels
     lows: np.ndarray  # (N,) float32, the smallest raw pixel value
     highs: np.ndarray  # (N,) float32, the largest
     means: np.ndarray  # (N,) float32
-    stds: np.ndarray  # (N,) float32, over all pixels; the mean of the colours, so that plain red has none
-    encoded: np.ndarray  # (N,) float32, bytes that the same picture takes when it is encoded anew
-    sharpness: np.ndarray  # (N,) float32, mean absolute difference of neighbours in the image's middle
-    digests: np.ndarray  # (N,) uint64, of shape and pixels: equal ones are the same picture
+    stds: np.ndarray  # (N,) float32, of each channel, then averaged: plain red has 0
+    encoded: np.ndarray  # (N,) float32, bytes of the same image when it is encoded again
+    sharpness: np.ndarray  # (N,) float32, mean absolute difference of neighbouring pixels in the centre
+    digests: np.ndarray  # (N,) uint64, of shape and pixels: equal for the same image
     hashes: np.ndarray  # (N,) uint64, perceptual hash
     thumbnails: np.ndarray  # (N, 32, 32) uint8, grey
 
@@ -69,8 +68,8 @@ def scan_images(paths, channels):
     """
     count = len(paths)
     reasons, kinds, columns = {}, [], _empty_columns(count)
-    for row, seen in enumerate(map_images(partial(_look_at, channels=channels), paths, "looking at images")):
-        reason, kind, values = seen
+    for row, found in enumerate(map_images(partial(_scan_image, channels=channels), paths, "scanning images")):
+        reason, kind, values = found
         kinds.append(kind)
         if reason:
             reasons[row] = reason
@@ -87,8 +86,8 @@ def _empty_columns(count):
     return columns | {"thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)}
 
 
-def _look_at(path, channels):
-    """Return (what is wrong or "", kind, {column of Scan: value}) of one file."""
+def _scan_image(path, channels):
+    """Return (why it cannot be read or "", kind, {field of Scan: value}) of one file."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -116,22 +115,22 @@ def _name_kind(path, data):
         return "DICOM"
     try:
         header = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
-    except Exception:  # on a broken file Pillow raises whatever it runs into; decoding then says what is wrong
+    except Exception:  # Pillow raises many kinds on a broken file; decoding then says what is wrong
         return "?"
     return f"{header.format} {header.mode}"
 
 
 def _encode(pixels, suffix):
-    """Return how many bytes the picture takes in one format, by its middle; of an array, its pixels' bytes."""
+    """Return the bytes of the image in one format, extrapolated from its centre; of an array, its bytes in memory."""
     height, width, channels = pixels.shape
     if pixels.dtype != np.uint8 or channels not in (1, 3):
         return pixels.nbytes
-    middle = _middle(pixels, _ENCODED_CROP)
-    encoded = cv2.imencode(suffix, np.ascontiguousarray(middle))[1]
-    return len(encoded) * (height * width / (middle.shape[0] * middle.shape[1]))
+    centre = _crop_centre(pixels, _ENCODED_CROP)
+    encoded = cv2.imencode(suffix, np.ascontiguousarray(centre))[1]
+    return len(encoded) * (height * width / (centre.shape[0] * centre.shape[1]))
 
 
-def _middle(pixels, side):
+def _crop_centre(pixels, side):
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
 
@@ -142,8 +141,8 @@ def _measure(pixels):
         low, high = float(pixels.min()), float(pixels.max())
         small = (small - low) * (255 / max(high - low, 1e-12))
     thumbnail = np.clip(np.rint(small), 0, 255).astype(np.uint8)
-    crop = _middle(pixels, _SHARP_CROP)[..., 0].astype(np.float32)
-    as_colours = pixels if pixels.shape[2] <= 4 else pixels.reshape(len(pixels), -1)  # more channels are no colours
+    crop = _crop_centre(pixels, _SHARP_CROP)[..., 0].astype(np.float32)
+    as_colours = pixels if pixels.shape[2] <= 4 else pixels.reshape(len(pixels), -1)  # no colours
     mean, std = (float(one.mean()) for one in cv2.meanStdDev(as_colours))
     digest = blake2b(np.ascontiguousarray(pixels), digest_size=8, key=f"{pixels.shape} {pixels.dtype}".encode())
     return {

@@ -1,7 +1,7 @@
-"""Adversarial validation: can a model tell test from train by simple numbers of the images and the shared columns?
+"""Adversarial validation: a classifier of train against test, on simple statistics of images and shared columns.
 
-The idea to know: no network is asked, only means, sizes and such; what they give away at 0.9, a network sees too, and
-then a fold's score is no forecast of the test score.
+Where it reaches an AUC of 0.9 on means, sizes and the like, a network sees the difference too, and a fold's score does
+not predict the test score.
 
 Reference: Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, 2017, arXiv:1610.06545, section 3, with the AUC
 in place of the accuracy.
@@ -14,45 +14,45 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from tools.doctor.findings import Fact, Finding
-from tools.doctor.leaks import compute_auc, compute_category_auc, compute_chance
+from tools.doctor.leaks import compute_auc, compute_category_auc, compute_p_value
 
-MIN_AUC = 0.6  # worth a finding, where it is no chance
+MIN_AUC = 0.6  # worth a finding, if significant
 
 _SIGNIFICANCE = 1e-4
-_FEWEST = 30  # images on both sides
-_MOST = 20_000  # images that are looked at, drawn at random
+_MIN_IMAGES = 30  # of train and of test
+_MAX_IMAGES = 20_000  # in all, drawn at random
 _NUM_FOLDS = 3
 _NUM_DRIVERS = 4
-_SHUFFLED = 2000  # held-out rows of a fold whose feature is shuffled
-_GRID = 4  # parts of a side whose brightness is looked at
+_NUM_SHUFFLED = 2000  # held-out rows of a fold in which a feature is shuffled
+_GRID = 4  # cells a side whose brightness is a feature
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How well test is told from train: the AUC, its chance if they were alike, and a row for each driver.
+    """The AUC of the classifier, its p-value if train and test were alike, and a row for each driver of the shift.
 
-    `drivers` has the columns feature, drop (of the AUC when it is shuffled), alone (AUC of it alone, 0.5 or more),
-    train and test (means; nan of a category).
+    `drivers` has the columns feature, drop (of the AUC when it is shuffled), alone (its own AUC, 0.5 or more), train
+    and test (means; nan of a category).
     """
 
     auc: float
-    chance: float
+    p_value: float
     drivers: pd.DataFrame
 
 
-def check_shift(case):
-    """Return (findings, facts): how far test is from train in a `case.Case`."""
-    rows = np.flatnonzero(case.scan.is_read)
-    is_test = case.is_test[rows]
-    if min(is_test.sum(), (~is_test).sum()) < _FEWEST:
-        return [], [Fact("test against train", (f"not tried: fewer than {_FEWEST} images on a side",))]
-    if len(rows) > _MOST:
-        chosen = np.sort(np.random.default_rng(0).choice(len(rows), _MOST, replace=False))
+def check_shift(data):
+    """Return (findings, facts): how much test differs from train in a `CompetitionData`."""
+    rows = np.flatnonzero(data.scan.is_read)
+    is_test = data.is_test[rows]
+    if min(is_test.sum(), (~is_test).sum()) < _MIN_IMAGES:
+        return [], [Fact("test against train", (f"not tried: fewer than {_MIN_IMAGES} images on a side",))]
+    if len(rows) > _MAX_IMAGES:
+        chosen = np.sort(np.random.default_rng(0).choice(len(rows), _MAX_IMAGES, replace=False))
         rows, is_test = rows[chosen], is_test[chosen]
-    groups = case.of_all("groups")
-    shift = measure_shift(list_features(case, rows), is_test, None if groups is None else groups[rows])
-    fact = Fact("test against train", (f"AUC {shift.auc:.3f} by gradient boosting on simple numbers; 0.5: alike",))
-    if shift.auc < MIN_AUC or shift.chance > _SIGNIFICANCE:
+    groups = data.of_all("groups")
+    shift = measure_shift(list_features(data, rows), is_test, None if groups is None else groups[rows])
+    fact = Fact("test against train", (f"AUC {shift.auc:.3f} by gradient boosting on simple statistics; 0.5: alike",))
+    if shift.auc < MIN_AUC or shift.p_value > _SIGNIFICANCE:
         return [], [fact]
     drivers = shift.drivers[(shift.drivers["drop"] > 0.005) | (shift.drivers["alone"] >= MIN_AUC)].head(_NUM_DRIVERS)
     named = tuple(
@@ -62,18 +62,18 @@ def check_shift(case):
     )
     finding = Finding(
         "warning",
-        f"test pictures are told from training ones with an AUC of {shift.auc:.3f} by simple numbers",
-        "folds will not foretell the test score: augment over what drives it, or make both alike, and validate on the "
-        "training pictures most like test",
+        f"simple statistics separate test from training images with an AUC of {shift.auc:.3f}",
+        "folds do not predict the test score: augment over what drives the shift, or make both alike, and validate on "
+        "the training images most like test",
         named,
         len(named),
     )
     return [finding], [fact]
 
 
-def list_features(case, rows):
-    """Return a table of numbers and categories of some rows of the scan: of pixels, files and shared columns."""
-    scan = case.scan
+def list_features(data, rows):
+    """Return a table of numbers and categories of some rows of the scan, from pixels, files and shared columns."""
+    scan = data.scan
     cells = scan.thumbnails[rows].reshape(len(rows), _GRID, 32 // _GRID, _GRID, 32 // _GRID).mean(axis=(2, 4))
     features = {
         "mean of the pixels": scan.means[rows],
@@ -88,13 +88,12 @@ def list_features(case, rows):
         "kind of the file": pd.Categorical(scan.kinds[rows]),
     }
     for place in np.ndindex(_GRID, _GRID):
-        features[f"brightness of part {place[0] + 1}, {place[1] + 1} of {_GRID} x {_GRID}"] = cells[
-            :, place[0], place[1]
-        ]
-    for name in case.other_columns:
-        if name not in case.test_rows:
+        name = f"brightness of cell {place[0] + 1}, {place[1] + 1} of {_GRID} x {_GRID}"
+        features[name] = cells[:, place[0], place[1]]
+    for name in data.other_columns:
+        if name not in data.test_rows:
             continue
-        values = pd.concat([case.train_rows[name], case.test_rows[name]], ignore_index=True).iloc[rows]
+        values = pd.concat([data.train_rows[name], data.test_rows[name]], ignore_index=True).iloc[rows]
         numbers = pd.to_numeric(values, errors="coerce")
         if numbers.notna().any() and (numbers.notna() | values.isna()).all():
             features[f"column {name!r}"] = numbers.to_numpy()
@@ -106,12 +105,12 @@ def list_features(case, rows):
 def measure_shift(features, is_test, groups=None):
     """Return the Shift between rows of train and of test, by cross-validated gradient boosting.
 
-    The drivers of an AUC under MIN_AUC are not looked for: the table is empty then.
+    The table of drivers is empty below an AUC of MIN_AUC.
 
     Args:
         features: table of N rows; categories are pandas categories.
         is_test: (N,) bool.
-        groups: (N,) str, kept on one side of each split; None: each row is its own.
+        groups: (N,) str, kept in one fold of the classifier; None: each row is its own.
 
     Reference: Breiman, Random Forests, 2001, Machine Learning 45, section 10, for the drop by shuffling one feature.
     """
@@ -121,7 +120,7 @@ def measure_shift(features, is_test, groups=None):
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     splits = list(splitter(_NUM_FOLDS, shuffle=True, random_state=0).split(features, is_test, groups))
     probs, models = np.zeros(len(features)), []
-    # on so few rows OpenMP's threads only wait for each other, the longer the busier the machine is
+    # on so few rows several threads are slower, above all on a busy machine
     with threadpool_limits(limits=1):
         for fit, held_out in splits:
             model = HistGradientBoostingClassifier(
@@ -130,18 +129,18 @@ def measure_shift(features, is_test, groups=None):
             models.append(model.fit(features.iloc[fit], is_test[fit]))
             probs[held_out] = model.predict_proba(features.iloc[held_out])[:, 1]
         auc = float(compute_auc(is_test, probs))
-        is_told = auc >= MIN_AUC
-        drivers = [_measure_driver(name, features, is_test, models, splits, probs) for name in features if is_told]
+        names = list(features) if auc >= MIN_AUC else []
+        drivers = [_measure_driver(name, features, is_test, models, splits, probs) for name in names]
     drivers = pd.DataFrame(drivers, columns=["feature", "drop", "alone", "train", "test"])
-    chance = compute_chance(auc, int(is_test.sum()), int((~is_test).sum())) if auc > 0.5 else 1.0
-    return Shift(auc, chance, drivers.sort_values("drop", ascending=False, ignore_index=True))
+    p_value = compute_p_value(auc, int(is_test.sum()), int((~is_test).sum())) if auc > 0.5 else 1.0
+    return Shift(auc, p_value, drivers.sort_values("drop", ascending=False, ignore_index=True))
 
 
 def _measure_driver(name, features, is_test, models, splits, probs):
-    """Return (name, drop, alone, mean in train, mean in test) of one feature, as `Shift.drivers` has them."""
+    """Return a row of `Shift.drivers`: (name, drop, alone, mean in train, mean in test)."""
     drops, values = [], features[name]
     for model, (_, held_out) in zip(models, splits, strict=True):
-        rows = held_out[:_SHUFFLED]
+        rows = held_out[:_NUM_SHUFFLED]
         shuffled = features.iloc[rows].copy()
         shuffled[name] = shuffled[name].to_numpy()[np.random.default_rng(0).permutation(len(rows))]
         shuffled[name] = shuffled[name].astype(values.dtype)

@@ -1,10 +1,9 @@
-"""Pairs of images that show the same picture: by equal pixels, or by perceptual hash, confirmed by thumbnails.
+"""Pairs of duplicate images: by equal pixels, or by perceptual hash, confirmed by the correlation of thumbnails.
 
-The idea to know: hashes of 64 bits are compared all with all, in numpy and on all cores, 5,000 million pairs in
-seconds; hashes that lie near each other propose a pair, and the thumbnails' correlation decides. It is taken after a
-blur, as resizing and compression change the fine detail of a thumbnail, which in noisy or even pictures is most of it.
-X-rays, which all look alike, propose thousands of pairs for each true one, so a block of many proposals is decided by
-one matrix product.
+Hashes of 64 bits are compared all with all, in numpy and on all cores: 5,000 million pairs in seconds. Near hashes
+propose a pair, and the thumbnails' correlation decides. Thumbnails are blurred first, as resizing and compression
+change fine detail, which is most of a noisy or flat image. X-rays, which all look alike, propose thousands of pairs for
+each true one, so a block with many proposals is decided by one matrix product.
 """
 
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ import numpy as np
 MAX_DISTANCE = 10  # of 64 bits; 96 % of photos of 128 px at JPEG quality 30 lie within, of smaller ones fewer
 MIN_CORRELATION = 0.995  # of blurred thumbnails; two X-rays of other patients reach 0.989, two digits 0.992
 
-_BLOCK = 256  # images that are compared with all others at once, at most
-_PAIRS_AT_ONCE = 25_600_000  # pairs of one block, 8 bytes each
-_GATHERED = 20_000  # pairs whose blurred thumbnails are copied at once
+_BLOCK = 256  # images that are compared with all others at once
+_MAX_PAIRS = 25_600_000  # of one block, 8 bytes each
+_NUM_GATHERED = 20_000  # pairs whose blurred thumbnails are copied at once
 _DENSE = 0.02  # share of proposed pairs above which a matrix product is faster than picking them
-_MAX_PARTNERS = 32  # pairs that one image is the first of
+_MAX_PARTNERS = 32  # pairs whose first image is the same
 
 
 @dataclass(frozen=True)
@@ -29,26 +28,26 @@ class Pairs:
 
     first: np.ndarray  # (P,) int
     second: np.ndarray  # (P,) int
-    is_exact: np.ndarray  # (P,) bool: the same pixels; else nearly the same
+    is_exact: np.ndarray  # (P,) bool: equal pixels; else nearly equal
 
     def __len__(self):
         return len(self.first)
 
     def take(self, chosen):
-        """Return some of the pairs, by a bool mask."""
+        """Return the pairs of a bool mask."""
         return Pairs(self.first[chosen], self.second[chosen], self.is_exact[chosen])
 
 
 def find_pairs(digests, hashes, thumbnails, rows):
     """Return the Pairs among some images.
 
-    Of k images with the same pixels each is paired with the next, which makes k - 1 pairs; only the first of them is
-    looked for among the others. An image is the first of 32 near pairs at most.
+    Of k images with equal pixels each is paired with the next, which makes k - 1 pairs; only the first of them is
+    compared with other images. An image is the first of 32 near pairs at most.
 
     Args:
         digests, hashes: (N,) uint64.
         thumbnails: (N, H, W) uint8.
-        rows: (M,) int, rising: the images that take part. Blank ones should not: they all have one hash.
+        rows: (M,) int, ascending: the images to compare; without blank ones, which all have one hash.
     """
     order = rows[np.argsort(digests[rows], kind="stable")]
     is_copy = digests[order][1:] == digests[order][:-1]
@@ -60,28 +59,28 @@ def find_pairs(digests, hashes, thumbnails, rows):
 
 
 def find_near(hashes, thumbnails):
-    """Return (first, second), int arrays of places with first < second, of pictures that are nearly the same.
+    """Return (first, second), int arrays of indices with first < second, of images that are nearly the same.
 
-    Near: MAX_DISTANCE bits differ at most, and the blurred thumbnails correlate by MIN_CORRELATION at least, whatever
-    their brightness and contrast.
+    At most MAX_DISTANCE bits differ, and the blurred thumbnails correlate by at least MIN_CORRELATION, which ignores
+    brightness and contrast.
 
     Args:
         hashes: (N,) uint64.
         thumbnails: (N, H, W) uint8.
     """
     shapes = _standardize(thumbnails)
-    block = max(1, min(_BLOCK, _PAIRS_AT_ONCE // max(1, len(hashes))))
+    block = max(1, min(_BLOCK, _MAX_PAIRS // max(1, len(hashes))))
     starts = range(0, len(hashes), block)
     found = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(
         joblib.delayed(_search_block)(slice(start, start + block), hashes, shapes) for start in starts
     )
-    parts = [(np.zeros(0, np.intp), np.zeros(0, np.intp)), *found]
-    first, second = (np.concatenate(one) for one in zip(*parts, strict=True))
+    blocks = [(np.zeros(0, np.intp), np.zeros(0, np.intp)), *found]
+    first, second = (np.concatenate(one) for one in zip(*blocks, strict=True))
     return first, second
 
 
 def connect(num_images, pairs):
-    """Return (N,) int: the cluster of each image; those that a chain of pairs joins have one number."""
+    """Return (N,) int: the connected component of each image in the graph of pairs."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -90,7 +89,7 @@ def connect(num_images, pairs):
 
 
 def _search_block(places, hashes, shapes):
-    """Compare the images of a block, a slice of places, with each other and with all that come later."""
+    """Compare the images of a block, a slice of indices, with each other and with all later ones."""
     start, block = places.start, hashes[places]
     is_near = np.bitwise_count(block[:, None] ^ hashes[None, start:]) <= MAX_DISTANCE
     np.logical_and(is_near, np.arange(is_near.shape[1]) > np.arange(len(block))[:, None], out=is_near)
@@ -101,7 +100,7 @@ def _search_block(places, hashes, shapes):
         first, second = np.nonzero(is_near)
         alike = _correlate(shapes, first + start, second + start) >= MIN_CORRELATION
         first, second = first[alike], second[alike]
-    # the places are sorted by first: what lies 32 places before has another first, or this one has its 32
+    # the pairs are sorted by first: the one 32 before has another first, or this first has its 32
     is_kept = np.ones(len(first), bool)
     is_kept[_MAX_PARTNERS:] = first[_MAX_PARTNERS:] != first[:-_MAX_PARTNERS]
     return first[is_kept] + start, second[is_kept] + start
@@ -109,15 +108,15 @@ def _search_block(places, hashes, shapes):
 
 def _correlate(shapes, first, second):
     """Return (P,) float32: the correlation of shapes[first] and shapes[second]."""
-    parts = [np.zeros(0, np.float32)]
-    for begin in range(0, len(first), _GATHERED):
-        one, other = (rows[begin : begin + _GATHERED] for rows in (first, second))
-        parts.append(np.einsum("ij,ij->i", shapes[one], shapes[other]))
-    return np.concatenate(parts)
+    correlations = [np.zeros(0, np.float32)]
+    for begin in range(0, len(first), _NUM_GATHERED):
+        one, other = (rows[begin : begin + _NUM_GATHERED] for rows in (first, second))
+        correlations.append(np.einsum("ij,ij->i", shapes[one], shapes[other]))
+    return np.concatenate(correlations)
 
 
 def _standardize(thumbnails):
-    """Return (N, D) float32, whose dot products are correlations: blurred, at half the size, of mean 0 and length 1."""
+    """Return (N, D) float32 of mean 0 and length 1, blurred and at half the size: dot products are correlations."""
     count, height, width = thumbnails.shape
     shapes = np.empty((count, (height + 1) // 2 * ((width + 1) // 2)), np.float32)
     for row, thumbnail in enumerate(thumbnails):

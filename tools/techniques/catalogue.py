@@ -1,7 +1,7 @@
-"""The techniques of the textbooks, each as the words that turn it on; data only, `techniques` trains it.
+"""The catalogue: the techniques of the textbooks, each as the words that turn it on.
 
-The idea to know: a technique is one change. Where it builds on another (an activation on a hidden layer), it names that
-one in `against`, has its words too, and is compared with it.
+A technique is one change. Where it builds on another (an activation on a hidden layer), it names that one in `against`,
+inherits its words, and is compared with it.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class Technique:
         source: authors, year, arXiv.
         against: name of the entry it is compared with, whose words come first; "": the base.
         is_tuned: whether its learning rate was chosen on the demo's folds of seed 41.
-        area: heading it stands under.
+        area: heading of its table.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Technique:
 
     @property
     def slug(self):
-        """The name as a part of a folder's name."""
+        """The name as part of a folder's name."""
         kept = "".join(one if one.isalnum() else " " for one in self.name.lower())
         return "_".join(kept.split())
 
@@ -120,9 +120,9 @@ _AREAS = {
                   "The learning rate rises for a third of the training, then falls to almost nothing.",
                   "Smith and Topin, 2017, arXiv:1708.07120"),
         Technique("plateau on the loss", "schedule.name=plateau",
-                  "The learning rate falls to a tenth when the validation loss has stopped to fall.", _RESNET),
+                  "The learning rate falls to a tenth when the validation loss has stopped falling.", _RESNET),
         Technique("plateau on the score", "schedule.name=plateau  schedule.plateau_on=score",
-                  "The learning rate falls to a tenth when the validation score has stopped to rise.", _RESNET),
+                  "The learning rate falls to a tenth when the validation score has stopped rising.", _RESNET),
         Technique("cosine by epoch", "schedule.per=epoch",
                   "The learning rate moves once an epoch instead of after every step.", _SGDR),
         Technique("no warm-up", "schedule.warmup_epochs=0",
@@ -135,7 +135,7 @@ _AREAS = {
                   "The new layer starts with uniform weights of variance 1/3 over its inputs.",
                   _BACKPROP),
         Technique("zero first weights", "model.head_init=zero",
-                  "The last layer starts at zero, so that every answer starts equally likely.",
+                  "The last layer starts at zero, so that every class starts equally likely.",
                   f"{_BOOK}, section 8.4"),
         Technique("small normal first weights", "model.head_init=normal",
                   "The new layer starts with normal weights of deviation 0.01.", _KRIZHEVSKY),
@@ -158,12 +158,12 @@ _AREAS = {
                   "Weights whose rows stand at right angles, so that no direction is stretched or lost.",
                   "Saxe et al., 2013, arXiv:1312.6120"),
         Technique("prior bias", "model.prior_bias=true",
-                  "The last bias starts where the prediction equals how often each answer occurs.",
+                  "The last bias starts where the prediction equals how often each class occurs.",
                   f"{_FOCAL}, section 3.3"),
     ],
     "activations": [
         Technique("hidden layer", "model.head_widths=[64]",
-                  "Puts a layer of 64 units with ReLU between the features and the answers.",
+                  "Puts a layer of 64 units with ReLU between the features and the output.",
                   "Rumelhart et al., 1986; Nair and Hinton, 2010"),
         Technique("leaky ReLU in the head", "model.head_activation=leaky_relu  model.leaky_slope=0.1",
                   "Lets a tenth of a negative signal through, so that no unit can fall silent for good.",
@@ -202,15 +202,15 @@ _AREAS = {
         Technique("cross-entropy", "loss.name=cross_entropy",
                   "Asks for a high probability of the one right class.", f"{_BOOK}, section 6.2.2"),
         Technique("binary cross-entropy", "loss.name=bce",
-                  "Asks every yes/no answer for a high probability of the truth.", f"{_BOOK}, section 6.2.2"),
+                  "Asks each column for a high probability of its true value.", f"{_BOOK}, section 6.2.2"),
         Technique("mean squared error", "loss.name=mse",
-                  "Squares the distance of probability and answer; a sure mistake costs less than in cross-entropy.",
+                  "Squares the distance of probability and target; a sure mistake costs less than in cross-entropy.",
                   "Brier, 1950"),
         Technique("Huber", "loss.name=huber",
                   "Squared error for small distances, linear for large ones, so that outliers pull less.",
                   "Huber, 1964"),
         Technique("hinge", "loss.name=hinge",
-                  "Asks the right answer to lead by a margin, and is content from there on.",
+                  "Asks the right class to lead by a margin, and ignores what is beyond it.",
                   "Cortes and Vapnik, 1995; Weston and Watkins, 1999"),
         Technique("focal", "loss.name=focal",
                   "Cross-entropy that looks away from examples which are right already.", _FOCAL),
@@ -221,10 +221,10 @@ _AREAS = {
                   "Asks every positive of a batch to score higher than every negative, which is what AUC counts.",
                   "Gao and Zhou, 2012, arXiv:1208.0645"),
         Technique("label smoothing", "loss.label_smoothing=0.1",
-                  "Moves a tenth of each target to the other answers, so that being sure pays less.",
+                  "Moves a tenth of each target to the other classes, so that confidence pays less.",
                   "Szegedy et al., 2015, arXiv:1512.00567"),
         Technique("class weights from the counts", "loss.balance=true",
-                  "Weighs rare answers up in the loss.", _BUDA),
+                  "Gives rare classes a larger weight in the loss.", _BUDA),
     ],
     "regularisation": [
         Technique("L2 penalty", "optimizer.weight_decay=0.001",
@@ -236,10 +236,10 @@ _AREAS = {
                   "Hides a random part of the features from the last layer, so that it trusts no single one.",
                   "Srivastava et al., 2014"),
         Technique("multi-sample dropout", "model.dropout_samples=5",
-                  "Averages the answers under five dropout masks at once.",
+                  "Averages the outputs under five dropout masks at once.",
                   "Inoue, 2019, arXiv:1905.09788", against="dropout"),
         Technique("Dropout2d", "model.dropout2d_rate=0.1",
-                  "Hides whole feature maps between the stages, since neighbouring pixels tell the same.",
+                  "Hides whole feature maps between the stages, since neighbouring pixels hold the same information.",
                   "Tompson et al., 2014, arXiv:1411.4280"),
         Technique("drop path", "model.drop_path_rate=0.2",
                   "Skips random residual branches, as if the network were shallower.",
@@ -318,7 +318,7 @@ _AREAS = {
         Technique("vertical flips", "augment.flips=vflip",
                   "Turns every second image upside down by mirroring it.", _KRIZHEVSKY),
         Technique("all eight views", "augment.flips=d4",
-                  "Mirrors and turns by quarters, for pictures without an up and down.",
+                  "Mirrors and turns by quarters, for images without an up and down.",
                   "Cohen and Welling, 2016, arXiv:1602.07576"),
         Technique("crop", "augment.crop=0.7",
                   "Cuts out a random part of at least 70 % of the area and enlarges it.",
@@ -352,7 +352,7 @@ _AREAS = {
                   "Blends an image with several randomly changed copies of itself.", _AUGMIX,
                   against="no augmentation"),
         Technique("AugMix with consistency", "augment.augmix_consistency=12",
-                  "Also asks for the same answer on the image and on two of its blends.", _AUGMIX, against="AugMix"),
+                  "Also asks for the same prediction on the image and two of its blends.", _AUGMIX, against="AugMix"),
         Technique("Mixup", "mix.prob=1  mix.mixup_alpha=0.2  mix.cutmix_alpha=0",
                   "Blends pairs of images, and their labels in the same shares.",
                   "Zhang et al., 2017, arXiv:1710.09412"),
@@ -360,7 +360,7 @@ _AREAS = {
                   "Pastes a box of one image into another; labels share by area.",
                   "Yun et al., 2019, arXiv:1905.04899"),
         Technique("Mixup, off at the end", "mix.off_epochs=2",
-                  "Stops to mix for the last two epochs, so that training ends on real images.",
+                  "Stops mixing for the last two epochs, so that training ends on real images.",
                   "He et al., 2019, arXiv:1909.09148", against="Mixup"),
     ],
     "data": [
@@ -373,8 +373,8 @@ _AREAS = {
         Technique("no normalisation", "normalize=none",
                   "Pixels go in as numbers from 0 to 1.", _BACKPROP),
         Technique("balanced sampler", "train.sampler=balanced",
-                  "Draws rare answers as often as common ones.", _BUDA),
-        Technique("smaller pictures", "image_size=x0.5",
+                  "Draws rare classes as often as common ones.", _BUDA),
+        Technique("smaller images", "image_size=x0.5",
                   "Half the height and width: a quarter of the work, less detail.",
                   "Tan and Le, 2019, arXiv:1905.11946"),
     ],
@@ -386,7 +386,7 @@ _AREAS = {
         Technique("twice the epochs", "train.epochs=x2",
                   "Sees every image twice as often.", "Hoffer et al., 2017, arXiv:1705.08741"),
         Technique("twenty batches an epoch", "train.batches_per_epoch=20",
-                  "Calls twenty batches an epoch, whatever the number of images.", _BENGIO),
+                  "Counts twenty batches as an epoch, whatever the number of images.", _BENGIO),
         Technique("half the batch", "train.batch_size=x0.5",
                   "Twice as many steps, each from half as many images.",
                   "Masters and Luschi, 2018, arXiv:1804.07612"),

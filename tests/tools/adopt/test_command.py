@@ -1,5 +1,6 @@
-"""The program: what it prints and writes, unpacking, and each refusal's exact line."""
+"""The command: what it prints and writes, unpacking, and the exact line of each refusal."""
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -17,24 +18,24 @@ WRITTEN = """\
 # Written by python -m tools.adopt data/Tiny Cactus; check it, change it.
 competition:
   root: "data/Tiny Cactus"  # the paths below start here
-  train_table: train.csv  # 12 rows; id leads to the pictures
+  train_table: train.csv  # 12 rows; id leads to the images
   test_table: null  # none; the sample has the ids
   sample_submission: sample_submission.csv  # 4 rows; asks for has_cactus
   id: id  # names a row in each table
-  train_image: train/{id}  # all 12 training rows looked at have a picture there
-  test_image: test/{id}  # all 4 test rows looked at have a picture there
+  train_image: train/{id}  # all 12 training rows looked at have an image there
+  test_image: test/{id}  # all 4 test rows looked at have an image there
   targets: [has_cactus]  # the sample asks for it; 0/1, 50.0 % are 1
   task: binary  # yes or no
   group: null  # no column named like a patient, slide or scene
   metric: roc_auc  # or average_precision
   channels: 3  # RGB
-image_size: 64  # pictures are 32x32, shown larger
+image_size: 64  # images are 32x32, shown larger
 """
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A tiny competition in data/Tiny Cactus, given as a person would, from the current folder."""
+    """A tiny competition in data/Tiny Cactus, as a path from the current folder."""
     monkeypatch.chdir(tmp_path)
     for place, first, count in (("train", 0, 12), ("test", 12, 4)):
         (tmp_path / "data" / "Tiny Cactus" / place).mkdir(parents=True)
@@ -42,8 +43,8 @@ def folder(tmp_path, monkeypatch):
         for name in names:
             Image.new("RGB", (32, 32)).save(tmp_path / "data" / "Tiny Cactus" / place / name)
         table = "train.csv" if place == "train" else "sample_submission.csv"
-        answers = pd.DataFrame({"id": names, "has_cactus": [0, 1] * (count // 2)})
-        answers.to_csv(tmp_path / "data" / "Tiny Cactus" / table, index=False)
+        rows = pd.DataFrame({"id": names, "has_cactus": [0, 1] * (count // 2)})
+        rows.to_csv(tmp_path / "data" / "Tiny Cactus" / table, index=False)
     return "data/Tiny Cactus"
 
 
@@ -51,7 +52,7 @@ def test_the_program_writes_a_commented_file_and_names_the_next_command(folder, 
     command = [sys.executable, "-m", "tools.adopt", folder]
     done = subprocess.run(command, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("data/Tiny Cactus: 16 pictures, 2 tables\n")
+    assert done.stdout.startswith("data/Tiny Cactus: 16 images, 2 tables\n")
     assert done.stdout.endswith(
         "\nnothing was left undecided\n\nwrote configs/competition/tiny_cactus.yaml\n"
         "next: python -m tools.doctor competition=tiny_cactus\n"
@@ -83,7 +84,7 @@ def test_an_existing_file_is_kept_unless_it_is_the_same_or_overwritten(folder, t
     assert path.read_text() == WRITTEN
 
 
-USAGE = "python -m tools.adopt FOLDER [name=NAME] [overwrite=true] [unzip=true]"
+USAGE = "python -m tools.adopt FOLDER [name=NAME] [output=FILE.yaml] [overwrite=true] [unzip=true]"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,9 @@ USAGE = "python -m tools.adopt FOLDER [name=NAME] [overwrite=true] [unzip=true]"
         ([], f"command line: 0 folders given, one is needed; {USAGE}"),
         (["x", "nam=y"], f"command line: unknown word nam=y; did you mean name?; {USAGE}"),
         (["x", "unzip=1"], "command line: unzip=1 is neither unzip=true nor unzip=false"),
+        (["x", "unzip=true", "unzip=1"], "command line: unzip=1 is neither unzip=true nor unzip=false"),
+        (["x", "name=a", "output=b.yaml"], "command line: name=a and output=b.yaml; give one of them"),
+        (["x", "output=b.txt"], "output=b.txt: not a YAML file; choose a name that ends in .yaml"),
         (["x", "name=a/b"], "command line: name=a/b is not a word of letters, digits, - and _"),
         (["x"], "x: no such folder; give the folder that holds a competition's data"),
         (["x", "unzip=true"], "x: no such folder; give the folder that holds a competition's data"),
@@ -104,13 +108,31 @@ def test_wrong_words(words, line, tmp_path, monkeypatch):
     assert str(caught.value) == line
 
 
+def test_output_names_the_file_and_a_json_holds_what_is_printed(folder, tmp_path, capsys):
+    main([folder, "output=elsewhere/mine.yaml"])
+    printed = capsys.readouterr().out
+    assert "wrote elsewhere/mine.yaml\nnext: python -m tools.doctor competition=elsewhere/mine.yaml\n" in printed
+    assert (tmp_path / "elsewhere" / "mine.yaml").read_text() == WRITTEN
+    saved = json.loads((tmp_path / "outputs" / "adopt" / "mine.json").read_text())
+    assert (saved["num_images"], saved["num_tables"], saved["doubts"]) == (16, 2, [])
+    assert saved["settings"]["competition.task"] == {"value": "binary", "reason": "yes or no"}
+    (tmp_path / "elsewhere" / "mine.yaml").write_text("image_size: 128\n")
+    with pytest.raises(UserError, match=r"exists and differs; add overwrite=true, or choose another output=FILE.yaml$"):
+        main([folder, "output=elsewhere/mine.yaml"])
+
+
+def test_help_is_narrow(capsys):
+    main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines()[1:])) <= 80
+
+
 def pack(path, members):
     with zipfile.ZipFile(path, "w") as packed:
         for name, content in members.items():
             packed.writestr(name, content)
 
 
-def test_zipped_pictures_are_unpacked_with_or_without_a_folder_inside(folder, tmp_path, capsys):
+def test_zipped_images_are_unpacked_with_or_without_a_folder_inside(folder, tmp_path, capsys):
     root = tmp_path / folder
     for place, inside in (("train", "train/"), ("test", "")):
         files = sorted((root / place).iterdir())

@@ -1,4 +1,4 @@
-"""Every known competition layout in miniature: what is decided, and that tables.py reads the rows it promises."""
+"""Every known competition layout in miniature: what is decided, and that src.competition.tables reads its rows."""
 
 import shutil
 from pathlib import Path
@@ -12,12 +12,12 @@ from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table
 from src.config.load import load_config
 from src.errors import UserError
+from tools.adopt.competition_file import competition_yaml
 from tools.adopt.layout import recognise
-from tools.adopt.writing import competition_yaml
 
 
-def pictures(folder, names, size=(32, 32), mode="RGB"):
-    """Write a tiny picture, array or stub of each name; size is (width, height)."""
+def images(folder, names, size=(32, 32), mode="RGB"):
+    """Write a tiny image, array or stub of each name; size is (width, height)."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def decided(folder, without=("root", "metric", "channels", "image_size")):
 def prove(tmp_path, folder, names, targets, train_ids=None):
     """Load both tables by the competition file, as training will; every path exists. Returns the test table.
 
-    `targets` is flat for one answer, class numbers for several.
+    `targets` is flat for one column, class numbers for several.
     """
     path = tmp_path / "adopted.yaml"
     path.write_text(competition_yaml(recognise(folder), folder), encoding="utf-8")
@@ -55,8 +55,8 @@ def prove(tmp_path, folder, names, targets, train_ids=None):
     test = load_test_table(competition, train.target_names)
     assert all(Path(path).is_file() for path in (*train.paths, *test.paths))
     assert list(train.target_names) == names
-    answers = train.targets[:, 0] if len(names) == 1 else train.targets.argmax(axis=1)
-    assert answers.tolist() == list(targets)
+    found = train.targets[:, 0] if len(names) == 1 else train.targets.argmax(axis=1)
+    assert found.tolist() == list(targets)
     assert train_ids is None or list(train.ids) == train_ids
     if competition.sample_submission:
         check_sample(load_sample(competition), competition, test, train.target_names)
@@ -76,8 +76,8 @@ COMMON = {"train_table": "train.csv", "sample_submission": "sample_submission.cs
 
 def write_cactus(folder):
     train, test = ids(0, 16, "a{:03}.jpg"), ids(16, 8, "a{:03}.jpg")
-    pictures(folder / "train", train)
-    pictures(folder / "test", test)
+    images(folder / "train", train)
+    images(folder / "test", test)
     table(folder / "train.csv", id=train, has_cactus=zero_one(16))
     table(folder / "sample_submission.csv", id=test, has_cactus=[0.5] * 8)
 
@@ -99,7 +99,7 @@ def test_cactus(tmp_path):
 def test_histopathologic(tmp_path):
     folder = tmp_path / "histo"
     train, test = ids(0, 12, "{:040x}"), ids(12, 6, "{:040x}")
-    pictures(folder, [f"train/{one}.tif" for one in train] + [f"test/{one}.tif" for one in test], (96, 96))
+    images(folder, [f"train/{one}.tif" for one in train] + [f"test/{one}.tif" for one in test], (96, 96))
     table(folder / "train_labels.csv", id=train, label=zero_one(12))
     table(folder / "sample_submission.csv", id=test, label=[0] * 6)
     assert decided(folder, ("root", "metric", "channels")) == COMMON | {
@@ -116,8 +116,8 @@ def test_histopathologic(tmp_path):
 def test_melanoma(tmp_path):
     folder = tmp_path / "melanoma"
     train, test = ids(0, 24, "ISIC_{:07}"), ids(24, 8, "ISIC_{:07}")
-    pictures(folder, [f"{place}/{one}.dcm" for place, all_ in (("train", train), ("test", test)) for one in all_])
-    pictures(
+    images(folder, [f"{place}/{one}.dcm" for place, all_ in (("train", train), ("test", test)) for one in all_])
+    images(
         folder,
         [f"jpeg/{place}/{one}.jpg" for place, all_ in (("train", train), ("test", test)) for one in all_],
         (300, 200),
@@ -158,9 +158,9 @@ def test_ranzcr(tmp_path):
     folder = tmp_path / "ranzcr"
     train, test = ids(0, 24, "1.2.826.0.1.{:05}"), ids(24, 6, "1.2.826.0.1.{:05}")
     columns = ["ETT - Abnormal", "ETT - Normal", *ids(0, 9, "CVC {}")]
-    pictures(folder, [f"train/{one}.jpg" for one in train] + [f"test/{one}.jpg" for one in test], (100, 80), "L")
-    answers = {name: [int((row + place) % 3 == 0) for row in range(24)] for place, name in enumerate(columns)}
-    table(folder / "train.csv", StudyInstanceUID=train, **answers, PatientID=[f"p{row // 4}" for row in range(24)])
+    images(folder, [f"train/{one}.jpg" for one in train] + [f"test/{one}.jpg" for one in test], (100, 80), "L")
+    targets = {name: [int((row + place) % 3 == 0) for row in range(24)] for place, name in enumerate(columns)}
+    table(folder / "train.csv", StudyInstanceUID=train, **targets, PatientID=[f"p{row // 4}" for row in range(24)])
     table(folder / "train_annotations.csv", StudyInstanceUID=train * 2, label=["CVC 1"] * 48, data=["[]"] * 48)
     table(folder / "sample_submission.csv", StudyInstanceUID=test, **{name: [0] * 6 for name in columns})
     assert decided(folder, ("root", "metric")) == COMMON | {
@@ -179,9 +179,9 @@ def test_ranzcr(tmp_path):
 def test_plant_pathology(tmp_path):
     folder = tmp_path / "plant"
     columns = ["healthy", "multiple_diseases", "rust", "scab"]
-    pictures(folder / "images", ids(0, 12, "Train_{}.jpg") + ids(0, 12, "Test_{}.jpg"), (300, 200))
-    answers = {name: [int(row % 4 == place) for row in range(12)] for place, name in enumerate(columns)}
-    table(folder / "train.csv", image_id=ids(0, 12, "Train_{}"), **answers)
+    images(folder / "images", ids(0, 12, "Train_{}.jpg") + ids(0, 12, "Test_{}.jpg"), (300, 200))
+    targets = {name: [int(row % 4 == place) for row in range(12)] for place, name in enumerate(columns)}
+    table(folder / "train.csv", image_id=ids(0, 12, "Train_{}"), **targets)
     table(folder / "test.csv", image_id=ids(0, 12, "Test_{}"))
     table(folder / "sample_submission.csv", image_id=ids(0, 12, "Test_{}"), **{name: [0.25] * 12 for name in columns})
     assert decided(folder) == COMMON | {
@@ -197,7 +197,7 @@ def test_plant_pathology(tmp_path):
 
 def test_invasive_species_with_integer_ids_and_shuffled_sample(tmp_path):
     folder = tmp_path / "invasive"
-    pictures(folder, ids(1, 16, "train/{}.jpg") + ids(1, 8, "test/{}.jpg"), (115, 86))
+    images(folder, ids(1, 16, "train/{}.jpg") + ids(1, 8, "test/{}.jpg"), (115, 86))
     table(folder / "train_labels.csv", name=ids(1, 16), invasive=zero_one(16))
     table(folder / "sample_submission.csv", name=[5, 1, 8, 2, 3, 4, 7, 6], invasive=[0.5] * 8)
     assert decided(folder) == COMMON | {
@@ -216,7 +216,7 @@ def test_brain_tumor_with_a_folder_of_slices_per_row(tmp_path, padded):
     folder = tmp_path / "brain"
     for place, start, count in (("train", 0, 12), ("test", 12, 4)):
         for one in ids(start, count, "{:05}"):
-            pictures(
+            images(
                 folder / place / one,
                 [f"{kind}/Image-{slice_}.dcm" for kind in ("FLAIR", "T1w") for slice_ in (1, 2, 3)],
             )
@@ -236,16 +236,16 @@ def test_brain_tumor_with_a_folder_of_slices_per_row(tmp_path, padded):
         assert test.paths[0].endswith("test/00012/FLAIR/Image-2.dcm")
         return
     assert recognise(folder).doubts[0] == (
-        "the names of the training pictures are padded with zeros to 5 digits, the ids are not: "
+        "the names of the training images are padded with zeros to 5 digits, the ids are not: "
         "rewrite the column in the tables with zeros"
     )
 
 
-def test_older_data_in_a_folder_below_is_not_taken_and_is_told(tmp_path):
+def test_older_data_in_a_folder_below_is_left_out_and_reported(tmp_path):
     folder = tmp_path / "seti"
     for below in ("", "a_leak/"):
         train = [f"{row:03}{'x' * bool(below)}" for row in range(16)]
-        pictures(folder / below / "train", [f"{one}.npy" for one in train], (6, 40, 40))
+        images(folder / below / "train", [f"{one}.npy" for one in train], (6, 40, 40))
         table(folder / f"{below}train_labels.csv", id=train, target=zero_one(16))
     layout = recognise(folder)
     assert layout.value("train_table") == "train_labels.csv"
@@ -258,8 +258,8 @@ def test_older_data_in_a_folder_below_is_not_taken_and_is_told(tmp_path):
 def test_seti_arrays_in_folders_by_first_letter(tmp_path):
     folder = tmp_path / "seti"
     train, test = [f"{row % 4:x}bc{row:03}" for row in range(16)], [f"{row % 4:x}bc{row:03}" for row in range(16, 24)]
-    pictures(folder / "train", [f"{one[0]}/{one}.npy" for one in train], (6, 273, 256))
-    pictures(folder / "test", [f"{one[0]}/{one}.npy" for one in test], (6, 273, 256))
+    images(folder / "train", [f"{one[0]}/{one}.npy" for one in train], (6, 273, 256))
+    images(folder / "test", [f"{one[0]}/{one}.npy" for one in test], (6, 273, 256))
     table(folder / "train_labels.csv", id=train, target=zero_one(16))
     table(folder / "sample_submission.csv", id=test, target=[0.5] * 8)
     assert decided(folder, ("root", "metric")) == COMMON | {
@@ -277,8 +277,8 @@ def test_seti_arrays_in_folders_by_first_letter(tmp_path):
 
 def test_a_folder_per_class(tmp_path):
     folder = tmp_path / "pets"
-    pictures(folder / "train", ids(0, 6, "cat/{}.jpg") + ids(0, 6, "dog/{}.jpg"))
-    pictures(folder / "test", ids(0, 4, "{}.jpg"))
+    images(folder / "train", ids(0, 6, "cat/{}.jpg") + ids(0, 6, "dog/{}.jpg"))
+    images(folder / "test", ids(0, 4, "{}.jpg"))
     expected = {"id": "id", "train_image": "train/{label}/*", "test_image": "test/*", "label": "label"}
     expected |= {"classes": ["cat", "dog"], "task": "binary"}
     assert decided(folder) == expected
@@ -296,16 +296,16 @@ def test_a_folder_per_class(tmp_path):
 
 def test_class_folders_straight_under_the_folder(tmp_path):
     folder = tmp_path / "scenes"
-    pictures(folder, [f"{name}/{row}.png" for name in ("sea", "wood", "town") for row in range(4)])
+    images(folder, [f"{name}/{row}.png" for name in ("sea", "wood", "town") for row in range(4)])
     expected = {"id": "id", "train_image": "{label}/*", "label": "label", "classes": ["sea", "town", "wood"]}
     expected |= {"task": "multiclass"}
     assert decided(folder) == expected
-    assert recognise(folder).doubts == ["no test pictures found; training works, infer.py has nothing to predict"]
-    pictures(folder / "test", ids(0, 4, "{}.png"))
+    assert recognise(folder).doubts == ["no test images found; training works, infer.py has nothing to predict"]
+    images(folder / "test", ids(0, 4, "{}.png"))
     assert decided(folder) == expected | {"test_image": "test/*"}
     assert recognise(folder).doubts == []
     prove(tmp_path, folder, ["sea", "town", "wood"], [row for row in range(3) for _ in range(4)])
-    pictures(folder / "val", ids(0, 4, "{}.png"))
+    images(folder / "val", ids(0, 4, "{}.png"))
     assert "val would count as a class too; move the class folders into a folder train" in recognise(folder).doubts
     shutil.rmtree(folder / "val")
     (folder / "train").mkdir()
@@ -318,8 +318,8 @@ def test_class_folders_straight_under_the_folder(tmp_path):
 
 def test_labels_in_file_names(tmp_path):
     folder = tmp_path / "dogs-vs-cats"
-    pictures(folder / "train", ids(0, 8, "cat.{}.jpg") + ids(0, 8, "dog.{}.jpg"))
-    pictures(folder / "test", ids(1, 6, "{}.jpg"))
+    images(folder / "train", ids(0, 8, "cat.{}.jpg") + ids(0, 8, "dog.{}.jpg"))
+    images(folder / "test", ids(1, 6, "{}.jpg"))
     table(folder / "sample_submission.csv", id=ids(1, 6), label=[0.5] * 6)
     assert decided(folder) == {
         "sample_submission": "sample_submission.csv",
@@ -336,8 +336,8 @@ def test_labels_in_file_names(tmp_path):
 def test_class_names_mixed_suffixes_and_a_sample_with_a_prefix(tmp_path):
     folder = tmp_path / "leaves"
     names = [f"leaf {row}{suffix}" for row, suffix in enumerate([".JPG", ".png", ".jpg"] * 4)]
-    pictures(folder / "train_images", names)
-    pictures(folder / "test_images", names)
+    images(folder / "train_images", names)
+    images(folder / "test_images", names)
     stems = [name.rpartition(".")[0] for name in names]
     table(folder / "labels.csv", image=stems, species=["oak", "elm", "ash", "oak"] * 3, weight=np.linspace(0, 1, 12))
     table(folder / "sampleSubmission.csv", image=stems, p_oak=[0] * 12, p_ash=[0] * 12, p_elm=[0] * 12)
@@ -365,7 +365,7 @@ def test_class_names_mixed_suffixes_and_a_sample_with_a_prefix(tmp_path):
 )
 def test_one_sample_column_for_a_column_of_classes(tmp_path, values, column, classes, task):
     folder = tmp_path / "states"
-    pictures(folder, ids(0, 12, "train/{}.png") + ids(0, 4, "test/{}.png"))
+    images(folder, ids(0, 12, "train/{}.png") + ids(0, 4, "test/{}.png"))
     table(folder / "train.csv", id=ids(0, 12), state=(values * 6)[:12])
     table(folder / "sample_submission_stage1.csv", **{"id": ids(0, 4), column: [0] * 4})
     found = decided(folder)
@@ -379,9 +379,9 @@ def test_one_sample_column_for_a_column_of_classes(tmp_path, values, column, cla
 def test_path_column_group_and_byte_order_mark(tmp_path):
     folder = tmp_path / "slides"
     train = [f"tiles/s{row % 6}/t{row}.png" for row in range(24)]
-    pictures(folder, [*train, *ids(0, 4, "tiles/x/{}.png")])
+    images(folder, [*train, *ids(0, 4, "tiles/x/{}.png")])
     (folder / ".git").mkdir()
-    pictures(folder / "__MACOSX", ["tiles/x.png"])
+    images(folder / "__MACOSX", ["tiles/x.png"])
     (folder / "train").mkdir()
     frame = pd.DataFrame(
         {"uid": ids(100, 24), "file": train, "slide": [row % 6 for row in range(24)], "tumor": zero_one(24)}
@@ -404,8 +404,8 @@ def test_path_column_group_and_byte_order_mark(tmp_path):
 def test_a_table_beside_class_folders(tmp_path):
     folder = tmp_path / "drivers"
     rows = [(f"c{row % 3}", f"img_{row}.jpg", f"p{row % 6}") for row in range(24)]
-    pictures(folder / "imgs" / "train", [f"{label}/{name}" for label, name, _ in rows])
-    pictures(folder / "imgs" / "test", ids(24, 6, "img_{}.jpg"))
+    images(folder / "imgs" / "train", [f"{label}/{name}" for label, name, _ in rows])
+    images(folder / "imgs" / "test", ids(24, 6, "img_{}.jpg"))
     labels, names, subjects = (list(one) for one in zip(*rows, strict=True))
     table(folder / "driver_imgs_list.csv", subject=subjects, classname=labels, img=names)
     table(folder / "sample_submission.csv", img=ids(24, 6, "img_{}.jpg"), **{f"c{one}": [0.3] * 6 for one in range(3)})
@@ -425,7 +425,7 @@ def test_a_table_beside_class_folders(tmp_path):
 
 def test_without_a_sample_values_and_names_decide(tmp_path):
     folder = tmp_path / "plain"
-    pictures(folder, ids(0, 12, "train/img_{}.png") + ids(0, 4, "test/img_{}.png"))
+    images(folder, ids(0, 12, "train/img_{}.png") + ids(0, 4, "test/img_{}.png"))
     colours = {"red": [1, 0, 0] * 4, "green": [0, 1, 0] * 4, "blue": [0, 0, 1] * 4}
     table(folder / "train.csv", id=ids(0, 12), indoors=zero_one(12), **colours)
     table(folder / "test.csv", id=ids(0, 4), indoors=zero_one(4))
@@ -454,7 +454,7 @@ def test_without_a_sample_values_and_names_decide(tmp_path):
 )
 def test_size_and_channels(tmp_path, size, mode, name, expected):
     folder = tmp_path / "sizes"
-    pictures(folder, ids(0, 4, "train/" + name), size, mode)
+    images(folder, ids(0, 4, "train/" + name), size, mode)
     table(folder / "train.csv", id=ids(0, 4), target=zero_one(4))
     found = decided(folder, without=())
     assert {key: found[key] for key in ("channels", "image_size", "normalize") if key in found} == expected
@@ -471,35 +471,35 @@ def test_size_and_channels(tmp_path, size, mode, name, expected):
     ],
 )
 def test_group(tmp_path, column, values, group, why):
-    pictures(tmp_path / "train", ids(0, 24, "{}.png"))
+    images(tmp_path / "train", ids(0, 24, "{}.png"))
     table(tmp_path / "train.csv", id=ids(0, 24), target=zero_one(24), **{column: values})
     assert recognise(tmp_path).settings["competition.group"] == (group, why)
 
 
 @pytest.mark.parametrize(
-    ("answers", "doubt"),
+    ("columns", "doubt"),
     [
         (
             {"labels": ["rust", "scab", "rust scab"] * 4},
             "labels holds several labels in a cell ('rust scab'); make a 0/1",
         ),
         ({"label": ["a", "a", "b", ""] * 3}, "3 rows of label are empty; remove or fill them"),
-        ({"target": [row / 7 for row in range(12)]}, "no column looks like an answer; set targets (0/1) or label"),
+        ({"target": [row / 7 for row in range(12)]}, "no column looks like a label; set targets (0/1) or label"),
         (
             {"red": zero_one(12), "green": ["x", "y", "z"] * 4},
-            "the answers could also be in green; red was chosen by its",
+            "the labels could also be in green; red was chosen by its",
         ),
     ],
 )
-def test_doubtful_answers_are_said(tmp_path, answers, doubt):
-    pictures(tmp_path / "train", ids(0, 12, "{}.png"))
-    table(tmp_path / "train.csv", id=ids(0, 12), **answers)
+def test_doubtful_labels_are_reported(tmp_path, columns, doubt):
+    images(tmp_path / "train", ids(0, 12, "{}.png"))
+    table(tmp_path / "train.csv", id=ids(0, 12), **columns)
     assert [one for one in recognise(tmp_path).doubts if one.startswith(doubt)]
 
 
-def test_what_cannot_be_decided_is_said(tmp_path):
+def test_what_cannot_be_decided_is_reported(tmp_path):
     folder = tmp_path / "holes"
-    pictures(folder, ids(0, 10, "train/{}.png"))
+    images(folder, ids(0, 10, "train/{}.png"))
     (folder / "train" / "0.png").write_bytes(b"broken")
     table(folder / "train.csv", id=ids(0, 12), target=zero_one(12))
     table(folder / "sample_submission.csv", id=ids(0, 4), target=[0] * 4)
@@ -507,9 +507,9 @@ def test_what_cannot_be_decided_is_said(tmp_path):
     layout = recognise(folder)
     assert layout.value("test_image") == "test/{id}.png"
     assert layout.doubts == [
-        "2 of 12 training rows looked at have no picture at train/{id}.png",
-        "no picture for the ids of sample_submission.csv is there; test_image is a guess",
-        "1 of 10 pictures looked at cannot be read (first: train/0.png)",
+        "2 of 12 training rows looked at have no image at train/{id}.png",
+        "no image for the ids of sample_submission.csv is there; test_image is a guess",
+        "1 of 10 images looked at cannot be read (first: train/0.png)",
         f"still packed: test.7z; 7z x {folder}/test.7z -o{folder}",
     ]
 
@@ -523,16 +523,16 @@ def test_refusals(tmp_path):
     assert line() == "/x: no such folder; give the folder that holds a competition's data"
     (tmp_path / "x").mkdir()
     kinds = ".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .npy, .dcm, .dicom"
-    assert line() == f"/x: no pictures (found nothing); unpack the competition's data there ({kinds})"
+    assert line() == f"/x: no images (found nothing); unpack the competition's data there ({kinds})"
     table(tmp_path / "x" / "train.csv", id=[1, 2])
-    assert line() == f"/x: no pictures (found train.csv); unpack the competition's data there ({kinds})"
+    assert line() == f"/x: no images (found train.csv); unpack the competition's data there ({kinds})"
     (tmp_path / "x" / "train.7z").write_bytes(b"")
-    assert line() == "/x: no pictures yet, only archives (train.7z); unpack them: 7z x /x/train.7z -o/x"
+    assert line() == "/x: no images yet, only archives (train.7z); unpack them: 7z x /x/train.7z -o/x"
     (tmp_path / "x" / "train.7z").rename(tmp_path / "x" / "train.zip")
-    assert line() == "/x: no pictures yet, only archives (train.zip); unpack them: python -m tools.adopt /x unzip=true"
+    assert line() == "/x: no images yet, only archives (train.zip); unpack them: python -m tools.adopt /x unzip=true"
     (tmp_path / "x" / "train.zip").unlink()
-    pictures(tmp_path / "x" / "all", ["x.png", "y.png"])
+    images(tmp_path / "x" / "all", ["x.png", "y.png"])
     assert line() == (
-        "/x: nothing labels the 2 pictures (first: all/x.png; train.csv); "
+        "/x: nothing labels the 2 images (first: all/x.png; train.csv); "
         "add a CSV with a column of their names and one of labels"
     )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from src.config.load import load_config
-from tools.doctor.case import read_case
+from tools.doctor.competition_data import load_data
 
 NUM_TRAIN, NUM_TEST, SIDE = 160, 60, 64
 
@@ -46,9 +46,9 @@ class Clinic:
     def config(self, *more):
         return load_config(self.words(*more))
 
-    def case(self, *more):
-        """Return the case.Case and the findings of reading it."""
-        return read_case(self.config(*more))
+    def load(self, *more):
+        """Return the CompetitionData and the findings of reading it."""
+        return load_data(self.config(*more))
 
     def read(self, side="train"):
         return pd.read_csv(self.root / f"{side}.csv", dtype=str)
@@ -71,13 +71,13 @@ class Clinic:
             os.utime(path, (status.st_atime, status.st_mtime))
 
 
-def draw_picture(rng, is_sick):
+def draw_image(rng, is_sick):
     """Smooth random colours; in sick ones a bright disc somewhere, so that there is something to learn."""
-    picture = cv2.resize(rng.normal(size=(7, 7, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) * 40 + 120
+    image = cv2.resize(rng.normal(size=(7, 7, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) * 40 + 120
     if is_sick:
         centre = tuple(int(one) for one in rng.integers(16, 48, 2))
-        cv2.circle(picture, centre, 6, (230, 230, 230), -1)
-    return np.clip(picture + rng.normal(size=picture.shape) * 3, 0, 255).astype(np.uint8)
+        cv2.circle(image, centre, 6, (230, 230, 230), -1)
+    return np.clip(image + rng.normal(size=image.shape) * 3, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def clean_folder(tmp_path_factory):
         (folder / "data" / side).mkdir(parents=True)
         for name, is_sick in zip(rows["id"], rows["sick"], strict=True):
             path = folder / "data" / side / f"{name}.jpg"
-            cv2.imwrite(str(path), draw_picture(rng, is_sick), [cv2.IMWRITE_JPEG_QUALITY, 92])
+            cv2.imwrite(str(path), draw_image(rng, is_sick), [cv2.IMWRITE_JPEG_QUALITY, 92])
             os.utime(path, (0, 1.6e9 + rng.integers(1e6)))
         (rows if side == "train" else rows.drop(columns="sick")).to_csv(folder / "data" / f"{side}.csv", index=False)
     sample = table[NUM_TRAIN:][["id"]].assign(sick=0.5)

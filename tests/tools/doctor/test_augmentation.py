@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tools.doctor import augmentation
-from tools.doctor.augmentation import check_augmentation, collect_samples, judge_samples
+from tools.doctor.augmentation import check_augmentation, collect_samples, compare_samples
 
 
 class Shifted:
@@ -31,25 +31,25 @@ class Shifted:
 
 
 def judged(clinic, numbers):
-    case, _ = clinic.case()
-    table = case.train.take(np.zeros(8, int))
+    data, _ = clinic.load()
+    table = data.train.take(np.zeros(8, int))
     here, there = (collect_samples(table, 3, Shifted(numbers), 0, workers) for workers in (0, 2))
-    return len(set(there)), [one.title for one in judge_samples(here, there, 24)]
+    return len(set(there)), [one.title for one in compare_samples(here, there, 24)]
 
 
 def test_ours_passes(clinic):
-    findings, [fact] = check_augmentation(clinic.case("augment.preset=heavy")[0], 0)
+    findings, [fact] = check_augmentation(clinic.load("augment.preset=heavy")[0], 0)
     assert findings == []
-    assert fact.lines[0].startswith("24 of 24 samples of one picture are distinct")
+    assert fact.lines[0].startswith("24 of 24 samples of one image are distinct")
     assert any("RandomResizedCrop" in line for line in fact.lines)
 
 
 def test_one_that_does_nothing_or_little_is_no_repetition(clinic):
-    findings, [fact] = check_augmentation(clinic.case("augment.preset=none", "augment.flips=none")[0], 0)
+    findings, [fact] = check_augmentation(clinic.load("augment.preset=none", "augment.flips=none")[0], 0)
     assert findings == []
     assert fact.lines[0].startswith("1 of 24 samples")
     flips = "augment.transforms=[HorizontalFlip]"
-    assert check_augmentation(clinic.case(flips)[0], 0)[0] == []
+    assert check_augmentation(clinic.load(flips)[0], 0)[0] == []
 
 
 def test_seeded_samples_pass_and_others_do_not(clinic):
@@ -74,7 +74,7 @@ def test_seeded_samples_pass_and_others_do_not(clinic):
     ],
 )
 def test_ignored_arguments_are_errors(clinic, transforms, words):
-    [finding], facts = check_augmentation(clinic.case(f"augment.transforms={transforms}")[0], 0)
+    [finding], facts = check_augmentation(clinic.load(f"augment.transforms={transforms}")[0], 0)
     assert finding.severity == "error"
     assert words in finding.title
     assert facts == []
@@ -84,12 +84,12 @@ def test_pixels_that_the_backbone_cannot_normalise(clinic):
     for name in clinic.read()["id"]:
         np.save(clinic.root / "train" / f"{name}.npy", np.random.default_rng(0).random((64, 64, 3)))
     words = "competition.train_image=train/{id}.npy"
-    [finding], _ = check_augmentation(clinic.case(words)[0], 0)
+    [finding], _ = check_augmentation(clinic.load(words)[0], 0)
     assert (finding.severity, finding.advice) == ("error", "set normalize=dataset")
-    assert check_augmentation(clinic.case(words, "normalize=dataset")[0], 0)[0] == []
+    assert check_augmentation(clinic.load(words, "normalize=dataset")[0], 0)[0] == []
 
 
 def test_the_whole_check_uses_the_workers(clinic, monkeypatch):
     monkeypatch.setattr(augmentation, "build_augmentations", lambda *_: (Shifted("calls"), Shifted("none")))
-    findings, _ = check_augmentation(clinic.case()[0], 0)
+    findings, _ = check_augmentation(clinic.load()[0], 0)
     assert [one.severity for one in findings] == ["error", "error"]

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from tests.doctor.conftest import NUM_TEST, NUM_TRAIN
 
 from src.config.settings import REPOSITORY
+from tests.tools.doctor.conftest import NUM_TEST, NUM_TRAIN
 from tools.doctor.__main__ import main
 
 
@@ -27,7 +27,7 @@ def test_a_clean_competition_yields_no_finding(clinic, capsys):
     assert printed.endswith(f"\n\ndoctor: 0 errors, 0 warnings, 0 notes; {page}\n")
     assert "->" not in printed
     assert "Nothing was found." in page.read_text()
-    assert [one.name for one in page.parent.iterdir()] == ["doctor.html"]
+    assert {one.name for one in page.parent.iterdir()} == {"doctor.html", "doctor.json"}
     assert sorted(one.name for one in clinic.folder.iterdir()) == ["clinic.yaml", "data", "outputs"]
     assert not (clinic.root / ".cache").exists()
     for fact in (
@@ -36,9 +36,9 @@ def test_a_clean_competition_yields_no_finding(clinic, capsys):
         "sizes 64x64 (160)",
         "kinds JPEG RGB (60)",
         "standard error of a fold's AUC",
-        "AUC of what is not the picture",
+        "AUC of what is not the image",
         "test against train",
-        "samples of one picture are distinct",
+        "samples of one image are distinct",
         "disk ",
         "memory ",
         "time    about",
@@ -46,21 +46,23 @@ def test_a_clean_competition_yields_no_finding(clinic, capsys):
         assert fact in printed
 
 
-def test_augmentation_is_tried_on_a_picture_that_is_not_blank(clinic, capsys):
+def test_augmentation_is_tried_on_an_image_that_is_not_blank(clinic, capsys):
     clinic.path(0).write_bytes(b"")
     for row in range(1, 20):
         clinic.draw(row, np.full((64, 64, 3), 9, np.uint8))
     assert main(clinic.words("unreadable=skip", "augment.preset=heavy")) == 0
     printed = capsys.readouterr().out
-    assert "24 of 24 samples of one picture are distinct" in printed
+    assert "24 of 24 samples of one image are distinct" in printed
     assert "19 of 220 images are blank" in printed
 
 
-def test_blank_pictures_alone_leave_augmentation_untried(clinic, capsys):
+def test_with_blank_images_only_augmentation_is_not_checked(clinic, capsys):
     for row in range(160):
         clinic.draw(row, np.full((64, 64, 3), 9, np.uint8))
-    main(clinic.words())
+    main(clinic.words(f"output={clinic.folder / 'elsewhere'}"))
     printed = capsys.readouterr().out
+    assert printed.endswith(f"{clinic.folder / 'elsewhere' / 'doctor.html'}\n")
+    assert not (clinic.folder / "outputs" / "doctor").exists()
     assert "160 of 220 images are blank" in printed
     assert "augmentation" not in printed
 
@@ -95,7 +97,7 @@ def test_help_imports_nothing_heavy(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("usage: python -m tools.doctor [key=value ...]\n")
+    assert done.stdout.startswith("usage: python -m tools.doctor [key=value ...] [output=FOLDER]\n")
     assert done.stdout.endswith("False\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -127,9 +129,9 @@ def test_many_faults_at_once_are_all_named(clinic, capsys):
         f"train/{ids[1]}.jpg: cannot be decoded as an image (900 bytes)",
         f"1 of 219 images are blank: one shade all over train/{ids[2]}.jpg",
         f"1 of 217 images are not 64x64 as the others are train/{ids[3]}.jpg 64x9",
-        "1 pairs of the same training pictures with different answers",
+        "1 pairs of the same training images with different labels",
         f"train/{ids[4]}.jpg = train/{ids[other]}.jpg",
-        f"1 pairs of nearly the same pictures, one in train and one in test train/{ids[5]}.jpg = test/",
+        f"1 pairs of nearly the same images, one in train and one in test train/{ids[5]}.jpg = test/",
         "groups (patient) are in two folds",
         "augment.transforms: CoarseDropout has no max_holes",
     ):

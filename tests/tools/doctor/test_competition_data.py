@@ -2,60 +2,60 @@
 
 import numpy as np
 import pytest
-from tests.doctor.conftest import NUM_TEST, NUM_TRAIN
 
 from src.errors import UserError
-from tools.doctor.case import read_case
+from tests.tools.doctor.conftest import NUM_TEST, NUM_TRAIN
+from tools.doctor.competition_data import load_data
 
 
 def test_a_whole_competition_is_read_as_training_reads_it(clinic):
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert findings == []
-    assert (len(case.train), len(case.test), len(case.scan)) == (NUM_TRAIN, NUM_TEST, NUM_TRAIN + NUM_TEST)
-    assert case.is_test.sum() == NUM_TEST
-    assert case.names[0] == f"train/{case.train.ids[0]}.jpg"
-    assert list(case.train_rows["id"]) == list(case.train.ids)
-    assert list(case.test_rows.columns) == ["id", "patient", "site", "age"]
-    assert case.of_all("groups").shape == (NUM_TRAIN + NUM_TEST,)
-    assert case.of_all("targets") is None
-    assert set(case.folds) == {0, 1}
+    assert (len(data.train), len(data.test), len(data.scan)) == (NUM_TRAIN, NUM_TEST, NUM_TRAIN + NUM_TEST)
+    assert data.is_test.sum() == NUM_TEST
+    assert data.names[0] == f"train/{data.train.ids[0]}.jpg"
+    assert list(data.train_rows["id"]) == list(data.train.ids)
+    assert list(data.test_rows.columns) == ["id", "patient", "site", "age"]
+    assert data.of_all("groups").shape == (NUM_TRAIN + NUM_TEST,)
+    assert data.of_all("targets") is None
+    assert set(data.folds) == {0, 1}
 
 
-def test_rows_without_an_image_are_told_once_named_and_left_out(clinic):
+def test_rows_without_an_image_are_reported_once_and_left_out(clinic):
     ids = clinic.read()["id"]
     for row in (4, 9):
         clinic.path(row).unlink()
     clinic.path(0, "test").unlink()
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert [one.title for one in findings] == ["2 of 160 train ids have no image", "1 of 60 test ids have no image"]
     assert findings[0].names == (ids[4], ids[9])
-    assert len(case.train) == len(case.train_rows) == NUM_TRAIN - 2
+    assert len(data.train) == len(data.train_rows) == NUM_TRAIN - 2
     kept = clinic.read().drop([4, 9])
-    assert list(case.train.ids) == list(kept["id"])
-    assert case.train.targets[:, 0].tolist() == kept["sick"].astype(float).tolist()
-    assert list(case.train.groups) == list(kept["patient"])
-    assert list(case.names[:3]) == [f"train/{one}.jpg" for one in kept["id"][:3]]
+    assert list(data.train.ids) == list(kept["id"])
+    assert data.train.targets[:, 0].tolist() == kept["sick"].astype(float).tolist()
+    assert list(data.train.groups) == list(kept["patient"])
+    assert list(data.names[:3]) == [f"train/{one}.jpg" for one in kept["id"][:3]]
 
 
-def test_wrong_answers_leave_the_images(clinic):
+def test_wrong_labels_leave_the_images(clinic):
     table = clinic.read()
     table.loc[3, "sick"] = "perhaps"
     clinic.save(table)
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert "holds other values than 0 and 1 (perhaps)" in findings[0].title
     assert [one.severity for one in findings] == ["error"]
-    assert case.train.targets is None
-    assert case.folds is None
-    assert case.scan.is_read.all()
+    assert data.train.targets is None
+    assert data.folds is None
+    assert data.scan.is_read.all()
 
 
 def test_a_constant_column_is_read_without_a_finding(clinic):
     """`labels.check_labels` says that it is constant."""
     clinic.save(clinic.read().assign(sick="0"))
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert findings == []
-    assert case.train.targets.sum() == 0
-    assert len(case.train) == NUM_TRAIN
+    assert data.train.targets.sum() == 0
+    assert len(data.train) == NUM_TRAIN
 
 
 def test_repeated_and_empty_ids_are_left_out(clinic):
@@ -63,90 +63,90 @@ def test_repeated_and_empty_ids_are_left_out(clinic):
     table.loc[1, "id"] = table["id"][0]
     table.loc[2, "id"] = ""
     clinic.save(table)
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert len(findings) == 1
     assert findings[0].severity == "error"
-    assert len(case.train) == NUM_TRAIN - 2
+    assert len(data.train) == NUM_TRAIN - 2
 
 
 def test_without_a_readable_table_the_test_images_are_still_looked_at(clinic):
     (clinic.root / "train.csv").write_text("")
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert "is empty" in findings[0].title
-    assert case.train is None
-    assert case.num_train == 0
-    assert case.scan.is_read.all()
-    assert len(case.scan) == NUM_TEST
-    assert case.is_test.all()
+    assert data.train is None
+    assert data.num_train == 0
+    assert data.scan.is_read.all()
+    assert len(data.scan) == NUM_TEST
+    assert data.is_test.all()
 
 
 def test_test_rows_without_images_and_a_wrong_sample(clinic):
     name = clinic.read("test")["id"][0]
     (clinic.root / "test" / f"{name}.jpg").unlink()
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert "1 of 60 test ids have no image" in [one.title for one in findings]
-    assert len(case.test) == NUM_TEST - 1
+    assert len(data.test) == NUM_TEST - 1
 
 
 def test_a_sample_with_other_rows(clinic):
     sample = (clinic.root / "sample_submission.csv").read_text().splitlines()
     (clinic.root / "sample_submission.csv").write_text("\n".join(sample[:-1]))
-    _, findings = clinic.case()
+    _, findings = clinic.load()
     assert "0 of 59 ids are no test rows and 1 test rows are missing" in findings[0].title
 
 
 def test_a_sample_has_placeholders_and_no_columns_of_the_test_rows(clinic):
-    case, findings = clinic.case("competition.test_table=null", "competition.group=null")
+    data, findings = clinic.load("competition.test_table=null", "competition.group=null")
     assert findings == []
-    assert case.test_rows.shape == (NUM_TEST, 0)
+    assert data.test_rows.shape == (NUM_TEST, 0)
 
 
 def test_kept_folds_are_read_and_none_are_written(clinic):
-    case, _ = clinic.case()
+    data, _ = clinic.load()
     assert not (clinic.folder / "outputs").exists()
     (clinic.folder / "outputs" / "folds").mkdir(parents=True)
     turned = "\n".join(
-        ["id,fold", *(f"{one},{1 - fold}" for one, fold in zip(case.train.ids, case.folds, strict=True))]
+        ["id,fold", *(f"{one},{1 - fold}" for one, fold in zip(data.train.ids, data.folds, strict=True))]
     )
     (clinic.folder / "outputs" / "folds" / "clinic_auto_2_seed1_by_patient.csv").write_text(turned)
-    again, _ = clinic.case()
-    assert np.array_equal(again.folds, 1 - case.folds)
+    again, _ = clinic.load()
+    assert np.array_equal(again.folds, 1 - data.folds)
 
 
 def test_too_many_folds_are_a_finding(clinic):
-    case, findings = clinic.case("num_folds=100")
-    assert case.folds is None
+    data, findings = clinic.load("num_folds=100")
+    assert data.folds is None
     assert findings[0].title == "num_folds=100: only 80 groups to split"
 
 
 def test_no_folder_at_all(clinic):
-    case, findings = read_case(clinic.config("competition.root=nowhere"))
-    assert len(case.scan) == 0
+    data, findings = load_data(clinic.config("competition.root=nowhere"))
+    assert len(data.scan) == 0
     assert findings[0].title.startswith("nowhere: no such folder")
 
 
 def test_one_fault_of_a_table_is_one_finding(clinic):
     (clinic.root / "train.csv").unlink()
-    assert [one.title for one in clinic.case()[1]] == [f"{clinic.root}/train.csv: no such file"]
+    assert [one.title for one in clinic.load()[1]] == [f"{clinic.root}/train.csv: no such file"]
 
 
 def test_no_test_images_are_only_a_note_where_no_table_asks_for_them(clinic):
     words = ("competition.test_table=null", "competition.sample_submission=null", "competition.test_image=no/{id}.jpg")
-    case, [finding] = clinic.case(*words)
+    data, [finding] = clinic.load(*words)
     assert (finding.severity, finding.title) == ("note", f"{clinic.root}/no: no image found there")
-    assert case.test is None
-    assert len(case.scan) == NUM_TRAIN
+    assert data.test is None
+    assert len(data.scan) == NUM_TRAIN
 
 
-def test_an_image_outside_the_root_is_said(clinic):
+def test_an_image_outside_the_root_is_reported(clinic):
     table = clinic.read()
     table.loc[0, "id"] = "../../etc"
     clinic.save(table)
-    case, findings = clinic.case()
+    data, findings = clinic.load()
     assert "would be outside this folder" in findings[0].title
-    assert case.train is None
+    assert data.train is None
 
 
 def test_an_unknown_task_setting_is_no_crash(clinic):
     with pytest.raises(UserError, match="unknown setting"):
-        clinic.case("competition.tasks=binary")
+        clinic.load("competition.tasks=binary")

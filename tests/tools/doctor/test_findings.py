@@ -17,20 +17,20 @@ from tools.doctor.findings import (
 
 def test_the_worst_comes_first_and_lines_fit_a_terminal():
     note = Finding("note", "n " * 60, "nothing")
-    error = Finding("error", "two are wrong", "mend them", ("a", "b", "c", "d", "e"), 7)
+    error = Finding("error", "two are wrong", "correct them", ("a", "b", "c", "d", "e"), 7)
     assert sort_findings([note, error]) == [error, note]
     lines = format_findings([note, error]).splitlines()
     assert lines[:3] == [
         "error    two are wrong",
         "           a, b, c, d ... (7 in all)",
-        "         -> mend them",
+        "         -> correct them",
     ]
     assert lines[3].startswith("note     n n")
     assert max(map(len, lines)) <= 80
 
 
 def test_names_that_hold_commas_are_parted_by_semicolons():
-    lines = format_findings([Finding("note", "odd", "look", ("a: 1, 2", "b"), 2)]).splitlines()
+    lines = format_findings([Finding("note", "unusual", "look", ("a: 1, 2", "b"), 2)]).splitlines()
     assert lines[1] == "           a: 1, 2; b"
 
 
@@ -45,7 +45,7 @@ def test_facts_fit_a_terminal_and_keep_their_columns():
 
 
 def test_names_cannot_write_to_the_terminal():
-    text = format_findings([Finding("note", "odd", "look", ("a\x1b[2Jb\nc",), 1)])
+    text = format_findings([Finding("note", "unusual", "look", ("a\x1b[2Jb\nc",), 1)])
     assert r"a\x1b[2Jb\nc" in text
     assert r"a\x1bb" in format_facts([Fact("kinds", ("a\x1bb",))])
 
@@ -68,4 +68,4 @@ def test_severities_are_known():
 def test_a_line_becomes_a_finding_with_what_to_do():
     line = "train.csv: no column 'a'; found b; rename it"
     assert make_finding(UserError(line)) == Finding("error", "train.csv: no column 'a'; found b", "rename it")
-    assert make_finding("it is odd", "note", "look") == Finding("note", "it is odd", "look")
+    assert make_finding("it is unusual", "note", "look") == Finding("note", "it is unusual", "look")

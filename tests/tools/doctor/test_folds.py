@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tools.doctor.folds import check_case_folds, compute_auc_error, compute_fold_errors
+from tools.doctor.folds import check_split, compute_auc_error, compute_fold_errors
 from tools.doctor.leaks import compute_auc
 
 
 def found_in(clinic, *words):
-    case, findings = clinic.case(*words)
+    data, findings = clinic.load(*words)
     assert findings == []
-    return case, *check_case_folds(case)
+    return data, *check_split(data)
 
 
 def test_the_standard_error_by_hand():
@@ -47,10 +47,10 @@ def test_errors_of_every_fold_and_column_that_can_be_scored():
 
 
 def test_clean_folds_are_described(clinic):
-    case, findings, [fact] = found_in(clinic)
+    data, findings, [fact] = found_in(clinic)
     assert findings == []
-    counts = [int(case.train.targets[case.folds == fold].sum()) for fold in (0, 1)]
-    assert fact.lines[1].split() == ["0", str((case.folds == 0).sum()), "40", str(counts[0])]
+    counts = [int(data.train.targets[data.folds == fold].sum()) for fold in (0, 1)]
+    assert fact.lines[1].split() == ["0", str((data.folds == 0).sum()), "40", str(counts[0])]
     errors = [f"{compute_auc_error(0.9, one, 80 - one):.3f}" for one in counts]
     assert fact.lines[-1] == f"  sick: {' '.join(errors)}"
 

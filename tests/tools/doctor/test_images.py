@@ -1,4 +1,4 @@
-"""Images that are broken, blank or odd are named; sizes that vary naturally are not."""
+"""Images that are broken, blank or unusual are named; sizes that vary naturally are not."""
 
 from contextlib import nullcontext
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 from PIL import Image
+from src.training.shared import prepare_shared
 
 from src.errors import UserError
-from src.training.shared import prepare_shared
 from tools.doctor.images import check_images, is_blank
 
 
 def found_in(clinic, *words):
-    case, findings = clinic.case(*words)
+    data, findings = clinic.load(*words)
     assert findings == []
-    return check_images(case)
+    return check_images(data)
 
 
 def test_clean(clinic):
@@ -46,12 +46,12 @@ def test_blank_images(clinic):
     [finding] = found_in(clinic)[0]
     assert finding.title == "1 of 220 images are blank: one shade all over"
     assert finding.names == (f"train/{clinic.path(8).name}",)
-    assert finding.pictures == ((8,),)
-    assert np.flatnonzero(is_blank(clinic.case()[0].scan)).tolist() == [8]
+    assert finding.images == ((8,),)
+    assert np.flatnonzero(is_blank(clinic.load()[0].scan)).tolist() == [8]
 
 
 def write_arrays(clinic, change):
-    """Write arrays of random numbers in the place of the pictures; return words that read them."""
+    """Write arrays of random numbers in the place of the images; return words that read them."""
     for side in ("train", "test"):
         for row, name in enumerate(clinic.read(side)["id"]):
             array = np.random.default_rng((row, side == "test")).normal(size=(64, 64, 3)).astype(np.float16)
@@ -68,13 +68,13 @@ def test_arrays_of_any_scale_are_blank_only_where_they_are_constant(clinic):
         changed = {2: array * np.float16(1e-3), 3: 300 + array, 4: np.zeros_like(array), 5: np.full_like(array, -0.1)}
         return changed.get(row, array)
 
-    case, _ = clinic.case(*write_arrays(clinic, change))
-    assert np.flatnonzero(is_blank(case.scan)).tolist() == [4, 5]
-    [finding] = check_images(case)[0]
+    data, _ = clinic.load(*write_arrays(clinic, change))
+    assert np.flatnonzero(is_blank(data.scan)).tolist() == [4, 5]
+    [finding] = check_images(data)[0]
     assert finding.title == "2 of 220 images are blank: one shade all over"
 
 
-def test_pictures_of_few_grey_levels_are_not_blank(clinic):
+def test_images_of_few_grey_levels_are_not_blank(clinic):
     """Masks of 0 and 1, of which one has a single bright pixel: what half of them span is the measure."""
     for row in range(160):
         mask = np.random.default_rng(row).integers(0, 2, (64, 64), dtype=np.uint8)
@@ -82,8 +82,8 @@ def test_pictures_of_few_grey_levels_are_not_blank(clinic):
         Image.fromarray(mask * (row != 7)).save(clinic.root / "train" / f"{clinic.read()['id'][row]}.png")
     for path in (clinic.root / "test").glob("*.jpg"):
         Image.fromarray(mask).save(path.with_suffix(".png"))
-    case, _ = clinic.case("competition.train_image=train/{id}.png", "competition.test_image=test/{id}.png")
-    assert np.flatnonzero(is_blank(case.scan)).tolist() == [7]
+    data, _ = clinic.load("competition.train_image=train/{id}.png", "competition.test_image=test/{id}.png")
+    assert np.flatnonzero(is_blank(data.scan)).tolist() == [7]
 
 
 def test_an_odd_size_among_equal_ones(clinic):
@@ -132,10 +132,10 @@ def test_mixed_types_stop_training_where_decoded_images_are_kept(clinic, mixed, 
     assert (finding.severity, finding.title) == (severity, "1 of 220 images are read as uint8, the others as float32")
     assert finding.names == (f"{mixed}/{clinic.path(9, mixed).stem}.npy",)
     assert ("cache=off" in finding.advice) == (severity == "error")
-    case, config = clinic.case(*words)[0], clinic.config(*words)
+    data, config = clinic.load(*words)[0], clinic.config(*words)
     left = [0] if config.fold == 0 else [0, 1]
     with pytest.raises(UserError, match="set cache=off") if severity == "error" else nullcontext():
-        prepare_shared(config, case.train, case.folds, left, Accelerator(cpu=True), 0)
+        prepare_shared(config, data.train, data.folds, left, Accelerator(cpu=True), 0)
 
 
 def test_arrays_that_are_read_as_one_type_are_not_odd(clinic):

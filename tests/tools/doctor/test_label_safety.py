@@ -1,4 +1,4 @@
-"""Label safety: losses by hand, what is tried, and a trained run whose pictures are blackened."""
+"""Label safety: losses by hand, what is tried, and a trained run whose images are blackened."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import pytest
 from src.competition.demo import write_demo
 from src.config.load import load_config, load_saved_config
 from src.errors import UserError
-from tools.doctor.case import read_case
-from tools.doctor.safety import build_versions, check_safety, judge_scores, score_versions
+from tools.doctor.competition_data import load_data
+from tools.doctor.label_safety import build_versions, check_label_safety, compare_scores, score_versions
 
 
 def judged(**scores):
     scores = {(name, not name.startswith("Vertical")): values for name, values in scores.items()}
-    return judge_scores(scores, 3, "roc_auc")
+    return compare_scores(scores, 3, "roc_auc")
 
 
 def test_a_sure_loss_is_a_finding_and_a_small_or_unsure_one_is_not():
@@ -24,7 +24,7 @@ def test_a_sure_loss_is_a_finding_and_a_small_or_unsure_one_is_not():
         VerticalFlip=[0.5, 0.5, 0.5],
     )  # fmt: skip
     assert [one.title for one in findings] == [
-        "roc_auc of the run's held-out pictures falls from 0.9600 to 0.9400 under Rotate, which it was trained with"
+        "roc_auc of the run's held-out images falls from 0.9600 to 0.9400 under Rotate, which it was trained with"
     ]
     assert findings[0].severity == "warning"
     assert fact.lines == (
@@ -32,13 +32,13 @@ def test_a_sure_loss_is_a_finding_and_a_small_or_unsure_one_is_not():
         "0.9400  Rotate",
         "0.9550  Blur",
         "0.9167  Noise",
-        "0.5000  VerticalFlip of every picture (training does not)",
+        "0.5000  VerticalFlip of every image (not in training)",
     )
 
 
-def test_what_the_run_was_not_trained_with_is_said():
+def test_the_title_says_what_the_run_was_not_trained_with():
     scores = {("plain", True): [0.9], ("Affine", True): [0.7]}
-    [finding], _ = judge_scores(scores, 5, "roc_auc", was_trained=False)
+    [finding], _ = compare_scores(scores, 5, "roc_auc", was_trained=False)
     assert finding.title.endswith("falls from 0.9000 to 0.7000 under Affine, which may be new to it")
 
 
@@ -49,8 +49,8 @@ def test_each_part_is_tried_alone_and_flips_in_any_case():
         **dict.fromkeys(["plain", "all of it", "Affine", "HorizontalFlip", "RandomBrightnessContrast"], True),
         "VerticalFlip": False,
     }
-    picture = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32, 1)
-    assert np.array_equal(versions["VerticalFlip"][0](picture, 0), picture[::-1])
+    image = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32, 1)
+    assert np.array_equal(versions["VerticalFlip"][0](image, 0), image[::-1])
     own = build_versions(load_config(["augment.transforms=[{Rotate: {limit: 9}}, Transpose]"]), True)
     assert list(own) == ["plain", "all of it", "Rotate", "Transpose", "HorizontalFlip", "VerticalFlip"]
     assert list(build_versions(load_config(["augment.preset=none", "augment.flips=none"]), True)) == [
@@ -59,28 +59,28 @@ def test_each_part_is_tried_alone_and_flips_in_any_case():
 
 
 @pytest.mark.slow
-def test_a_trained_run_cannot_read_blackened_pictures(tiny_run, monkeypatch):
+def test_a_trained_run_cannot_read_blackened_images(tiny_run, monkeypatch):
     folder, run_folder = tiny_run[0], Path("outputs/demo_default")
     monkeypatch.chdir(folder)
     config = load_saved_config(run_folder, ["augment.transforms=[{RandomGamma: {gamma_limit: [2000, 2000], p: 1}}]"])
     write_demo(config.competition.root)
-    case, _ = read_case(config)
-    _, [fact] = check_safety(case, run_folder)
+    data, _ = load_data(config)
+    _, [fact] = check_label_safety(data, run_folder)
     assert len(fact.lines) == 5
     scores = {line.split(maxsplit=1)[1]: float(line.split()[0]) for line in fact.lines}
     assert scores["RandomGamma"] < scores["plain, mean of 2 folds"] - 0.02
-    held_out = case.train.take(np.arange(100))
+    held_out = data.train.take(np.arange(100))
     plain = score_versions(config, held_out, run_folder / "fold0")["plain", True]
     assert 0.5 < plain <= 1
 
 
 def test_a_run_of_other_rows_or_without_folds_is_refused(clinic, tmp_path):
-    case, _ = clinic.case()
+    data, _ = clinic.load()
     run = tmp_path / "run"
     (run / "fold0").mkdir(parents=True)
     with pytest.raises(UserError, match="no fold is finished"):
-        check_safety(case, run)
+        check_label_safety(data, run)
     (run / "fold0" / "meta.json").write_text("{}")
     (run / "folds.csv").write_text("id,fold\nsomeone,0\n")
     with pytest.raises(UserError, match="other rows"):
-        check_safety(case, run)
+        check_label_safety(data, run)

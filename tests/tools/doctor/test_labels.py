@@ -1,11 +1,11 @@
-"""Columns of answers that never change, are rare, say the same, or follow from the others."""
+"""Target columns that are constant, rare, nearly equal, or follow from the others."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from src.competition.submission import build_submission
-from tools.doctor.folds import check_case_folds
+from tools.doctor.folds import check_split
 from tools.doctor.labels import check_labels, compute_correlations
 
 MULTILABEL = ("competition.task=multilabel", "competition.targets=[sick,b,c]")
@@ -13,14 +13,14 @@ MULTILABEL = ("competition.task=multilabel", "competition.targets=[sick,b,c]")
 
 @pytest.fixture
 def several(clinic):
-    """The clinic with three independent columns of answers."""
+    """The clinic with three independent target columns."""
     rng = np.random.default_rng(3)
     clinic.save(clinic.read().assign(b=rng.integers(0, 2, 160), c=rng.permutation([0, 1] * 80)))
     return clinic
 
 
 def found_in(clinic, *words):
-    return check_labels(clinic.case(*words)[0])
+    return check_labels(clinic.load(*words)[0])
 
 
 def test_clean(several):
@@ -40,9 +40,9 @@ def test_a_constant_column(several):
     several.save(several.read().assign(b="1"))
     [finding] = found_in(several, *MULTILABEL)
     assert finding.severity == "error"
-    assert finding.title == "1 of 3 columns of answers are the same in all 160 rows"
+    assert finding.title == "1 of 3 target columns are the same in all 160 rows"
     assert finding.names == ("b",)
-    assert check_case_folds(several.case(*MULTILABEL)[0])[0] == []
+    assert check_split(several.load(*MULTILABEL)[0])[0] == []
 
 
 def test_leaving_a_constant_column_out_ends_in_a_submission(several):
@@ -54,12 +54,12 @@ def test_leaving_a_constant_column_out_ends_in_a_submission(several):
     [finding] = found_in(several, *MULTILABEL)
     assert "out of competition.targets, and out of a copy of the sample" in finding.advice
     words = ("competition.task=multilabel", "competition.targets=[sick,c]")
-    assert "cannot be filled" in several.case(*words)[1][0].title
+    assert "cannot be filled" in several.load(*words)[1][0].title
     sample = pd.read_csv(several.root / "sample_submission.csv", dtype=str).drop(columns="b")
     sample.to_csv(several.root / "without.csv", index=False)
-    case, findings = several.case(*words, "competition.sample_submission=without.csv")
-    assert findings + check_labels(case) == []
-    frame = build_submission(sample, case.config.competition, case.test.ids, np.zeros((60, 2)), ("sick", "c"))
+    data, findings = several.load(*words, "competition.sample_submission=without.csv")
+    assert findings + check_labels(data) == []
+    frame = build_submission(sample, data.config.competition, data.test.ids, np.zeros((60, 2)), ("sick", "c"))
     assert list(frame.columns) == ["id", "sick", "c"]
 
 
@@ -67,7 +67,7 @@ def test_where_all_columns_are_constant_others_are_asked_for(clinic):
     clinic.save(clinic.read().assign(sick="1"))
     [finding] = found_in(clinic)
     assert finding.advice.endswith("name other columns in competition.targets")
-    assert check_case_folds(clinic.case()[0])[0] == []
+    assert check_split(clinic.load()[0])[0] == []
 
 
 def test_a_rare_column(several):
@@ -82,7 +82,7 @@ def test_nearly_equal_and_opposite_columns(several):
     changed = table["sick"][7] != "1"
     agree = "99.4%" if changed else "100.0%"
     findings = found_in(several, *MULTILABEL)
-    assert findings[0].title == "3 pairs of columns of answers are nearly equal or opposite"
+    assert findings[0].title == "3 pairs of target columns are nearly equal or opposite"
     assert findings[0].names == (
         f"sick and b: {agree} of rows agree",
         "sick and not c: 100.0% of rows agree",

@@ -11,7 +11,7 @@ import pytest
 from tools.doctor.duplicates import check_copies, find_copies
 from tools.doctor.findings import Fact, Finding
 from tools.doctor.images import check_images
-from tools.doctor.report import render, save_report
+from tools.doctor.report import render, save_page
 
 EVIL = """<script>alert('x')</script>"><img src=y onerror="z">&amp;"""
 
@@ -44,8 +44,8 @@ class Page(HTMLParser):
 def test_names_from_the_data_are_text():
     finding = Finding("error", f"title {EVIL}", f"advice {EVIL}", (f"name {EVIL}",), 1, ((0,),))
     facts = [Fact(f"heading {EVIL}", (f"line {EVIL}",))]
-    pictures = {0: {"name": EVIL, "source": "data:image/png;base64,"}}
-    page = Page(render(f"comp {EVIL}", [finding], facts, pictures, {"error": 1}))
+    images = {0: {"name": EVIL, "source": "data:image/png;base64,"}}
+    page = Page(render(f"comp {EVIL}", [finding], facts, images, {"error": 1}))
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
     assert not [one for one in page.attributes if one[1].startswith("on")]
@@ -62,21 +62,21 @@ def test_a_file_name_with_html_in_it(clinic):
     table.loc[3, "id"] = evil
     clinic.save(table)
     (clinic.root / "train" / f"{evil}.jpg").write_bytes(clinic.path(5).read_bytes())
-    case, findings = clinic.case()
-    findings = findings + check_copies(case, find_copies(case), "joint.csv")
+    data, findings = clinic.load()
+    findings = findings + check_copies(data, find_copies(data), "joint.csv")
     assert len(findings) >= 1
-    save_report(clinic.folder / "doctor.html", case, findings, [])
+    save_page(clinic.folder / "doctor.html", data, findings, [])
     page = Page((clinic.folder / "doctor.html").read_text())
     assert "script" not in page.tags
     assert f"train/{evil}.jpg" in "".join(page.text)
 
 
-def test_the_page_needs_no_network_and_shows_the_pictures(clinic):
+def test_the_page_needs_no_network_and_shows_the_images(clinic):
     clinic.draw(8, clinic.pixels(8)[:60])
     clinic.path(9).write_bytes(b"")
-    case, _ = clinic.case()
-    findings, facts = check_images(case)
-    save_report(clinic.folder / "doctor.html", case, findings, facts)
+    data, _ = clinic.load()
+    findings, facts = check_images(data)
+    save_page(clinic.folder / "doctor.html", data, findings, facts)
     page = Page((clinic.folder / "doctor.html").read_text())
     sources = [value for _, name, value in page.attributes if name in ("src", "href")]
     assert len(sources) == 1
@@ -87,7 +87,7 @@ def test_the_page_needs_no_network_and_shows_the_pictures(clinic):
 
 
 def test_other_channels_are_drawn_from_the_thumbnail(clinic):
-    case, _ = clinic.case("competition.channels=1")
-    finding = Finding("note", "odd", "look", pictures=((0,), (170,)))
-    save_report(clinic.folder / "doctor.html", case, [finding], [])
+    data, _ = clinic.load("competition.channels=1")
+    finding = Finding("note", "unusual", "look", images=((0,), (170,)))
+    save_page(clinic.folder / "doctor.html", data, [finding], [])
     assert (clinic.folder / "doctor.html").read_text().count("data:image/png;base64,iVBOR") == 2

@@ -7,9 +7,9 @@ import pytest
 
 from tools.doctor import resources
 from tools.doctor.costs import Costs
-from tools.doctor.resources import Needs, check_resources, estimate_needs, judge_needs
+from tools.doctor.resources import Needs, check_resources, compare_needs, estimate_needs
 
-COSTS = Costs(learn=0.01, predict=0.002, decode=0.004, augment=0.001, weight_bytes=10**8, activation_bytes=10**7)
+COSTS = Costs(train=0.01, predict=0.002, decode=0.004, augment=0.001, weight_bytes=10**8, activation_bytes=10**7)
 
 
 def needs(clinic, *words, num_workers=0):
@@ -43,17 +43,17 @@ def test_other_settings_change_it(clinic):
 
 def test_what_does_not_fit_is_a_finding(clinic):
     need = Needs(10 * 10**9, 5 * 10**9, 8 * 10**9, 1.0, 1.0)
-    assert judge_needs(clinic.config(), need, 13 * 10**9, 6 * 10**9, 9 * 10**9) == []
-    findings = judge_needs(clinic.config(), need, 11 * 10**9, 4 * 10**9, 7 * 10**9)
+    assert compare_needs(clinic.config(), need, 13 * 10**9, 6 * 10**9, 9 * 10**9) == []
+    findings = compare_needs(clinic.config(), need, 11 * 10**9, 4 * 10**9, 7 * 10**9)
     assert [one.severity for one in findings] == ["warning", "error", "warning"]
     assert findings[0].title == "10.0 GB of decoded images do not fit on the disk (11.0 GB free, 2.0 GB are kept free)"
     assert findings[1].title == "5.0 GB of weights do not fit on the disk: 4.0 GB free"
     assert findings[2].title == "training takes about 8.0 GB of memory, 7.0 GB are free"
-    assert judge_needs(clinic.config("cache=on"), need, 0, 6 * 10**9, 9 * 10**9)[0].severity == "error"
+    assert compare_needs(clinic.config("cache=on"), need, 0, 6 * 10**9, 9 * 10**9)[0].severity == "error"
 
 
 def test_a_full_disk_is_found(clinic, monkeypatch):
-    case, _ = clinic.case("device=cpu")
+    data, _ = clinic.load("device=cpu")
     rows = np.arange(160)
 
     def leave_free(disk, memory):
@@ -61,18 +61,18 @@ def test_a_full_disk_is_found(clinic, monkeypatch):
         monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
 
     leave_free(10**12, 10**11)
-    findings, [fact] = check_resources(case, rows)
+    findings, [fact] = check_resources(data, rows)
     assert findings == []
     assert [line.split()[0] for line in fact.lines] == ["disk", "memory", "speed", "time"]
     monkeypatch.setattr(resources, "measure_costs", lambda *_: COSTS)
     leave_free(10**5, 10**6)
-    assert [one.severity for one in check_resources(case, rows)[0]] == ["warning", "error", "warning"]
+    assert [one.severity for one in check_resources(data, rows)[0]] == ["warning", "error", "warning"]
     assert list(clinic.folder.glob("**/.cache")) == []
 
 
 def test_a_network_that_cannot_be_built_is_an_error(clinic):
-    case, _ = clinic.case("model.backbone=resnet1")
-    [finding], facts = check_resources(case, np.arange(160))
+    data, _ = clinic.load("model.backbone=resnet1")
+    [finding], facts = check_resources(data, np.arange(160))
     assert finding.severity == "error"
     assert "resnet1" in finding.title
     assert facts == []

@@ -1,4 +1,4 @@
-"""The scan: every number of a picture by hand, equal digests for equal pixels, reasons for what cannot be read."""
+"""The scan: every number of an image by hand, equal digests for equal pixels, reasons for what cannot be read."""
 
 import io
 
@@ -34,7 +34,7 @@ RNG = np.random.default_rng(0)
 SMOOTH = cv2.resize(RNG.integers(0, 255, (6, 6, 3), dtype=np.uint8), (90, 60), interpolation=cv2.INTER_CUBIC)
 
 
-def test_the_numbers_of_a_picture(tmp_path):
+def test_the_numbers_of_an_image(tmp_path):
     stripes = np.zeros((40, 20), np.uint8)
     stripes[:, ::2] = 100
     scan = scan_of(tmp_path, {"a.png": stripes}, channels=1)

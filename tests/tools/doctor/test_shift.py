@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from tests.doctor.conftest import NUM_TEST, NUM_TRAIN
 
+from tests.tools.doctor.conftest import NUM_TEST, NUM_TRAIN
 from tools.doctor.shift import check_shift, list_features, measure_shift
 
 
 def found_in(clinic, *words):
-    return check_shift(clinic.case(*words)[0])
+    return check_shift(clinic.load(*words)[0])
 
 
 def test_clean(clinic):
@@ -47,24 +47,24 @@ def test_another_encoder_in_test(clinic):
     assert any(name.startswith("size of the file") for name in finding.names)
 
 
-def test_answers_ids_and_groups_are_no_features(clinic):
-    case, _ = clinic.case()
-    features = list_features(case, np.arange(len(case.scan)))
+def test_targets_ids_and_groups_are_no_features(clinic):
+    data, _ = clinic.load()
+    features = list_features(data, np.arange(len(data.scan)))
     assert [name for name in features if name.startswith("column")] == ["column 'site'", "column 'age'"]
     assert len(features) == NUM_TRAIN + NUM_TEST
-    assert features["column 'age'"].tolist() == [*map(int, case.train_rows["age"]), *map(int, case.test_rows["age"])]
+    assert features["column 'age'"].tolist() == [*map(int, data.train_rows["age"]), *map(int, data.test_rows["age"])]
 
 
 def test_the_placeholders_of_a_sample_are_no_features(clinic):
     clinic.save(clinic.read().assign(b="0"))
     sample = pd.read_csv(clinic.root / "sample_submission.csv", dtype=str)
     sample.assign(b="0.5").to_csv(clinic.root / "sample_submission.csv", index=False)
-    case, _ = clinic.case("competition.test_table=null", "competition.group=null")
-    assert not [name for name in list_features(case, np.arange(len(case.scan))) if name.startswith("column")]
+    data, _ = clinic.load("competition.test_table=null", "competition.group=null")
+    assert not [name for name in list_features(data, np.arange(len(data.scan))) if name.startswith("column")]
 
 
 def test_groups_stay_on_one_side_of_each_split():
-    """A group is on one side of train and test here, and its number is no clue for others."""
+    """A group is on one side of train and test here, and its number is no feature for others."""
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(60), 5)
     features = pd.DataFrame({"of the group": rng.random(60)[groups]})

@@ -1,4 +1,4 @@
-"""Pairs of copies: against all pairs by brute force, what re-encoding does, and 100,000 pictures in minutes."""
+"""Pairs of copies: against all pairs by brute force, what re-encoding does, and 100,000 images in minutes."""
 
 import io
 import time
@@ -20,7 +20,7 @@ BITS = 1 << np.arange(64, dtype=np.uint64)
 def draw_thumbnails(count, share_alike, num_copies, seed=0):
     """Return hashes, thumbnails and, for the last num_copies, the rows that they are noisy copies of.
 
-    The first share_alike are variations of one picture, as X-rays are: their hashes lie near each other.
+    The first share_alike are variations of one image, as X-rays are: their hashes lie near each other.
     """
     rng = np.random.default_rng(seed)
     low = rng.normal(size=(count, 8, 8)).astype(np.float32)
@@ -30,8 +30,8 @@ def draw_thumbnails(count, share_alike, num_copies, seed=0):
     sources = rng.choice(count - num_copies, num_copies, replace=False)
     for row in range(count):
         if row < count - num_copies:
-            picture = cv2.resize(low[row], (32, 32), interpolation=cv2.INTER_CUBIC) + rng.normal(size=(32, 32)) * 0.3
-            thumbnails[row] = np.clip(128 + 40 * picture / picture.std(), 0, 255)
+            image = cv2.resize(low[row], (32, 32), interpolation=cv2.INTER_CUBIC) + rng.normal(size=(32, 32)) * 0.3
+            thumbnails[row] = np.clip(128 + 40 * image / image.std(), 0, 255)
         else:
             copied = thumbnails[sources[row - count + num_copies]].astype(int) + rng.integers(-2, 3, (32, 32))
             thumbnails[row] = np.clip(copied, 0, 255)
@@ -45,8 +45,8 @@ def blur(thumbnail):
 
 
 def test_the_same_pairs_as_by_brute_force(monkeypatch):
-    monkeypatch.setattr(similarity, "_PAIRS_AT_ONCE", 64 * 500)
-    monkeypatch.setattr(similarity, "_GATHERED", 50)
+    monkeypatch.setattr(similarity, "_MAX_PAIRS", 64 * 500)
+    monkeypatch.setattr(similarity, "_NUM_GATHERED", 50)
     hashes, thumbnails, sources = draw_thumbnails(500, 0.3, 40)
     blurred = [blur(one) for one in thumbnails]
     expected = {
@@ -117,38 +117,38 @@ def look(pixels):
 
 
 CHANGES = {
-    "quality 50": lambda picture: decode(picture, 50),
-    "half the size": lambda picture: cv2.resize(picture, (112, 112), interpolation=cv2.INTER_AREA),
-    "twice the size": lambda picture: cv2.resize(picture, (448, 448)),
-    "brighter": lambda picture: np.clip(picture.astype(int) + 20, 0, 255).astype(np.uint8),
-    "less contrast": lambda picture: (picture * 0.8).astype(np.uint8),
-    "noise": lambda picture: np.clip(picture + np.random.default_rng(1).normal(size=picture.shape) * 8, 0, 255).astype(
+    "quality 50": lambda image: decode(image, 50),
+    "half the size": lambda image: cv2.resize(image, (112, 112), interpolation=cv2.INTER_AREA),
+    "twice the size": lambda image: cv2.resize(image, (448, 448)),
+    "brighter": lambda image: np.clip(image.astype(int) + 20, 0, 255).astype(np.uint8),
+    "less contrast": lambda image: (image * 0.8).astype(np.uint8),
+    "noise": lambda image: np.clip(image + np.random.default_rng(1).normal(size=image.shape) * 8, 0, 255).astype(
         np.uint8
     ),
 }
 
 
-def decode(picture, quality):
+def decode(image, quality):
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_picture_is_found_and_another_one_is_not(change):
+def test_a_changed_image_is_found_and_another_one_is_not(change):
     rng = np.random.default_rng(2)
-    pictures = [
+    images = [
         np.clip(cv2.resize(rng.normal(size=(9, 9)), (224, 224), interpolation=cv2.INTER_CUBIC) * 40 + 120, 0, 220)
         for _ in range(30)
     ]
-    pictures = [picture.astype(np.uint8) for picture in pictures]
-    hashes, thumbnails = zip(*(look(one) for one in [*pictures, change(pictures[17])]), strict=True)
+    images = [image.astype(np.uint8) for image in images]
+    hashes, thumbnails = zip(*(look(one) for one in [*images, change(images[17])]), strict=True)
     first, second = find_near(np.array(hashes, dtype=np.uint64), np.stack(thumbnails))
     assert list(zip(first, second, strict=True)) == [(17, 30)]
 
 
-def shift_tone(picture, shift):
-    return np.clip(picture.astype(int) + shift, 0, 255).astype(np.uint8)
+def shift_tone(image, shift):
+    return np.clip(image.astype(int) + shift, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def look_at_photo(pixels):
 
 
 @pytest.mark.slow
-def test_100_000_pictures_take_less_than_five_minutes():
+def test_100_000_images_take_less_than_five_minutes():
     """A fifth of them all alike, so that 4 % of the 5,000 million pairs are proposed; 12 s of the test draw them."""
     hashes, thumbnails, sources = draw_thumbnails(100_000, 0.2, 1000)
     began = time.perf_counter()

@@ -1,0 +1,71 @@
+"""The catalogue is complete, and each of its entries loads or is refused for a known reason."""
+
+import re
+
+import pytest
+
+from src.config.settings import settings
+from src.errors import UserError
+from src.files import save_text
+from tools.techniques.catalogue import CATALOGUE
+from tools.techniques.study import BASE, lineage, read_words
+
+PRETRAINED_ONLY = {"head only", "last stage only", "gradual unfreezing", "head first, then all"}
+# what each kind of competition refuses, for the loss or since its weights are random
+REFUSED = {
+    "binary": {"cross-entropy"},
+    "multilabel": {"cross-entropy"},
+    "multiclass": {"binary cross-entropy", "asymmetric"},
+    "demo": {"binary cross-entropy", "asymmetric", "frozen BatchNorm"} | PRETRAINED_ONLY,
+}
+OPTIMIZERS = [
+    *("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop"),
+    *("adam", "nadam", "adamw", "radam", "lion", "lamb"),
+]
+
+
+def _competition(folder, task):
+    """Write the settings of a competition without data; return the words that name it."""
+    if task == "demo":
+        return []
+    columns = {"binary": "targets: [sick]", "multilabel": "targets: [one, two]", "multiclass": "label: kind"}
+    save_text(folder / f"{task}.yaml", f"competition: {{train_table: t.csv, task: {task}, {columns[task]}}}\n")
+    return [f"competition={folder / task}.yaml"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", REFUSED)
+def test_every_technique_loads_or_is_refused_for_a_known_reason(tmp_path, task):
+    study = read_words(_competition(tmp_path, task))
+    refused = set()
+    for one in CATALOGUE:
+        try:
+            study.config_of(one, 1)
+        except UserError:
+            refused.add(one.name)
+    assert refused == REFUSED[task]
+
+
+def test_slugs_are_unique_and_every_entry_has_a_sentence_and_a_source():
+    assert len({one.slug for one in (*CATALOGUE, BASE)}) == len(CATALOGUE) + 1
+    for one in CATALOGUE:
+        assert one.text.endswith("."), one.name
+        assert re.search(r"\d{4}", one.source), one.name
+        assert all(re.fullmatch(r"\d{4}\.\d{4,5}", found) for found in re.findall(r"arXiv:([^\s,;]+)", one.source)), (
+            one.name
+        )
+        assert "|" not in one.text + one.source
+
+
+@pytest.mark.house
+def test_every_choice_of_the_textbooks_is_in_the_catalogue():
+    words = {word for one in CATALOGUE for word in one.words.split("  ")}
+    assert {f"optimizer.name={name}" for name in OPTIMIZERS} <= words
+    for key in ("schedule.name", "loss.name", "model.head_init", "model.backbone_activation", "augment.preset"):
+        choices = set(settings()[key].metadata["choices"]) - {"auto", "default", "relu"}
+        assert {f"{key}={choice}" for choice in choices} <= words, key
+
+
+def test_parents_come_before_what_builds_on_them():
+    for place, one in enumerate(CATALOGUE):
+        assert all(CATALOGUE.index(parent) < place for parent in lineage(one)[:-1]), one.name
