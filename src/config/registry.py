@@ -53,8 +53,8 @@ def check_keywords(where, name, known, kwargs, ranges):
     """As `check_kwargs`, for `known` {keyword: default} instead of a function."""
     for key, value in kwargs.items():
         if key not in known:
-            has = f"it has {listing(known, 20)}" if known else "it has none; leave it out"
-            raise UserError(f"{where}: {name} has no {key} ({has}){nearest(key, known)}")
+            advice = nearest(key, known) or f"; leave it out, or empty what a file sets with {where}={{}}"
+            raise UserError(f"{where}: {name} has no {key} (it has {listing(known, 20) or 'none'}){advice}")
         if not _is_like(value, known[key]):
             kind = "a list" if isinstance(known[key], tuple) else type_name(type(known[key]))
             raise UserError(f"{where}.{key}={value}: must be {kind}; the default is {known[key]}")
@@ -67,11 +67,10 @@ def check_keywords(where, name, known, kwargs, ranges):
 
 def check_range(where, number, low, high):
     """Raise a UserError for a number below `low`, above `high` (None: no limit) or not finite."""
-    if isinstance(number, int) and high is None:
-        high = _LARGEST
-    is_finite = isinstance(number, int) or math.isfinite(number)
-    if not is_finite or (low is not None and number < low) or (high is not None and number > high):
-        raise UserError(f"{where}={number}: must be {span(low, high)}")
+    largest = _LARGEST if isinstance(number, int) and high is None else high
+    is_low, is_finite = low is not None and number < low, isinstance(number, int) or math.isfinite(number)
+    if is_low or not is_finite or (largest is not None and number > largest):
+        raise UserError(f"{where}={number}: must be {span(low, high if is_low else largest)}")
 
 
 def span(low, high):

@@ -90,8 +90,10 @@ FOUND_WORDS = [
     ["infer.batch_size=" + "9" * 400],  # is no float
     ["seed=" + "9" * 5000],  # is no text
     ["image_size={a: 1}"],  # OmegaConf's TypeError
-    ["model.head_widths=[[]]"],  # OmegaConf takes it for numbers
-    ["schedule.milestone_epochs=!!omap [a: 1]"],
+    ["loss.class_weights=[[]]"],  # OmegaConf takes it for numbers
+    ["loss.class_weights=!!omap [a: 1]"],
+    ["loss.kwargs=!!omap [a: 1]"],
+    ["model.kwargs.a.b.c={} ", "model.kwargs={a: 1}", "model.kwargs.a.b=2"],
     ["competition=" + "x" * 300],  # a longer name than a file may have
     ["name=a\0b"],
     ["name=\udcff"],

@@ -1,0 +1,83 @@
+"""--help, and what helps who has typed a name that is no setting."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from src.config.help import _OTHER_NAMES, _RENAMED, as_word, help_text, nearest_setting
+from src.config.load import load_config
+from src.config.registry import list_keywords
+from src.config.settings import REPOSITORY, settings
+
+
+def test_help_lists_every_setting_within_80_columns():
+    text = help_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"  {key}=" in text for key in settings())
+    for line in (
+        "train.epochs=10",
+        "mix.cutmix_alpha=1.0",
+        "mix.off_epochs=0",
+        "train.compile=false",
+        "model.kwargs={}",
+    ):
+        assert f"  {line}\n" in text
+    assert "share of batches that are mixed; 0: off (from 0 to 1)" in text
+
+
+def test_help_lists_the_names_of_registries_and_their_keywords():
+    text = " ".join(help_text().split())
+    for key, one in settings().items():
+        assert all(name in text for name in one.metadata["choices"]), key
+        for name, keywords in list_keywords(*(one.metadata["kwargs_of"] or ("", ""))).items():
+            assert f"{name}: {keywords}" in text
+    for words in ("focal: gamma=2.0", "on=loss", "widths=[]", "restart_epochs=null", "simple_cnn", "rand_augment"):
+        assert words in text
+
+
+@pytest.mark.parametrize("words", [["--help"], ["trian.epochs=3"]])
+def test_help_and_config_errors_do_not_wait_for_torch(words):
+    code = "import sys, runpy; sys.argv = ['train.py', *{!r}]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
+    code += "except SystemExit: pass\nprint('torch' in sys.modules)"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code.format(words)], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert time.perf_counter() - began < 3  # 0.5 s on a quiet machine
+    if words != ["--help"]:
+        assert done.stderr == "error: command line: unknown setting trian.epochs; did you mean train.epochs?\n"
+
+
+def test_other_trainers_names_lead_to_settings():
+    assert set(_OTHER_NAMES.values()) <= set(settings())
+    assert not set(_OTHER_NAMES) & set(settings())
+
+
+def test_renamed_settings_are_gone_and_their_new_places_exist():
+    assert not set(_RENAMED) & set(settings())
+    for new in _RENAMED.values():
+        key = new.split()[-1]
+        assert key in settings() or key.rpartition(".")[0] in settings()
+    for old, expected in {
+        "loss.focal_gamma": "; it is loss.kwargs.gamma now",
+        "augment.rotate": "; it is augment.kwargs.rotate now",
+        "schedule.plateau_on": "; it is schedule.kwargs.on now",
+        "infer.checkpoint": "; it is train.select now",
+        "train.ema_decay": "; it is train.average=ema train.average_kwargs.decay now",
+    }.items():
+        assert nearest_setting(old) == expected
+
+
+@pytest.mark.parametrize("new", sorted({new for new in _RENAMED.values() if "=" not in new and ".kwargs" in new}))
+def test_renamed_settings_load_in_their_new_place(new):
+    key, _, name = new.rpartition(".")
+    assert getattr(load_config([f"{new}=1"]), key.split(".")[0]).kwargs[name] == 1
+
+
+def test_a_value_is_written_as_it_would_be_typed():
+    assert [as_word(one) for one in (None, True, False, 3, "a", (224, 224), [])] == [
+        *("null", "true", "false", 3, "a", "[224,224]", "[]")
+    ]
+    value = {"pad_type": "same", "a": {"b": None, "c": [True, 1.5]}}
+    assert load_config(["model.kwargs={}", f"model.kwargs={as_word(value)}"]).model.kwargs == value
