@@ -37,8 +37,8 @@ def message_of(words):
         ("model.freeze=some", "model.freeze=some: not one of none, head_only, gradual, nor a number of stages"),
         ("train.select=mean", "train.select=mean: not one of last, best"),
         ("train.early_stopping_kwargs.om=loss",
-         "train.early_stopping_kwargs: early stopping has no om (it has min_delta, on); leave it out, or empty what a file "
-         "sets with train.early_stopping_kwargs={}"),
+         "train.early_stopping_kwargs: early stopping has no om (it has min_delta, on); leave it out, or empty what a "
+         "file sets with train.early_stopping_kwargs={}"),
         ("train.early_stopping_kwargs.on=auc", "train.early_stopping_kwargs.on=auc: not one of score, loss"),
         ("train.early_stopping_kwargs.min_delta=-1", "train.early_stopping_kwargs.min_delta=-1: must be at least 0"),
     ],
