@@ -3,14 +3,12 @@
 import sys
 
 from src.checkpointing.run_folder import load_run
+from src.config.help import help_text
 from src.errors import one_line_errors
 
 USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 
   run=FOLDER               the run to use; left out: the newest one
-  infer.tta=[hflip]        extra views: hflip, vflip, d4, scales
-  infer.average=rank       rank mean over the folds instead of the mean
-  infer.batch_size=64      images per forward
   device= precision= unreadable= train.num_workers= competition.root=
                            where and how it runs now; all else is the run's own
 """
@@ -20,7 +18,7 @@ def main(words):
     """Run the command line `words`."""
     with one_line_errors():
         if {"--help", "-h"} & set(words):
-            print(USAGE)
+            print(USAGE + help_text("infer."))
             return
         run_folder, config = load_run(words)
         from src.inference.predict import infer_run  # here, since torch takes seconds and a typo should not

@@ -36,10 +36,12 @@ _RENAMED = {"infer.checkpoint": "train.select"} | {
 }
 
 
-def help_text():
-    """Return every setting with its default and meaning, grouped, for 80 columns."""
+def help_text(prefix=""):
+    """Return every setting whose key begins so, with its default and meaning, grouped, for 80 columns."""
     lines, group = [], ""
     for key, one in settings().items():
+        if not key.startswith(prefix):
+            continue
         head, rule = key.rpartition(".")[0], one.metadata
         if head != group:
             group, about = head, Config.__dataclass_fields__[head].default_factory.__doc__
