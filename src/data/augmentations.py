@@ -1,120 +1,178 @@
-"""From the settings of augmentation to a list of transforms: presets, the knobs beside them, flips."""
+"""Every augmentation by name, and the presets that combine them.
 
-from types import SimpleNamespace
+A new one is an entry in AUGMENTATIONS, switched on by augment.kwargs={name: strength}. What is random in a transform of
+our own comes from its `random_generator`, which `transforms.Augmentation` sets for each image.
+"""
+
+import inspect
 
 import albumentations as A
 import cv2
+import numpy as np
 
-from src.data.erasing import Cutout, RandomErasing
+from src.config.registry import check_range
 from src.data.rand_augment import AugMix, RandAugment
-from src.errors import UserError
+from src.errors import UserError, listing, nearest
 
-# a knob's value that does nothing
-_ZEROS = ("rotate", "translate", "brightness", "colour", "blur", "noise", "cutout")
-_OFF = {"crop": 1, "scale": (1, 1)} | dict.fromkeys(_ZEROS, 0)
-_PRESETS = {
+
+class Cutout(A.ImageOnlyTransform):
+    """One black square anywhere, clipped at the border; black is 0, for pixels that are not 8-bit their least value.
+
+    Reference: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
+    arXiv:1708.04552, section 3.
+    """
+
+    def __init__(self, side, p=0.5):
+        super().__init__(p=p)
+        self.side = side
+
+    def apply(self, img, **params):
+        height, width = img.shape[:2]
+        side = round(self.side * min(height, width))
+        top, left = self.random_generator.integers((height, width)) - side // 2
+        img, black = img.copy(), 0 if img.dtype == np.uint8 else img.min()
+        img[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = black
+        return img
+
+
+class RandomErasing(A.ImageOnlyTransform):
+    """One rectangle of random pixels in a share p of the images: .02 to .4 of the area, height over width .3 to 3.3.
+
+    Reference: Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896, algorithm 1. Departures: the
+    place is drawn where the rectangle fits; pixels that are not 8-bit are drawn between the image's least and largest
+    value. A.Erasing never erases more than .3 of a square image, with aspects that are not the paper's.
+    """
+
+    def __init__(self, p=0.5):
+        super().__init__(p=p)
+
+    def apply(self, img, **params):
+        rng = self.random_generator
+        height, width, channels = img.shape
+        for _ in range(100):  # most fit the first time
+            area, aspect = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
+            tall, wide = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+            if 0 < tall <= height and 0 < wide <= width:
+                break
+        else:
+            return img
+        top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+        shape, is_uint8, img = (tall, wide, channels), img.dtype == np.uint8, img.copy()
+        pixels = rng.integers(0, 256, shape, np.uint8) if is_uint8 else rng.uniform(img.min(), img.max(), shape)
+        img[top : top + tall, left : left + wide] = pixels
+        return img
+
+
+# name -> function of the strength, or of (strength, image_size), that returns a transform; applied in this order
+AUGMENTATIONS = {
+    "crop": lambda share, image_size: A.RandomResizedCrop(  # of at least this share of the area
+        image_size, scale=(share, 1.0), ratio=(0.8, 1.25), area_for_downscale="image"
+    ),
+    # these three are arguments of one A.Affine, as each warp of its own would blur the image
+    "rotate": lambda degrees: {"rotate": (-degrees, degrees)},
+    "translate": lambda share: {"translate_percent": {"x": (-share, share), "y": (-share, share)}},  # of each side
+    "scale": lambda factors: {"scale": factors},  # [smallest, largest]
+    "brightness": lambda share: A.RandomBrightnessContrast(share, share, p=0.5),
+    "colour": lambda share: A.HueSaturationValue(100 * share, 250 * share, 150 * share, p=0.5),  # of 180, 256, 256
+    "blur": lambda sigma: A.GaussianBlur(sigma_limit=(sigma / 3, sigma)),  # pixels; an image gets blur or noise
+    "noise": lambda std: A.GaussNoise(std_range=(std / 4, std)),  # a share of the range
+    "rand_augment": RandAugment,
+    # a square of this share of the shorter side; of (smallest, largest) a rectangle
+    "cutout": lambda side: A.CoarseDropout((1, 1), side, side, p=0.5) if isinstance(side, tuple) else Cutout(side),
+    "erasing": RandomErasing,
+    "augmix": AugMix,
+}
+PRESETS = {
     "none": {},
     "light": {"rotate": 7, "translate": 0.05, "scale": (0.9, 1.1)},
     "medium": {"rotate": 15, "translate": 0.08, "scale": (0.85, 1.2), "brightness": 0.2},
     "heavy": {
-        "crop": 0.5,
-        "rotate": 30,
-        "translate": 0.1,
-        "scale": (0.8, 1.2),
-        "brightness": 0.3,
-        "colour": 0.1,
-        "blur": 1.5,
-        "noise": 0.08,
-        "cutout": 0.375,
+        "crop": 0.5, "rotate": 30, "translate": 0.1, "scale": (0.8, 1.2), "brightness": 0.3, "colour": 0.1, "blur": 1.5,
+        "noise": 0.08, "cutout": (0.2, 0.375),
     },
-}
-_AFFINE_P = {"none": 0.9, "light": 0.7, "medium": 0.9, "heavy": 0.7}
-_BRIGHTNESS_P = {"none": 0.5, "light": 0.5, "medium": 0.5, "heavy": 0.7}
-_FLIPS = {
+}  # fmt: skip
+FLIPS = {  # name -> transforms, and the share of images that each is applied to
     "none": [],
     "hflip": [(A.HorizontalFlip, 0.5)],
     "vflip": [(A.VerticalFlip, 0.5)],
     "hvflip": [(A.HorizontalFlip, 0.5), (A.VerticalFlip, 0.5)],
     "d4": [(A.D4, 1)],
 }
+_AFFINE_P, _BRIGHTNESS_P = {"light": 0.7, "heavy": 0.7}, {"heavy": 0.7}  # shares of images by preset; else .9 and .5
+_RANGES = {  # smallest and largest strength of augment.kwargs
+    "crop": (0.01, 1), "rotate": (0, 180), "translate": (0, 1), "scale": (0.001, 10), "brightness": (0, 1),
+    "colour": (0, 1), "blur": (0, 20), "noise": (0, 1), "rand_augment": (0, 10), "cutout": (0, 1), "erasing": (0, 1),
+    "augmix": (0, 10),
+}  # fmt: skip
+_OFF = {"crop": 1, "scale": (1, 1)}  # strengths that do nothing; else 0
+_NEEDS_8_BIT = ("brightness", "colour", "blur", "noise", "rand_augment", "augmix")
 
 
 def build_transforms(settings, image_size, channels, is_uint8):
-    """Return the transforms that a preset and the knobs beside it ask for, in the order they are applied.
+    """Return the transforms that a preset, flips and augment.kwargs ask for, in the order they are applied.
 
-    A knob that is set takes the place of the preset's value. Flips belong to the presets other than none. Images that
-    are not uint8, or have other than 1 or 3 channels, get crop, affine, flips, Random Erasing and a cutout that is set;
-    grey ones get all but colour. heavy's own cutout is a rectangle of .2 to .375 of each side.
+    What such images cannot have is refused in augment.kwargs, and left out of a preset; preset=none has no flips.
 
     Args:
         settings: src.config.settings.Augment.
         image_size: (height, width) after a crop.
         channels: of the images.
         is_uint8: whether their pixels are 8-bit.
-
-    Raises:
-        UserError: a knob is set that such images cannot have.
     """
-    knobs = {key: value for key in _OFF if (value := getattr(settings, key)) is not None}
-    values = SimpleNamespace(**_OFF | _PRESETS[settings.preset] | knobs)
-    is_picture = is_uint8 and channels in (1, 3)
-    _check_knobs(settings, knobs, channels, is_picture)
-    transforms = []
-    if values.crop < 1:
-        transforms.append(
-            A.RandomResizedCrop(image_size, scale=(values.crop, 1.0), ratio=(0.8, 1.25), area_for_downscale="image")
-        )
-    if values.rotate or values.translate or tuple(values.scale) != (1, 1):
-        transforms.append(_build_affine(values, _AFFINE_P[settings.preset]))
-    if settings.preset != "none":
-        transforms += [flip(p=p) for flip, p in _FLIPS[settings.flips]]
-    if is_picture:
-        transforms += _build_pixelwise(values, channels, _BRIGHTNESS_P[settings.preset])
-        transforms += [RandAugment(settings.randaugment)] if settings.randaugment else []
-    if settings.cutout:
-        transforms.append(Cutout(settings.cutout))
-    elif values.cutout and is_picture:
-        sides = (values.cutout * 8 / 15, values.cutout)
-        transforms.append(A.CoarseDropout((1, 1), sides, sides, p=0.5))
-    transforms += [RandomErasing(settings.erasing)] if settings.erasing else []
-    return transforms + ([AugMix(settings.augmix)] if settings.augmix else [])
+    preset, flips = settings.preset, FLIPS[settings.flips] if settings.preset != "none" else []
+    if any(flip is A.D4 for flip, _ in flips) and image_size[0] != image_size[1]:
+        found = f"needs square images, image_size is {list(image_size)}"
+        raise UserError(f"augment.flips={settings.flips}: {found}; set augment.flips=hvflip")
+    transforms, warp = {}, {"rotate": (0, 0), "translate_percent": {"x": (0, 0), "y": (0, 0)}, "scale": (1, 1)}
+    for name, strength in _choose_strengths(settings, channels, is_uint8).items():
+        function = AUGMENTATIONS[name]
+        takes_size = "image_size" in inspect.signature(function).parameters
+        one = function(strength, image_size) if takes_size else function(strength)
+        if isinstance(one, dict):
+            name, warp, p = "affine", warp | one, _AFFINE_P.get(preset, 0.9)
+            one = A.Affine(**warp, keep_ratio=True, border_mode=cv2.BORDER_REFLECT_101, p=p)
+        elif name in ("blur", "noise"):
+            blurs = transforms["blur"].transforms if "blur" in transforms else []
+            name, one = "blur", A.OneOf([*blurs, one], p=0.3)
+        elif name == "brightness":
+            one.p = _BRIGHTNESS_P.get(preset, one.p)
+        transforms[name] = one
+    first = [transforms.pop(name) for name in ("crop", "affine") if name in transforms]
+    return [*first, *(flip(p=p) for flip, p in flips), *transforms.values()]
 
 
-def _check_knobs(settings, knobs, channels, is_picture):
-    """Refuse what was asked for and these images cannot have; what a preset alone brings is left out instead.
-
-    Raises:
-        UserError: names the setting.
-    """
-    asked = {key: knobs.get(key) for key in ("brightness", "colour", "blur", "noise")}
-    asked |= {"randaugment": settings.randaugment, "augmix": settings.augmix}
-    key = next((key for key, value in asked.items() if value), None)
-    if key and not is_picture:
-        raise UserError(f"augment.{key}={asked[key]:g}: needs 8-bit pictures of 1 or 3 channels; leave it out")
-    if asked["colour"] and channels == 1:
-        raise UserError(f"augment.colour={asked['colour']:g}: grey pictures have no colour; leave it out")
-
-
-def _build_affine(values, p):
-    """Rotation in degrees, shift as a share of the side, zoom as a factor; the border mirrors the picture."""
-    shift = (-values.translate, values.translate)
-    return A.Affine(
-        rotate=(-values.rotate, values.rotate),
-        translate_percent={"x": shift, "y": shift},
-        scale=tuple(values.scale),
-        keep_ratio=True,
-        border_mode=cv2.BORDER_REFLECT_101,
-        p=p,
-    )
+def _choose_strengths(settings, channels, is_uint8):
+    """Return {name: strength} of what such images get, in the order of AUGMENTATIONS."""
+    asked = {name: strength for name, strength in settings.kwargs.items() if strength is not None}
+    for name, strength in asked.items():
+        _check_strength(name, strength)
+    chosen, strengths = {}, PRESETS[settings.preset] | asked
+    for name in AUGMENTATIONS:
+        strength, fault = strengths.get(name, 0), None
+        strength = tuple(strength) if isinstance(strength, list) else strength
+        needs_8_bit = name in _NEEDS_8_BIT or (name == "cutout" and isinstance(strength, tuple))
+        if needs_8_bit and not (is_uint8 and channels in (1, 3)):
+            fault = "needs 8-bit images of 1 or 3 channels"
+        elif name == "colour" and channels == 1:
+            fault = "grey images have no colour"
+        if strength not in (0, _OFF.get(name)):
+            if fault and name in asked:
+                raise UserError(f"augment.kwargs.{name}={strength}: {fault}; leave it out")
+            if not fault:
+                chosen[name] = strength
+    return chosen
 
 
-def _build_pixelwise(values, channels, brightness_p):
-    transforms = []
-    if values.brightness:
-        transforms.append(A.RandomBrightnessContrast(values.brightness, values.brightness, p=brightness_p))
-    if values.colour and channels == 3:
-        share = values.colour  # of OpenCV's units: hue has 180, saturation and value have 256
-        transforms.append(A.HueSaturationValue(100 * share, 250 * share, 150 * share, p=0.5))
-    blur_or_noise = [A.GaussianBlur(sigma_limit=(values.blur / 3, values.blur))] if values.blur else []
-    blur_or_noise += [A.GaussNoise(std_range=(values.noise / 4, values.noise))] if values.noise else []
-    return transforms + ([A.OneOf(blur_or_noise, p=0.3)] if blur_or_noise else [])
+def _check_strength(name, strength):
+    where, is_scale = f"augment.kwargs.{name}", name == "scale"
+    if name not in AUGMENTATIONS:
+        known = f"{listing(AUGMENTATIONS, 30)}{nearest(name, AUGMENTATIONS)}"
+        raise UserError(f"augment.kwargs: there is no {name}, only {known}")
+    if name in _RANGES:
+        numbers = list(strength) if is_scale and isinstance(strength, (list, tuple)) else [strength]
+        is_number = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
+        if not is_number or len(numbers) != 1 + is_scale or numbers != sorted(numbers):
+            form = "[smallest, largest], for example [0.8, 1.25]" if is_scale else "a number"
+            raise UserError(f"{where}={strength}: must be {form}")
+        for number in numbers:
+            check_range(where, number, *_RANGES[name])

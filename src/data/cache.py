@@ -1,13 +1,13 @@
 """Decoded images on disk: each is decoded and resized once, for all epochs, folds, runs and processes.
 
-The idea to know: a row of the cache is bit for bit what decoding and resizing its file gives, so that a run with the
-cache and one without are the same. A cache is one .npy file of shape (N, H, W, C) that numpy opens, with a checksum for
-each row beside it; its name holds a hash of all that decides its content, so that another one is built when any file,
-the size or the decoder changes. Decoding that was stopped goes on. Caches may be deleted at any time.
+A cached image is bit for bit what decoding and resizing its file gives, so runs with and without a cache are the same.
+A cache is <name>.npy (N, H, W, C) and <name>.crc, the CRC-32 of each row; the name holds a hash of all that decides its
+content, so another one is built when any file, the size or the decoder changes. It may be deleted at any time.
 """
 
 import hashlib
-import inspect
+import io
+import math
 import os
 import shutil
 import time
@@ -19,144 +19,180 @@ import cv2
 import numpy as np
 import PIL
 
-from src.data import decode
 from src.data.decode import decode_image, resize_image
-from src.data.parallel import map_images
-from src.data.row_files import checksums_of, unfinished_bytes, write_rows
+from src.data.scan import map_images
 from src.errors import UserError
+from src.files import sync_folder
 from src.locks import hold
 
 RESERVE_BYTES = 2_000_000_000  # of the disk that stay free, for runs and their checkpoints
 
 
-class _NoRoom(Exception):
-    """Why decoded images cannot be kept."""
+class NoRoom(UserError):
+    """There is no folder, or no room on the disk, for decoded images."""
 
 
 class ImageCache:
-    """Images of a cache file: those of a table's rows, in its order; can be pickled, as loaders may open it anew."""
+    """Decoded images, by the path of their file; keys, (N,) uint64, are `_key` of each row's."""
 
-    def __init__(self, path, rows=None):
-        self._path, self._rows = Path(path), rows
-        self._pixels = np.load(self._path, mmap_mode="r")
-        self._checksums = np.load(checksums_of(self._path))
+    def __init__(self, path, keys):
+        self._path, self._keys, self._order = path, keys, np.argsort(keys)
+        self._pixels, self._checksums = np.load(path, mmap_mode="r"), np.fromfile(path.with_suffix(".crc"), "<u4")
+        if not len(keys) == len(self._pixels) == len(self._checksums):
+            raise ValueError(f"{path}: not complete")
 
-    def __getstate__(self):
-        return self._path, self._rows
+    def __reduce__(self):
+        return ImageCache, (self._path, self._keys)  # each worker maps the pixels anew
 
-    def __setstate__(self, state):
-        self.__init__(*state)
-
-    def take(self, rows):
-        """Return the cache of some rows: int indices, as those of `ImageTable.take`."""
-        return ImageCache(self._path, rows if self._rows is None else self._rows[rows])
-
-    def read(self, row):
-        """Return a copy of one image (H, W, C), or None where its pixels are no longer those that were written."""
-        row = row if self._rows is None else self._rows[row]
+    def read(self, path):
+        """Return a copy of the image (H, W, C) of a file; None: it is not here, or damaged on the disk."""
+        place = np.searchsorted(self._keys, key := _key(path), sorter=self._order)
+        row = self._order[place % len(self._order)]
+        if self._keys[row] != key:
+            return None
         pixels = np.array(self._pixels[row])
         return pixels if zlib.crc32(pixels) == self._checksums[row] else None
 
 
-def open_cache(table, channels, size, root, folders, mode, num_reads):
-    """Return the ImageCache of a table's images, building it where that pays; None: the files are to be read.
+def _key(path):
+    """64 bits for a path, since a dict of strings would grow each worker's memory; a million collide with p = 3e-8."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little"))
+
+
+def open_cache(paths, channels, size, root, folders, mode, num_reads):
+    """Return the ImageCache of some files, built where that pays; None: the files are to be read.
 
     Args:
-        table: has .paths, (N,) str.
-        channels: of the images.
-        size: (height, width) they are resized to.
-        root: folder of the competition; the paths count from there, so that it may be moved.
+        paths: competition.paths.Paths, or an array of str.
+        size: (height, width) that images are resized to.
+        root: folder of the competition, which may move together with its cache.
         folders: of `list_folders`.
-        mode: off; on; or auto, which builds one where an image is read more than once and it can be written.
-        num_reads: images that will be read in all.
+        mode: off; on; or auto, which builds one where images are read more than once (num_reads in all) and it fits.
 
     Raises:
-        UserError: an image is missing or cannot be decoded, or its type is not the first one's; or mode=on and it
-            cannot be written.
+        UserError: an image is missing or cannot be decoded, or its type is not the first one's; NoRoom: mode=on and
+            the cache cannot be written.
     """
     if mode == "off":
         return None
-    name = f"{size[0]}x{size[1]}x{channels}_{hash_images(table.paths, root, channels, size)}.npy"
+    name = f"{size[0]}x{size[1]}x{channels}_{hash_images(paths, root, channels, size)}.npy"
+    keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
     for folder in folders:
-        if (cache := _try_cache(folder / name)) is not None:
+        if (cache := _try_cache(folder / name, keys)) is not None:
             return cache
-    if not is_worth_building(mode, num_reads, len(table)):
+    if not is_worth_building(mode, num_reads, len(paths)):
         return None
     try:
-        return _build_cache(folders, name, table, channels, size)
-    except _NoRoom as reason:
+        return _build_cache(open_folder(folders) / name, paths, keys, channels, size)
+    except NoRoom as error:
         if mode == "on":
-            raise UserError(f"{reason}; set cache_dir=FOLDER or cache=auto") from None
-        print(f"{reason};\n  images are decoded in every epoch; cache_dir=FOLDER puts them elsewhere")
+            raise
+        print(f"{error};\n  without it images are decoded in every epoch")
         return None
 
 
 def is_worth_building(mode, num_reads, num_images):
-    """Whether a cache of some images is built where there is none, as `open_cache` has it."""
+    """Whether `open_cache` builds a cache of some images where there is none."""
     return mode == "on" or (mode == "auto" and num_reads > num_images)
 
 
-def _try_cache(path):
-    """Return the cache at `path`, or None where there is none that is whole."""
+def _try_cache(path, keys):
+    """Return the cache of a file, or None where there is none that is complete."""
     try:
-        return ImageCache(path)
+        return ImageCache(path, keys)
     except (OSError, ValueError, EOFError):
         return None
 
 
-def _build_cache(folders, name, table, channels, size):
-    """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it.
-
-    Raises:
-        _NoRoom: it cannot be written.
-    """
-    try:
-        path = open_folder(folders) / name
-    except UserError as error:
-        raise _NoRoom(str(error).partition(";")[0]) from None
-    lock = path.with_suffix(".lock")
-    with hold(lock, f"{lock}: another process decodes the images; waiting for it"):
-        if (cache := _try_cache(path)) is not None:
+def _build_cache(path, paths, keys, channels, size):
+    """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it."""
+    lock, unfinished = path.with_suffix(".lock"), path.with_suffix(".part")
+    with hold(lock, f"{lock}: another process decodes the images; waiting"):
+        if (cache := _try_cache(path, keys)) is not None:
             return cache
-        first = _read_image(str(table.paths[0]), channels, size)
-        needed = first.nbytes * len(table) - unfinished_bytes(path)
-        free = shutil.disk_usage(path.parent).free - RESERVE_BYTES
+        first = _decode(paths[0], channels, size)
+        needed = first.nbytes * len(paths) - (unfinished.stat().st_size if unfinished.exists() else 0)
+        free = max(shutil.disk_usage(path.parent).free - RESERVE_BYTES, 0)
         if needed > free:
-            spare = gigabytes(max(free, 0))
-            raise _NoRoom(f"{path.parent}: {gigabytes(needed)} of decoded images do not fit ({spare} to spare)")
+            found = f"{gigabytes(needed)} of decoded images do not fit ({gigabytes(free)} to spare)"
+            raise NoRoom(f"{path.parent}: {found}; set cache_dir=FOLDER")
         began = time.perf_counter()
         try:
-            _write_images(path, table, channels, size, first.dtype)
+            rows_after = partial(_decode_rows, path, paths, channels, size, first.dtype)
+            _write_rows(path, (len(paths), *first.shape), first.dtype, rows_after)
         except OSError as error:
-            raise _NoRoom(f"{path}: cannot be written ({error.strerror})") from None
+            raise NoRoom(f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER") from None
         took = time.perf_counter() - began
-        print(f"{path}: {len(table)} decoded images, {gigabytes(path.stat().st_size)}, made in {took:.1f} s")
-    return ImageCache(path)
+        print(f"{path}: {len(paths)} decoded images, {gigabytes(path.stat().st_size)}, made in {took:.1f} s")
+    return ImageCache(path, keys)
 
 
-def _write_images(path, table, channels, size, dtype):
-    def images_from(first):
-        if first:
-            print(f"{path}: {first} of {len(table)} images were decoded before; going on", flush=True)
-        paths = table.paths[first:]
-        images = map_images(partial(_read_image, channels=channels, size=size), paths, "decoding")
-        for row, image in enumerate(images):
-            if image.dtype != dtype:
-                raise UserError(f"{paths[row]}: has {image.dtype} pixels, {table.paths[0]} has {dtype}; set cache=off")
-            yield image
-
-    write_rows(path, len(table), (*size, channels), dtype, images_from)
-
-
-def _read_image(path, channels, size):
+def _decode(path, channels, size):
     return np.ascontiguousarray(resize_image(decode_image(path, channels, size), size))
+
+
+def _decode_rows(path, paths, channels, size, dtype, num_done):
+    """Yield the decoded images of all paths but the first `num_done`."""
+    if num_done:
+        print(f"{path}: resumes after {num_done} of {len(paths)} images", flush=True)
+    rest = paths[num_done:]
+    for row, image in enumerate(map_images(partial(_decode, channels=channels, size=size), rest, "decoding")):
+        if image.dtype != dtype:
+            raise UserError(f"{rest[row]}: has {image.dtype} pixels, {paths[0]} has {dtype}; set cache=off")
+        yield image
+
+
+def _write_rows(path, shape, dtype, rows_after):
+    """Write rows_after(number of rows), which yields all others, and checksums; resume where a killed process stopped.
+
+    Rows are appended under other names: a full disk is then an error, where a write into a memory map crashes. An
+    Exception leaves no file; what ends the program, and is no Exception, leaves the rows so far.
+    """
+    unfinished = path.with_suffix(".part"), path.with_suffix(".part.crc")
+    try:
+        with open(unfinished[0], "a+b") as pixels, open(unfinished[1], "a+b") as checksums:
+            for row in rows_after(_take_over(pixels, checksums, shape, dtype)):
+                pixels.write(row)
+                checksums.write(_checksum(row))
+            for file in (pixels, checksums):
+                file.flush()
+                os.fsync(file.fileno())
+    except Exception:
+        for one in unfinished:
+            one.unlink(missing_ok=True)
+        raise
+    os.replace(unfinished[1], path.with_suffix(".crc"))  # the checksums first: where the rows are, they are
+    os.replace(unfinished[0], path)
+    sync_folder(path.parent)
+
+
+def _take_over(pixels, checksums, shape, dtype):
+    """Return how many rows of two open files agree with their checksums, and cut both files after these."""
+    file, num_done, row_bytes = io.BytesIO(), 0, math.prod(shape[1:]) * dtype.itemsize
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+    header = file.getvalue()
+    pixels.seek(0)
+    checksums.seek(0)
+    if pixels.read(len(header)) == header:
+        while len(row := pixels.read(row_bytes)) == row_bytes and checksums.read(4) == _checksum(row):
+            num_done += 1
+    checksums.truncate(4 * num_done)
+    pixels.truncate(len(header) + num_done * row_bytes if num_done else 0)
+    if not num_done:
+        pixels.write(header)
+    return num_done
+
+
+def _checksum(row):
+    return zlib.crc32(row).to_bytes(4, "little")
 
 
 def hash_images(paths, root, channels, size):
     """Return a hash of the files' names, sizes and times, of the decoder's code, and of what it is asked for."""
-    words = (inspect.getsource(decode), cv2.__version__, PIL.__version__, channels, *size)
-    digest = hashlib.sha256(repr(words).encode())
-    for path in paths.tolist():
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("decode.py", "dicom.py")]
+    digest = hashlib.sha256(repr((*code, cv2.__version__, PIL.__version__, channels, *size)).encode())
+    for path in paths:
         try:
             status = os.stat(path)
         except OSError as error:
@@ -174,11 +210,7 @@ def list_folders(config):
 
 
 def open_folder(folders):
-    """Return the first folder that can be made and written, as a Path.
-
-    Raises:
-        UserError: none can.
-    """
+    """Return the first folder that can be made and written; raise NoRoom where none can."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -186,9 +218,9 @@ def open_folder(folders):
             continue
         if os.access(folder, os.W_OK):
             return folder
-    raise UserError(f"{folder}: cannot be written; set cache_dir=FOLDER")
+    raise NoRoom(f"{folder}: cannot be written; set cache_dir=FOLDER")
 
 
 def gigabytes(num_bytes):
-    """Return bytes as words, "1.5 GB"."""
+    """Return bytes in words, "1.5 GB"."""
     return f"{num_bytes / 1e9:.1f} GB"

@@ -1,7 +1,7 @@
 """Dataset and DataLoader: rows of an image table -> batches of raw pixels.
 
-The idea to know: what a sample looks like is decided by (seed, epoch, row, copy) alone. They travel to the workers
-inside each item's key, so that a run is the same for any number of workers, any restart and any number of processes.
+What a sample looks like is decided by (seed, epoch, row, copy) alone. They travel to the workers inside each item's
+key, so that a run is the same for any number of workers, any restart and any number of processes.
 """
 
 import os
@@ -12,97 +12,101 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from src.competition.paths import Paths
 from src.data.decode import decode_image
 from src.data.samplers import Ordered, Shuffled
 from src.errors import UserError
 
 
 class ImageDataset(Dataset):
-    """Decoded and transformed images of a table; an item's key is (epoch, row, copy).
+    """Rows of a table, decoded and transformed; an item's key is (epoch, row, copy).
 
     Args:
-        table: has .paths (N,) and .targets (N, C) float32 or None; numpy arrays, as a list of Python strings would
-            grow each worker's memory (pytorch issue 13246).
-        channels, target_size: as in `decode.decode_image`.
-        transform: (image, seed) -> image (H, W, C) of one size, or its views (V, H, W, C); a module-level object, as
-            workers may be spawned.
-        seed: of the transform's random numbers.
-        cache: cache.ImageCache of the table's images at target_size; None: the files are read.
+        table: competition.tables.ImageTable; it holds arrays, as a list of Python strings would grow each worker's
+            memory (pytorch issue 13246).
+        transform: transforms.Augmentation; seed: of its random numbers.
+        caches: {(height, width): cache.ImageCache}; what they lack is read from the files.
     """
 
-    def __init__(self, table, channels, transform, target_size, seed, cache=None):
-        self.table = table
-        self.channels = channels
-        self.transform = transform
-        self.target_size = target_size
-        self.seed = seed
-        self.cache = cache
+    def __init__(self, table, channels, transform, seed, caches=None):
+        self.table, self.channels, self.transform, self.seed = table, channels, transform, seed
+        self.caches = caches or {}
+
+    def read(self, row):
+        """Return {input name: value} of one row: the keyword arguments of the network's forward.
+
+        Two images a row, or metadata beside the image, is another `read`. A str is an image file, an array (H, W, C) of
+        uint8 or float32 an image; each image is transformed on its own. Anything else is stacked to a tensor (N, ...).
+        """
+        return {"image": str(self.table.paths[row])}
+
+    def list_paths(self):
+        """Return the Paths of all image files that `read` names, each once."""
+        values = (value for row in range(len(self)) for value in self.read(row).values())
+        return Paths.of(dict.fromkeys(value for value in values if isinstance(value, str)))
 
     def __len__(self):
         return len(self.table)
 
     def __getitem__(self, key):
-        """Return {"image", "index"[, "target"]}, or {"error": text}: a raised error would come out of a worker as a
-        traceback of many lines."""
-        epoch, index, copy = key
+        """Return {"inputs", "index"[, "target"]}, or {"error": text}: raised in a worker it would be a traceback."""
+        epoch, row, copy = key
+        inputs, num_images = {}, 0
         try:
-            image = self.cache.read(index) if self.cache else None
-            if image is None:
-                image = decode_image(str(self.table.paths[index]), self.channels, self.target_size)
-            image = self.transform(image, _number((self.seed, epoch, index, copy)))
+            for name, value in self.read(row).items():
+                if isinstance(value, str) or _is_image(value):
+                    seed = _derive_seed(self.seed, epoch, row, copy, *([num_images] if num_images else []))
+                    value, num_images = self.transform(self._load(value), seed), num_images + 1
+                inputs[name] = value
         except UserError as error:
             return {"error": str(error)}
-        item = {"image": image, "index": np.int64(index)}
-        return item if self.table.targets is None else item | {"target": self.table.targets[index]}
+        item = {"inputs": inputs, "index": np.int64(row)}
+        return item if self.table.targets is None else item | {"target": self.table.targets[row]}
+
+    def _load(self, value):
+        if not isinstance(value, str):
+            return value.copy()  # a transform may work in place
+        cache = self.caches.get(self.transform.decode_size)
+        image = cache.read(value) if cache else None
+        return decode_image(value, self.channels, self.transform.decode_size) if image is None else image
 
 
 class Loader:
-    """Batches of one process, epoch by epoch; see `build_loader`.
+    """Batches of one process, epoch by epoch; `num_images` are those of an epoch. See `build_loader`."""
 
-    Attributes:
-        num_images: images that one epoch yields on this process.
-    """
-
-    def __init__(self, dataset, order, num_workers):
-        self._order = order
-        self.num_images = order.num_images
+    def __init__(self, dataset, sampler, num_workers):
+        self._sampler, self.num_images = sampler, sampler.num_images
         self._batches = DataLoader(
             dataset,
-            batch_sampler=order,
+            batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_it_to_the_main_process,
+            worker_init_fn=_leave_signals_to_main,
         )
 
     def __len__(self):
-        return len(self._order)
+        return len(self._sampler)
 
     def batches(self, epoch, start=0):
-        """Yield {"image": (N, H, W, C) uint8 or float32, "index": (N,) int64[, "target": (N, K) float32]}.
+        """Yield {"inputs": {name: (N, ...) tensor}, "index": (N,) int64[, "target": (N, K) float32]}.
 
-        In training also "share", a float: what this process's mean loss must be multiplied with, so that the mean over
-        the processes is that of all their images; 1.0 where all have as many.
-
-        Args:
-            epoch: counted from 0.
-            start: batches of it that are left out; torch's random state is then as it was, as nothing begins here.
-
-        Raises:
-            UserError: an image cannot be decoded.
+        Images are (N, H, W, C) uint8 or float32, or (N, V, H, W, C) of V views. In training also "share", a float that
+        this process's mean loss is multiplied by, so that the mean over the processes is that of all their images.
+        `start` batches are left out where an epoch (from 0) resumes; torch's random state is then left alone.
         """
-        self._order.epoch, self._order.start = epoch, start
+        self._sampler.epoch, self._sampler.start = epoch, start
         state = torch.get_rng_state()
         batches = iter(self._batches)  # torch may draw a number for its workers here, but not in all epochs
         torch.set_rng_state(state)
         if not start:
-            torch.empty((), dtype=torch.int64).random_()  # it is drawn at each epoch's beginning, and nowhere else
+            torch.empty((), dtype=torch.int64).random_()  # so it is drawn at each epoch's beginning, and nowhere else
         for number, batch in enumerate(batches, start):
             if "error" in batch:
                 raise UserError(batch["error"])
-            if self._order.shares is not None:
-                batch["share"] = self._order.shares[number]
+            if self._sampler.shares is not None:
+                batch["share"] = self._sampler.shares[number]
             yield batch
 
     def close(self):
@@ -110,34 +114,35 @@ class Loader:
         self._batches = ()
 
 
-def build_loader(dataset, batch_size, num_workers, shuffle_seed=None, rank=0, world_size=1, **drawing):
-    """Build the Loader of one process.
+def build_loader(dataset, batch_size, num_workers, sampler=None, shuffle_seed=None, rank=0, world_size=1, **drawing):
+    """Build the Loader of one process of `world_size`, in which it is number `rank`.
 
     Args:
         batch_size: images per batch of one process.
         num_workers: loader processes; 0 loads in this one.
-        shuffle_seed: of the `order.Shuffled` rows of training; None: the `order.Ordered` rows of evaluation.
-        drawing: num_batches and weights of `order.Shuffled`.
-
-    Raises:
-        UserError: fewer training images than processes.
+        sampler: yields batches of keys; None: `Shuffled` by shuffle_seed, with num_batches and chances as given in
+            `drawing`, or `Ordered` without a shuffle_seed.
     """
-    if shuffle_seed is None:
-        order = Ordered(len(dataset), batch_size, rank, world_size)
-    else:
-        order = Shuffled(len(dataset), batch_size, shuffle_seed, rank, world_size, **drawing)
-    return Loader(dataset, order, num_workers)
+    if sampler is None and shuffle_seed is None:
+        sampler = Ordered(len(dataset), batch_size, rank, world_size)
+    elif sampler is None:
+        sampler = Shuffled(len(dataset), batch_size, shuffle_seed, rank, world_size, **drawing)
+    return Loader(dataset, sampler, num_workers)
 
 
-def _number(words):
+def _is_image(value):
+    return isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype in (np.uint8, np.float32)
+
+
+def _derive_seed(*numbers):
     """One 64-bit seed from several numbers, so that epoch 1, row 2 and epoch 2, row 1 differ."""
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _leave_it_to_the_main_process(_):
-    """Leave the end to the main process: a terminal, timeout and torchrun send their signals to a whole group.
+def _leave_signals_to_main(_):
+    """A terminal, timeout and torchrun send their signals to a whole group: only the main process answers them.
 
-    And the words: errors travel to the main process; what a worker says when its siblings are killed helps nobody.
+    Messages too: errors travel to the main process; what a worker says when its siblings are killed helps nobody.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a group of its own; without a main process a worker ends by itself, within seconds
@@ -147,9 +152,20 @@ def _leave_it_to_the_main_process(_):
 
 
 def _collate(items):
-    if isinstance(items, dict):  # a data set that takes a batch's keys at once
-        return {name: torch.from_numpy(array) for name, array in items.items()}
-    for item in items:
-        if "error" in item:
-            return item
-    return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+    if not isinstance(items, dict):  # which a dataset returns that takes all keys of a batch at once
+        if failed := [item for item in items if "error" in item]:
+            return failed[0]
+        items = _stack(items)
+    return _as_tensors(items)
+
+
+def _stack(items):
+    if isinstance(items[0], dict):
+        return {name: _stack([item[name] for item in items]) for name in items[0]}
+    return np.stack(items)
+
+
+def _as_tensors(batch):
+    if isinstance(batch, dict):
+        return {name: _as_tensors(value) for name, value in batch.items()}
+    return torch.from_numpy(batch.astype(np.float32) if batch.dtype == np.float64 else batch)  # as networks compute

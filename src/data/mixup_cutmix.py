@@ -1,44 +1,38 @@
-"""Mixup and CutMix on a batch of images and float targets.
-
-The idea to know: targets are (N, C) floats, so that a mixed picture simply has mixed targets, for any task and any
-batch size. Each batch takes one number from the torch generator and draws all the rest from it.
-"""
+"""Mixup and CutMix on a batch of inputs and float targets: mixed inputs have mixed targets, for any task."""
 
 import numpy as np
 import torch
 
+from src.errors import UserError
 
-def mixup(images, targets, permutation, lam):
-    """Blend each picture, and its target, with its partner.
 
-    Args:
-        images: (N, C, H, W).
-        targets: (N, K).
-        permutation: (N,) int, each picture's partner.
-        lam: share of the picture itself, in [0, 1].
+def mixup(inputs, targets, permutation, lam):
+    """Blend each row of inputs {name: (N, ...) float} and targets (N, K) with its partner's; lam is its own share.
 
     Reference: Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018, arXiv:1710.09412, eq. 1.
     """
-    return torch.lerp(images[permutation], images, lam), torch.lerp(targets[permutation], targets, lam)
+    mixed = {name: torch.lerp(one[permutation], one, lam) for name, one in inputs.items()}
+    return mixed, torch.lerp(targets[permutation], targets, lam)
 
 
-def cutmix(images, targets, permutation, box):
-    """Paste a box of each picture's partner into it; the target is shared by area.
+def cutmix(inputs, targets, permutation, box):
+    """Paste a box of the partner into each image (N, C, H, W); blend targets, and inputs that are no images, by area.
 
     Args:
-        images: (N, C, H, W).
-        targets: (N, K).
-        permutation: (N,) int, each picture's partner.
         box: (top, left, bottom, right) in pixels, the last two exclusive; the same for the whole batch.
 
     Reference: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features,
     2019, arXiv:1905.04899, eq. 1; lambda is the area really left, after clipping at the border.
     """
     top, left, bottom, right = box
-    lam = 1 - (bottom - top) * (right - left) / (images.shape[2] * images.shape[3])
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[permutation, :, top:bottom, left:right]
-    return mixed, torch.lerp(targets[permutation], targets, lam)
+    height, width = _image_size(inputs)
+    lam = 1 - (bottom - top) * (right - left) / (height * width)
+    mixed, targets = mixup({name: one for name, one in inputs.items() if one.ndim != 4}, targets, permutation, lam)
+    for name, image in inputs.items():
+        if image.ndim == 4:
+            mixed[name] = image.clone()
+            mixed[name][:, :, top:bottom, left:right] = image[permutation, :, top:bottom, left:right]
+    return mixed, targets
 
 
 def draw_box(height, width, lam, rng):
@@ -52,30 +46,32 @@ def draw_box(height, width, lam, rng):
 
 
 class Mixer:
-    """Mixes a share of the batches, by Mixup or CutMix.
-
-    Args:
-        settings: src.config.settings.Mix.
-    """
+    """Mixes a share of the batches, by Mixup or CutMix; settings: src.config.settings.Mix."""
 
     def __init__(self, settings):
         self.settings = settings
 
-    def __call__(self, images, targets, generator):
-        """Return images and targets, mixed or as they were; the inputs stay as they are.
+    def __call__(self, inputs, targets, generator):
+        """Return inputs and targets, mixed or as they were; one number is drawn from the torch.Generator (CPU).
 
-        Args:
-            images: (N, C, H, W) float.
-            targets: (N, K) float.
-            generator: torch.Generator on the CPU; moves on by one draw a batch.
+        Raises:
+            UserError: an input is not float.
         """
         mix = self.settings
+        for name, one in inputs.items():
+            if not one.is_floating_point():
+                found = f"input '{name}' is {str(one.dtype).removeprefix('torch.')} and cannot be mixed"
+                raise UserError(f"mix.prob={mix.prob}: {found}; set mix.prob=0, or make it float in ImageDataset.read")
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         if rng.random() >= mix.prob:
-            return images, targets
-        permutation = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+            return inputs, targets
+        permutation = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
         cutmix_share = 0 if mix.cutmix_alpha == 0 else 1 if mix.mixup_alpha == 0 else mix.switch_prob
         if rng.random() < cutmix_share:
             lam = rng.beta(mix.cutmix_alpha, mix.cutmix_alpha)
-            return cutmix(images, targets, permutation, draw_box(*images.shape[2:], lam, rng))
-        return mixup(images, targets, permutation, float(rng.beta(mix.mixup_alpha, mix.mixup_alpha)))
+            return cutmix(inputs, targets, permutation, draw_box(*_image_size(inputs), lam, rng))
+        return mixup(inputs, targets, permutation, float(rng.beta(mix.mixup_alpha, mix.mixup_alpha)))
+
+
+def _image_size(inputs):
+    return next(one.shape[2:] for one in inputs.values() if one.ndim == 4)

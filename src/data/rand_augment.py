@@ -1,28 +1,17 @@
-"""RandAugment and AugMix, which albumentations lacks.
-
-The idea to know: all that is random comes from the transform's own `random_generator`, which `augment.Augmentation`
-sets anew for each image, so that a picture depends on (image, seed) alone, in any process.
-"""
+"""RandAugment and AugMix, which albumentations lacks, for uint8 images of 1 or 3 channels."""
 
 import albumentations as A
 import cv2
 import numpy as np
 
-_NUM_OPERATIONS = 2  # of RandAugment, for each image
-_NUM_CHAINS, _MAX_DEPTH = 3, 3  # of AugMix
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+_SMOOTHING = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 class RandAugment(A.ImageOnlyTransform):
-    """Two random operations of fourteen, all at one magnitude; for uint8 pictures of 1 or 3 channels.
-
-    Args:
-        magnitude: 0 to 10; 10 rotates by 30 degrees, shears by .3, shifts by .45 of the side, keeps 4 bits, inverts all
-            pixels, and changes colour, contrast, brightness and sharpness by .9. Signs are random.
-        p: share of images that it is applied to.
+    """Two random operations of fourteen, all at one magnitude, 0 to 10: see _RANDAUGMENT for what 10 means.
 
     Reference: Cubuk et al., RandAugment: Practical automated data augmentation with a reduced search space, 2019,
-    arXiv:1909.13719, fig. 2. Departures: the border mirrors the picture, and a larger magnitude never changes it less
+    arXiv:1909.13719, fig. 2. Departures: the border mirrors the image, and a larger magnitude never changes it less
     (there, enhancement goes from a factor of .1 at magnitude 0 over none to 1.9).
     """
 
@@ -31,21 +20,17 @@ class RandAugment(A.ImageOnlyTransform):
         self.magnitude = magnitude
 
     def apply(self, img, **params):
-        for _ in range(_NUM_OPERATIONS):
+        for _ in range(2):
             img = _apply_any(_RANDAUGMENT, img, self.magnitude / 10, self.random_generator)
         return img
 
 
 class AugMix(A.ImageOnlyTransform):
-    """Three chains of one to three operations, averaged and blended into the picture; for uint8, 1 or 3 channels.
-
-    Args:
-        severity: up to 10; each operation's strength is drawn from .1 to this.
-        p: share of images that it is applied to.
+    """Three chains of one to three operations, averaged and blended into the image; strengths from .1 to `severity`.
 
     Reference: Hendrycks et al., AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty, 2019,
-    arXiv:1912.02781, algorithm 1, with k = 3 and alpha = 1. Departures: the border mirrors the picture, and pictures
-    are blended as pixels, rounded to uint8, before they are normalised.
+    arXiv:1912.02781, algorithm 1, with k = 3 and alpha = 1. Departures: the border mirrors the image, and images are
+    blended as pixels, rounded to uint8, before they are normalised.
     """
 
     def __init__(self, severity, p=1.0):
@@ -54,11 +39,10 @@ class AugMix(A.ImageOnlyTransform):
 
     def apply(self, img, **params):
         rng = self.random_generator
-        weights, share = rng.dirichlet(np.ones(_NUM_CHAINS)), rng.beta(1, 1)
-        mixed = np.zeros(img.shape)
+        weights, share, mixed = rng.dirichlet(np.ones(3)), rng.beta(1, 1), np.zeros(img.shape)
         for weight in weights:
             chain = img
-            for _ in range(rng.integers(1, _MAX_DEPTH + 1)):
+            for _ in range(rng.integers(1, 4)):
                 level = rng.uniform(min(0.1, self.severity), self.severity)
                 chain = _apply_any(_AUGMIX, chain, level / 10, rng)
             mixed += weight * chain
@@ -66,22 +50,14 @@ class AugMix(A.ImageOnlyTransform):
 
 
 def _apply_any(operations, image, share, rng):
-    """Apply one of the operations, with a random sign where it has one.
-
-    Args:
-        share: 0 to 1, of the way from an operation's weakest to its strongest.
-    """
+    """Apply a random operation at a share, 0 to 1, of the way from its weakest to its strongest amount."""
     function, weakest, strongest, has_sign = list(operations.values())[rng.integers(len(operations))]
     amount = weakest + share * (strongest - weakest)
     return function(image, -amount if has_sign and rng.random() < 0.5 else amount)
 
 
-def _identity(image, _):
-    return image
-
-
 def _autocontrast(image, _):
-    """Stretch each channel to the whole range; one that is the same everywhere stays."""
+    """Stretch each channel to the whole range; a constant one stays."""
     low, high = image.min(axis=(0, 1)).astype(np.float32), image.max(axis=(0, 1)).astype(np.float32)
     is_flat = low == high
     factor = np.where(is_flat, 1, 255 / np.where(is_flat, 1, high - low))
@@ -89,13 +65,7 @@ def _autocontrast(image, _):
 
 
 def _equalize(image, _):
-    channels = [cv2.equalizeHist(np.ascontiguousarray(image[..., channel])) for channel in range(image.shape[2])]
-    return np.stack(channels, axis=2)
-
-
-def _solarize(image, amount):
-    """Invert the pixels of at least 256 - amount."""
-    return np.where(image >= 256 - amount, 255 - image, image)
+    return np.stack([cv2.equalizeHist(channel) for channel in np.ascontiguousarray(image.transpose(2, 0, 1))], axis=2)
 
 
 def _posterize(image, bits):
@@ -108,71 +78,41 @@ def _rotate(image, degrees):
     return _warp(image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1))
 
 
-def _shear_x(image, share):
-    return _warp(image, np.array([[1, share, -share * (image.shape[0] - 1) / 2], [0, 1, 0]]))
-
-
-def _shear_y(image, share):
-    return _warp(image, np.array([[1, 0, 0], [share, 1, -share * (image.shape[1] - 1) / 2]]))
-
-
-def _translate_x(image, share):
-    return _warp(image, np.array([[1, 0, share * image.shape[1]], [0, 1, 0]]))
-
-
-def _translate_y(image, share):
-    return _warp(image, np.array([[1, 0, 0], [0, 1, share * image.shape[0]]]))
-
-
-def _colour(image, change):
-    if image.shape[2] == 1:
-        return image
-    return _move_away(image, cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), change)
-
-
-def _contrast(image, change):
-    return _move_away(image, np.full_like(image, round(image.mean())), change)
-
-
-def _brightness(image, change):
-    return _move_away(image, np.zeros_like(image), change)
-
-
-def _sharpness(image, change):
-    return _move_away(image, cv2.filter2D(image, -1, _SMOOTH).reshape(image.shape), change)
-
-
-def _move_away(image, other, change):
-    """Move the picture away from another one (change > 0) or towards it; -1 arrives there."""
-    return cv2.addWeighted(image, 1 + change, other, -change, 0).reshape(image.shape)
-
-
 def _warp(image, matrix):
-    size = image.shape[1::-1]
+    size, matrix = image.shape[1::-1], np.reshape(matrix, (2, 3))
     return cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REFLECT_101).reshape(image.shape)
+
+
+def _enhance(find_other):
+    """Return the operation that moves an image away from another one (change > 0) or towards it; -1 arrives there."""
+    return lambda image, change: cv2.addWeighted(image, 1 + change, find_other(image), -change, 0).reshape(image.shape)
+
+
+def _grey(image):
+    return image if image.shape[2] == 1 else cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 # name: (function, its weakest and strongest amount, whether the sign is random)
 _SHARED = {
     "autocontrast": (_autocontrast, 0, 0, False),
     "equalize": (_equalize, 0, 0, False),
-    "rotate": (_rotate, 0, 30, True),
-    "solarize": (_solarize, 0, 256, False),
-    "shear_x": (_shear_x, 0, 0.3, True),
-    "shear_y": (_shear_y, 0, 0.3, True),
+    "rotate": (_rotate, 0, 30, True),  # degrees
+    "solarize": (lambda image, amount: np.where(image >= 256 - amount, 255 - image, image), 0, 256, False),
+    "shear_x": (lambda image, share: _warp(image, [1, share, -share * (len(image) - 1) / 2, 0, 1, 0]), 0, 0.3, True),
+    "shear_y": (lambda image, share: _warp(image, [1, 0, 0, share, 1, -share * (len(image[0]) - 1) / 2]), 0, 0.3, True),
 }
 _RANDAUGMENT = _SHARED | {
-    "identity": (_identity, 0, 0, False),
-    "posterize": (_posterize, 0, 4, False),
-    "translate_x": (_translate_x, 0, 0.45, True),
-    "translate_y": (_translate_y, 0, 0.45, True),
-    "colour": (_colour, 0, 0.9, True),
-    "contrast": (_contrast, 0, 0.9, True),
-    "brightness": (_brightness, 0, 0.9, True),
-    "sharpness": (_sharpness, 0, 0.9, True),
+    "identity": (lambda image, _: image, 0, 0, False),
+    "posterize": (_posterize, 0, 4, False),  # bits
+    "translate_x": (lambda image, share: _warp(image, [1, 0, share * image.shape[1], 0, 1, 0]), 0, 0.45, True),
+    "translate_y": (lambda image, share: _warp(image, [1, 0, 0, 0, 1, share * image.shape[0]]), 0, 0.45, True),
+    "colour": (_enhance(_grey), 0, 0.9, True),
+    "contrast": (_enhance(lambda image: np.full_like(image, round(image.mean()))), 0, 0.9, True),
+    "brightness": (_enhance(np.zeros_like), 0, 0.9, True),
+    "sharpness": (_enhance(lambda image: cv2.filter2D(image, -1, _SMOOTHING).reshape(image.shape)), 0, 0.9, True),
 }
 _AUGMIX = _SHARED | {
     "posterize": (_posterize, 4, 8, False),
-    "translate_x": (_translate_x, 0, 1 / 3, True),
-    "translate_y": (_translate_y, 0, 1 / 3, True),
+    "translate_x": (_RANDAUGMENT["translate_x"][0], 0, 1 / 3, True),
+    "translate_y": (_RANDAUGMENT["translate_y"][0], 0, 1 / 3, True),
 }

@@ -1,7 +1,7 @@
 """Which rows make each batch of an epoch, for one process of several; numpy only.
 
-Both orders yield lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that a row
-drawn twice is augmented twice. Set `epoch`, and `start`, the batches of it that are left out, before iterating.
+Batches are lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that a row drawn
+twice is augmented twice. Set `epoch`, and `start`, the number of batches to leave out, before iterating.
 """
 
 from itertools import islice
@@ -15,12 +15,12 @@ from src.errors import UserError
 class Ordered:
     """Evaluation: process `rank` takes rows rank, rank + world_size, ...: each row once over all, no padding."""
 
+    shares = None
+
     def __init__(self, num_rows, batch_size, rank=0, world_size=1):
         self.epoch = self.start = 0
-        self._rows = np.arange(rank, num_rows, world_size)
-        self._batch_size = batch_size
+        self._rows, self._batch_size = np.arange(rank, num_rows, world_size), batch_size
         self.num_images = len(self._rows)
-        self.shares = None
 
     def __len__(self):
         return -(-self.num_images // self._batch_size)
@@ -31,32 +31,33 @@ class Ordered:
 
 
 class Shuffled:
-    """Training: an epoch's rows, cut into nearly equal global batches of which this process takes its own part.
+    """Training: an epoch's rows in nearly equal global batches, of which this process takes its share.
 
-    k processes see the batches of one process with k times the batch_size.
+    k processes see the batches of one process with k times the batch_size. `shares` holds for each batch what this
+    process's mean loss is multiplied by, so that the mean over the processes is the mean over all rows.
 
     Args:
-        batch_size: largest number of images per batch of one process.
+        batch_size: largest number of rows per batch of one process.
         num_batches: batches of an epoch, all full; None: as many as it takes to see every row once.
-        weights: (num_rows,) chances of being drawn, with replacement; None: permutations, so that no row comes twice
+        chances: (num_rows,) weights of being drawn, with replacement; None: permutations, so that no row comes twice
             before all came once in an epoch.
 
     Raises:
         UserError: fewer rows than processes.
     """
 
-    def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, weights=None):
+    def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, chances=None):
         if num_rows < world_size:
             raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
         self.epoch = self.start = 0
         self._num_rows, self._seed, self._rank, self._world_size = num_rows, seed, rank, world_size
-        self._chances = None if weights is None else weights / weights.sum()
+        self._chances = None if chances is None else chances / chances.sum()
         batch = batch_size * world_size
         self._num_drawn = num_rows if num_batches is None else num_batches * batch
         self._num_batches = num_batches or min(-(-num_rows // batch), num_rows // world_size)
-        sizes = [(len(batch), len(part)) for batch, part in self._split(np.arange(self._num_drawn))]
-        self.num_images = sum(part for _, part in sizes)
-        self.shares = [part * world_size / batch for batch, part in sizes]
+        sizes = [(len(batch), len(mine)) for batch, mine in self._split()]
+        self.num_images = sum(mine for _, mine in sizes)
+        self.shares = [mine * world_size / batch for batch, mine in sizes]
 
     def __len__(self):
         return self._num_batches
@@ -64,8 +65,8 @@ class Shuffled:
     def __iter__(self):
         rows = self._draw(np.random.default_rng((self._seed, self.epoch)))
         copies = pd.Series(rows).groupby(rows).cumcount().to_numpy()
-        for _, part in islice(self._split(np.arange(self._num_drawn)), self.start, None):
-            yield [(self.epoch, int(rows[place]), int(copies[place])) for place in part]
+        for _, mine in islice(self._split(), self.start, None):
+            yield [(self.epoch, int(rows[place]), int(copies[place])) for place in mine]
 
     def _draw(self, rng):
         if self._chances is not None:
@@ -73,24 +74,27 @@ class Shuffled:
         passes = -(-self._num_drawn // self._num_rows)
         return np.concatenate([rng.permutation(self._num_rows) for _ in range(passes)])[: self._num_drawn]
 
-    def _split(self, places):
-        """Yield each global batch and this process's part of it."""
-        for batch in np.array_split(places, self._num_batches):
+    def _split(self):
+        """Yield the places of each global batch, and those of this process's share of it."""
+        for batch in np.array_split(np.arange(self._num_drawn), self._num_batches):
             yield batch, np.array_split(batch, self._world_size)[self._rank]
 
 
-def balanced_weights(targets, task):
-    """Return (N,) float64 chances with which rare answers are drawn as often as common ones.
+def shuffle(targets, task):
+    """Every row once an epoch."""
 
-    multiclass: each class as often as any other. binary: positives as often as negatives. multilabel: the mean of that
-    over the columns, a compromise, since one row has an answer in each.
 
-    Args:
-        targets: (N, C) float in [0, 1].
-        task: binary, multiclass or multilabel.
-    """
+def balanced(targets, task):
+    """Each class as often as any other, or positives as often as negatives; over several columns the mean of that."""
     positives, negatives = targets.sum(axis=0, dtype=np.float64), (1 - targets).sum(axis=0, dtype=np.float64)
     chances = targets / np.maximum(positives, 1e-12)
     if task != "multiclass":
         chances = chances + (1 - targets) / np.maximum(negatives, 1e-12)
     return chances.sum(axis=1)
+
+
+# name -> function(targets (N, K) float in [0, 1], task) that returns each row's chance, (N,), or None: permutations
+SAMPLERS = {
+    "shuffle": shuffle,
+    "balanced": balanced,
+}

@@ -19,7 +19,7 @@ from src.config.settings import REPOSITORY
 from src.data.decode import decode_image
 from src.errors import UserError
 from tests.attacks.fuzzing import answer, attack, how_many
-from tests.data.test_decode import dicom
+from tests.data.test_dicom import dicom
 
 RNG = np.random.default_rng(0)
 COLOUR = np.kron(RNG.integers(0, 256, (3, 4, 3), dtype=np.uint8), np.ones((6, 5, 1), np.uint8))
@@ -215,7 +215,7 @@ ASKED = st.sampled_from([(3, None), (3, None), (1, None), (3, (4, 4)), (1, (5, 5
 FOUND = []
 
 
-# libjpeg and libtiff say this on stderr themselves, of files that are read all the same or get our line besides
+# libjpeg and libtiff say this on stderr themselves, of files that are read all the same or get our line too
 SAID_BY_LIBRARIES = re.compile(
     "Corrupt JPEG data|Premature end of JPEG|Invalid SOS parameters|Inconsistent progression|Unsupported marker"
     r"|Unknown Adobe color|tempfile.tif: |_?[A-Z]\w+: "  # libtiff begins with the name of its function
@@ -276,10 +276,10 @@ def deflated(num_bytes):
 def many_pages(number):
     """A TIFF of so many pages, of one pixel each."""
     page = tiff(1, 1, b"\0", compression=1)[9:]
-    found, size = b"II*\0\x0a\0\0\0\0\0", len(page)
+    found, size = bytearray(b"II*\0\x0a\0\0\0\0\0"), len(page)
     for one in range(number):
         found += page[:-4] + struct.pack("<I", len(found) + size if one < number - 1 else 0)
-    return found
+    return bytes(found)
 
 
 BOMBS = {
@@ -351,12 +351,12 @@ def refusal(path):
     return str(caught.value).removeprefix(str(path))
 
 
-def test_what_is_no_plain_file_is_not_opened(tmp_path):
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("/dev/zero")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "link.png", "folder.png"):
-        assert refusal(tmp_path / name) == ": cannot be read (not a plain file)"
+        assert refusal(tmp_path / name) == ": cannot be read (not a regular file)"
 
 
 def test_a_file_of_gigabytes_is_not_read(tmp_path):
@@ -365,7 +365,7 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path):
     assert refusal(tmp_path / "a.png") == ": is over 1 GB; scale it down beforehand"
 
 
-def test_a_picture_that_is_a_program_is_not_run(tmp_path):
+def test_an_image_that_is_a_program_is_not_run(tmp_path):
     """Pillow hands EPS to Ghostscript."""
     path = tmp_path / "a.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")

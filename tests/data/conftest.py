@@ -1,7 +1,8 @@
-"""A stand-in for competition.tables.ImageTable: named numpy arrays that spawned workers can load."""
+"""A stand-in for competition.tables.ImageTable, of named arrays that spawned workers can load; files of any kind."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -15,3 +16,21 @@ def make_table():
         return table
 
     return build
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write bytes, a Pillow image or an array to a file of the given name; return its path."""
+
+    def write(name, content, **options):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, Image.Image):
+            content.save(path, **options)
+        else:
+            np.save(path, content)
+        return str(path)
+
+    return write

@@ -1,4 +1,4 @@
-"""The cache of decoded images: bit for bit what the files give, built once, not trusted when something changed."""
+"""The cache of decoded images: bit for bit what the files give, built once, resumed, not trusted after a change."""
 
 import os
 import pickle
@@ -7,14 +7,16 @@ import resource
 import shutil
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 
+from src.competition.paths import Paths
 from src.config.settings import REPOSITORY, Augment
 from src.data import cache as cache_module
-from src.data.cache import open_cache
+from src.data.cache import _write_rows, open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.data.transforms import build_augmentation, build_resize
@@ -40,20 +42,35 @@ def table(root, make_table):
 
 
 def open_(table, root, size=SIZE, channels=3, mode="auto", num_reads=100, folders=None):
-    return open_cache(table, channels, size, str(root), folders or [root / ".cache"], mode, num_reads)
+    return open_cache(table.paths, channels, size, str(root), folders or [root / ".cache"], mode, num_reads)
 
 
 def test_a_row_is_bitwise_what_the_file_gives_decoded_and_resized(table, root, capsys):
     for channels in (1, 3):
         cache, resize = open_(table, root, channels=channels), build_resize(SIZE)
-        for row, path in enumerate(table.paths):
+        for path in table.paths:
             expected = resize(decode_image(path, channels, SIZE), seed=0)
-            np.testing.assert_array_equal(cache.read(row), expected, strict=True)
-    some = cache.take(np.array([5, 2, 3])).take(np.array([1, 0]))
-    np.testing.assert_array_equal([some.read(0), some.read(1)], [cache.read(2), cache.read(5)])
+            np.testing.assert_array_equal(cache.read(path), expected, strict=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert f"{NUM_ROWS} decoded images, 0.0 GB, made in" in lines[0]
+
+
+def test_a_path_that_is_not_cached_is_none(table, root):
+    cache = open_(table, root)
+    assert cache.read(f"{root}/7.png") is None
+    assert all(cache.read(f"{root}/other/{number}.png") is None for number in range(1000))
+
+
+def test_many_paths_are_found_in_any_order(tmp_path):
+    rng = np.random.default_rng(1)
+    for row in rng.permutation(300):
+        np.save(tmp_path / f"{row}.npy", np.full((2, 3), row, np.uint16))
+    paths = Paths.of(f"{tmp_path}/{row}.npy" for row in [*rng.permutation(300), 5, 5])  # one of them three times
+    cache = open_cache(paths, 1, (2, 3), str(tmp_path), [tmp_path / ".cache"], "on", 0)
+    assert [int(cache.read(f"{tmp_path}/{row}.npy")[0, 0, 0]) for row in range(300)] == list(range(300))
+    again = open_cache(paths, 1, (2, 3), str(tmp_path), [tmp_path / ".cache"], "on", 0)
+    assert int(again.read(paths[7])[1, 2, 0]) == int(cache.read(paths[7])[0, 0, 0])
 
 
 @pytest.mark.parametrize("preset", ["none", "medium", "heavy"])
@@ -62,20 +79,20 @@ def test_batches_are_bitwise_those_of_the_files(table, root, preset, num_workers
     augmentation = build_augmentation(Augment(preset=preset), SIZE, 3, True)
     cache = open_(table, root, size=augmentation.decode_size)
     plain, cached = (
-        build_loader(ImageDataset(table, 3, augmentation, augmentation.decode_size, 5, one), 3, num_workers, 5)
-        for one in (None, cache)
+        build_loader(ImageDataset(table, 3, augmentation, 5, caches), 3, num_workers, shuffle_seed=5)
+        for caches in (None, {augmentation.decode_size: cache})
     )
     for expected, batch in zip(plain.batches(1), cached.batches(1), strict=True):
-        np.testing.assert_array_equal(batch["image"], expected["image"], strict=True)
+        np.testing.assert_array_equal(batch["inputs"]["image"], expected["inputs"]["image"], strict=True)
     plain.close()
     cached.close()
 
 
 def test_reading_gives_a_copy_that_may_be_written_into(table, root):
-    cache = open_(table, root)
-    before = cache.read(1).copy()
-    cache.read(1)[:] = 0
-    np.testing.assert_array_equal(cache.read(1), before)
+    cache, path = open_(table, root), table.paths[1]
+    before = cache.read(path).copy()
+    cache.read(path)[:] = 0
+    np.testing.assert_array_equal(cache.read(path), before)
 
 
 def test_built_where_it_pays_and_found_again(table, root):
@@ -101,7 +118,7 @@ def test_the_folder_may_move_and_come_to_where_nothing_can_be_written(table, roo
     assert open_(table, moved, folders=folders[:1]) is None
     with pytest.raises(UserError) as caught:
         open_(table, moved, folders=folders[:1], mode="on")
-    assert str(caught.value) == (f"{folders[0]}: cannot be written; set cache_dir=FOLDER or cache=auto")
+    assert str(caught.value) == f"{folders[0]}: cannot be written; set cache_dir=FOLDER"
 
 
 @pytest.mark.parametrize("change", ["content", "time", "name"])
@@ -117,52 +134,51 @@ def test_another_one_is_built_when_a_file_changes(table, root, make_table, chang
     table = make_table(sorted(root.glob("[0-9]*")))
     cache = open_(table, root)
     assert len(list(root.glob(".cache/*.crc"))) == 2
-    row = table.paths.tolist().index(str(path))
-    np.testing.assert_array_equal(cache.read(row), build_resize(SIZE)(decode_image(str(path), 3, SIZE), 0))
+    np.testing.assert_array_equal(cache.read(str(path)), build_resize(SIZE)(decode_image(str(path), 3, SIZE), 0))
 
 
 def test_a_flipped_bit_is_seen_and_the_file_read_instead(table, root):
     cache = open_(table, root)
-    expected = cache.read(3)
+    expected = cache.read(table.paths[3])
     [pixels] = root.glob(".cache/20x24x3_*.npy")
     with open(pixels, "r+b") as file:
         file.seek(-(NUM_ROWS - 3) * expected.nbytes + 100, os.SEEK_END)
         file.write(bytes([expected.reshape(-1)[100] ^ 1]))
     cache = open_(table, root)
-    assert cache.read(3) is None
-    assert cache.read(2) is not None
-    dataset = ImageDataset(table, 3, build_resize(SIZE), SIZE, 5, cache)
-    np.testing.assert_array_equal(dataset[0, 3, 0]["image"], expected)
+    assert cache.read(table.paths[3]) is None
+    assert cache.read(table.paths[2]) is not None
+    dataset = ImageDataset(table, 3, build_resize(SIZE), 5, {SIZE: cache})
+    np.testing.assert_array_equal(dataset[0, 3, 0]["inputs"]["image"], expected)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".crc"])
 def test_a_truncated_cache_is_built_anew(table, root, suffix):
-    expected = open_(table, root).read(6)
+    last = table.paths[6]
+    expected = open_(table, root).read(last)
     [path] = root.glob(f".cache/20x24x3_{'?' * 16}{suffix}")
-    os.truncate(path, path.stat().st_size - 1)
-    np.testing.assert_array_equal(open_(table, root).read(6), expected)
-    os.truncate(path, 0)
-    np.testing.assert_array_equal(open_(table, root).read(6), expected)
+    for num_bytes in (path.stat().st_size - 1, path.stat().st_size - 4, 0):
+        os.truncate(path, num_bytes)
+        np.testing.assert_array_equal(open_(table, root).read(last), expected)
 
 
-def test_pickled_it_is_its_path(table, root):
-    cache = open_(table, root).take(np.array([4, 1]))
+def test_pickled_it_holds_no_pixels(table, root):
+    cache = open_(table, root)
     state = pickle.dumps(cache)
     assert len(state) < 1000
-    np.testing.assert_array_equal(pickle.loads(state).read(1), cache.read(1))
+    np.testing.assert_array_equal(pickle.loads(state).read(table.paths[1]), cache.read(table.paths[1]))
 
 
 def test_arrays_of_other_types_keep_theirs_but_all_the_same(tmp_path, make_table):
     for row in range(3):
         np.save(tmp_path / f"{row}.npy", np.full((9, 8, 5), row / 7, np.float16))
     table = make_table([tmp_path / f"{row}.npy" for row in range(3)])
-    row = open_(table, tmp_path, channels=5).read(2)
-    assert row.dtype == np.float32
-    assert row.shape == (*SIZE, 5)
+    image = open_(table, tmp_path, channels=5).read(table.paths[2])
+    assert image.dtype == np.float32
+    assert image.shape == (*SIZE, 5)
     np.save(tmp_path / "1.npy", np.zeros((9, 8, 5), np.uint8))
     with pytest.raises(UserError) as caught:
         open_(table, tmp_path, channels=5)
-    assert str(caught.value) == (f"{table.paths[1]}: has uint8 pixels, {table.paths[0]} has float32; set cache=off")
+    assert str(caught.value) == f"{table.paths[1]}: has uint8 pixels, {table.paths[0]} has float32; set cache=off"
     assert not list(tmp_path.glob(".cache/.*"))
 
 
@@ -173,25 +189,25 @@ def test_an_image_that_cannot_be_decoded_is_named_and_leaves_nothing(table, root
     assert [one.suffix for one in (root / ".cache").iterdir()] == [".lock"]
 
 
-def test_decoding_that_was_stopped_goes_on(table, root, capsys, monkeypatch):
-    expected, read, opened = open_(table, root), cache_module._read_image, []
+def test_decoding_that_was_stopped_resumes(table, root, capsys, monkeypatch):
+    expected, read, opened = open_(table, root), cache_module._decode, []
     shutil.rmtree(root / ".cache")
 
     def stop_at_the_fifth(path, channels, size):
         opened.append(path)
-        if len(opened) == 1 + 5:  # the first tells the type
+        if len(opened) == 1 + 5:  # the first is decoded for its type
             raise Stopped("SIGTERM", 143)
         return read(path, channels, size)
 
-    monkeypatch.setattr(cache_module, "_read_image", stop_at_the_fifth)
+    monkeypatch.setattr(cache_module, "_decode", stop_at_the_fifth)
     with pytest.raises(Stopped):
         open_(table, root)
     monkeypatch.undo()
     capsys.readouterr()
     cache = open_(table, root)
-    assert re.search(r"\.npy: [34] of 7 images were decoded before; going on\n", capsys.readouterr().out)
-    for row in range(NUM_ROWS):
-        np.testing.assert_array_equal(cache.read(row), expected.read(row))
+    assert re.search(r"\.npy: resumes after [34] of 7 images\n", capsys.readouterr().out)
+    for path in table.paths:
+        np.testing.assert_array_equal(cache.read(path), expected.read(path))
     assert {one.suffix for one in (root / ".cache").iterdir()} == {".npy", ".crc", ".lock"}
 
 
@@ -199,10 +215,10 @@ def test_without_room_the_files_are_read_unless_it_is_asked_for(table, root, cap
     monkeypatch.setattr(cache_module, "RESERVE_BYTES", 1 << 60)
     assert open_(table, root) is None
     assert capsys.readouterr().out == (
-        f"{root}/.cache: 0.0 GB of decoded images do not fit (0.0 GB to spare);\n"
-        "  images are decoded in every epoch; cache_dir=FOLDER puts them elsewhere\n"
+        f"{root}/.cache: 0.0 GB of decoded images do not fit (0.0 GB to spare); set cache_dir=FOLDER;\n"
+        "  without it images are decoded in every epoch\n"
     )
-    with pytest.raises(UserError, match="set cache_dir=FOLDER or cache=auto"):
+    with pytest.raises(UserError, match="do not fit .*; set cache_dir=FOLDER$"):
         open_(table, root, mode="on")
 
 
@@ -224,8 +240,7 @@ from pathlib import Path
 import numpy as np
 from src.data.cache import open_cache
 root, *paths = sys.argv[1:]
-table = type("Table", (), {"paths": np.array(paths), "__len__": lambda self: len(self.paths)})()
-print(open_cache(table, 3, (600, 600), root, [Path(root) / ".cache"], "on", 0).read(0).sum())
+print(open_cache(np.array(paths), 3, (600, 600), root, [Path(root) / ".cache"], "on", 0).read(paths[0]).sum())
 """
 
 
@@ -236,3 +251,84 @@ def test_of_two_processes_one_builds_and_the_other_waits(table, root):
     printed = [one.communicate()[0] for one in running]
     assert sum("made in" in one for one in printed) == 1
     assert len({one.splitlines()[-1] for one in printed}) == 1
+
+
+ROWS = np.random.default_rng(0).integers(0, 256, (5, 2, 3)).astype(np.float32)
+STOPPED = Stopped("SIGTERM", 143)
+HEAD, ROW = 128, 2 * 3 * 4  # bytes
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "some.npy"
+
+
+def write(path, rows=ROWS, end=None, error=STOPPED):
+    """Write the rows up to `end`, where the error comes; return the row that was begun with."""
+    begun = []
+
+    def rows_after(num_done):
+        begun.append(num_done)
+        yield from rows[num_done:end]
+        if end is not None:
+            raise error
+
+    _write_rows(path, rows.shape, rows.dtype, rows_after)
+    return begun[0]
+
+
+def assert_whole(path):
+    np.testing.assert_array_equal(np.load(path), ROWS, strict=True)
+    assert np.fromfile(path.with_suffix(".crc"), "<u4").tolist() == [zlib.crc32(row) for row in ROWS]
+    assert {one.name for one in path.parent.iterdir()} == {"some.npy", "some.crc"}
+
+
+@pytest.mark.parametrize("num_rows", [0, 3, 5])
+def test_writing_that_was_stopped_resumes(path, num_rows):
+    with pytest.raises(Stopped):
+        write(path, end=num_rows)
+    assert not path.exists()
+    assert path.with_suffix(".part").stat().st_size == HEAD + num_rows * ROW
+    assert write(path) == num_rows
+    assert_whole(path)
+
+
+@pytest.mark.parametrize("where", ["rows", "checksums"])
+@pytest.mark.parametrize("num_rows", [0, 1, 3])
+@pytest.mark.parametrize("odd", [0, 1, 3])
+def test_what_was_not_written_to_its_end_is_written_again(path, where, num_rows, odd):
+    with pytest.raises(Stopped):
+        write(path, end=4)
+    if where == "rows":
+        os.truncate(path.with_suffix(".part"), HEAD + num_rows * ROW + odd)
+    else:
+        os.truncate(path.with_suffix(".part.crc"), num_rows * 4 + odd)
+    assert write(path) == num_rows
+    assert_whole(path)
+
+
+@pytest.mark.parametrize(("at", "num_rows"), [(50, 0), (HEAD, 0), (HEAD + 2 * ROW + 5, 2), (HEAD + 4 * ROW - 1, 3)])
+def test_from_a_damaged_row_on_all_are_written_again(path, at, num_rows):
+    with pytest.raises(Stopped):
+        write(path, end=4)
+    unfinished = path.with_suffix(".part")
+    content = bytearray(unfinished.read_bytes())
+    content[at] ^= 1
+    unfinished.write_bytes(content)
+    assert write(path) == num_rows
+    assert_whole(path)
+
+
+def test_rows_of_another_shape_are_not_taken_over(path):
+    with pytest.raises(Stopped):
+        write(path, ROWS[:4], end=3)
+    assert write(path) == 0
+    assert_whole(path)
+
+
+def test_an_error_while_writing_leaves_nothing(path):
+    with pytest.raises(Stopped):
+        write(path, end=2)
+    with pytest.raises(ValueError, match="no image"):
+        write(path, end=3, error=ValueError("no image"))
+    assert list(path.parent.iterdir()) == []

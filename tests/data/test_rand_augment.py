@@ -1,4 +1,4 @@
-"""Policies: what each does, by hand; never more than its bound; and the same from the same stream."""
+"""RandAugment and AugMix: what each operation does, by hand, within its bound; the same from the same stream."""
 
 import pickle
 import random
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from src.config.settings import Augment
-from src.data import rand_augment as policies
-from src.data.erasing import Cutout, RandomErasing
+from src.data import rand_augment
+from src.data.augmentations import Cutout, RandomErasing
 from src.data.rand_augment import AugMix, RandAugment
 from src.data.transforms import build_augmentation
 
@@ -24,7 +24,7 @@ def apply(transform, image, seed):
     return transform(image=image)["image"]
 
 
-def operate(name, image, share, table=policies._RANDAUGMENT, sign=1):
+def operate(name, image, share, table=rand_augment._RANDAUGMENT, sign=1):
     function, weakest, strongest, has_sign = table[name]
     return function(image, (sign if has_sign else 1) * (weakest + share * (strongest - weakest)))
 
@@ -45,10 +45,10 @@ def test_all_that_is_random_comes_from_the_transforms_own_stream(transform, chan
     assert np.array_equal(image, before)
 
 
-@pytest.mark.parametrize("knob", ["randaugment", "augmix", "erasing", "cutout"])
-def test_a_pipeline_of_one_policy_moves_on_from_call_to_call_and_not_from_seed_to_seed(knob):
-    """The pipeline hands its one stream to the policy; a policy with a stream of its own would fail."""
-    augment = build_augmentation(Augment(preset="none", **{knob: 1}), IMAGE.shape[:2], 3, True)
+@pytest.mark.parametrize("name", ["rand_augment", "augmix", "erasing", "cutout"])
+def test_a_pipeline_of_one_transform_depends_on_the_seed_and_not_on_earlier_calls(name):
+    """The pipeline hands its one stream to the transform; a transform with a stream of its own would fail."""
+    augment = build_augmentation(Augment(preset="none", kwargs={name: 1}), IMAGE.shape[:2], 3, True)
     found = [augment(IMAGE, seed).tobytes() for seed in (3, 4, 3, 5, 4)]
     assert found[0] == found[2]
     assert found[1] == found[4]
@@ -56,12 +56,12 @@ def test_a_pipeline_of_one_policy_moves_on_from_call_to_call_and_not_from_seed_t
 
 
 def test_randaugment_has_the_papers_fourteen_operations_and_augmix_its_nine():
-    assert len(policies._RANDAUGMENT) == 14
+    assert len(rand_augment._RANDAUGMENT) == 14
     paper = {"autocontrast", "equalize", "posterize", "rotate", "solarize"}
-    assert set(policies._AUGMIX) == paper | {"shear_x", "shear_y", "translate_x", "translate_y"}
+    assert set(rand_augment._AUGMIX) == paper | {"shear_x", "shear_y", "translate_x", "translate_y"}
 
 
-@pytest.mark.parametrize("name", sorted(policies._RANDAUGMENT.keys() - {"autocontrast", "equalize"}))
+@pytest.mark.parametrize("name", sorted(rand_augment._RANDAUGMENT.keys() - {"autocontrast", "equalize"}))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_operation_does_nothing_at_magnitude_0_and_more_at_10_than_at_5(name, channels):
     image = SMOOTH[..., :channels]
@@ -79,8 +79,8 @@ def test_operations_on_pixels_by_hand():
     assert operate("solarize", ramp, 0.25).tolist() == [[[10, 100, 55]], [[60, 100, 150]]]  # from 192 on
     assert operate("solarize", ramp, 1).tolist() == (255 - ramp).tolist()
     assert operate("posterize", ramp, 1).tolist() == [[[0, 96, 192]], [[48, 96, 144]]]  # the four high bits
-    assert operate("posterize", ramp, 0, policies._AUGMIX).tolist() == operate("posterize", ramp, 1).tolist()
-    assert operate("posterize", ramp, 0.99, policies._AUGMIX).tolist() == (ramp & 0b10000000).tolist()
+    assert operate("posterize", ramp, 0, rand_augment._AUGMIX).tolist() == operate("posterize", ramp, 1).tolist()
+    assert operate("posterize", ramp, 0.99, rand_augment._AUGMIX).tolist() == (ramp & 0b10000000).tolist()
     assert operate("brightness", ramp, 1).tolist() == [[[19, 190, 255]], [[114, 190, 255]]]
     assert operate("brightness", ramp, 1, sign=-1).tolist() == [[[1, 10, 20]], [[6, 10, 15]]]
     grey = ramp[..., 1:2]  # its mean is 100
@@ -100,7 +100,7 @@ def test_equalize_makes_the_levels_equally_frequent():
     assert counts.min() > 0.15 * dark.size
 
 
-def test_sharpness_moves_away_from_the_smoothed_picture():
+def test_sharpness_moves_away_from_the_smoothed_image():
     dot = np.zeros((5, 5, 1), np.uint8)
     dot[2, 2] = 130
     softer, sharper = operate("sharpness", dot, 1, sign=-1), operate("sharpness", dot, 1)
@@ -110,8 +110,8 @@ def test_sharpness_moves_away_from_the_smoothed_picture():
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_operations_that_move_the_picture_go_as_far_as_they_say(sign):
-    def found(name, row, column, share=1.0, table=policies._RANDAUGMENT):
+def test_operations_that_move_the_image_go_as_far_as_they_say(sign):
+    def found(name, row, column, share=1.0, table=rand_augment._RANDAUGMENT):
         image = np.zeros((101, 101, 1), np.uint8)
         image[row - 1 : row + 2, column - 1 : column + 2] = 255
         weight = operate(name, image, share, table, sign)[..., 0].astype(float)
@@ -121,7 +121,7 @@ def test_operations_that_move_the_picture_go_as_far_as_they_say(sign):
     near = pytest.approx
     assert found("translate_x", 50, 50) == near((50, 50 + sign * 45.45), abs=0.1)
     assert found("translate_y", 50, 50, 0.5) == near((50 + sign * 22.7, 50), abs=0.1)
-    assert found("translate_y", 50, 50, 1, policies._AUGMIX) == near((50 + sign * 33.7, 50), abs=0.1)
+    assert found("translate_y", 50, 50, 1, rand_augment._AUGMIX) == near((50 + sign * 33.7, 50), abs=0.1)
     assert found("shear_x", 20, 50) == near((20, 50 - sign * 9), abs=0.5)
     assert found("shear_y", 50, 80) == near((50 + sign * 9, 80), abs=0.5)
     for name in ("shear_x", "shear_y", "rotate"):
@@ -133,9 +133,9 @@ def test_randaugment_draws_two_operations_of_all_with_both_signs(monkeypatch):
     drawn = []
     table = {
         name: (lambda image, amount, name=name: drawn.append((name, amount)) or image, *rest)
-        for name, (_, *rest) in policies._RANDAUGMENT.items()
+        for name, (_, *rest) in rand_augment._RANDAUGMENT.items()
     }
-    monkeypatch.setattr(policies, "_RANDAUGMENT", table)
+    monkeypatch.setattr(rand_augment, "_RANDAUGMENT", table)
     for seed in range(300):
         apply(RandAugment(5), IMAGE, seed)
     assert len(drawn) == 600
@@ -153,7 +153,7 @@ def test_augmix_draws_its_chains_and_their_strength(monkeypatch):
         levels.append(amount)
         return image
 
-    monkeypatch.setattr(policies, "_AUGMIX", {"count": (operation, 0, 10, False)})
+    monkeypatch.setattr(rand_augment, "_AUGMIX", {"count": (operation, 0, 10, False)})
     for seed in range(200):
         before = len(levels)
         assert np.array_equal(apply(AugMix(4), IMAGE, seed), IMAGE)  # chains that change nothing are blended to nothing
@@ -166,7 +166,7 @@ def test_augmix_draws_its_chains_and_their_strength(monkeypatch):
 
 def test_augmix_blends_with_a_uniform_share(monkeypatch):
     """Beta(1, 1) is uniform: chains that all turn black into white leave the share itself as a grey."""
-    monkeypatch.setattr(policies, "_AUGMIX", {"white": (lambda image, _: np.full_like(image, 255), 0, 0, False)})
+    monkeypatch.setattr(rand_augment, "_AUGMIX", {"white": (lambda image, _: np.full_like(image, 255), 0, 0, False)})
     greys = [apply(AugMix(3), np.zeros((8, 8, 1), np.uint8), seed) for seed in range(400)]
     assert all(len(np.unique(one)) == 1 for one in greys)
     shares = np.sort([one[0, 0, 0] / 255 for one in greys])
@@ -200,7 +200,7 @@ class Drawn:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_augmix_is_the_share_of_the_weighted_chains(monkeypatch, share):
     fills = {str(fill): (lambda image, _, fill=fill: np.full_like(image, fill), 0, 0, False) for fill in (0, 100, 250)}
-    monkeypatch.setattr(policies, "_AUGMIX", fills)
+    monkeypatch.setattr(rand_augment, "_AUGMIX", fills)
     transform = AugMix(3)
     transform.random_generator = Drawn([0.2, 0.3, 0.5], share)
     expected = (1 - share) * IMAGE + share * (0.3 * 100 + 0.5 * 250)

@@ -1,0 +1,65 @@
+"""One look at many image files, on all cores: those that cannot be decoded, and the mean and std of their pixels."""
+
+import time
+from functools import partial
+from itertools import chain
+
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from src.data.decode import decode_image, resize_image
+from src.errors import UserError
+
+_WORTH_SECONDS = 0.001  # of a call; below it, threads wait for each other (32 px PNG: two take twice the time of one)
+
+
+def map_images(function, paths, title):
+    """Return an iterator of function(path) of every path, in order, behind a progress bar on terminals.
+
+    Threads are enough: decoding and resizing release the GIL. Paths are competition.paths.Paths or an array of str.
+    """
+    paths, first, seconds = paths.tolist(), [], []
+    for path in paths[:3]:
+        began = time.perf_counter()
+        first.append(function(path))
+        seconds.append(time.perf_counter() - began)
+    num_threads = joblib.cpu_count() if min(seconds, default=0) > _WORTH_SECONDS else 1
+    calls = (joblib.delayed(function)(path) for path in paths[3:])
+    rest = joblib.Parallel(num_threads, backend="threading", return_as="generator")(calls)
+    return tqdm(chain(first, rest), title, len(paths), leave=False, unit=" images", disable=None)
+
+
+def find_unreadable(paths, channels):
+    """Decode every image once; return [(its place among the paths, reason)] of those that cannot be decoded."""
+    reasons = map_images(partial(_find_reason, channels=channels), paths, "decoding")
+    return [(place, reason) for place, reason in enumerate(reasons) if reason]
+
+
+def _find_reason(path, channels):
+    try:
+        decode_image(path, channels)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def compute_pixel_stats(paths, channels, image_size, max_images=2000, seed=0):
+    """Return (mean, std), float64 (channels,), in raw pixel units, of the images as the network sees them.
+
+    A constant channel gets std 1, so that dividing by it is harmless. Of more than max_images some are drawn by seed.
+    """
+    rows = np.arange(len(paths))
+    if len(rows) > max_images:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
+    moments = partial(_compute_moments, channels=channels, image_size=image_size)
+    means, variances = np.stack(list(map_images(moments, paths[rows], "pixel mean")), axis=1)
+    # images are equally large: the variance is the mean of theirs plus the variance of their means
+    std = np.sqrt(variances.mean(axis=0) + means.var(axis=0))
+    return means.mean(axis=0), np.where(std > 0, std, 1.0)
+
+
+def _compute_moments(path, channels, image_size):
+    pixels = resize_image(decode_image(path, channels, image_size), image_size)
+    pixels = pixels.reshape(-1, channels).astype(np.float64)
+    return pixels.mean(axis=0), pixels.var(axis=0)
