@@ -109,15 +109,9 @@ _NEEDS_8_BIT = ("brightness", "colour", "blur", "noise", "rand_augment", "augmix
 
 
 def build_transforms(settings, image_size, channels, is_uint8):
-    """Return the transforms that a preset, flips and augment.kwargs ask for, in the order they are applied.
+    """Return the transforms that settings.Augment asks for, in the order they are applied; preset=none has no flips.
 
-    What such images cannot have is refused in augment.kwargs, and left out of a preset; preset=none has no flips.
-
-    Args:
-        settings: src.config.settings.Augment.
-        image_size: (height, width) after a crop.
-        channels: of the images.
-        is_uint8: whether their pixels are 8-bit.
+    What images of these channels, 8-bit or not, cannot have is refused in augment.kwargs, and left out of a preset.
     """
     preset, flips = settings.preset, FLIPS[settings.flips] if settings.preset != "none" else []
     if any(flip is A.D4 for flip, _ in flips) and image_size[0] != image_size[1]:

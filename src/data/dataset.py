@@ -140,15 +140,13 @@ def _derive_seed(*numbers):
 
 
 def _leave_signals_to_main(_):
-    """A terminal, timeout and torchrun send their signals to a whole group: only the main process answers them.
-
-    Messages too: errors travel to the main process; what a worker says when its siblings are killed helps nobody.
-    """
+    """A terminal, timeout and torchrun send their signals to a whole group, of which the main process takes care."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a group of its own; without a main process a worker ends by itself, within seconds
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the worker lives
+    # errors travel to the main process; what a worker says when its siblings are killed helps nobody
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _collate(items):

@@ -31,15 +31,13 @@ for _library in ("PIL", "pydicom"):  # they warn of each tag that is not as it s
 def decode_image(path, channels, target_size=None):
     """Return the pixels of one file as (H, W, channels): uint8, or float32 for .npy arrays of another type than uint8.
 
-    Transparency is dropped; 16-bit pixels keep their high byte (colour TIFF: rounded).
+    Transparency is dropped; 16-bit pixels keep their high byte (colour TIFF: rounded). UserError is raised for a file
+    that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
 
     Args:
         channels: 1 grey, 3 RGB (grey repeated); other numbers need an array, an RGBA image or a TIFF of grey pages.
         target_size: (height, width) the image will be resized to; a JPEG at least 2, 4 or 8 times larger is decoded at
             that fraction of its size, never below target_size. None: full size.
-
-    Raises:
-        UserError: the file cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     """
     return decode_bytes(path, read_file(path), channels, target_size)
 

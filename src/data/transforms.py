@@ -92,7 +92,7 @@ def build_augmentation(settings, image_size, channels, is_uint8):
         probe = _check_output(where, transform, probe)
     view_transform = next((one for one in transforms if settings.augmix_consistency and isinstance(one, AugMix)), None)
     transforms = [one for one in transforms if one is not view_transform]
-    changes_size = any(word in name for name in _names(transforms) for word in _CHANGE_SIZE)
+    changes_size = any(word in line.split()[1] for line in _describe(transforms) for word in _CHANGE_SIZE)
     factor = 1.25 if changes_size else 1
     source_size = None if is_own and changes_size else tuple(round(side * factor) for side in image_size)
     return Augmentation(image_size, transforms, source_size, view_transform)
@@ -107,10 +107,12 @@ def _build_transform(entry):
     if name not in _TRANSFORMS:
         raise UserError(f"{where}: albumentations has no {name}{nearest(name, _TRANSFORMS)}")
     known = [one for one in inspect.signature(_TRANSFORMS[name]).parameters if one != "self"]
-    arguments = {key: _constant(value) for key, value in (arguments or {}).items()}
-    for key in arguments:
+    arguments = dict(arguments or {})
+    for key, value in arguments.items():
         if key not in known:
             raise UserError(f"{where}: {name} has no {key} (it has {listing(known, 20)}){nearest(key, known)}")
+        if str(value).startswith(("BORDER_", "INTER_")):  # OpenCV's constants
+            arguments[key] = getattr(cv2, value, value)
     if name in _COMPOSITES:
         arguments["transforms"] = [_build_transform(one) for one in arguments.get("transforms") or []]
         if not arguments["transforms"]:
@@ -123,12 +125,6 @@ def _build_transform(entry):
         raise UserError(f"{where}: {name}: {_find_reason(error, arguments)}") from None
 
 
-def _constant(value):
-    """OpenCV's constants by name, such as BORDER_REFLECT or INTER_CUBIC."""
-    is_name = isinstance(value, str) and value.startswith(("BORDER_", "INTER_"))
-    return getattr(cv2, value, value) if is_name else value
-
-
 def _find_reason(error, arguments):
     """Return the first line of an error, or of pydantic's, which caused it, "argument=value: reason"."""
     if not hasattr(error.__cause__, "errors"):
@@ -137,12 +133,6 @@ def _find_reason(error, arguments):
     name = str(next(iter(first["loc"]), ""))
     value = f"{name}={arguments[name]}: " if name in arguments else f"{name}: " if name else ""
     return value + first["msg"].removeprefix("Value error, ")
-
-
-def _names(transforms):
-    for one in transforms:
-        yield type(one).__name__
-        yield from _names(getattr(one, "transforms", ()))
 
 
 def _describe(transforms, indent=""):
@@ -164,7 +154,7 @@ def _short(value):
 
 
 def _check_output(where, transform, image):
-    """Apply a transform, and each one within, to a plain image, so that it fails before the first epoch if it does."""
+    """Apply a transform, and each one within, to a plain image, so that it fails before the first epoch if at all."""
     seen = image
     for child in getattr(transform, "transforms", ()):
         seen = _check_output(where, child, seen if isinstance(transform, A.Sequential) else image)

@@ -236,8 +236,8 @@ def test_any_bytes_are_an_image_or_one_line(tmp_path, num_inputs):
     """
     done = run_python(code)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    told = [line for line in done.stderr.splitlines() if not SAID_BY_LIBRARIES.match(line)]
-    assert told == []
+    printed = [line for line in done.stderr.splitlines() if not SAID_BY_LIBRARIES.match(line)]
+    assert printed == []
 
 
 def run_python(code):
