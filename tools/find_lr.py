@@ -135,77 +135,50 @@ def find_lr(config, num_steps=NUM_STEPS):
         raise UserError("optimizer.lr=0: the sweep is centred on this rate; leave it out, or set for example 1e-3")
     import torch  # here, since these imports take seconds and a typo should not
 
-    from src.data.pixel_stats import compute_pixel_stats
-    from src.device import share_cores
-    from src.training.learner import build_consistency, build_mixer, build_parts, derive_seed
+    from src.data.scan import compute_pixel_stats
+    from src.training.learner import build_learner, derive_seed
     from src.training.optimizer import build_optimizer
-    from src.training.run import build_accelerator, settle_execution, start_processes
-    from src.training.shared import Shared
+    from src.training.run import load_run, settle_execution, start_processes
+    from src.training.schedule import Schedule
 
-    processes = start_processes(config)
-    num_workers = share_cores(processes.device, config.train.num_workers)
-    fold, table, folds = _load_rows(config, processes)
-    config = settle_execution(config, processes)
-    accelerator = build_accelerator(config)
-    pixel_stats = None
+    run = load_run(config, start_processes(config))
+    _leave_out_unreadable(run)
+    settle_execution(run)
     if config.normalize in ("dataset", "center"):
-        pixel_stats = compute_pixel_stats(table, config.competition.channels, config.image_size, seed=config.seed)
+        channels = config.competition.channels
+        run.pixel_stats = compute_pixel_stats(run.table.paths, channels, config.image_size, seed=config.seed)
+    fold = run.folds[0] if config.fold is None else config.fold
     torch.manual_seed(derive_seed(config.seed, fold))
-    parts = build_parts(config, fold, table, folds, accelerator, Shared(num_workers, pixel_stats))
-    model, optimizer = accelerator.prepare(
-        parts.network, build_optimizer(replace(config.optimizer, lr=1.0), parts.network)
-    )
-    seed = derive_seed(config.seed, fold, 0, accelerator.process_index)
-    torch.manual_seed(seed)
-    sweep = sweep_lr(
-        model, parts.train_loader, parts.loss_function, optimizer, accelerator,
-        first=config.optimizer.lr / _SPAN,
-        last=config.optimizer.lr * _SPAN,
-        num_steps=num_steps,
-        accumulate_steps=config.optimizer.accumulate_steps,
-        normalize=parts.network.normalize,
-        mixer=build_mixer(config, 0),
-        generator=torch.Generator().manual_seed(seed),
-        consistency=build_consistency(config),
-        clip_norm=config.optimizer.clip_norm,
-        title="learning rate",
-    )  # fmt: skip
-    parts.train_loader.close()
-    parts.val_loader.close()
-    accelerator.free_memory()
-    return sweep, propose_lr(sweep["lr"], sweep["smoothed"]), len(parts.train_table)
+    run.config = replace(run.config, train=replace(run.config.train, average="none", average_kwargs={}))
+    learner = build_learner(run, fold)
+    learner.schedule, unit = Schedule(), replace(config.optimizer, lr=1.0)
+    learner.optimizer = build_optimizer(unit, learner.network)
+    learner.start_epoch(0, config.seed, fold, 0, run.accelerator.process_index)
+    sweep = sweep_lr(learner, config.optimizer.lr / _SPAN, config.optimizer.lr * _SPAN, num_steps)
+    learner.close()
+    return sweep, propose_lr(sweep["lr"], sweep["smoothed"]), len(learner.train_table)
 
 
-def _load_rows(config, processes):
-    """Return (fold, table, folds), checked; unreadable images are left out where the config says skip."""
-    from src.competition.folds import check_folds, load_folds
-    from src.data.unreadable import find_unreadable
-    from src.training.run_data import list_folds, load_checked_table
+def _leave_out_unreadable(run):
+    """Take the images that cannot be decoded out of a run's table, where its config says skip."""
+    from src.competition.folds import check_folds
+    from src.data.scan import find_unreadable
 
-    with processes.main_process_first():
-        table = load_checked_table(config)
-        folds = load_folds(config, table)
-    if config.unreadable == "skip":
-        keep = np.ones(len(table), dtype=bool)
-        keep[[row for row, _ in find_unreadable(table, config.competition.channels)]] = False
-        table, folds = table.take(keep), folds[keep]
-    check_folds(table, folds, config.competition.task)
-    numbers = list_folds(config, folds)
-    return numbers[0] if config.fold is None else config.fold, table, folds
+    if run.config.unreadable == "skip":
+        keep = np.ones(len(run.table), dtype=bool)
+        keep[[row for row, _ in find_unreadable(run.table.paths, run.config.competition.channels)]] = False
+        run.table = run.table.take(keep)
+        check_folds(run.table, run.table.folds, run.metric)
 
 
-def sweep_lr(
-    network, loader, loss_function, optimizer, accelerator, *,
-    first, last, num_steps=NUM_STEPS, accumulate_steps=1, title="", **loop,
-):  # fmt: skip
+def sweep_lr(learner, first, last, num_steps=NUM_STEPS):
     """Train `num_steps` optimizer steps while the rate rises exponentially; stop when the loss explodes.
 
     Args:
-        network, loader, loss_function, accelerator: as in `engine.train_one_epoch`; the loader's epochs are repeated.
-        optimizer: its groups' lr are multiples of the rate, so that a head at 10 learns ten times as fast.
+        learner: training.learner.Learner whose first epoch has started; its schedule does nothing, and its optimizer's
+            lr are multiples of the rate, so that a head at 10 learns ten times as fast. The loader's epochs are
+            repeated.
         first, last: rates of the first and last step.
-        accumulate_steps: batches whose gradients make one step.
-        loop: what else `engine.train_one_epoch` takes: normalize, mixer, generator, consistency, clip_norm.
 
     Returns:
         pandas table with the columns lr, loss (of the step's batches, before the step) and smoothed (exponential mean
@@ -217,19 +190,15 @@ def sweep_lr(
     import pandas as pd
 
     from src.training.engine import train_one_epoch
-    from src.training.schedule import Schedule
 
-    factors = [group["lr"] for group in optimizer.param_groups]
-    batches, rows, mean, best = _repeat(loader), [], 0.0, math.inf
+    factors = [group["lr"] for group in learner.optimizer.param_groups]
+    batches, rows, mean, best = _repeat(learner.train_loader), [], 0.0, math.inf
     for number, lr in enumerate(np.geomspace(first, last, num_steps).tolist(), start=1):
-        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+        for group, factor in zip(learner.optimizer.param_groups, factors, strict=True):
             group["lr"] = lr * factor
-        step = _OneStep([next(batches) for _ in range(accumulate_steps)])
+        step = replace(learner, train_loader=_OneStep([next(batches) for _ in range(learner.accumulate_steps)]))
         try:
-            stats = train_one_epoch(
-                network, step, 0, loss_function, optimizer, Schedule(), accelerator,
-                accumulate_steps=accumulate_steps, title=f"{title} {number}/{num_steps}", **loop,
-            )  # fmt: skip
+            stats = train_one_epoch(step, 0, title=f"learning rate {number}/{num_steps}")
         except UserError:  # of a loss that is not finite: the batches are decoded before
             if not rows:
                 raise

@@ -71,7 +71,8 @@ def compute_columns(config, table):
 
     Returns:
         [(heading, images, captions), ...], the resized images first; images are (H, W, C) arrays, one for each row of
-        the table, captions their labels. Row k of epoch e is drawn with (config.seed, e, k).
+        the table (several images of a row side by side), captions their labels. Row k of epoch e is drawn with
+        (config.seed, e, k).
 
     Raises:
         UserError: an image cannot be decoded, or the augmentation cannot be built.
@@ -86,24 +87,23 @@ def compute_columns(config, table):
     channels, size = config.competition.channels, config.image_size
     is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8
     augmentation = build_augmentation(config.augment, size, channels, is_uint8)
-    plain = ImageDataset(table, channels, build_resize(size), size, config.seed)
-    seen = ImageDataset(table, channels, augmentation, augmentation.decode_size, config.seed)
-    plain, seen = (build_loader(dataset, len(table), num_workers=0) for dataset in (plain, seen))
+    datasets = [ImageDataset(table, channels, one, config.seed) for one in (build_resize(size), augmentation)]
+    plain, augmented = (build_loader(dataset, len(table), num_workers=0) for dataset in datasets)
 
     labels = [_describe_targets(targets, table.target_names) for targets in table.targets]
     ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
-    columns = [("resized", next(plain.batches(0))["image"].numpy(), ids)]
+    columns = [("resized", _join_images(next(plain.batches(0))["inputs"]), ids)]
     mixer = Mixer(config.mix) if config.mix.prob else None
     for epoch in range(_NUM_AUGMENTED):
-        images, targets = next(seen.batches(epoch))["image"].numpy(), table.targets
+        inputs, captions = next(augmented.batches(epoch))["inputs"], None
         if augmentation.num_views > 1:
             views = [f"epoch {epoch}", *(f"epoch {epoch}, AugMix {number}" for number in (1, 2))]
-            columns += [(heading, images[:, view], None) for view, heading in enumerate(views)]
+            columns += [(heading, _join_images(inputs)[:, view], None) for view, heading in enumerate(views)]
             continue
         if mixer:
-            images, targets = _mix(mixer, images, targets, config.seed + epoch)
-        captions = [_describe_targets(row, table.target_names) for row in targets] if mixer else None
-        columns.append((f"epoch {epoch}", images, captions))
+            inputs, targets = _mix(mixer, inputs, table.targets, config.seed + epoch)
+            captions = [_describe_targets(row, table.target_names) for row in targets]
+        columns.append((f"epoch {epoch}", _join_images(inputs), captions))
     return columns[: 1 + _NUM_AUGMENTED], augmentation.describe()
 
 
@@ -144,15 +144,25 @@ def draw_columns(path, columns, title):
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output=FILE") from None
 
 
-def _mix(mixer, images, targets, seed):
-    """Mix (N, H, W, C) images as one batch, and their targets."""
+def _mix(mixer, inputs, targets, seed):
+    """Mix the inputs {name: (N, ...) tensor} of one batch, and their targets."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    mixed, targets = mixer(batch, torch.from_numpy(targets), generator)
-    mixed = mixed.permute(0, 2, 3, 1).numpy()
-    return mixed.round().astype(images.dtype) if images.dtype.kind == "u" else mixed, targets.numpy()
+    batch = {name: one.permute(0, 3, 1, 2).float() if one.ndim == 4 else one for name, one in inputs.items()}
+    batch, targets = mixer(batch, torch.from_numpy(targets), generator)
+    for name, one in inputs.items():
+        if one.ndim == 4:
+            mixed = batch[name].permute(0, 2, 3, 1)
+            batch[name] = mixed if one.is_floating_point() else mixed.round().to(one.dtype)
+    return batch, targets.numpy()
+
+
+def _join_images(inputs):
+    """Return the images (N, ..., H, W, C) of a batch as an array, several images of a row side by side."""
+    import numpy as np
+
+    return np.concatenate([one.numpy() for one in inputs.values() if one.ndim >= 4], axis=-2)
 
 
 def _describe_targets(targets, names):

@@ -16,6 +16,9 @@ from torch import nn
 from src.config.load import load_config
 from src.config.settings import REPOSITORY
 from src.errors import UserError
+from src.training.averaging import Average
+from src.training.learner import Learner
+from src.training.schedule import Schedule
 from tests.launch import TINY, run_here
 from tools.find_lr import Proposal, propose_lr, report, sweep_lr
 
@@ -101,7 +104,7 @@ def test_help_does_not_wait_for_torch():
 
 
 class FakeLoader:
-    """Two batches of three zeros an epoch; remembers the epochs it was asked for."""
+    """Two batches of three zeros an epoch; records the epochs it was asked for."""
 
     def __init__(self):
         self.epochs = []
@@ -109,7 +112,7 @@ class FakeLoader:
     def batches(self, epoch):
         self.epochs.append(epoch)
         for rows in (torch.arange(3), torch.arange(3, 6)):
-            yield {"image": torch.zeros(3, 1), "target": torch.zeros(3, 1), "index": rows, "share": 1.0}
+            yield {"inputs": {"image": torch.zeros(3, 1)}, "target": torch.zeros(3, 1), "index": rows, "share": 1.0}
 
 
 class Point(nn.Module):
@@ -120,19 +123,28 @@ class Point(nn.Module):
         self.x = nn.Parameter(torch.tensor([1.0]))
         self.y = nn.Parameter(torch.tensor([1.0]))
 
-    def forward(self, images):
+    def normalize(self, inputs):
+        return inputs
+
+    def forward(self, image):
         return torch.stack([self.x, self.y], dim=1)
 
 
-def sweep(loss, loader=None, factors=(1.0, 1.0), network=None, **kwargs):
-    network = network or Point()
-    optimizer = torch.optim.SGD(
-        [{"params": [one], "lr": factor} for one, factor in zip((network.x, network.y), factors, strict=True)], lr=1.0
-    )
-    kwargs = {"first": 1e-6, "last": 100.0, "normalize": lambda images: images} | kwargs
-    return sweep_lr(
-        network, loader or FakeLoader(), lambda logits, _: loss(logits), optimizer, Accelerator(cpu=True), **kwargs
+def build_learner(loss, loader=None, factors=(1.0, 1.0), accumulate_steps=1):
+    """Return a Learner of a Point whose loss is loss(point) and whose coordinates' rates are the factors."""
+    network = Point()
+    groups = [{"params": [one], "lr": lr} for one, lr in zip((network.x, network.y), factors, strict=True)]
+    return Learner(
+        config=load_config([f"optimizer.accumulate_steps={accumulate_steps}"]),
+        accelerator=Accelerator(cpu=True), metric=None, network=network, average=Average(network, 1),
+        loss_function=lambda logits, _: loss(logits), consistency=None, optimizer=torch.optim.SGD(groups, lr=1.0),
+        schedule=Schedule(), train_loader=loader or FakeLoader(), val_loader=None, train_table=None, val_table=None,
+        model=network,
     )  # fmt: skip
+
+
+def sweep(loss, loader=None, accumulate_steps=1, **kwargs):
+    return sweep_lr(build_learner(loss, loader, accumulate_steps=accumulate_steps), 1e-6, **{"last": 100.0} | kwargs)
 
 
 @pytest.mark.parametrize("curvature", [0.1, 1.0, 50.0])
@@ -144,17 +156,9 @@ def test_on_a_quadratic_the_proposal_is_below_the_rate_of_divergence(curvature):
 
 
 def test_rates_rise_exponentially_and_every_group_keeps_its_ratio():
-    network, seen = Point(), []
-
-    def loss(point):
-        return point.square().sum()
-
-    optimizer = torch.optim.SGD([{"params": [network.x], "lr": 1.0}, {"params": [network.y], "lr": 10.0}], lr=1.0)
-    optimizer.register_step_pre_hook(lambda one, *_: seen.append([group["lr"] for group in one.param_groups]))
-    table = sweep_lr(
-        network, FakeLoader(), lambda logits, targets: loss(logits), optimizer, Accelerator(cpu=True),
-        first=1e-6, last=1e-2, num_steps=9, normalize=lambda images: images,
-    )  # fmt: skip
+    learner, seen = build_learner(lambda point: point.square().sum(), factors=(1.0, 10.0)), []
+    learner.optimizer.register_step_pre_hook(lambda one, *_: seen.append([group["lr"] for group in one.param_groups]))
+    table = sweep_lr(learner, 1e-6, 1e-2, num_steps=9)
     np.testing.assert_allclose(table["lr"], 10 ** np.linspace(-6, -2, 9))
     np.testing.assert_allclose([backbone for backbone, _ in seen], table["lr"])
     np.testing.assert_allclose([head / backbone for backbone, head in seen], 10)

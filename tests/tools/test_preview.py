@@ -66,8 +66,9 @@ def test_the_command_writes_an_image_and_lists_the_transforms(folder, capsys):
 @pytest.mark.slow
 def test_other_settings_give_another_image(folder):
     drawn = set()
-    for number, words in enumerate([[], ["seed=1"], ["augment.rotate=40"], ["mix.prob=1"], ["augment.augmix=5"]]):
-        main(["image_size=24", *words, f"output={number}.png"])
+    words = ["seed=42", "seed=1", "augment.kwargs.rotate=40", "mix.prob=1", "augment.kwargs.augmix=5"]
+    for number, word in enumerate(words):
+        main(["image_size=24", word, f"output={number}.png"])
         pixels = np.asarray(Image.open(f"{number}.png").convert("RGB"))
         drawn.add(pixels[60:].tobytes())  # without the title, which holds the words
     assert len(drawn) == 5
@@ -78,13 +79,11 @@ def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoc
     assert [heading for heading, _, _ in columns] == ["resized", *(f"epoch {epoch}" for epoch in range(7))]
     augmentation = build_augmentation(config.augment, (24, 24), 1, True)
     assert transforms == augmentation.describe()
-    for transform, target_size, found in [
-        (build_resize((24, 24)), (24, 24), columns[:1]),
-        (augmentation, (30, 30), columns[1:]),
-    ]:
-        loader = build_loader(ImageDataset(table, 1, transform, target_size, 3), 6, 0)
+    assert augmentation.decode_size == (30, 30)
+    for transform, found in [(build_resize((24, 24)), columns[:1]), (augmentation, columns[1:])]:
+        loader = build_loader(ImageDataset(table, 1, transform, 3), 6, 0)
         for epoch, (_, images, _) in enumerate(found):
-            assert np.array_equal(images, next(loader.batches(epoch))["image"].numpy())
+            assert np.array_equal(images, next(loader.batches(epoch))["inputs"]["image"].numpy())
     rows = pd.read_csv("data/demo/train.csv", dtype=str)[:6]
     assert columns[0][2] == [f"{row.id}\n{row.label}" for row in rows.itertuples()]
     assert all(captions is None for _, _, captions in columns[1:])
@@ -96,16 +95,27 @@ def test_mixed_images_have_their_mixed_targets():
     plain = torch.from_numpy(columns[0][1]).permute(0, 3, 1, 2).float()
     for epoch, (_, images, captions) in enumerate(columns[1:]):
         generator = torch.Generator().manual_seed(config.seed + epoch)
-        mixed, targets = Mixer(config.mix)(plain, torch.from_numpy(table.targets), generator)
-        assert np.array_equal(images[..., 0], mixed.round().byte().numpy()[:, 0])
+        mixed, targets = Mixer(config.mix)({"image": plain}, torch.from_numpy(table.targets), generator)
+        assert np.array_equal(images[..., 0], mixed["image"].round().byte().numpy()[:, 0])
         for caption, target in zip(captions, targets, strict=True):
             shares = dict(one.rpartition(" ")[::2] if " " in one else (one, "1") for one in caption.split(", "))
             for name, share in zip(table.target_names, target.tolist(), strict=True):
                 assert float(shares.get(name, 0)) == pytest.approx(share, abs=0.0051)
 
 
+def test_all_images_of_a_row_are_shown_side_by_side(monkeypatch):
+    read = ImageDataset.read
+    monkeypatch.setattr(ImageDataset, "read", lambda self, row: {**read(self, row), "image2": read(self, row)["image"]})
+    for words in ([], ["mix.prob=1"]):
+        columns, *_ = columns_of("augment.preset=heavy", *words)
+        assert {image.shape for _, images, _ in columns for image in images} == {(24, 48, 1)}
+        assert np.array_equal(columns[0][1][:, :, :24], columns[0][1][:, :, 24:])
+        assert not np.array_equal(columns[1][1][:, :, :24], columns[1][1][:, :, 24:])
+
+
 def test_consistency_views_stand_side_by_side():
-    columns, transforms, _, _ = columns_of("augment.preset=light", "augment.augmix=6", "augment.augmix_consistency=12")
+    words = ("augment.preset=light", "augment.kwargs.augmix=6", "augment.augmix_consistency=12")
+    columns, transforms, _, _ = columns_of(*words)
     clean, *_ = columns_of("augment.preset=light")
     assert [heading for heading, _, _ in columns] == [
         "resized", "epoch 0", "epoch 0, AugMix 1", "epoch 0, AugMix 2", "epoch 1", "epoch 1, AugMix 1",
@@ -166,7 +176,7 @@ def test_help_is_narrow_and_quick():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["augment.rotat=3"], "command line: unknown setting augment.rotat; did you mean augment.rotate?"),
+        (["augment.flip=hflip"], "command line: unknown setting augment.flip; did you mean augment.flips?"),
         (["output=seen.jpg"], "output=seen.jpg: not a PNG; choose a name that ends in .png"),
         (
             ["output=blocked/deep/seen.png"],

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from src.competition.folders import IMAGE_SUFFIXES
+from src.competition.paths import IMAGE_SUFFIXES
 from src.errors import UserError
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.competition.folders import IMAGE_SUFFIXES
+from src.competition.paths import IMAGE_SUFFIXES
 from src.errors import UserError, listing
 from tools.adopt.columns import describe_classes, find_group, find_label_columns
 from tools.adopt.folder import Files, scan, unpack_command

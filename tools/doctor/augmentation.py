@@ -11,7 +11,7 @@ import numpy as np
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.errors import UserError
-from src.training.learner import build_augmentations
+from src.training.learner import build_transforms
 from tools.doctor.findings import Fact, Finding, make_finding
 
 _NUM_ROWS, _NUM_EPOCHS, _NUM_WORKERS = 8, 3, 2
@@ -23,7 +23,7 @@ def check_augmentation(data, row):
     config, path = data.config, str(data.train.paths[row])
     channels = config.competition.channels
     try:
-        augmentation, plain = build_augmentations(config, data.train.take([row]))
+        augmentation, plain = build_transforms(config, data.train.take([row]))
     except UserError as error:
         return [make_finding(error, advice="correct the augmentation")], []
     table = data.train.take(np.full(_NUM_ROWS, row))
@@ -49,11 +49,11 @@ def collect_samples(table, channels, augmentation, seed, num_workers):
     Raises:
         UserError: an image cannot be decoded.
     """
-    dataset = ImageDataset(table, channels, augmentation, augmentation.decode_size, seed)
+    dataset = ImageDataset(table, channels, augmentation, seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # on one core too
         loader = build_loader(dataset, 2, num_workers)
-        batches = (batch["image"].numpy() for epoch in range(_NUM_EPOCHS) for batch in loader.batches(epoch))
+        batches = (batch["inputs"]["image"].numpy() for epoch in range(_NUM_EPOCHS) for batch in loader.batches(epoch))
         samples = [_digest(image) for batch in batches for image in batch]
     loader.close()
     return samples

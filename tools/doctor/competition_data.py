@@ -18,6 +18,7 @@ from src.competition.tables import ImageTable, load_test_table, load_train_table
 from src.competition.targets import read_label, read_targets
 from src.config.settings import Config
 from src.errors import UserError
+from src.evaluation.metrics import build_metric
 from tools.doctor.findings import Finding, make_finding, name_rows
 from tools.doctor.scan import Scan, scan_images
 
@@ -29,8 +30,6 @@ class CompetitionData:
     config: Config
     train: ImageTable | None  # without the rows that have no image; .targets is None where they are wrong
     test: ImageTable | None
-    train_rows: pd.DataFrame  # the rows of train with all columns of the table, as str; no columns without a table
-    test_rows: pd.DataFrame  # the same of test_table; no columns of a sample submission, which holds placeholders
     folds: np.ndarray | None  # (N,) int64 of train; None: the split failed
     scan: Scan
 
@@ -38,6 +37,12 @@ class CompetitionData:
     def num_train(self):
         """Number of training images, the first rows of the scan."""
         return 0 if self.train is None else len(self.train)
+
+    @cached_property
+    def metric(self):
+        """The evaluation.metrics.Metric of the competition; load_folds has checked its settings."""
+        competition = self.config.competition
+        return build_metric(competition.metric, competition.task, **competition.metric_kwargs)
 
     @cached_property
     def is_test(self):
@@ -50,11 +55,20 @@ class CompetitionData:
         return np.array([path.removeprefix(f"{self.config.competition.root}/") for path in self.scan.paths], dtype=str)
 
     @cached_property
-    def other_columns(self):
-        """Names of the training table's columns other than targets, id, group and fold."""
+    def train_columns(self):
+        """The training table's columns of str other than id, targets, group and fold; none without a table."""
+        return self._other_columns(self.train, self.config.competition.train_table)
+
+    @cached_property
+    def test_columns(self):
+        """The same of test_table; none of a sample submission, which holds placeholders."""
+        return self._other_columns(self.test, self.config.competition.test_table)
+
+    def _other_columns(self, table, file):
         competition = self.config.competition
-        known = {competition.id, competition.label, competition.group, competition.fold, *competition.targets}
-        return [name for name in self.train_rows if name not in known]
+        if table is None or not file:
+            return pd.DataFrame(index=range(0 if table is None else len(table)))
+        return table.columns.drop(columns=[competition.group, competition.fold], errors="ignore")
 
     def of_all(self, name):
         """Return an attribute of the tables that exist as one array (N,); None where one of them lacks it."""
@@ -65,12 +79,11 @@ class CompetitionData:
 def load_data(config):
     """Read a competition and scan all its images; return (CompetitionData, findings)."""
     competition, findings = config.competition, []
-    train, train_rows = _read_side(competition, "train", (), findings)
+    train = _load_side(competition, "train", (), findings)
     names = train.target_names if train is not None else ()
     num_before = len(findings)
-    test, test_rows = _read_side(competition, "test", names, findings)
+    test = _load_side(competition, "test", names, findings)
     is_complete = len(findings) == num_before  # else rows may be missing that the sample has
-    test_rows = test_rows if competition.test_table else test_rows[[]]
     if test is not None and names and is_complete:
         try:
             sample = load_sample(competition)
@@ -85,46 +98,39 @@ def load_data(config):
         except UserError as error:
             _add_error(findings, error)
     paths = Paths.of(chain(*(table.paths for table in (train, test) if table is not None)))
-    scan = scan_images(paths, competition.channels)
-    return CompetitionData(config, train, test, train_rows, test_rows, folds, scan), findings
+    return CompetitionData(config, train, test, folds, scan_images(paths, competition.channels)), findings
 
 
-def _read_side(competition, side, target_names, findings):
-    """Return (ImageTable or None, its rows as a table of str) of train or test; append what is wrong to findings."""
+def _load_side(competition, side, target_names, findings):
+    """Return the ImageTable of train or test, or None; append what is wrong to findings."""
     table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
     try:
         if side == "train":
-            found = load_train_table(competition, may_be_constant=True)  # check_labels reports constant columns
-        else:
-            found = load_test_table(competition, target_names)
+            return load_train_table(competition, may_be_constant=True)  # check_labels reports constant columns
+        return load_test_table(competition, target_names)
     except UserError as error:
         if side == "test" and not table:  # training needs no test images then
             findings.append(make_finding(error, "note"))
-            return None, pd.DataFrame()
+            return None
         _add_error(findings, error)
-        found = None
     try:
         rows = read_table(f"{competition.root}/{table}") if table else None
-        if found is not None:
-            if rows is None:
-                return found, pd.DataFrame(index=range(len(found)))
-            return found, rows.set_axis(pd.Index(rows[competition.id])).loc[found.ids].reset_index(drop=True)
         return _salvage(competition, side, rows, target_names, findings)
     except UserError as error:
         _add_error(findings, error)
-        return None, pd.DataFrame()
+        return None
 
 
 def _salvage(competition, side, rows, target_names, findings):
-    """Return as `_read_side` the rows that have a unique id and an image."""
+    """Return the ImageTable of the rows that have a unique id and an image, or None without such rows."""
     key = f"{side}_image"
     if rows is None:
         rows, paths = list_images(competition, key)
     else:
         if competition.id not in rows:
-            return None, pd.DataFrame()
-        is_odd = rows[competition.id].isna() | rows[competition.id].duplicated()
-        rows = rows[~is_odd].reset_index(drop=True)
+            return None
+        is_unusable = rows[competition.id].isna() | rows[competition.id].duplicated()
+        rows = rows[~is_unusable].reset_index(drop=True)
         ids = rows[competition.id].to_numpy(dtype=str)
         is_present, paths = find_present(competition, key, rows, ids)
         if not is_present.all():
@@ -137,12 +143,13 @@ def _salvage(competition, side, rows, target_names, findings):
         rows = rows[is_present].reset_index(drop=True)
     ids = rows[competition.id].to_numpy(dtype=str)
     if not len(ids):
-        return None, rows
+        return None
     names, targets = _salvage_targets(competition, rows, findings) if side == "train" else (target_names, None)
     group, groups = competition.group, None
     if group in rows:
         groups = rows[group].fillna(pd.Series([f"(no {group}, {one})" for one in ids])).to_numpy(dtype=str)
-    return ImageTable(ids, paths, targets, tuple(names), groups, None), rows
+    columns = rows.drop(columns=[competition.id, competition.label, *competition.targets], errors="ignore")
+    return ImageTable(ids, paths, targets, tuple(names), groups, None, columns)
 
 
 def _salvage_targets(competition, rows, findings):

@@ -52,9 +52,7 @@ def measure_costs(config, table, rows, device):
         augmentation(image, seed)
     augmented = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = build_network(
-            config.model, len(table.target_names), channels, size, config.normalize, load_pretrained=False
-        )
+        network = build_network(config, len(table.target_names), load_pretrained=False)
         execution = resolve_execution(config, device)
         network.place(device, execution.channels_last)
         activation_bytes = _count_activations(network, channels, size, device)
@@ -70,7 +68,7 @@ def _time_network(config, network, device, precision):
 
     def train(images):
         with autocast(device, precision):
-            logits = network(network.normalize(images))
+            logits = network(**network.normalize({"image": images}))
         (logits.float() - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -79,7 +77,7 @@ def _time_network(config, network, device, precision):
     @torch.inference_mode()
     def predict(images):
         with autocast(device, precision):
-            return network(network.normalize(images))
+            return network(**network.normalize({"image": images}))
 
     num_threads, seconds = torch.get_num_threads(), []
     for step, is_training in ((train, True), (predict, False)):
@@ -135,7 +133,7 @@ def _count_activations(network, channels, size, device):
     hooks = [layer.register_forward_hook(add) for layer in layers]
     network.eval()
     with torch.no_grad():
-        network(torch.zeros(1, channels, *size, device=device))
+        network(image=torch.zeros(1, channels, *size, device=device))
     for hook in hooks:
         hook.remove()
     return total

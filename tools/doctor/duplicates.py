@@ -84,7 +84,8 @@ def make_joint_folds(data, pairs):
         links = Pairs(np.concatenate([links.first, first]), np.concatenate([links.second, second]), None)
     clusters = connect(len(table), links).astype(str)
     try:
-        return make_folds(dataclasses.replace(table, groups=clusters), "auto", data.config.num_folds, data.config.seed)
+        joint, config = dataclasses.replace(table, groups=clusters), data.config
+        return make_folds(joint, "auto", config.num_folds, config.seed, data.metric)
     except UserError:  # too few groups, which check_split reports
         return None
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from src.competition import splits
 from src.competition.folds import check_folds, describe_folds
 from src.errors import UserError
 from tools.doctor.findings import Fact, Finding, make_finding, name_rows
@@ -30,7 +29,7 @@ def check_split(data):
                 **name_rows(split),
             )
         )
-    elif fault := _find_fault(table, folds, data.config.competition.task):
+    elif fault := _find_fault(table, folds, data.metric):
         findings.append(make_finding(fault))
     errors = compute_fold_errors(table.targets, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
@@ -85,15 +84,15 @@ def compute_fold_errors(targets, folds):
     return pd.DataFrame(rows, columns=["fold", "column", "positives", "error"])
 
 
-def _find_fault(table, folds, task):
+def _find_fault(table, folds, metric):
     """Return what is wrong with the folds, or ""; constant columns, which no split can help, are left out."""
-    is_positive = splits.positives(table.targets, task == "multiclass")
+    is_positive = metric.positives(table.targets)
     varies = is_positive.any(axis=0) & ~is_positive.all(axis=0)
     if not varies.any():
         return ""
     names = tuple(np.array(table.target_names)[varies].tolist())
     try:
-        check_folds(replace(table, targets=table.targets[:, varies], target_names=names), folds, task)
+        check_folds(replace(table, targets=table.targets[:, varies], target_names=names), folds, metric)
     except UserError as error:
         return str(error)
     return ""

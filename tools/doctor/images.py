@@ -4,7 +4,7 @@ import numpy as np
 
 from src.data.cache import is_worth_building
 from src.errors import UserError
-from src.training.learner import build_augmentations, count_reads
+from src.training.learner import build_transforms, count_reads
 from tools.doctor.findings import Fact, Finding, name_rows
 
 _NOISE = 0.01  # std of a blank 8-bit image after compression, as a share of the images' median range
@@ -132,12 +132,12 @@ def _stops_at_mixed_types(data, read):
     if data.folds is None or len(np.unique(data.scan.is_uint8[rows])) < 2:
         return False
     try:
-        augmentations = build_augmentations(config, data.train.take(rows[:1]))
+        transforms = build_transforms(config, data.train.take(rows[:1]))
     except UserError:  # which check_augmentation reports
         return False
     folds = data.folds[rows]
     left = range(folds.max() + 1) if config.fold is None else [config.fold]
-    reads_at = count_reads(config, folds, left, augmentations)
+    reads_at = count_reads(config, folds, left, transforms)
     return any(is_worth_building(config.cache, reads, len(rows)) for reads in reads_at.values())
 
 

@@ -12,7 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from src.checkpointing.serialization import load_weights
+from src.checkpointing.run_folder import RunFolder
+from src.checkpointing.serialization import load_network
 from src.competition.tables import read_table
 from src.config.load import load_saved_config
 from src.config.settings import Augment
@@ -20,13 +21,12 @@ from src.data.augmentations import build_transforms
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.data.transforms import Augmentation, build_augmentation, build_resize
-from src.device import recall_execution, resolve_device, resolve_execution, share_cores
+from src.device import resolve_device, resolve_execution, share_cores
 from src.errors import UserError
 from src.evaluation.intervals import paired_interval
-from src.evaluation.metrics import score
 from src.model.losses import probabilities
-from src.model.network import build_network
 from src.training.engine import predict
+from src.training.precision import recall_execution
 from tools.doctor.findings import Fact, Finding
 
 _MIN_DROP = 0.01  # of the score, worth a finding where its interval excludes 0
@@ -44,24 +44,24 @@ def check_label_safety(data, run_folder):
     Raises:
         UserError: no fold is finished, the run has other rows, or its weights cannot be loaded.
     """
-    folders = sorted(path.parent for path in run_folder.glob("fold*/meta.json"))
-    if not folders:
+    run = RunFolder(run_folder)
+    if not run.finished_folds():
         raise UserError(f"{run_folder}: no fold is finished; train one first")
-    kept = read_table(run_folder / "folds.csv")
+    saved = read_table(run.folds)
     table = data.train
-    if table is None or table.targets is None or not set(kept["id"]) <= set(table.ids.tolist()):
+    if table is None or table.targets is None or not set(saved["id"]) <= set(table.ids.tolist()):
         raise UserError(f"{run_folder}: was trained on other rows than the table has; leave out run=")
-    place = {name: row for row, name in enumerate(table.ids.tolist())}
-    rows, folds = np.array([place[name] for name in kept["id"]]), kept["fold"].astype(int).to_numpy()
+    row_of = {name: row for row, name in enumerate(table.ids.tolist())}
+    rows, folds = np.array([row_of[name] for name in saved["id"]]), saved["fold"].astype(int).to_numpy()
     scores = {}
-    for folder in folders:
-        held_out = rows[folds == int(folder.name.removeprefix("fold"))]
+    for fold in run.finished_folds():
+        held_out = rows[folds == fold.number]
         if len(held_out) > _MAX_IMAGES:
             held_out = np.sort(np.random.default_rng(0).choice(held_out, _MAX_IMAGES, replace=False))
-        for name, value in score_versions(data.config, table.take(held_out), folder).items():
+        for name, value in score_versions(data, table.take(held_out), fold).items():
             scores.setdefault(name, []).append(value)
     was_trained = load_saved_config(run_folder).augment == data.config.augment
-    return compare_scores(scores, data.config.num_folds, data.config.competition.metric, was_trained)
+    return compare_scores(scores, data.config.num_folds, data.metric, was_trained)
 
 
 def build_versions(config, is_uint8):
@@ -80,9 +80,8 @@ def build_versions(config, is_uint8):
         single = {}
         for entry in config.augment.transforms:
             alone = dataclasses.replace(config.augment, transforms=[entry])
-            single[entry if isinstance(entry, str) else next(iter(entry))] = build_augmentation(
-                alone, size, channels, is_uint8
-            )
+            name = entry if isinstance(entry, str) else next(iter(entry))
+            single[name] = build_augmentation(alone, size, channels, is_uint8)
     single.pop("AugMix", None)  # whose views are several images
     if single and whole.num_views == 1:
         versions["all of it"] = whole, True
@@ -94,29 +93,26 @@ def build_versions(config, is_uint8):
     return versions
 
 
-def score_versions(config, table, folder):
+def score_versions(data, table, fold):
     """Return {(name, whether training uses it): score} of one fold's network on some images.
 
     Args:
+        data: CompetitionData of the run's config.
         table: ImageTable of the fold's validation rows.
-        folder: pathlib.Path of the fold.
+        fold: run_folder.FoldFolder.
     """
-    channels, size, task = config.competition.channels, config.image_size, config.competition.task
+    config, channels = data.config, data.config.competition.channels
     device = resolve_device(config.device)
     num_workers = share_cores(device, config.train.num_workers)
-    execution = recall_execution(folder.parent, config, device) or resolve_execution(config, device)
-    network = build_network(config.model, len(table.target_names), channels, size, load_pretrained=False)
-    load_weights(folder / "best.safetensors", network)
-    network.place(device, execution.channels_last).eval()
+    execution = recall_execution(RunFolder(fold.path.parent), config, device) or resolve_execution(config, device)
+    network = load_network(config, fold).place(device, execution.channels_last)
     is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8
-    scores = {}
+    to_probs, scores = partial(probabilities, task=config.competition.task), {}
     for name, (version, is_used) in build_versions(config, is_uint8).items():
-        dataset = ImageDataset(table, channels, version, version.decode_size, config.seed)
-        loader = build_loader(dataset, config.eval_batch_size, num_workers)
-        to_probs = partial(probabilities, task=task)
-        index, probs = predict([network], loader, device, execution.precision, to_probs)
+        loader = build_loader(ImageDataset(table, channels, version, config.seed), config.eval_batch_size, num_workers)
+        index, probs = predict([network], loader, to_probs, execution.precision)
         loader.close()
-        scores[name, is_used] = score(table.targets[index], probs[0], config.competition.metric)
+        scores[name, is_used] = data.metric.score(table.targets[index], probs[0])
     return scores
 
 
@@ -126,7 +122,7 @@ def compare_scores(scores, num_folds, metric, was_trained=True):
     Args:
         scores: {(name, whether training uses it): [score of each fold]}; ("plain", True) is the reference.
         num_folds: of the split.
-        metric: its name.
+        metric: evaluation.metrics.Metric of the scores.
         was_trained: whether the run was trained with this augmentation; False: the command line changed it.
     """
     plain = np.array(scores["plain", True])
@@ -134,11 +130,13 @@ def compare_scores(scores, num_folds, metric, was_trained=True):
     for (name, is_used), values in scores.items():
         if name == "plain":
             continue
-        drop = plain - np.array(values)
+        drop = (plain - np.array(values)) * (1 if metric.greater_is_better else -1)
         low = paired_interval(drop, num_folds)[1] if len(drop) > 1 else drop[0]
         lines.append(f"{np.mean(values):.4f}  {name}" + ("" if is_used else " of every image (not in training)"))
         if is_used and drop.mean() >= _MIN_DROP and low > 0:
-            title = f"{metric} of the run's held-out images falls from {plain.mean():.4f} to {np.mean(values):.4f}"
+            verb = "falls" if metric.greater_is_better else "rises"
+            change = f"{verb} from {plain.mean():.4f} to {np.mean(values):.4f}"
+            title = f"{metric.name} of the run's held-out images {change}"
             if was_trained:
                 title += f" under {name}, which it was trained with"
                 advice = "it removes the label of some images: make it weaker or leave it out; tools.preview shows it"
@@ -146,4 +144,4 @@ def compare_scores(scores, num_folds, metric, was_trained=True):
                 title += f" under {name}, which may be new to it"
                 advice = "check in tools.preview that the label is still visible; if so, train with it and check again"
             findings.append(Finding("warning", title, advice))
-    return findings, [Fact(f"label safety: {metric} of held-out images, augmented as in training", tuple(lines))]
+    return findings, [Fact(f"label safety: {metric.name} of held-out images, augmented as in training", tuple(lines))]

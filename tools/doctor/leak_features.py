@@ -33,12 +33,12 @@ def list_leak_features(data):
 
 
 def list_columns(data):
-    """Return {name: values (N,) float or str} of the `CompetitionData.other_columns`."""
+    """Return {name: values (N,) float or str} of the `CompetitionData.train_columns`."""
     columns = {}
-    for name in data.other_columns:
-        numbers = pd.to_numeric(data.train_rows[name], errors="coerce")
+    for name, column in data.train_columns.items():
+        numbers = pd.to_numeric(column, errors="coerce")
         is_number = numbers.notna().all() and numbers.nunique() > 20
-        values = numbers if is_number else data.train_rows[name].fillna("(empty)")
+        values = numbers if is_number else column.fillna("(empty)")
         columns[name] = values.to_numpy(dtype=float if is_number else str)
     return columns
 

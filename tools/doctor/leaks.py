@@ -180,8 +180,8 @@ def _describe(data, row):
 
 def _describe_column(data, row, title):
     column = row.feature[len("column '") : -1]
-    in_test = column in data.test_rows
-    is_group = data.train_rows[column].nunique() > 0.05 * len(data.train) and row.auc > 0.5
+    in_test = column in data.test_columns
+    is_group = data.train_columns[column].nunique() > 0.05 * len(data.train) and row.auc > 0.5
     if row.auc - 0.5 >= _IS_LABEL and not is_group:
         if in_test:
             return Finding("warning", title, "the test table has it too, so look at it before any network")

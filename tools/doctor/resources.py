@@ -100,7 +100,7 @@ def estimate_needs(config, costs, val_counts, num_images, num_workers):
     memory = _BASE_BYTES + _MEMORY_COPIES * costs.weight_bytes + batch
     memory += num_workers * (_WORKER_BYTES + 2 * config.train.batch_size * pixels)
     states = _STATE_COPIES * (config.keep_checkpoints + 1)  # of one fold at a time, with the one that is being saved
-    checkpoint_bytes = (2 * folds + states) * costs.weight_bytes  # best and last weights of each fold
+    checkpoint_bytes = (folds + states) * costs.weight_bytes  # with the weights of each fold
     return Needs(cache_bytes, checkpoint_bytes, int(memory), epoch, run)
 
 

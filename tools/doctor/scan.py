@@ -13,10 +13,10 @@ import cv2
 import imagehash
 import numpy as np
 from PIL import Image
-from src.data.parallel import map_images
 
 from src.competition.paths import Paths
-from src.data.decode import PICTURE_FORMATS, decode_bytes, read_file, resize_image
+from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, resize_image
+from src.data.scan import map_images
 from src.errors import UserError
 
 THUMBNAIL = 32  # pixels a side, the size at which imagehash takes its cosine transform
@@ -114,7 +114,7 @@ def _name_kind(path, data):
     if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
         return "DICOM"
     try:
-        header = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
+        header = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Exception:  # Pillow raises many kinds on a broken file; decoding then says what is wrong
         return "?"
     return f"{header.format} {header.mode}"

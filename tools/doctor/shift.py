@@ -90,10 +90,10 @@ def list_features(data, rows):
     for place in np.ndindex(_GRID, _GRID):
         name = f"brightness of cell {place[0] + 1}, {place[1] + 1} of {_GRID} x {_GRID}"
         features[name] = cells[:, place[0], place[1]]
-    for name in data.other_columns:
-        if name not in data.test_rows:
+    for name, column in data.train_columns.items():
+        if name not in data.test_columns:
             continue
-        values = pd.concat([data.train_rows[name], data.test_rows[name]], ignore_index=True).iloc[rows]
+        values = pd.concat([column, data.test_columns[name]], ignore_index=True).iloc[rows]
         numbers = pd.to_numeric(values, errors="coerce")
         if numbers.notna().any() and (numbers.notna() | values.isna()).all():
             features[f"column {name!r}"] = numbers.to_numpy()

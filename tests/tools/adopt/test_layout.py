@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table
 from src.config.load import load_config
@@ -522,7 +523,8 @@ def test_refusals(tmp_path):
 
     assert line() == "/x: no such folder; give the folder that holds a competition's data"
     (tmp_path / "x").mkdir()
-    kinds = ".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .npy, .dcm, .dicom"
+    kinds = ", ".join(IMAGE_SUFFIXES)
+    assert kinds.startswith(".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .npy, .dcm, .dicom")
     assert line() == f"/x: no images (found nothing); unpack the competition's data there ({kinds})"
     table(tmp_path / "x" / "train.csv", id=[1, 2])
     assert line() == f"/x: no images (found train.csv); unpack the competition's data there ({kinds})"

@@ -90,6 +90,6 @@ def test_pixels_that_the_backbone_cannot_normalise(clinic):
 
 
 def test_the_whole_check_uses_the_workers(clinic, monkeypatch):
-    monkeypatch.setattr(augmentation, "build_augmentations", lambda *_: (Shifted("calls"), Shifted("none")))
+    monkeypatch.setattr(augmentation, "build_transforms", lambda *_: (Shifted("calls"), Shifted("none")))
     findings, _ = check_augmentation(clinic.load()[0], 0)
     assert [one.severity for one in findings] == ["error", "error"]

@@ -14,8 +14,8 @@ def test_a_whole_competition_is_read_as_training_reads_it(clinic):
     assert (len(data.train), len(data.test), len(data.scan)) == (NUM_TRAIN, NUM_TEST, NUM_TRAIN + NUM_TEST)
     assert data.is_test.sum() == NUM_TEST
     assert data.names[0] == f"train/{data.train.ids[0]}.jpg"
-    assert list(data.train_rows["id"]) == list(data.train.ids)
-    assert list(data.test_rows.columns) == ["id", "patient", "site", "age"]
+    assert list(data.train_columns["age"]) == list(clinic.read()["age"])
+    assert list(data.train_columns) == list(data.test_columns) == ["site", "age"]
     assert data.of_all("groups").shape == (NUM_TRAIN + NUM_TEST,)
     assert data.of_all("targets") is None
     assert set(data.folds) == {0, 1}
@@ -29,7 +29,7 @@ def test_rows_without_an_image_are_reported_once_and_left_out(clinic):
     data, findings = clinic.load()
     assert [one.title for one in findings] == ["2 of 160 train ids have no image", "1 of 60 test ids have no image"]
     assert findings[0].names == (ids[4], ids[9])
-    assert len(data.train) == len(data.train_rows) == NUM_TRAIN - 2
+    assert len(data.train) == len(data.train_columns) == NUM_TRAIN - 2
     kept = clinic.read().drop([4, 9])
     assert list(data.train.ids) == list(kept["id"])
     assert data.train.targets[:, 0].tolist() == kept["sick"].astype(float).tolist()
@@ -98,7 +98,7 @@ def test_a_sample_with_other_rows(clinic):
 def test_a_sample_has_placeholders_and_no_columns_of_the_test_rows(clinic):
     data, findings = clinic.load("competition.test_table=null", "competition.group=null")
     assert findings == []
-    assert data.test_rows.shape == (NUM_TEST, 0)
+    assert data.test_columns.shape == (NUM_TEST, 0)
 
 
 def test_kept_folds_are_read_and_none_are_written(clinic):

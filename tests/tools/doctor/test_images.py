@@ -4,11 +4,10 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from accelerate import Accelerator
 from PIL import Image
-from src.training.shared import prepare_shared
 
 from src.errors import UserError
+from src.training.run import load_run, prepare_inputs, settle_execution, start_processes
 from tools.doctor.images import check_images, is_blank
 
 
@@ -122,7 +121,7 @@ def test_an_odd_kind(clinic):
     ],
 )
 def test_mixed_types_stop_training_where_decoded_images_are_kept(clinic, mixed, words, severity):
-    """The doctor says what `prepare_shared`, with which training begins, does."""
+    """The doctor predicts what `prepare_inputs`, with which training begins, does."""
 
     def change(side, row, array):
         return (array * 30 + 128).astype(np.uint8) if (side, row) == (mixed, 9) else array
@@ -132,10 +131,12 @@ def test_mixed_types_stop_training_where_decoded_images_are_kept(clinic, mixed, 
     assert (finding.severity, finding.title) == (severity, "1 of 220 images are read as uint8, the others as float32")
     assert finding.names == (f"{mixed}/{clinic.path(9, mixed).stem}.npy",)
     assert ("cache=off" in finding.advice) == (severity == "error")
-    data, config = clinic.load(*words)[0], clinic.config(*words)
-    left = [0] if config.fold == 0 else [0, 1]
+    config = clinic.config(*words, "precision=fp32", "train.channels_last=true", "device=cpu")
+    run = load_run(config, start_processes(config))
+    settle_execution(run)
+    run.unfinished = [0] if config.fold == 0 else [0, 1]
     with pytest.raises(UserError, match="set cache=off") if severity == "error" else nullcontext():
-        prepare_shared(config, data.train, data.folds, left, Accelerator(cpu=True), 0)
+        prepare_inputs(run)
 
 
 def test_arrays_that_are_read_as_one_type_are_not_odd(clinic):

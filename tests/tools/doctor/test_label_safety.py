@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.checkpointing.run_folder import RunFolder
 from src.competition.demo import write_demo
 from src.config.load import load_config, load_saved_config
 from src.errors import UserError
+from src.evaluation.metrics import build_metric
 from tools.doctor.competition_data import load_data
 from tools.doctor.label_safety import build_versions, check_label_safety, compare_scores, score_versions
 
 
 def judged(**scores):
     scores = {(name, not name.startswith("Vertical")): values for name, values in scores.items()}
-    return compare_scores(scores, 3, "roc_auc")
+    return compare_scores(scores, 3, build_metric("roc_auc", "binary"))
 
 
 def test_a_sure_loss_is_a_finding_and_a_small_or_unsure_one_is_not():
@@ -38,8 +40,14 @@ def test_a_sure_loss_is_a_finding_and_a_small_or_unsure_one_is_not():
 
 def test_the_title_says_what_the_run_was_not_trained_with():
     scores = {("plain", True): [0.9], ("Affine", True): [0.7]}
-    [finding], _ = compare_scores(scores, 5, "roc_auc", was_trained=False)
+    [finding], _ = compare_scores(scores, 5, build_metric("roc_auc", "binary"), was_trained=False)
     assert finding.title.endswith("falls from 0.9000 to 0.7000 under Affine, which may be new to it")
+
+
+def test_a_metric_that_should_be_low_is_worse_when_it_rises():
+    scores = {("plain", True): [0.3, 0.31, 0.32], ("Rotate", True): [0.5, 0.51, 0.52], ("Blur", True): [0.1, 0.1, 0.1]}
+    [finding], _ = compare_scores(scores, 3, build_metric("log_loss", "binary"))
+    assert finding.title.startswith("log_loss of the run's held-out images rises from 0.3100 to 0.5100 under Rotate")
 
 
 def test_each_part_is_tried_alone_and_flips_in_any_case():
@@ -70,7 +78,7 @@ def test_a_trained_run_cannot_read_blackened_images(tiny_run, monkeypatch):
     scores = {line.split(maxsplit=1)[1]: float(line.split()[0]) for line in fact.lines}
     assert scores["RandomGamma"] < scores["plain, mean of 2 folds"] - 0.02
     held_out = data.train.take(np.arange(100))
-    plain = score_versions(config, held_out, run_folder / "fold0")["plain", True]
+    plain = score_versions(data, held_out, RunFolder(run_folder).fold(0))["plain", True]
     assert 0.5 < plain <= 1
 
 

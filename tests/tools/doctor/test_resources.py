@@ -23,7 +23,7 @@ def test_time_and_disk_by_hand(clinic):
     assert found.epoch_seconds == pytest.approx(epoch)
     assert found.run_seconds == pytest.approx(2 * 3 * epoch + 1000 * 0.004)
     assert found.cache_bytes == 1000 * 100 * 100 * 3
-    assert found.checkpoint_bytes == (2 * 2 + 4 * 3) * 10**8
+    assert found.checkpoint_bytes == (2 + 4 * 3) * 10**8
     assert found.memory_bytes == 800_000_000 + 5 * 10**8 + 10 * (10**7 + 4 * 30000)
 
 
@@ -32,10 +32,10 @@ def test_other_settings_change_it(clinic):
     assert needs(clinic, "cache=off").epoch_seconds == pytest.approx(500 * 0.015 + 1)
     assert needs(clinic, "cache=off", num_workers=4).epoch_seconds == pytest.approx(500 * 0.01 + 1)
     assert needs(clinic, num_workers=4).memory_bytes > needs(clinic).memory_bytes + 4 * 400_000_000
-    assert needs(clinic, "fold=0", "keep_checkpoints=1").checkpoint_bytes == (2 + 4 * 2) * 10**8
+    assert needs(clinic, "fold=0", "keep_checkpoints=1").checkpoint_bytes == (1 + 4 * 2) * 10**8
     assert needs(clinic, "train.max_images=50").epoch_seconds == pytest.approx(50 * 0.011 + 1)
     assert needs(clinic, "train.batches_per_epoch=7").epoch_seconds == pytest.approx(70 * 0.011 + 1)
-    twice = needs(clinic, "augment.crop=0.5")  # training then reads its images at another size than validation
+    twice = needs(clinic, "augment.kwargs.crop=0.5")  # training then reads its images at another size than validation
     assert twice.cache_bytes == 1000 * 3 * (125 * 125 + 100 * 100)
     head = needs(clinic, "model.pretrained=true", "model.freeze=head_only")
     assert head.run_seconds == pytest.approx(1000 * (0.002 + 0.001))

@@ -52,7 +52,8 @@ def test_targets_ids_and_groups_are_no_features(clinic):
     features = list_features(data, np.arange(len(data.scan)))
     assert [name for name in features if name.startswith("column")] == ["column 'site'", "column 'age'"]
     assert len(features) == NUM_TRAIN + NUM_TEST
-    assert features["column 'age'"].tolist() == [*map(int, data.train_rows["age"]), *map(int, data.test_rows["age"])]
+    ages = [*data.train_columns["age"], *data.test_columns["age"]]
+    assert features["column 'age'"].tolist() == [*map(int, ages)]
 
 
 def test_the_placeholders_of_a_sample_are_no_features(clinic):
