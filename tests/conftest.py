@@ -19,3 +19,15 @@ def tiny_run(tmp_path_factory):
     log = folder / "printed"
     assert Forked("train.py", TINY, folder, log).status() == 0, log.read_text()
     return folder, log.read_text()
+
+
+@pytest.fixture
+def accelerator():
+    """One process on the CPU in fp32, with one thread, whatever run an earlier test has made in this process."""
+    import torch  # here, since most tests need none of these
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    torch.set_num_threads(1)  # threads that fight other programs for the cores take ten times as long
+    AcceleratorState._reset_state(reset_partial_state=True)  # which all Accelerators share, with its precision
+    return Accelerator(cpu=True)

@@ -5,15 +5,7 @@ import pytest
 import torch
 
 from src.config.load import load_config
-from src.device import (
-    Execution,
-    keep_execution,
-    recall_execution,
-    resolve_device,
-    resolve_execution,
-    resolve_precision,
-    share_cores,
-)
+from src.device import Execution, autocast, resolve_device, resolve_execution, resolve_precision, share_cores
 from src.errors import UserError
 
 CPU = torch.device("cpu")
@@ -22,7 +14,7 @@ CPU = torch.device("cpu")
 def test_auto_is_fp32_on_a_cpu_and_fp16_is_refused_there():
     assert resolve_precision("auto", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
-    with pytest.raises(UserError, match="precision=fp16: a CPU has no fp16 training"):
+    with pytest.raises(UserError, match="precision=fp16: a CPU does not train in fp16; set precision=bf16"):
         resolve_precision("fp16", CPU)
 
 
@@ -30,19 +22,13 @@ def test_what_the_config_leaves_open_goes_by_the_rule():
     assert resolve_execution(load_config([]), CPU) == Execution("fp32", True)
     words = ["precision=bf16", "train.channels_last=false"]
     assert resolve_execution(load_config(words), CPU) == Execution("bf16", False)
-    settled = Execution("bf16", False).settle(load_config(["seed=3"]))
-    assert settled == load_config(["seed=3", *words])
+    assert Execution("bf16", False).apply(load_config(["seed=3"])) == load_config(["seed=3", *words])
 
 
-def test_a_run_keeps_what_it_is_computed_with_for_each_kind_of_device(tmp_path):
-    config, gpu = load_config([]), torch.device("cuda:1")
-    assert recall_execution(tmp_path, config, CPU) is None
-    keep_execution(tmp_path, Execution("bf16", False), CPU)
-    assert recall_execution(tmp_path, config, gpu) is None
-    keep_execution(tmp_path, Execution("fp16", True), gpu)
-    assert recall_execution(tmp_path, config, CPU) == Execution("bf16", False)
-    assert recall_execution(tmp_path, config, torch.device("cuda")) == Execution("fp16", True)
-    assert recall_execution(tmp_path, load_config(["precision=fp32"]), CPU) == Execution("fp32", False)
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_forward_runs_in_its_precision(precision, dtype):
+    with autocast(CPU, precision):
+        assert torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == dtype
 
 
 def test_a_device_that_is_not_there_is_one_line():

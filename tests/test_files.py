@@ -55,8 +55,8 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
 def test_damaged_json_is_named(tmp_path):
     path = tmp_path / "meta.json"
     path.write_text('{"fold": 0, "targ')
-    with pytest.raises(UserError, match=r"meta.json: damaged, no JSON \(Unterminated string"):
+    with pytest.raises(UserError, match=r"meta.json: damaged, not JSON \(Unterminated string"):
         load_json(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"meta.json: damaged, no JSON"):
+    with pytest.raises(UserError, match=r"meta.json: damaged, not JSON"):
         load_json(path)

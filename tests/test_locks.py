@@ -40,7 +40,7 @@ def test_a_fold_that_another_process_trains_is_refused_and_others_are_not(tmp_pa
                                            ([0], True, "folds 1, 10")):  # fmt: skip
         with pytest.raises(UserError) as error, hold_folds(run, folds, is_overwritten):
             pass
-        assert str(error.value) == f"{run}: another process trains {refused}; wait for its end or choose name=ANOTHER"
+        assert str(error.value) == f"{run}: another process trains {refused}; wait until it ends or choose name=ANOTHER"
     holder.kill()
     holder.wait()
     with hold_folds(run, [1], True) as is_busy:

@@ -1,4 +1,4 @@
-"""When it is time to save, and to end."""
+"""When it is time to save, and to stop."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from src.checkpointing.interrupts import Watch
+from src.checkpointing.interrupts import Interrupts
 from src.errors import Stopped
 
 
@@ -20,87 +20,127 @@ class Clock:
         return self.now
 
 
+class Process:
+    """One of two processes: `reduce` adds what the other one says."""
+
+    num_processes, device, is_main_process = 2, "cpu", True
+
+    def __init__(self, other):
+        self.other, self.num_agreements = other, 0
+
+    def reduce(self, flags, how):
+        assert how == "sum"
+        self.num_agreements += 1
+        return flags + flags.new_tensor(self.other)
+
+
 def test_a_state_is_due_after_its_minutes(accelerator):
     clock = Clock()
-    watch = Watch(10, None, clock=clock)
+    interrupts = Interrupts(10, None, clock=clock)
     for now, is_due in ((100, False), (699, False), (700, True), (701, True)):
         clock.now = now
-        assert watch.look(accelerator) == (is_due, None)
-    watch.saved(seconds=3)
-    assert watch.look(accelerator) == (False, None)
-    assert Watch(0, None, clock=clock).look(accelerator) == (True, None)
+        assert interrupts.check(accelerator) == (is_due, None)
+    interrupts.saved(seconds=3)
+    assert interrupts.check(accelerator) == (False, None)
+    assert Interrupts(0, None, clock=clock).check(accelerator) == (True, None)
 
 
 def test_the_time_budget_leaves_room_for_a_step_and_for_saving(accelerator):
     clock = Clock()
-    watch = Watch(60, 50, clock=clock)  # to 150; saving is thought to take 2 s, twice that is kept
+    interrupts = Interrupts(60, 50, clock=clock)  # to 150; saving is assumed to take 2 s, twice that is kept
     ending = ("the end of time_budget", 0)
-    with watch.training():
-        assert watch.look(accelerator) == (False, None)
+    with interrupts.deferred():
+        assert interrupts.check(accelerator) == (False, None)
         clock.now = 107  # a step of 7 s
-        assert watch.look(accelerator) == (False, None)
+        assert interrupts.check(accelerator) == (False, None)
         clock.now = 108
-        assert watch.look(accelerator, is_last=True, ahead=31) == (False, ending)
-        assert watch.look(accelerator, is_last=True, ahead=30) == (False, None)
+        assert interrupts.check(accelerator, is_last=True, ahead=31) == (False, ending)
+        assert interrupts.check(accelerator, is_last=True, ahead=30) == (False, None)
         for now, expected in ((138.9, None), (139, ending)):  # what lay between, a validation, is no step
             clock.now = now
-            assert watch.look(accelerator) == (False, expected)
-    watch.saved(seconds=10)
+            assert interrupts.check(accelerator) == (False, expected)
+    interrupts.saved(seconds=10)
     clock.now = 129.9
-    assert watch.ending() is None
+    assert interrupts.stop_reason() is None
     clock.now = 130
-    assert watch.ending() == ending
+    assert interrupts.stop_reason() == ending
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ([0.0, 0.0], (False, None)),
+        ([1.0, 0.0], (True, None)),  # the main process says that a state is due
+        ([0.0, 1.0], (False, ("another process", 143))),
+    ],
+)
+def test_several_processes_agree_after_every_tenth_step_and_after_the_last(other, expected):
+    process, interrupts = Process(other), Interrupts(10, None)
+    assert [interrupts.check(process) for _ in range(9)] == [(False, None)] * 9
+    assert process.num_agreements == 0
+    assert interrupts.check(process) == expected
+    assert interrupts.check(process, is_last=True) == expected
+    assert process.num_agreements == 2
 
 
 def test_the_time_budget_is_an_alarm_before_training_and_only_there():
-    watch, before = Watch(60, 0.05), signal.getsignal(signal.SIGALRM)
-    with pytest.raises(Stopped, match="^stopped by the end of time_budget; the same command goes on from") as stop:
-        with watch.preparing():
-            time.sleep(5)
+    interrupts, before = Interrupts(60, 0.05), signal.getsignal(signal.SIGALRM)
+    line = "^stopped by the end of time_budget; the same command resumes from what is saved$"
+    with pytest.raises(Stopped, match=line) as stop, interrupts.alarm():
+        time.sleep(5)
     assert stop.value.status == 0
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
-    with pytest.raises(Stopped), watch.preparing():  # it is over already
+    with pytest.raises(Stopped), interrupts.alarm():  # it is over already
         time.sleep(5)
-    with Watch(60, 0.2).preparing():
+    with Interrupts(60, 0.1).alarm():
         pass
-    time.sleep(0.3)
-    for watch, num_processes in ((Watch(60, None), 1), (Watch(60, 100), 2)):
-        with watch.preparing(num_processes):
+    time.sleep(0.15)
+    for interrupts, num_processes in ((Interrupts(60, None), 1), (Interrupts(60, 100), 2)):
+        with interrupts.alarm(num_processes):
             assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_a_thread_hears_nothing_and_trains_all_the_same():
-    heard = []
+def test_a_thread_gets_no_signals_and_trains_all_the_same():
+    timers = []
 
     def train():
-        watch = Watch(60, 100)
-        with watch.listening(), watch.preparing():
-            heard.append(signal.getitimer(signal.ITIMER_REAL))
+        interrupts = Interrupts(60, 100)
+        with interrupts.handle_signals(), interrupts.alarm():
+            timers.append(signal.getitimer(signal.ITIMER_REAL))
 
     thread = threading.Thread(target=train)
     thread.start()
     thread.join()
-    assert heard == [(0, 0)]
+    assert timers == [(0, 0)]
 
 
 def test_a_signal_waits_for_the_step_while_training_and_for_nothing_else(accelerator, capfd):
     clock, before = Clock(), signal.getsignal(signal.SIGTERM)
-    watch = Watch(60, None, clock=clock)
-    with watch.listening():
-        with pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on") as stop:
+    interrupts = Interrupts(60, None, clock=clock)
+    with interrupts.handle_signals():
+        with pytest.raises(Stopped, match="stopped by SIGTERM; the same command resumes") as stop:
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.value.status == 143
-        with pytest.raises(Stopped, match="SIGTERM; the same command without overwrite=true goes on"):
-            with Watch(60, None, is_overwriting=True).listening():
+        with pytest.raises(Stopped, match="SIGTERM; the same command without overwrite=true resumes"):
+            with Interrupts(60, None, is_overwriting=True).handle_signals():
                 os.kill(os.getpid(), signal.SIGTERM)
-        with watch.training():
+        with interrupts.deferred():
             os.kill(os.getpid(), signal.SIGINT)
-            assert watch.look(accelerator) == (False, ("Ctrl-C", 130))
-            assert watch.ending() == ("Ctrl-C", 130)
+            assert interrupts.check(accelerator) == (False, ("Ctrl-C", 130))
+            assert interrupts.stop_reason() == ("Ctrl-C", 130)
             os.kill(os.getpid(), signal.SIGINT)  # in the same moment it is the same one
-            assert capfd.readouterr().err == "\nCtrl-C: saving after this step; once more ends at once\n"
+            assert capfd.readouterr().err == "\nCtrl-C: saving after this step; a second one stops at once\n"
             clock.now += 1
             with pytest.raises(Stopped, match="stopped by Ctrl-C"):
                 os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_between_two_folds_ends_the_run_before_the_next(accelerator):
+    """What the first fold was asked for holds for the rest of the run."""
+    interrupts = Interrupts(60, None)
+    with interrupts.handle_signals():
+        with interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.check(accelerator, is_last=True)[1] == ("SIGTERM", 143)

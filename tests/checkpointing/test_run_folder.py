@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from src.checkpointing.run_folder import differing_settings, find_newest_run, load_run, open_run
+from src.checkpointing.run_folder import (
+    FoldFolder,
+    RunFolder,
+    describe_changes,
+    differing_settings,
+    find_newest_run,
+    load_run,
+    open_run,
+)
 from src.config.load import load_config, load_saved_config
 from src.errors import UserError
 
@@ -33,12 +41,12 @@ def test_the_newest_finished_run_is_found(folder):
     with pytest.raises(UserError) as error:
         find_newest_run()
     assert str(error.value) == (
-        "outputs/new/fold0/meta.json: is from the future, as if the clock had been set back; "
-        "say which run with run=FOLDER"
+        "outputs/new/fold0/meta.json: its time lies in the future (the clock was set back); "
+        "name the run with run=FOLDER"
     )
 
 
-def test_a_run_is_deleted_as_a_whole_and_a_kill_before_its_first_file_is_none(folder):
+def test_a_run_is_deleted_as_a_whole_and_a_kill_before_its_first_file_leaves_none(folder):
     (folder / "outputs/demo_default").mkdir(parents=True)
     done = subprocess.Popen(["true"])
     done.wait()
@@ -55,24 +63,23 @@ def test_a_run_is_deleted_as_a_whole_and_a_kill_before_its_first_file_is_none(fo
     assert [path.name for path in (folder / "outputs").rglob("*")] == ["demo_default", "config.yaml"]
 
 
-def test_where_no_fold_is_finished_a_begun_run_is_found(folder, capsys):
-    (folder / "outputs/begun/fold0").mkdir(parents=True)
-    (folder / "outputs/begun/fold0/val.csv").write_text("id,a\n")
-    assert find_newest_run().name == "begun"
+def test_where_no_fold_is_finished_a_started_run_is_found(folder, capsys):
+    (folder / "outputs/started/fold0").mkdir(parents=True)
+    (folder / "outputs/started/fold0/val.csv").write_text("id,a\n")
+    assert find_newest_run().name == "started"
     (folder / "outputs/old/fold0").mkdir(parents=True)
     (folder / "outputs/old/fold0/meta.json").write_text("{}")
     os.utime(folder / "outputs/old/fold0/meta.json", (5, 5))
     assert find_newest_run().name == "old"
     assert capsys.readouterr().out == (
-        "outputs/begun: newer, but no fold is finished; run=outputs/begun takes its best epoch so far\n"
+        "outputs/started: newer, but no fold is finished; run=outputs/started uses its last saved epoch\n"
     )
 
 
 def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):
     one = load_config(["device=cpu", "fold=0"])
-    assert (
-        differing_settings(one, load_config(["fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"])) == []
-    )
+    how = ["fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"]
+    assert differing_settings(one, load_config(how)) == []
     assert differing_settings(one, load_config(["seed=1", "loss.label_smoothing=0.1"])) == [
         "seed",
         "loss.label_smoothing",
@@ -100,7 +107,7 @@ def test_a_folder_that_is_no_run_is_never_touched(folder):
     (folder / "outputs/thesis").mkdir(parents=True)
     (folder / "outputs/thesis/chapter.txt").write_text("x")
     for words in (["name=thesis"], ["name=thesis", "overwrite=true"]):
-        with pytest.raises(UserError, match="outputs/thesis: is there already and is not a run; choose name=ANOTHER"):
+        with pytest.raises(UserError, match="outputs/thesis: exists and is not a run; choose name=ANOTHER"):
             open_run(load_config(words))
     assert (folder / "outputs/thesis/chapter.txt").exists()
 
@@ -121,3 +128,45 @@ def test_inference_takes_its_own_words_only(folder):
         load_run(["run=outputs/mine", "competition.task=multilabel"])
     with pytest.raises(UserError, match="unknown setting infer.ttta; did you mean infer.tta?"):
         load_run(["run=outputs/mine", "infer.ttta=hflip"])
+
+
+def test_a_word_that_is_no_setting_says_how_to_name_a_run(folder):
+    for words, line in (
+        (["outputs/mine"], "command line: 'outputs/mine' is not key=value; write run=outputs/mine, or for example "),
+        (["run=outputs/mine"], "outputs/mine: "),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_run(words)
+        assert str(caught.value).startswith(line)
+
+
+def test_what_differs_is_listed_with_what_it_was():
+    one, other = load_config(["optimizer.lr=0.5"]), load_config(["optimizer.lr=0.1", "loss.kwargs={}"])
+    assert describe_changes(other, one) == "optimizer.lr=0.5 (was 0.1)"
+    assert describe_changes(one, one) == ""
+
+
+def test_the_files_of_a_fold(tmp_path):
+    run = RunFolder(tmp_path)
+    assert not run.has_work()
+    fold = run.fold(3)
+    assert (fold.number, fold.path) == (3, tmp_path / "fold3")
+    assert [fold.weights(select).name for select in ("best", "last")] == ["best.safetensors", "last.safetensors"]
+    fold.path.mkdir()
+    for epoch, num_batches in ((10, 0), (9, 12), (9, 2)):
+        fold.state(epoch, num_batches).touch()
+    fold.epoch_weights(2).touch()
+    assert [path.name for path in fold.states()] == [
+        "state_0009_000002.pt", "state_0009_000012.pt", "state_0010_000000.pt"
+    ]  # fmt: skip
+    assert run.has_work()
+    assert not fold.is_finished()
+    fold.val.write_text("id,a,b c\n7,0.1,0.9\n")
+    assert [one.number for one in run.started_folds()] == [3]
+    assert run.load_target_names() == ("a", "b c")
+    fold.meta.write_text('{"target_names": ["x"]}')
+    assert [one.number for one in run.finished_folds()] == [3]
+    assert run.load_target_names() == ("x",)
+    fold.delete_states()
+    assert sorted(path.name for path in fold.path.iterdir()) == ["meta.json", "val.csv"]
+    assert FoldFolder(fold.path).is_finished()

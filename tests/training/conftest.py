@@ -1,11 +1,22 @@
-"""Every test here begins with one process on the CPU in fp32, whatever run an earlier test has made in this process."""
+"""Every test here starts with one process on the CPU in fp32."""
+
+from functools import partial
 
 import pytest
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+
+from tests import runs
 
 
 @pytest.fixture(autouse=True)
-def accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)  # which all Accelerators share, with its precision
-    return Accelerator(cpu=True)
+def one_process(accelerator):
+    pass
+
+
+@pytest.fixture
+def make_table(tmp_path):
+    return partial(runs.make_table, tmp_path)
+
+
+@pytest.fixture
+def make_run(tmp_path, accelerator):
+    return partial(runs.make_run, tmp_path, accelerator)

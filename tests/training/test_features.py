@@ -4,19 +4,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from src.competition.tables import ImageTable
-from src.config.load import load_config
-from src.data.dataset import build_loader
+from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.data.transforms import build_resize
 from src.errors import UserError
 from src.training.features import FeatureDataset, load_features
-from src.training.learner import build_augmentations
-from src.training.shared import Shared
+from src.training.learner import build_transforms
 
 NUM_ROWS, SIZE, NUM_FEATURES = 6, (32, 32), 96
 
@@ -28,26 +24,22 @@ def save_backbone(path, seed):
 
 
 @pytest.fixture
-def table(tmp_path):
+def table(make_table):
     rng = np.random.default_rng(0)
-    paths = [str(tmp_path / f"{row}.png") for row in range(NUM_ROWS)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-    targets = np.eye(10, dtype=np.float32)[:NUM_ROWS]
-    return ImageTable(np.arange(NUM_ROWS).astype(str), np.array(paths), targets, tuple("0123456789"), None, None)
+    return make_table(rng.integers(0, 256, (NUM_ROWS, 40, 40, 3), dtype=np.uint8), np.eye(10)[:NUM_ROWS])
 
 
 @pytest.fixture
-def load(tmp_path, table, capsys):
+def load(tmp_path, table, make_run, capsys):
     """load_features with changed settings; returns (features, whether they were computed)."""
     weights = save_backbone(tmp_path / "weights.safetensors", 0)
 
     def load_(*words):
-        config = load_config([
-            f"competition.root={tmp_path}", "competition.channels=3", "model.kwargs={}", "normalize=backbone",
+        run = make_run(
+            table, f"competition.root={tmp_path}", "competition.channels=3", "model.kwargs={}", "normalize=backbone",
             "model.pretrained=true", f"model.weights={weights}", "model.freeze=head_only", *words,
-        ])  # fmt: skip
-        features = load_features(config, table, build_augmentations(config, table), Accelerator(cpu=True), Shared(0))
+        )  # fmt: skip
+        features = load_features(run, build_transforms(run.config, table))
         return np.array(features), ".npy: features of 6 images" in capsys.readouterr().out
 
     return load_
@@ -67,7 +59,7 @@ def test_they_are_the_backbones_in_evaluation(load, table, tmp_path):
     np.testing.assert_allclose(features[0], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_several_views_are_the_plain_picture_and_different_augmented_ones(load):
+def test_several_views_are_the_plain_image_and_different_augmented_ones(load):
     plain, _ = load()
     features, _ = load("train.views=3")
     np.testing.assert_array_equal(features[:1], plain)
@@ -92,10 +84,10 @@ def test_found_again_until_something_changes_that_decides_them(load, tmp_path, t
         assert not is_new, words
         np.testing.assert_array_equal(again, first)
     other = save_backbone(tmp_path / "other.safetensors", 1)
-    for words in ([f"model.weights={other}"], ["image_size=48"], ["normalize=none"], ["model.batchnorm_eps=0.1"]):
-        changed, is_new = load(*words)
-        assert is_new, words
-        assert not np.array_equal(changed, first), words
+    for word in (f"model.weights={other}", "image_size=48", "normalize=none", "model.batchnorm_kwargs.eps=0.1"):
+        changed, is_new = load(word)
+        assert is_new, word
+        assert not np.array_equal(changed, first), word
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(table.paths[3])
     changed, is_new = load()
     assert is_new
@@ -120,23 +112,48 @@ def test_damaged_they_are_computed_anew(load, tmp_path, damage):
 
 
 def test_without_a_cache_they_lie_in_the_runs_folder(load, tmp_path):
-    load("cache=off", f"output_dir={tmp_path}/outputs")
+    load("cache=off")
     assert [path.parent.name for path in tmp_path.rglob("features_*.npy")] == ["demo_default"]
 
 
-def test_epochs_take_the_views_in_turn_and_validation_the_plain_picture(table):
-    features = np.arange(3 * 9, dtype=np.float32).reshape(3, 9, 1)
-    rows = np.array([8, 2, 4, 5, 6, 7])
-    loader = build_loader(FeatureDataset(features, rows, table, True), 4, 0, shuffle_seed=1)
+FEATURES, ROWS = np.arange(3 * 9, dtype=np.float32).reshape(3, 9, 1), np.array([8, 2, 4, 5, 6, 7])
+
+
+def test_epochs_take_the_views_in_turn_and_validation_the_plain_image(table):
+    loader = build_loader(FeatureDataset(FEATURES, ROWS, table, True), 4, 0, shuffle_seed=1)
     for epoch in range(4):
         batches = list(loader.batches(epoch))
         index = torch.cat([batch["index"] for batch in batches])
         assert sorted(index.tolist()) == list(range(6))
-        seen = torch.cat([batch["image"] for batch in batches])[:, 0]
-        assert seen.tolist() == [9 * ((epoch + row) % 3) + rows[row] for row in index]
+        seen = torch.cat([batch["inputs"]["features"] for batch in batches])[:, 0]
+        assert seen.tolist() == [9 * ((epoch + row) % 3) + ROWS[row] for row in index]
         np.testing.assert_array_equal(torch.cat([batch["target"] for batch in batches]), table.targets[index])
-    [batch] = build_loader(FeatureDataset(features, rows, table, False), 6, 0).batches(2)
-    assert batch["image"][:, 0].tolist() == rows.tolist()
+    [batch] = build_loader(FeatureDataset(FEATURES, ROWS, table, False), 6, 0).batches(2)
+    assert batch["inputs"]["features"][:, 0].tolist() == ROWS.tolist()
+    assert batch["inputs"].keys() == {"features"}
+
+
+def test_other_inputs_of_a_row_are_passed_on(table, monkeypatch):
+    """As a fork reads metadata beside the image; a second image is in the features already."""
+
+    def read(dataset, row):
+        blank = np.zeros((8, 8, 3), np.uint8)
+        return {"image": str(dataset.table.paths[row]), "other": blank, "age": np.float32(row / 10), "site": row}
+
+    monkeypatch.setattr(ImageDataset, "read", read)
+    [batch] = build_loader(FeatureDataset(FEATURES, ROWS, table, True), 6, 0).batches(0)
+    assert batch["inputs"].keys() == {"features", "age", "site"}
+    torch.testing.assert_close(batch["inputs"]["age"], torch.arange(6) / 10)
+    assert batch["inputs"]["site"].tolist() == list(range(6))
+
+
+def test_the_backbone_sees_the_images_of_a_row_and_nothing_else(load, monkeypatch):
+    expected, _ = load("cache=off")
+    monkeypatch.setattr(
+        ImageDataset, "read", lambda dataset, row: {"image": str(dataset.table.paths[row]), "age": np.float32(row)}
+    )
+    features, _ = load("cache=off", "name=ages")
+    np.testing.assert_array_equal(features, expected)
 
 
 def test_features_that_are_nan_are_refused(load, tmp_path):
@@ -145,5 +162,5 @@ def test_features_that_are_nan_are_refused(load, tmp_path):
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.raises(UserError) as caught:
         load()
-    assert str(caught.value) == "test_resnet: its features are nan or infinite; set precision=fp32 or check the weights"
+    assert str(caught.value) == "test_resnet: its features are nan; set precision=fp32 or check the weights"
     assert not list(tmp_path.rglob("features_*.npy"))

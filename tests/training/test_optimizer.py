@@ -7,13 +7,16 @@ import timm
 import torch
 from torch import nn
 
-from src.config.settings import Model, Optimizer
+from src.config.load import load_config
+from src.config.settings import Optimizer
 from src.errors import UserError
 from src.model.network import build_network
-from src.training.optimizer import align_memory, build_optimizer, parameter_groups
+from src.training.optimizer import align_memory, build_optimizer, build_parameter_groups
 
 
-class TwoParts(nn.Module):
+class Small(nn.Module):
+    """A backbone of one convolution with BatchNorm, and a head."""
+
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -23,9 +26,21 @@ class TwoParts(nn.Module):
         return self.head(self.backbone(images).mean((2, 3)))
 
 
+class OneStage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Sequential(nn.Conv2d(1, 2, 3)), nn.Linear(2, 1)
+
+
+def build(backbone, *words):
+    """A network for images of 32x32x3 without pretrained weights."""
+    words = [f"model.backbone={backbone}", "model.kwargs={}", "image_size=32", "competition.channels=3", *words]
+    return build_network(load_config(words), 2)
+
+
 def test_groups_split_by_rate_and_decay():
     settings = Optimizer(lr=0.1, head_lr_factor=5.0, weight_decay=0.3)
-    groups = parameter_groups(TwoParts(), settings)
+    groups = build_parameter_groups(Small(), settings)
     found = [(g["name"], g["lr"], g["weight_decay"], [tuple(p.shape) for p in g["params"]]) for g in groups]
     assert found == [
         ("backbone", 0.1, 0.3, [(2, 1, 3, 3)]),
@@ -36,7 +51,7 @@ def test_groups_split_by_rate_and_decay():
 
 
 def test_decay_all_reaches_biases_and_norms():
-    groups = parameter_groups(TwoParts(), Optimizer(weight_decay=0.3, l1_penalty=0.2, decay_all=True))
+    groups = build_parameter_groups(Small(), Optimizer(weight_decay=0.3, l1_penalty=0.2, decay_all=True))
     assert [(g["name"], g["weight_decay"], g["l1_penalty"], len(g["params"])) for g in groups] == [
         ("backbone", 0.3, 0.2, 4),
         ("head", 0.3, 0.2, 2),
@@ -44,8 +59,8 @@ def test_decay_all_reaches_biases_and_norms():
 
 
 def test_layer_decay_lowers_the_rate_stage_by_stage():
-    network = build_network(Model(backbone="test_resnet", pretrained=False), 2, 3, (32, 32))
-    groups = parameter_groups(network, Optimizer(lr=0.1, head_lr_factor=5.0, layer_decay=0.5))
+    network = build("test_resnet")
+    groups = build_parameter_groups(network, Optimizer(lr=0.1, head_lr_factor=5.0, layer_decay=0.5))
     rates = {group["name"]: group["lr"] for group in groups}
     assert rates == {
         "conv1": 0.1 * 0.5**4,
@@ -60,16 +75,16 @@ def test_layer_decay_lowers_the_rate_stage_by_stage():
 
 
 def test_tokens_and_positions_are_not_decayed_and_gem_is_of_the_head():
-    network = build_network(Model(backbone="vit_tiny_patch16_224", pretrained=False), 2, 3, (32, 32))
-    groups = parameter_groups(network, Optimizer(weight_decay=0.1))
+    network = build("vit_tiny_patch16_224")
+    groups = build_parameter_groups(network, Optimizer(weight_decay=0.1))
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
     backbone = network.backbone
     assert not {id(backbone.pos_embed), id(backbone.cls_token), id(backbone.norm.weight)} & decayed
     assert id(backbone.blocks[0].attn.qkv.weight) in decayed
-    network = build_network(Model(backbone="resnet10t", pretrained=False, pool="gem"), 2, 3, (32, 32))
+    network = build("resnet10t", "model.pool=gem")
     for layer_decay in (None, 0.5):
-        groups = parameter_groups(network, Optimizer(layer_decay=layer_decay))
-        (gem,) = [p for name, p in network.named_parameters() if name.endswith("global_pool.p")]
+        groups = build_parameter_groups(network, Optimizer(layer_decay=layer_decay))
+        (gem,) = [p for name, p in network.named_parameters() if "global_pool" in name]
         assert [group["name"] for group in groups if any(one is gem for one in group["params"])] == ["head"]
 
 
@@ -92,11 +107,12 @@ REFERENCES = {
 @pytest.mark.parametrize("name", REFERENCES)
 def test_each_name_is_the_library_s_own_step_for_step(name):
     torch.manual_seed(0)
-    ours, theirs = TwoParts(), TwoParts()
+    ours, theirs = Small(), Small()
     theirs.load_state_dict(ours.state_dict())
-    one = build_optimizer(Optimizer(name=name, lr=0.01, head_lr_factor=1.0, momentum=0.8), ours)
+    kwargs = {"momentum": 0.8} if name in ("momentum", "nesterov") else {}
+    one = build_optimizer(Optimizer(name=name, lr=0.01, head_lr_factor=1.0, kwargs=kwargs), ours)
     other = REFERENCES[name](theirs.parameters())
-    for _ in range(3):  # the same gradients for both: of a bias before BatchNorm the true one is zero, and its own noise
+    for _ in range(3):  # the same gradients for both: that of a bias before BatchNorm is nothing but noise
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             a.grad = b.grad = torch.randn_like(a)
         one.step()
@@ -108,7 +124,7 @@ def test_each_name_is_the_library_s_own_step_for_step(name):
 def minimise(settings, steps=400):
     """Pull the head's weights to (0.3, -0.2) with a rate that falls to zero; return them."""
     torch.manual_seed(0)
-    network = TwoParts()
+    network = Small()
     optimizer = build_optimizer(settings, network)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -144,7 +160,7 @@ def test_l1_reaches_zero_where_l2_does_not(name, penalty):
 
 
 def test_l1_leaves_biases_and_frozen_weights_alone():
-    network = TwoParts()
+    network = Small()
     network.backbone.requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = build_optimizer(Optimizer(name="sgd", lr=1.0, head_lr_factor=1.0, l1_penalty=10.0), network)
@@ -156,10 +172,10 @@ def test_l1_leaves_biases_and_frozen_weights_alone():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "momentum"])
-def test_in_any_memory_order_and_from_a_state_of_another_the_steps_are_torch_s_plain_ones(name):
+def test_in_any_memory_format_and_from_a_state_of_another_the_steps_are_torch_s_plain_ones(name):
     def start(memory_format, **kwargs):
         torch.manual_seed(0)
-        network = build_network(Model(backbone="resnet10t", pretrained=False), 2, 3, (32, 32))
+        network = build("resnet10t")
         network = network.double().to(memory_format=memory_format).eval()
         return network, build_optimizer(Optimizer(name=name, lr=0.01, kwargs=kwargs), network)
 
@@ -167,7 +183,7 @@ def test_in_any_memory_order_and_from_a_state_of_another_the_steps_are_torch_s_p
         for number in range(times):
             generator = torch.Generator().manual_seed(number)
             images = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=generator)
-            network(images).square().sum().backward()
+            network(image=images).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -191,23 +207,53 @@ def test_in_any_memory_order_and_from_a_state_of_another_the_steps_are_torch_s_p
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=key)
 
 
-def test_an_unknown_name_gets_the_nearest():
+def test_the_default_momentum_is_the_usual_one():
+    for name, is_nesterov in (("momentum", False), ("nesterov", True)):
+        [group, *_] = build_optimizer(Optimizer(name=name), Small()).param_groups
+        assert (group["momentum"], group["nesterov"]) == (0.9, is_nesterov)
+
+
+def test_a_backbone_of_one_stage_has_no_layer_decay():
     with pytest.raises(UserError) as caught:
-        build_optimizer(Optimizer(name="adamm"), TwoParts())
-    assert str(caught.value).startswith("optimizer.name=adamm: not an optimizer of torch or timm; did you mean adam")
+        build_optimizer(Optimizer(layer_decay=0.5), OneStage())
+    assert str(caught.value) == "optimizer.layer_decay=0.5: the backbone is one stage; set it to null"
 
 
-def test_what_cannot_be_built_or_stepped_is_one_line():
-    for name, expected in (("adahessian", "needs second derivatives"), ("fusedadam", "cannot be built here")):
-        with pytest.raises(UserError) as caught:
-            build_optimizer(Optimizer(name=name), TwoParts())
-        assert expected in str(caught.value)
+def test_an_own_backbone_without_timm_s_attributes_has_groups():
+    groups = build_parameter_groups(build("simple_cnn"), Optimizer(lr=0.1, layer_decay=0.5, weight_decay=0.1))
+    rates = list(dict.fromkeys(group["lr"] for group in groups))
+    assert len(rates) > 2
+    assert rates[:-1] == sorted(rates[:-1])
 
 
-def test_kwargs_reach_the_optimizer_and_a_wrong_one_is_named():
-    optimizer = build_optimizer(Optimizer(kwargs={"betas": [0.8, 0.9]}), TwoParts())
-    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"name": "adamm"}, "optimizer.name=adamm: not one of torch's or timm's; did you mean adam?"),
+        ({"name": "adahessian"}, "optimizer.name=adahessian: needs second derivatives, which training does not "
+         "compute; choose another, for example adamw"),
+        ({"name": "kron"}, "optimizer.name=kron: compiles its steps for minutes and needs over 100 GB for a 3x3 "
+         "convolution; choose another, for example adamw"),
+        ({"name": "fusedadam"}, "optimizer.name=fusedadam: cannot be built here ("),
+        ({"kwargs": {"lr": 1}}, "optimizer.kwargs.lr: has a setting of its own; set optimizer.lr"),
+        ({"kwargs": {"weight_decay": 1}}, "optimizer.kwargs.weight_decay: has a setting of its own; set "
+         "optimizer.weight_decay"),
+        ({"name": "nesterov", "kwargs": {"momentum": 0.0}}, "optimizer.name=nesterov: Nesterov momentum requires a "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_one_line(settings, line):
     with pytest.raises(UserError) as caught:
-        build_optimizer(Optimizer(kwargs={"gamma": 1}), TwoParts())
+        build_optimizer(Optimizer(**settings), Small())
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("name", ["adam", "momentum", "lamb", "lion"])
+def test_kwargs_reach_the_optimizer_and_a_wrong_one_is_named(name):
+    key, value = ("momentum", 0.7) if name == "momentum" else ("betas", (0.8, 0.9))
+    optimizer = build_optimizer(Optimizer(name=name, kwargs={key: value}), Small())
+    assert optimizer.param_groups[0][key] == value
+    with pytest.raises(UserError) as caught:
+        build_optimizer(Optimizer(name=name, kwargs={"gamma": 1}), Small())
+    assert str(caught.value).startswith(f"optimizer.name={name}: ")
     assert "gamma" in str(caught.value)
-    assert str(caught.value).startswith("optimizer.name=adam: ")
+    assert str(caught.value).endswith("; check optimizer.kwargs")

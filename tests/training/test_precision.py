@@ -1,4 +1,4 @@
-"""The timed choice of precision and memory order: the rule stands unless something else is clearly faster."""
+"""The timed choice of precision and memory format: the rule stands unless something else is clearly faster."""
 
 import json
 import math
@@ -6,13 +6,22 @@ import math
 import pytest
 import torch
 
+from src.checkpointing.run_folder import RunFolder
 from src.config.load import load_config
 from src.device import Execution
-from src.training import precision as timing
-from src.training.precision import choose_execution, describe_choice, list_candidates, pick_fastest, time_steps
+from src.training import precision
+from src.training.precision import (
+    choose_execution,
+    describe_choice,
+    list_candidates,
+    pick_fastest,
+    recall_execution,
+    save_execution,
+    time_steps,
+)
 
 CPU = torch.device("cpu")
-RULE, BF16, OTHER_ORDER = Execution("fp32", True), Execution("bf16", True), Execution("fp32", False)
+RULE, BF16, OTHER_FORMAT = Execution("fp32", True), Execution("bf16", True), Execution("fp32", False)
 
 
 class Machine:
@@ -71,7 +80,7 @@ def test_what_is_not_faster_is_given_up():
     assert machine.num_steps == 9
 
 
-def test_what_gives_no_numbers_is_never_chosen():
+def test_what_gives_no_finite_numbers_is_never_chosen():
     machine = Machine(a=[0.1] * 20, b=[0.01] * 20)
     machine.norms["b"] = math.nan
     seconds = time_steps(machine.step, ["a", "b"], machine.clock)
@@ -82,7 +91,7 @@ def test_what_gives_no_numbers_is_never_chosen():
     assert pick_fastest(time_steps(machine.step, ["a", "b"], machine.clock)) == "b"
 
 
-def test_what_the_config_names_is_not_a_question():
+def test_what_the_config_names_is_kept():
     def words_of(*words):
         return [(one.precision, one.channels_last) for one in list_candidates(load_config(words), CPU)]
 
@@ -92,18 +101,29 @@ def test_what_the_config_names_is_not_a_question():
     assert words_of("precision=bf16", "train.channels_last=true") == [("bf16", True)]
 
 
-def test_the_choice_is_said_in_words_to_paste():
+def test_the_choice_is_printed_in_words_to_paste():
     assert describe_choice({RULE: [2.0, 1.0], BF16: [2.0]}, RULE) == (
         "precision=fp32 train.channels_last=true: timed, bf16 is 0.5 times as fast"
     )
-    assert describe_choice({RULE: [2.0], OTHER_ORDER: [1.0]}, OTHER_ORDER) == (
+    assert describe_choice({RULE: [2.0], OTHER_FORMAT: [1.0]}, OTHER_FORMAT) == (
         "precision=fp32 train.channels_last=false: timed, train.channels_last=true is 0.5 times as fast"
     )
 
 
+def test_a_run_keeps_what_it_is_computed_with_for_each_kind_of_device(tmp_path):
+    config, gpu, folder = load_config([]), torch.device("cuda:1"), RunFolder(tmp_path)
+    assert recall_execution(folder, config, CPU) is None
+    save_execution(folder, Execution("bf16", False), CPU)
+    assert recall_execution(folder, config, gpu) is None
+    save_execution(folder, Execution("fp16", True), gpu)
+    assert recall_execution(folder, config, CPU) == Execution("bf16", False)
+    assert recall_execution(folder, config, torch.device("cuda")) == Execution("fp16", True)
+    assert recall_execution(folder, load_config(["precision=fp32"]), CPU) == Execution("fp32", False)
+
+
 @pytest.fixture
 def timed(tmp_path, monkeypatch):
-    """The memory's path in a folder of its own, and the list of what was timed; bf16 is twice as fast."""
+    """The path of execution.json in a folder of its own, and the list of what was timed; bf16 is twice as fast."""
     calls = []
 
     def fake(step, candidates):
@@ -111,8 +131,8 @@ def timed(tmp_path, monkeypatch):
         return {one: [1.0 if one.precision == "fp32" else 0.5] for one in candidates}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "_build_step", lambda config, device: None)
-    monkeypatch.setattr(timing, "time_steps", fake)
+    monkeypatch.setattr(precision, "_build_step", lambda config, device: None)
+    monkeypatch.setattr(precision, "time_steps", fake)
     return tmp_path / "outputs/execution.json", calls
 
 
@@ -136,7 +156,7 @@ def test_a_choice_is_remembered_for_its_case_only(timed, capsys):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, {}]", "\xff\xfe", '[{"case": {}, "chosen": 3}]'])
-def test_a_damaged_memory_is_written_anew(timed, content):
+def test_a_damaged_file_is_written_anew(timed, content):
     path, calls = timed
     path.parent.mkdir()
     path.write_text(content, encoding="latin-1")
@@ -144,7 +164,7 @@ def test_a_damaged_memory_is_written_anew(timed, content):
     assert len(calls) == 1
 
 
-def test_an_answer_that_is_no_candidate_is_not_taken(timed):
+def test_an_entry_that_is_no_candidate_is_not_taken(timed):
     path, calls = timed
     choose()
     entries = json.loads(path.read_text())
@@ -165,13 +185,13 @@ def test_a_real_network_is_timed_and_nothing_random_moves(words, tmp_path, monke
 
 
 def test_a_step_that_cannot_be_computed_is_nan_but_not_the_rules(monkeypatch):
-    step = timing._build_step(load_config(["image_size=32"]), CPU)
+    step = precision._build_step(load_config(["image_size=32"]), CPU)
     assert math.isfinite(step(RULE))
 
     def refuse(*args):
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(timing, "_take_step", refuse)
+    monkeypatch.setattr(precision, "_take_step", refuse)
     assert math.isnan(step(BF16))
     with pytest.raises(RuntimeError, match="no kernel"):
         step(RULE)

@@ -1,53 +1,85 @@
-"""A run's rows, folds and answers stay the same as long as it lives."""
+"""A run's rows, folds and targets stay the same as long as it lives."""
 
 import numpy as np
 import pytest
 
+from src.competition.paths import Paths
 from src.competition.tables import ImageTable
+from src.config.load import load_config
 from src.errors import UserError
-from src.training.run_data import keep_folds
+from src.training.run_data import leave_out_unreadable, list_folds, save_folds
 
 FOLDS, TARGETS = np.array([0, 1, -1]), np.array([[1, 0], [0, 0.1], [1, 1]], np.float32)
 
 
-def table_of(targets=TARGETS, ids=("007", "NA", "a,b")):
+def table_of(targets=TARGETS, ids=("007", "NA", "a,b"), folds=FOLDS, paths=None):
     ids = np.array(ids)
-    return ImageTable(ids, ids, np.asarray(targets, np.float32), ("a", "b c"), None, None)
+    paths = Paths.of([f"{one}.png" for one in ids]) if paths is None else paths
+    targets = np.asarray(targets, np.float32)
+    return ImageTable(ids=ids, paths=paths, targets=targets, target_names=("a", "b c"), groups=None, folds=folds)
 
 
-def refusal(folder, *arguments):
+def refusal(folder, table):
     with pytest.raises(UserError) as caught:
-        keep_folds(folder, *arguments, is_busy=True)
+        save_folds(folder / "folds.csv", table, has_work=True)
     return str(caught.value).replace(str(folder / "folds.csv"), "FILE")
 
 
-def test_they_are_kept_as_a_table(tmp_path):
-    keep_folds(tmp_path, table_of(), FOLDS)
+def test_they_are_saved_as_a_table(tmp_path):
+    path = tmp_path / "folds.csv"
+    save_folds(path, table_of(), has_work=False)
     text = 'id,fold,a,b c\n007,0,1.0,0.0\nNA,1,0.0,0.1\n"a,b",-1,1.0,1.0\n'
-    assert (tmp_path / "folds.csv").read_text() == text
-    keep_folds(tmp_path, table_of(), FOLDS, is_busy=True)
-    assert (tmp_path / "folds.csv").read_text() == text
+    assert path.read_text() == text
+    save_folds(path, table_of(), has_work=True)
+    assert path.read_text() == text
 
 
 def test_what_has_changed_is_refused_while_the_run_has_work(tmp_path):
-    keep_folds(tmp_path, table_of(), FOLDS)
+    path = tmp_path / "folds.csv"
+    save_folds(path, table_of(), has_work=True)
     another = "choose name=ANOTHER or overwrite=true"
     line = f"FILE: this run was trained on other folds or rows; {another}"
-    assert refusal(tmp_path, table_of(), FOLDS[::-1]) == line
-    assert refusal(tmp_path, table_of(ids=("007", "NA", "a")), FOLDS) == line
-    assert refusal(tmp_path, table_of(TARGETS[:2], ids=("007", "NA")), FOLDS[:2]) == line
-    line = f"FILE: this run was trained on other answers in 2 of 3 rows (first: NA); {another}"
-    assert refusal(tmp_path, table_of([[1, 0], [0, 0.2], [0, 0]]), FOLDS) == line
-    keep_folds(tmp_path, table_of(), FOLDS[::-1])  # nothing was trained yet
-    keep_folds(tmp_path, table_of(), FOLDS[::-1], is_busy=True)
+    assert refusal(tmp_path, table_of(folds=FOLDS[::-1])) == line
+    assert refusal(tmp_path, table_of(ids=("007", "NA", "a"))) == line
+    assert refusal(tmp_path, table_of(TARGETS[:2], ids=("007", "NA"), folds=FOLDS[:2])) == line
+    line = f"FILE: this run was trained on other labels in 2 of 3 rows (first: NA); {another}"
+    assert refusal(tmp_path, table_of([[1, 0], [0, 0.2], [0, 0]])) == line
+    save_folds(path, table_of(folds=FOLDS[::-1]), has_work=False)
+    save_folds(path, table_of(folds=FOLDS[::-1]), has_work=True)
 
 
-def test_a_file_of_an_older_version_holds_no_answers(tmp_path):
+def test_a_file_of_an_older_version_holds_no_targets(tmp_path):
     (tmp_path / "folds.csv").write_text('id,fold\n007,0\nNA,1\n"a,b",-1\n')
-    keep_folds(tmp_path, table_of(), FOLDS, is_busy=True)
+    save_folds(tmp_path / "folds.csv", table_of(), has_work=True)
 
 
 @pytest.mark.parametrize("content", ["", "id\n007\n", "id,fold\n007,x\nNA,1\nb,1\n", 'id,fold\n007,"0\n'])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "folds.csv").write_text(content)
-    assert refusal(tmp_path, table_of(), FOLDS) == "FILE: damaged; delete it and run the same command again"
+    assert refusal(tmp_path, table_of()) == "FILE: damaged; delete it and run the same command again"
+
+
+def test_folds_that_validate_are_listed_and_another_is_refused():
+    assert list_folds(load_config([]), table_of()) == [0, 1]
+    assert list_folds(load_config(["fold=1"]), table_of()) == [0, 1]
+    with pytest.raises(UserError) as caught:
+        list_folds(load_config(["fold=2"]), table_of())
+    assert str(caught.value) == "fold=2: this split has folds 0, 1 to validate on"
+
+
+def test_unreadable_images_are_left_out_as_they_were_found_first(tmp_path):
+    for name in ("007", "NA", "a,b"):
+        (tmp_path / f"{name}.png").write_bytes(b"not an image")
+    table = table_of(paths=Paths.of([str(tmp_path / f"{name}.png") for name in ("007", "NA", "a,b")]))
+    path = tmp_path / "unreadable.csv"
+    assert len(leave_out_unreadable(load_config([]), table, path)) == 3
+    assert not path.exists()
+    path.write_text("id,reason\nNA,broken\n")
+    for words in ([], ["unreadable=skip"]):
+        left = leave_out_unreadable(load_config(words), table, path)
+        assert left.ids.tolist() == ["007", "a,b"]
+        assert left.folds.tolist() == [0, -1]
+    path.unlink()
+    assert len(leave_out_unreadable(load_config(["unreadable=skip"]), table, path)) == 0
+    assert path.read_text().splitlines()[0] == "id,reason"
+    assert len(path.read_text().splitlines()) == 4

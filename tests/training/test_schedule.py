@@ -8,11 +8,10 @@ import torch
 from torch.optim import lr_scheduler
 
 from src.config.settings import Schedule
+from src.errors import UserError
 from src.training.schedule import build_schedule
 
 EPOCHS, STEPS = 30, 10
-NAMES = Schedule.__dataclass_fields__["name"].metadata["choices"]
-CASES = [(name, per) for name in NAMES for per in ("step", "epoch") if (name, per) != ("plateau", "step")]
 NO_VALUES = [(0.0, 0.0)] * 1000
 
 
@@ -24,7 +23,7 @@ def build(settings, epochs=EPOCHS, steps=STEPS, lr=1.0):
     return optimizer, build_schedule(settings, optimizer, epochs, steps)
 
 
-def follow(optimizer, schedule, epochs, steps=STEPS, values=NO_VALUES):
+def follow(optimizer, schedule, epochs, steps=STEPS, values=NO_VALUES, **direction):
     """The rates (epochs * steps, groups) used at each step; `values` holds each epoch's (score, loss)."""
     seen = []
     for epoch in epochs:
@@ -32,12 +31,12 @@ def follow(optimizer, schedule, epochs, steps=STEPS, values=NO_VALUES):
             seen.append([group["lr"] for group in optimizer.param_groups])
             optimizer.step()
             schedule.step()
-        schedule.end_epoch(*values[epoch])
+        schedule.end_epoch(*values[epoch], **direction)
     return torch.tensor(seen, dtype=torch.float64)
 
 
-def rates(settings, epochs=EPOCHS, steps=STEPS, values=NO_VALUES):
-    return follow(*build(settings, epochs, steps), range(epochs), steps, values)
+def rates(settings, epochs=EPOCHS, steps=STEPS, values=NO_VALUES, **direction):
+    return follow(*build(settings, epochs, steps), range(epochs), steps, values, **direction)
 
 
 def reference(build_torchs, moves):
@@ -65,6 +64,7 @@ TORCHS = {
         optimizer, 1.0, n + 1, pct_start=2 / (n + 1), cycle_momentum=False
     ),
 }
+CASES = [(name, per) for name in (*TORCHS, "plateau") for per in ("auto", "epoch")]
 
 
 @pytest.mark.parametrize("name", TORCHS)
@@ -81,27 +81,23 @@ def test_each_curve_is_torchs_own_by_epoch_and_flat_within_one(name):
 
 
 @pytest.mark.parametrize(
-    ("settings", "build_torchs"),
+    ("name", "kwargs", "build_torchs"),
     [
-        ({"name": "linear", "final_factor": 0.25}, lambda opt, n: lr_scheduler.LinearLR(opt, 1.0, 0.25, n)),
-        ({"name": "polynomial", "power": 2.0}, lambda opt, n: lr_scheduler.PolynomialLR(opt, n, 2.0)),
-        ({"name": "exponential", "final_factor": 0.25}, lambda o, n: lr_scheduler.ExponentialLR(o, 0.25 ** (1 / n))),
-        ({"name": "step", "step_epochs": 4, "gamma": 0.5}, lambda o, n: lr_scheduler.StepLR(o, 4 * n // EPOCHS, 0.5)),
-        (
-            {"name": "multistep", "milestone_epochs": [20, 5], "gamma": 0.3},
-            lambda opt, n: lr_scheduler.MultiStepLR(opt, [5 * n // EPOCHS, 20 * n // EPOCHS], 0.3),
-        ),
-        (
-            {"name": "cosine_restarts", "restart_epochs": 4, "restart_factor": 2},
-            lambda opt, n: lr_scheduler.CosineAnnealingWarmRestarts(opt, 4 * n // EPOCHS, 2),
-        ),
+        ("linear", {"final_factor": 0.25}, lambda opt, n: lr_scheduler.LinearLR(opt, 1.0, 0.25, n)),
+        ("polynomial", {"power": 2.0}, lambda opt, n: lr_scheduler.PolynomialLR(opt, n, 2.0)),
+        ("exponential", {"final_factor": 0.25}, lambda opt, n: lr_scheduler.ExponentialLR(opt, 0.25 ** (1 / n))),
+        ("step", {"step_epochs": 4, "gamma": 0.5}, lambda opt, n: lr_scheduler.StepLR(opt, 4 * n // EPOCHS, 0.5)),
+        ("multistep", {"milestone_epochs": [20, 5], "gamma": 0.3},
+         lambda opt, n: lr_scheduler.MultiStepLR(opt, [5 * n // EPOCHS, 20 * n // EPOCHS], 0.3)),
+        ("cosine_restarts", {"restart_epochs": 4, "restart_factor": 2},
+         lambda opt, n: lr_scheduler.CosineAnnealingWarmRestarts(opt, 4 * n // EPOCHS, 2)),
     ],
-    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_each_setting_reaches_torchs_scheduler(settings, build_torchs):
-    got = rates(Schedule(**settings, warmup_epochs=0))[:, 0]
+def test_each_kwarg_reaches_torchs_scheduler(name, kwargs, build_torchs):
+    got = rates(Schedule(name=name, kwargs=kwargs, warmup_epochs=0))[:, 0]
     torch.testing.assert_close(got, reference(build_torchs, EPOCHS * STEPS), rtol=1e-12, atol=0)
-    got = rates(Schedule(**settings, warmup_epochs=0, per="epoch"))[::STEPS, 0]
+    got = rates(Schedule(name=name, kwargs=kwargs, warmup_epochs=0, per="epoch"))[::STEPS, 0]
     torch.testing.assert_close(got, reference(build_torchs, EPOCHS), rtol=1e-12, atol=0)
 
 
@@ -124,17 +120,17 @@ def test_the_curve_after_a_warmup_is_shorter_by_it():
 
 
 def test_periods_begin_after_the_warmup_and_milestones_at_the_start_of_training():
-    step = rates(Schedule(name="step", step_epochs=5, warmup_epochs=2))[:, 0]
+    step = rates(Schedule(name="step", kwargs={"step_epochs": 5}, warmup_epochs=2))[:, 0]
     assert (step[69].item(), step[70].item()) == (1.0, pytest.approx(0.1))
-    multistep = rates(Schedule(name="multistep", milestone_epochs=[15], warmup_epochs=2))[:, 0]
+    multistep = rates(Schedule(name="multistep", kwargs={"milestone_epochs": [15]}, warmup_epochs=2))[:, 0]
     assert (multistep[149].item(), multistep[150].item()) == (1.0, pytest.approx(0.1))
-    restarts = rates(Schedule(name="cosine_restarts", restart_epochs=5, warmup_epochs=2))[:, 0]
+    restarts = rates(Schedule(name="cosine_restarts", kwargs={"restart_epochs": 5}, warmup_epochs=2))[:, 0]
     assert restarts[69] < 0.01
     assert restarts[70] == 1.0
 
 
 def test_a_milestone_inside_the_warmup_falls_right_after_it():
-    got = rates(Schedule(name="multistep", milestone_epochs=[1], warmup_epochs=2))[:, 0]
+    got = rates(Schedule(name="multistep", kwargs={"milestone_epochs": [1]}, warmup_epochs=2))[:, 0]
     torch.testing.assert_close(got[20:22], torch.tensor([1.0, 0.1], dtype=torch.float64))
 
 
@@ -151,11 +147,17 @@ def test_onecycle_peaks_after_its_warmup_and_ends_near_zero():
 FALLS = [5.0, 4.0, 3.0, 3.5, 3.0, 4.0, 3.2, 3.1, 3.3, 3.4]
 
 
-@pytest.mark.parametrize(("on", "sign"), [("loss", 1), ("score", -1)])
-def test_plateau_falls_after_more_than_patience_epochs_without_a_better_value(on, sign):
+def plateau(warmup_epochs=0, **kwargs):
+    return Schedule(name="plateau", warmup_epochs=warmup_epochs, kwargs=kwargs)
+
+
+@pytest.mark.parametrize(
+    ("on", "sign", "greater_is_better"), [("loss", 1, True), ("score", -1, True), ("score", 1, False)]
+)
+def test_plateau_falls_after_more_than_patience_epochs_without_a_better_value(on, sign, greater_is_better):
     other = [-sign * epoch for epoch in range(10)]  # gets better by the other's measure, whichever it is
     values = [(one * sign, two) if on == "score" else (two, one) for one, two in zip(FALLS, other, strict=True)]
-    got = rates(Schedule(name="plateau", warmup_epochs=0, patience_epochs=1, plateau_on=on), 10, values=values)
+    got = rates(plateau(patience_epochs=1, on=on), 10, values=values, greater_is_better=greater_is_better)
     # no better value in epochs 3 and 4: the second is one too many, so it falls after 4, and again after 6 and 8
     expected = torch.tensor([1, 1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.001], dtype=torch.float64)
     torch.testing.assert_close(got[::STEPS, 0], expected)
@@ -166,13 +168,12 @@ def test_plateau_does_not_look_at_the_other_value():
     worse = [(-float(epoch), 1.0 - 0.01 * epoch) for epoch in range(10)]
     for values, ends in ((better, (1.0, 1.0)), (worse, (1.0, 0.01))):
         for on, end in zip(("loss", "score"), ends, strict=True):
-            settings = Schedule(name="plateau", warmup_epochs=0, patience_epochs=2, plateau_on=on)
-            assert rates(settings, 10, values=values)[-1, 0] == pytest.approx(end)
+            assert rates(plateau(patience_epochs=2, on=on), 10, values=values)[-1, 0] == pytest.approx(end)
 
 
 def test_plateau_waits_for_the_warmup_and_the_warmup_does_not_undo_a_fall():
     values = [(0.0, 1.0)] + [(0.0, 2.0)] * 9  # the best value lies inside the warm-up and does not count
-    got = rates(Schedule(name="plateau", warmup_epochs=2.5, patience_epochs=0), 10, values=values)[:, 0]
+    got = rates(plateau(warmup_epochs=2.5, patience_epochs=0), 10, values=values)[:, 0]
     torch.testing.assert_close(got[25:40], torch.ones(15, dtype=torch.float64))
     # epoch 2 is the first to count, 3 to 9 are no better
     expected = 0.1 ** torch.arange(1, 7, dtype=torch.float64)
@@ -180,15 +181,15 @@ def test_plateau_waits_for_the_warmup_and_the_warmup_does_not_undo_a_fall():
 
 
 def test_plateau_counts_an_unchanged_score_below_zero_as_no_better():
-    settings = Schedule(name="plateau", warmup_epochs=0, patience_epochs=0, plateau_on="score")
+    settings = plateau(patience_epochs=0, on="score")
     assert rates(settings, 2, values=[(-1.0, 0.0)] * 2)[-1, 0] == 1.0
     assert rates(settings, 3, values=[(-1.0, 0.0)] * 3)[-1, 0] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("name", "per"), CASES)
 @pytest.mark.parametrize("stopped_after", [1, 4, 13])
-def test_a_restart_goes_on_bit_for_bit(name, per, stopped_after):
-    settings = Schedule(name=name, per=per, warmup_epochs=2.5, patience_epochs=1)
+def test_it_resumes_bit_for_bit(name, per, stopped_after):
+    settings = Schedule(name=name, per=per, warmup_epochs=2.5)
     values = [(one, one) for one in FALLS * 3]
     whole = rates(settings, values=values)
 
@@ -209,6 +210,46 @@ def test_a_restart_goes_on_bit_for_bit(name, per, stopped_after):
 @pytest.mark.parametrize("warmup_epochs", [0, 0.5, 1])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 5), (2, 1)])
 def test_a_fold_of_one_step_or_epoch_has_a_rate(name, per, warmup_epochs, epochs, steps):
-    got = rates(Schedule(name=name, per=per, warmup_epochs=warmup_epochs), epochs, steps)
+    settings = Schedule(name=name, per=per, warmup_epochs=warmup_epochs)
+    if (name, per, epochs) == ("onecycle", "epoch", 1):
+        with pytest.raises(UserError, match="schedule.per=epoch: one epoch is no cycle; set schedule.per=step"):
+            build(settings, epochs, steps)
+        return
+    got = rates(settings, epochs, steps)
     assert torch.isfinite(got).all()
     assert (got > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"name": "step", "kwargs": {"step_epochs": 30}}, "kwargs.step_epochs=30: never comes; train.epochs is 30"),
+        ({"name": "cosine_restarts", "kwargs": {"restart_epochs": 40}},
+         "kwargs.restart_epochs=40: never comes; train.epochs is 30"),
+        ({"name": "multistep", "kwargs": {"milestone_epochs": [5, 30]}},
+         "kwargs.milestone_epochs: 30 is outside the training; train.epochs is 30"),
+        ({"name": "multistep", "kwargs": {"milestone_epochs": ["x"]}},
+         "kwargs.milestone_epochs: x is outside the training; train.epochs is 30"),
+        ({"name": "multistep", "kwargs": {"milestone_epochs": [0]}},
+         "kwargs.milestone_epochs: 0 is outside the training; train.epochs is 30"),
+        ({"name": "plateau", "per": "step"},
+         "per=step: plateau looks at each epoch's validation; set schedule.per=auto"),
+        ({"name": "plateau", "kwargs": {"gamma": 1.0}},
+         "kwargs.gamma=1: plateau would never lower the rate; set it below 1"),
+        ({"name": "plateau", "kwargs": {"on": "los"}}, "kwargs.on=los: not one of loss, score; did you mean loss?"),
+        ({"name": "polynomial", "kwargs": {"power": 0}}, "kwargs.power=0: must be at least 0.01"),
+        ({"name": "linear", "kwargs": {"final_factor": 1.5}}, "kwargs.final_factor=1.5: must be from 1e-06 to 1"),
+        ({"name": "cosine_restarts", "kwargs": {"restart_factor": 0}}, "kwargs.restart_factor=0: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_what_does_not_suit_a_curve_is_refused(settings, line):
+    with pytest.raises(UserError) as caught:
+        build(Schedule(**settings))
+    assert str(caught.value) == f"schedule.{line}"
+
+
+def test_an_unknown_kwarg_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"^schedule\.kwargs: step has no gama .*did you mean gamma\?$"):
+        build(Schedule(name="step", kwargs={"gama": 0.5}))
+    with pytest.raises(UserError, match=r"^schedule\.kwargs: cosine has no gamma"):
+        build(Schedule(name="cosine", kwargs={"gamma": 0.5}))

@@ -1,39 +1,61 @@
 """Tracking is safe: no mode prompts, and no failure passes through."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import wandb
+from accelerate.state import PartialState
 
-from src.training.tracking import Tracker, build_tracker
+from src.checkpointing.progress import Progress
+from src.config.load import load_config
+from src.evaluation.metrics import build_metric
+from src.training.tracking import Tracker, build_tracker, log_epoch
 
-SETTINGS = {"competition": {"name": "demo"}, "seed": 1}
 
+class Recorder:
+    """A run of wandb that keeps what it is given, or whose server is gone."""
 
-class Failing:
-    """A run whose server is gone."""
-
-    def __init__(self):
-        self.calls = 0
+    def __init__(self, is_gone=False):
+        self.is_gone, self.rows = is_gone, []
 
     def log(self, values):
-        self.calls += 1
-        raise ConnectionError("server is gone")
+        self.rows.append(values)
+        if self.is_gone:
+            raise ConnectionError("server is gone")
 
 
-def test_the_first_failure_is_told_once_and_ends_tracking(capsys):
-    run = Failing()
+def test_the_first_failure_is_reported_once_and_ends_tracking(capsys):
+    run = Recorder(is_gone=True)
     tracker = Tracker(run)
     for _ in range(3):
         tracker.log({"epoch": 1})
     tracker.finish({"pooled": 0.5})
-    assert run.calls == 1
-    assert capsys.readouterr().err == "wandb: off for this run (ConnectionError: server is gone); log.csv goes on\n"
+    assert len(run.rows) == 1
+    assert capsys.readouterr().err == "wandb: off for this run (ConnectionError: server is gone); log.csv is written\n"
 
 
 def test_none_tracks_nothing(tmp_path):
-    build_tracker("none", tmp_path / "run", SETTINGS).log({"epoch": 1})
+    build_tracker("none", load_config([f"output_dir={tmp_path}", "name=run"])).log({"epoch": 1})
     assert not (tmp_path / "run").exists()
+
+
+def test_an_epoch_is_a_printed_line_and_a_row(capsys):
+    metric, recorder, progress = build_metric("log_loss", "binary"), Recorder(), Progress()
+    run = SimpleNamespace(
+        config=load_config(["train.epochs=12"]), metric=metric, tracker=Tracker(recorder), processes=PartialState()
+    )
+    for score in (0.5, 0.75):
+        is_best = progress.add((score, 0.25), 4.0, metric, lr=0.1, train_loss=0.125, images_per_second=80.0)
+        log_epoch(run, 3, progress, is_best)
+    assert capsys.readouterr().out == (
+        "fold 3 epoch  1/12  loss 0.1250  val 0.2500  log_loss 0.50000* 80 images/s 4 s\n"
+        "fold 3 epoch  2/12  loss 0.1250  val 0.2500  log_loss 0.75000  80 images/s 4 s\n"
+    )
+    assert recorder.rows[1] == {
+        "epoch": 2, "fold3/lr": 0.1, "fold3/train_loss": 0.125, "fold3/images_per_second": 80.0,
+        "fold3/val_loss": 0.25, "fold3/val_score": 0.75, "fold3/seconds": 8.0,
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -41,7 +63,7 @@ def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    tracker = build_tracker("auto", tmp_path / "run", SETTINGS)
+    tracker = build_tracker("auto", load_config([f"output_dir={tmp_path}", "name=run"]))
     tracker.log({"epoch": 1})
     tracker.finish({"pooled": 0.5})
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))

@@ -1,0 +1,68 @@
+"""oof.csv and scores.json against hand-made folds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import log_loss
+
+from src.competition.predictions import save_predictions
+from src.files import save_json
+from src.training.oof import score_run
+
+FOLDS = np.array([1, 0, 1, 0, -1, 2])
+TARGETS = np.array([[0], [1], [1], [0], [1], [1]])
+PROBS = np.array([[0.2], [0.9], [0.6], [0.1], [0.5], [0.7]])
+WORDS = ["competition.task=binary", "competition.metric=log_loss", "competition.classes=[a,b]"]
+
+
+@pytest.fixture
+def make(make_table, make_run):
+    """A function (select) -> Run whose folds 0 and 1 are finished."""
+
+    def make_(select):
+        table = make_table(np.zeros((6, 8, 8), np.uint8), TARGETS, FOLDS)
+        run = make_run(table, *WORDS, f"train.select={select}")
+        for fold, (best, last) in {0: (0.25, 0.5), 1: (0.125, 0.25)}.items():
+            folder = run.folder.fold(fold)
+            save_predictions(folder.val, table.take(fold == FOLDS), PROBS[fold == FOLDS])
+            numbers = {"best_epoch": 2, "epoch": 4, "best_score": best, "last_score": last, "seconds": 10.0 + fold}
+            save_json(folder.meta, numbers | {"target_names": ["t0"]})
+        return run
+
+    return make_
+
+
+@pytest.mark.parametrize(
+    ("select", "other", "folds", "others", "epoch"),
+    [("best", "last", [0.25, 0.125], [0.5, 0.25], 2), ("last", "best", [0.5, 0.25], [0.25, 0.125], 4)],
+)
+def test_the_selected_epochs_are_scored_and_the_others_listed(make, capsys, select, other, folds, others, epoch):
+    run = make(select)
+    scores = score_run(run)
+    assert scores == json.loads(run.folder.scores.read_text())
+    rows = [0, 1, 2, 3]  # of folds 0 and 1
+    pooled = log_loss(TARGETS[rows, 0], PROBS[rows, 0])
+    assert scores == {
+        "metric": "log_loss", "select": select, "pooled": pytest.approx(pooled), "mean": np.mean(folds),
+        "folds": {"0": folds[0], "1": folds[1]},
+        other: {"mean": np.mean(others), "folds": {"0": others[0], "1": others[1]}},
+        "columns": {"t0": pytest.approx(pooled)}, "seconds": 21.0, "seconds_per_fold": {"0": 10.0, "1": 11.0},
+    }  # fmt: skip
+    oof = pd.read_csv(run.folder.oof)
+    assert oof.columns.tolist() == ["id", "fold", "t0"]
+    assert oof["id"].tolist() == rows
+    assert oof["fold"].tolist() == FOLDS[rows].tolist()
+    np.testing.assert_allclose(oof["t0"], PROBS[rows, 0])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].split() == ["fold", "images", "epoch", "log_loss", "seconds"]
+    assert printed[2].split() == ["0", "2", str(epoch), f"{folds[0]:.5f}", "10.0"]
+    assert printed[4] == f"out-of-fold log_loss: {pooled:.5f} pooled, {np.mean(folds):.5f} mean of 2 of 3 folds, 21 s"
+    assert printed[5] == f"{run.folder.oof}; next: python infer.py run={run.folder.path}"
+
+
+def test_without_a_finished_fold_nothing_is_written(make_table, make_run):
+    run = make_run(make_table(np.zeros((6, 8, 8), np.uint8), TARGETS, FOLDS), *WORDS)
+    assert score_run(run) == {}
+    assert not run.folder.path.exists()
