@@ -77,14 +77,9 @@ class Loader:
     def __init__(self, dataset, sampler, num_workers):
         self._sampler, self.num_images = sampler, sampler.num_images
         self._batches = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_signals_to_main,
-        )
+            dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0,
+            collate_fn=_collate, worker_init_fn=_leave_signals_to_main, pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
 
     def __len__(self):
         return len(self._sampler)
