@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.checkpointing.run_folder import RunFolder
 from src.config.load import load_saved_config
-from src.config.settings import Schedule, settings
+from src.config.registry import list_names
+from src.config.settings import Schedule
 from src.errors import UserError
 from src.files import atomic_path, save_json
 
@@ -48,7 +50,7 @@ def draw_schedules():
     """Return a figure with a panel for each schedule's curve, and {schedule: [rate at each epoch's start]}."""
     from matplotlib.figure import Figure  # without pyplot: no window, no state
 
-    names = settings()["schedule.name"].metadata["choices"]
+    names = list_names("training/schedule.py", "SCHEDULES")
     num_columns = 2
     num_rows = -(-len(names) // num_columns)
     figure = Figure(figsize=(_WIDTH, 1.6 * num_rows), layout="constrained")
@@ -134,7 +136,7 @@ def read_logs(folder):
     Raises:
         UserError: there is none.
     """
-    logs = [pd.read_csv(path) for path in sorted(Path(folder).glob("fold*/log.csv"))]
+    logs = [pd.read_csv(fold.log) for fold in RunFolder(folder).started_folds()]
     if not logs:
-        raise UserError(f"{folder}: no run with an epoch (no fold*/log.csv); train one with python train.py")
+        raise UserError(f"{folder}: no fold has finished an epoch; train one with python train.py")
     return logs

@@ -10,9 +10,9 @@ import traceback
 
 import numpy as np
 
-from src.checkpointing.run_folder import describe_changes
+from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.config.load import load_saved_config
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import load_json
 from tools.techniques.study import BASE, differs
 from tools.techniques.table import format_score, save_tables
@@ -65,7 +65,7 @@ def _train_if_needed(study, technique, seed, progress):
                 return f"diverged: {error}" if is_result else f"not on this competition: {error}"
             except Exception as error:  # one technique must not end the study, whose exit status is 1 then
                 traceback.print_exc(file=log)
-                return f"crashed: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+                return f"crashed: {type(error).__name__}: {first_line(error)}"
     progress.count_run(technique, seed, config, time.perf_counter() - began if is_new else None)
     return None
 
@@ -76,12 +76,12 @@ def is_finished(config):
     Raises:
         UserError: it exists with other settings.
     """
-    folder = config.run_folder
-    if not (folder / "scores.json").is_file():
+    folder = RunFolder(config.run_folder)
+    if not folder.scores.is_file():
         return False
-    saved = load_saved_config(folder)
+    saved = load_saved_config(folder.path)
     if changes := describe_changes(saved, config):
-        raise UserError(f"{folder}: trained with other settings: {changes}; choose another output=FOLDER")
+        raise UserError(f"{folder.path}: trained with other settings: {changes}; choose another output=FOLDER")
     return saved.fold == config.fold
 
 
@@ -99,7 +99,7 @@ class _Progress:
         if seconds is None:
             return
         self.seconds.append(seconds)
-        score = load_json(config.run_folder / "scores.json")["mean"]
+        score = load_json(RunFolder(config.run_folder).scores)["mean"]
         minutes = math.ceil(np.mean(self.seconds[-30:]) * (self._total - self._done) / 60)
         text = f"{technique.name} seed {seed}: {format_score(score)} ({seconds:.1f} s), about {minutes} min left"
         print(f"{self._done}/{self._total} {text}", file=sys.stderr, flush=True)

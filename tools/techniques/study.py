@@ -5,7 +5,7 @@ import functools
 import re
 from pathlib import Path
 
-from src.checkpointing.run_folder import differing_settings
+from src.checkpointing.run_folder import RunFolder, differing_settings
 from src.config.load import load_config
 from src.config.settings import value_of
 from src.errors import UserError, listing, nearest
@@ -54,8 +54,12 @@ class Study:
         Raises:
             UserError: the settings refuse the technique.
         """
-        own = (f"name={technique.slug}_seed{seed}", f"seed={seed}", f"output_dir={self.output}")
+        own = (f"name={_name_run(technique, seed)}", f"seed={seed}", f"output_dir={self.output}")
         return _load((*self.base_words, *self.words_of(technique), *own))
+
+    def run_of(self, technique, seed):
+        """Return the RunFolder of one run."""
+        return RunFolder(self.output / _name_run(technique, seed))
 
     def reference_of(self, technique):
         """Return what a technique is compared with: the base where the entry it names changes nothing here."""
@@ -117,6 +121,10 @@ def find(name):
 def lineage(technique):
     """Return the techniques that this one builds on, and itself last."""
     return [*(lineage(find(technique.against)) if technique.against else ()), technique]
+
+
+def _name_run(technique, seed):
+    return f"{technique.slug}_seed{seed}"
 
 
 def _slug(name):

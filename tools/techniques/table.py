@@ -48,12 +48,12 @@ def read_scores(study, technique):
     """Return {(seed, fold): score} and the mean seconds of a run; None where a seed is not finished."""
     scores, seconds = {}, []
     for seed in study.seeds:
-        path = study.output / f"{technique.slug}_seed{seed}" / "scores.json"
+        path = study.run_of(technique, seed).scores
         if not path.is_file():
             return None
-        content = load_json(path)
-        scores |= {(seed, fold): score for fold, score in content["folds"].items()}
-        seconds.append(content["seconds"])
+        saved = load_json(path)
+        scores |= {(seed, fold): score for fold, score in saved["folds"].items()}
+        seconds.append(saved["seconds"])
     return scores, float(np.mean(seconds))
 
 
@@ -151,9 +151,8 @@ def _hardware(torch, config):
 
 def _count_images(study):
     """Return how many folds and images a run has, read from the base's first run."""
-    config = load_saved_config(study.output / f"{BASE.slug}_seed{study.seeds[0]}")
-    folds = pd.read_csv(config.run_folder / "folds.csv")["fold"]
-    trained = load_json(config.run_folder / "scores.json")["folds"]
+    run = study.run_of(BASE, study.seeds[0])
+    config, folds, trained = load_saved_config(run.path), pd.read_csv(run.folds)["fold"], load_json(run.scores)["folds"]
     first = int(next(iter(trained)))
     num_training, num_validation = int((folds != first).sum()), int((folds == first).sum())
     if config.train.max_images is not None:

@@ -7,6 +7,8 @@ import pytest
 from src.config.settings import settings
 from src.errors import UserError
 from src.files import save_text
+from src.model.head import ACTIVATIONS, INITIALIZERS
+from src.model.losses import check_loss
 from tools.techniques.catalogue import CATALOGUE
 from tools.techniques.study import BASE, lineage, read_words
 
@@ -40,7 +42,7 @@ def test_every_technique_loads_or_is_refused_for_a_known_reason(tmp_path, task):
     refused = set()
     for one in CATALOGUE:
         try:
-            study.config_of(one, 1)
+            check_loss(study.config_of(one, 1))
         except UserError:
             refused.add(one.name)
     assert refused == REFUSED[task]
@@ -61,9 +63,10 @@ def test_slugs_are_unique_and_every_entry_has_a_sentence_and_a_source():
 def test_every_choice_of_the_textbooks_is_in_the_catalogue():
     words = {word for one in CATALOGUE for word in one.words.split("  ")}
     assert {f"optimizer.name={name}" for name in OPTIMIZERS} <= words
-    for key in ("schedule.name", "loss.name", "model.head_init", "model.backbone_activation", "augment.preset"):
-        choices = set(settings()[key].metadata["choices"]) - {"auto", "default", "relu"}
-        assert {f"{key}={choice}" for choice in choices} <= words, key
+    choices = {key: settings()[key].metadata["choices"] for key in ("schedule.name", "loss.name", "augment.preset")}
+    choices |= {"model.head_kwargs.init": INITIALIZERS, "model.kwargs.act_layer": ACTIVATIONS}
+    for key, names in choices.items():
+        assert {f"{key}={name}" for name in names if name not in ("auto", "relu")} <= words, key
 
 
 def test_parents_come_before_what_builds_on_them():

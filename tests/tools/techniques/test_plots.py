@@ -31,6 +31,7 @@ def test_transfer_draws_the_mean_of_the_folds(tmp_path, capsys):
     for fold, scores in enumerate(([0.5, 0.7, 0.8], [0.6, 0.8])):
         log = pd.DataFrame({"seconds": np.arange(1.0, len(scores) + 1), "val_score": scores})
         save_table(run / f"fold{fold}" / "log.csv", log)
+        save_text(run / f"fold{fold}" / "val.csv", "")
     save_text(run / "config.yaml", config_yaml(load_config([])))
     main(["transfer", f"{run}=mine", f"output={tmp_path}/transfer.png"])
     saved = json.loads((tmp_path / "transfer.json").read_text())
@@ -43,7 +44,7 @@ def test_transfer_draws_the_mean_of_the_folds(tmp_path, capsys):
     ("words", "message"),
     [
         (["transfer"], "command line: no run to draw; write for example outputs/demo_default=label"),
-        (["transfer", "nowhere=x"], "nowhere: no run with an epoch (no fold*/log.csv); train one with python train.py"),
+        (["transfer", "nowhere=x"], "nowhere: no fold has finished an epoch; train one with python train.py"),
         (["schedules", "a=b"], "command line: schedules takes output=FILE.png, not a"),
         (["schedules", "output=x.jpg"], "output=x.jpg: not a PNG; write for example output=outputs/schedules.png"),
         (["schedules", "now"], "command line: 'now' is not key=value; write RUN=label or output=FILE.png"),

@@ -14,7 +14,7 @@ def test_factors_multiply_the_base():
     assert resolve_word("train.epochs=x2", base) == "train.epochs=10"
     assert resolve_word("train.batch_size=x0.01", base) == "train.batch_size=1"
     assert resolve_word("image_size=x0.5", base) == "image_size=[16,16]"
-    assert resolve_word("model.head_init=xavier_normal", base) == "model.head_init=xavier_normal"
+    assert resolve_word("model.head_kwargs.init=xavier_normal", base) == "model.head_kwargs.init=xavier_normal"
 
 
 def test_only_includes_what_it_is_compared_with():

@@ -28,7 +28,7 @@ def test_the_table_by_hand(tmp_path):
     assert not silu["is_beyond_chance"]
     text = format_table(study, compute_rows(study, {}), {})
     assert "| .96500 | **+.05000 [+.05000, +.05000]** | 2.0 |" in text
-    assert "`model.head_activation=silu`, against hidden layer" in text
+    assert "`model.head_kwargs.activation=silu`, against hidden layer" in text
 
 
 def test_only_the_part_between_the_marks_is_written(tmp_path):
