@@ -1,21 +1,214 @@
-"""What infer.py asks of a run that another process may change meanwhile; the rest is in test_end_to_end.py."""
+"""Folds of a run -> submission.csv, against the networks called by hand; and what stops it."""
 
+import shutil
+
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
+from src.checkpointing.run_folder import RunFolder, load_run
+from src.checkpointing.serialization import copy_to_cpu, save_weights
 from src.config.load import config_yaml, load_config
 from src.errors import UserError
-from src.inference.predict import _check_still_there
+from src.files import save_json, save_text
+from src.inference import predict
+from src.inference.ensemble import ENSEMBLES
+from src.inference.predict import find_folds, infer_run
+from src.model.network import build_network
+
+IDS, TARGETS = ["b", "a", "007", "NA", "1e3"], ["x", "y z"]
+SOLUTION = np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0]])
+COMPETITION = """competition:
+  {{root: {root}, test_table: test.csv, solution: solution.csv, test_image: 'test/{{id}}.png', targets: [x, y z],
+    task: multilabel, metric: log_loss, channels: 1}}
+image_size: 16
+model: {{backbone: simple_cnn, pretrained: false}}
+device: cpu
+"""
 
 
-def test_predictions_of_a_run_that_was_overwritten_are_not_written(tmp_path):
-    begun_with, path = load_config(["seed=1"]), tmp_path / "config.yaml"
-    path.write_text(config_yaml(load_config(["seed=1", "fold=2", "train.num_workers=3", "infer.tta=hflip"])))
-    _check_still_there(tmp_path, begun_with)  # another fold is trained meanwhile
-    path.write_text(config_yaml(load_config(["seed=2"])))
+def save_solution(root, targets):
+    table = pd.DataFrame(targets, columns=TARGETS)
+    table.insert(0, "id", IDS)
+    table.to_csv(root / "solution.csv", index=False)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A function (words) -> (path of the run outputs/mine_default with two folds, their networks, images)."""
+    monkeypatch.chdir(tmp_path)
+    rng, root = np.random.default_rng(0), tmp_path / "data"
+    (root / "test").mkdir(parents=True)
+    images = rng.integers(0, 256, (len(IDS), 16, 16), dtype=np.uint8)
+    for name, image in zip(IDS, images, strict=True):
+        Image.fromarray(image).save(root / f"test/{name}.png")
+    pd.DataFrame({"id": IDS}).to_csv(root / "test.csv", index=False)
+    save_solution(root, SOLUTION)
+    save_text("mine.yaml", COMPETITION.format(root=root))
+
+    def make_(*words):
+        config, networks = load_config(["competition=mine.yaml", "normalize=dataset", *words]), []
+        folder = RunFolder(config.run_folder)
+        save_text(folder.config, config_yaml(config))
+        for fold in (0, 1):
+            torch.manual_seed(fold)
+            stats = ([100.0 + fold], [50.0])  # those of a fold are in its weights
+            network = build_network(config, len(TARGETS), stats).eval()
+            save_weights(folder.fold(fold).weights(config.train.select), copy_to_cpu(network.state_dict()))
+            save_json(folder.fold(fold).meta, {"target_names": TARGETS})
+            networks.append(network)
+        save_text(folder.folds, "id,fold\n" + "".join(f"{row},{row % 2}\n" for row in range(4)))
+        return folder.path, networks, torch.from_numpy(images)[..., None]
+
+    return make_
+
+
+def infer(folder, *words):
+    run_folder, config = load_run([f"run={folder}", *words])
+    return infer_run(config, run_folder)
+
+
+@torch.no_grad()
+def predict_by_hand(network, images, views=()):
+    plain = network.normalize({"image": images})["image"]
+    images = (plain, *(view(plain) for view in views))
+    return torch.stack([network(image=one).sigmoid() for one in images]).mean(dim=0).numpy()
+
+
+def read(path):
+    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+    assert table.columns.tolist() == ["id", *TARGETS]
+    assert table["id"].tolist() == IDS
+    return table[TARGETS].to_numpy(dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("words", "views"),
+    [([], ()), (["infer.tta=[hflip,vflip]", "infer.average=rank"], (lambda one: one.flip(3), lambda one: one.flip(2)))],
+)
+def test_the_submission_is_the_ensemble_of_folds_and_views(make, words, views, capsys):
+    folder, networks, images = make()
+    score = infer(folder, *words)
+    probs = np.stack([predict_by_hand(network, images, views) for network in networks])
+    for fold, one in enumerate(probs):
+        np.testing.assert_allclose(read(folder / f"fold{fold}/test.csv"), one, atol=1e-6)
+    expected = ENSEMBLES["rank" if "infer.average=rank" in words else "mean"](probs)
+    submission = read(folder / "submission.csv")
+    np.testing.assert_allclose(submission, expected, atol=1e-6)
+    assert np.ptp(submission) > 1e-3
+    clipped = expected.clip(1e-7, 1 - 1e-7)
+    loss = -(SOLUTION * np.log(clipped) + (1 - SOLUTION) * np.log(1 - clipped)).mean()
+    assert score == pytest.approx(loss, rel=1e-4)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        f"{folder}: 5 test images x 2 folds x {1 + len(views)} views",
+        f"{folder}/submission.csv: 5 rows, checked",
+        f"test log_loss: {score:.5f}",
+    ]
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_selected_weights_predict(make, select):
+    folder, networks, images = make(f"train.select={select}")
+    infer(folder)
+    np.testing.assert_allclose(read(folder / "fold1/test.csv"), predict_by_hand(networks[1], images), atol=1e-6)
+    (folder / f"fold1/{select}.safetensors").unlink()
+    with pytest.raises(UserError, match=f"fold1/{select}.safetensors: cannot be loaded"):
+        infer(folder)
+
+
+def test_finished_folds_predict_else_those_that_have_done_an_epoch(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "outputs/run")
     with pytest.raises(UserError) as caught:
-        _check_still_there(tmp_path, begun_with)
-    line = f"{tmp_path}: was overwritten meanwhile; run the same command again when it is trained"
+        find_folds(folder)
+    advice = "no fold has finished an epoch; resume it with the command that trained it"
+    assert str(caught.value) == f"{folder.path}: {advice}"
+    for fold in (0, 2):
+        save_text(folder.fold(fold).val, "id,a\n")
+    assert [fold.number for fold in find_folds(folder)] == [0, 2]
+    line = f"{folder.path}: no fold is finished; the last saved epoch is used (fold0, fold2)\n"
+    assert capsys.readouterr().out == line
+    save_json(folder.fold(2).meta, {})
+    assert [fold.number for fold in find_folds(folder)] == [2]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("change", ["fold=2", "seed=2", None])
+def test_predictions_of_a_run_that_was_overwritten_meanwhile_are_not_written(make, monkeypatch, change):
+    """Another fold that is trained meanwhile changes nothing of what was predicted."""
+    folder, _, _ = make()
+    plain = predict.predict
+
+    def predict_and_change(*arguments, **more):
+        config = load_config(["competition=mine.yaml", "normalize=dataset", *([change] if change else [])])
+        save_text(folder / "config.yaml", config_yaml(config))
+        if change is None:
+            shutil.rmtree(folder)
+        return plain(*arguments, **more)
+
+    monkeypatch.setattr(predict, "predict", predict_and_change)
+    if change == "fold=2":
+        infer(folder)
+        assert (folder / "submission.csv").is_file()
+        return
+    line = f"{folder}: was overwritten meanwhile; repeat the command when it is trained"
+    if change is None:
+        line = f"{folder}: not a run"
+    with pytest.raises(UserError, match=f"^{line}"):
+        infer(folder)
+    assert not list(folder.rglob("*.csv")) or change
+
+
+def test_a_view_that_the_network_cannot_take_is_one_line(make):
+    folder, _, _ = make("model.backbone=vit_tiny_patch16_224", "model.kwargs={}")
+    with pytest.raises(UserError, match=r"^infer\.tta=\['scales'\]: vit_tiny_patch16_224 cannot take it \("):
+        infer(folder, "infer.tta=[scales]")
+
+
+def test_predictions_that_are_nan_are_not_written(make):
+    folder, networks, _ = make()
+    weights = copy_to_cpu(networks[1].state_dict())
+    weights["head.last.bias"][0] = torch.nan
+    save_weights(folder / "fold1/last.safetensors", weights)
+    with pytest.raises(UserError) as caught:
+        infer(folder)
+    assert str(caught.value) == f"{folder}: predictions are nan; set precision=fp32"
+    assert not (folder / "submission.csv").exists()
+
+
+def test_ranks_name_no_class(make, tmp_path):
+    folder, _, _ = make("competition.task=multiclass", "competition.sample_submission=sample.csv")
+    pd.DataFrame({"id": IDS, "label": "x"}).to_csv(tmp_path / "data/sample.csv", index=False)
+    pd.DataFrame({"id": IDS, "x": [1, 1, 0], "y z": [0, 0, 1]}).to_csv(tmp_path / "data/solution.csv", index=False)
+    with pytest.raises(UserError) as caught:
+        infer(folder, "infer.average=rank")
+    line = "infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean"
     assert str(caught.value) == line
-    path.unlink()
-    with pytest.raises(UserError, match="not a run"):
-        _check_still_there(tmp_path, begun_with)
+    infer(folder)
+    labels = pd.read_csv(folder / "submission.csv")["label"]
+    assert set(labels) <= set(TARGETS)
+
+
+def test_an_image_that_cannot_be_decoded_gets_the_mean_of_the_others(make, tmp_path, capsys):
+    folder, networks, images = make()
+    (tmp_path / "data/test/a.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"test/a\.png: cannot be decoded"):
+        infer(folder)
+    infer(folder, "unreadable=skip")
+    assert "a: gets the mean prediction (" in capsys.readouterr().out
+    expected = predict_by_hand(networks[0], images)
+    expected[1] = expected[[0, 2, 3, 4]].mean(axis=0)
+    np.testing.assert_allclose(read(folder / "fold0/test.csv"), expected, atol=1e-6)
+
+
+def test_predictions_go_where_they_are_asked_to(make, tmp_path):
+    folder, _, _ = make()
+    infer(folder, "infer.output=elsewhere/here")
+    names = {path.name for path in (tmp_path / "elsewhere/here").iterdir()}
+    assert names == {".infer.lock", "fold0", "fold1", "submission.csv"}
+    assert not (folder / "submission.csv").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^file/x: cannot be made \(Not a directory\); set infer.output=FOLDER$"):
+        infer(folder, "infer.output=file/x")

@@ -30,5 +30,5 @@ def test_d4_needs_squares():
     with pytest.raises(UserError) as caught:
         build_views(["d4"], (64, 32))
     assert (
-        str(caught.value) == "infer.tta=d4: needs square pictures, image_size is [64, 32]; set infer.tta=[hflip,vflip]"
+        str(caught.value) == "infer.tta=d4: needs square images, image_size is [64, 32]; set infer.tta=[hflip,vflip]"
     )
