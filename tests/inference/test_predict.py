@@ -181,7 +181,7 @@ def test_predictions_that_are_nan_are_not_written(make):
 def test_ranks_name_no_class(make, tmp_path):
     folder, _, _ = make("competition.task=multiclass", "competition.sample_submission=sample.csv")
     pd.DataFrame({"id": IDS, "label": "x"}).to_csv(tmp_path / "data/sample.csv", index=False)
-    pd.DataFrame({"id": IDS, "x": [1, 1, 0], "y z": [0, 0, 1]}).to_csv(tmp_path / "data/solution.csv", index=False)
+    save_solution(tmp_path / "data", np.eye(2, dtype=int)[[0, 0, 1, 0, 1]])
     with pytest.raises(UserError) as caught:
         infer(folder, "infer.average=rank")
     line = "infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean"
