@@ -26,7 +26,7 @@ from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import build_views
 from src.locks import hold_output
 from src.model.losses import probabilities
-from src.training.engine import apply_view, predict
+from src.training.engine import predict
 from src.training.precision import recall_execution
 
 
@@ -54,8 +54,8 @@ def infer_run(config, run_folder):
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
     output = _open_output(config.infer.output or run_folder)
-    if sample is not None and len(sample.columns) == 2 < len(target_names) and config.infer.average == "rank":
-        raise UserError("infer.average=rank: the sample asks for a class, which ranks do not name; set infer.average=mean")
+    if sample is not None and len(sample.columns) == 2 and len(target_names) > 1 and config.infer.average == "rank":
+        raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
     views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
     shown = f"{len(folds)} folds" if len(folds) == num_folds else f"{len(folds)} of {num_folds} folds"
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")

@@ -14,7 +14,7 @@ from src.data.mixup_cutmix import Mixer
 from src.data.samplers import SAMPLERS
 from src.data.transforms import build_augmentation, build_resize
 from src.errors import UserError
-from src.evaluation.metrics import BoundMetric
+from src.evaluation.metrics import Metric
 from src.model.freezing import open_stages
 from src.model.losses import build_loss, consistency_loss, resolve_class_weights
 from src.model.network import build_network
@@ -31,7 +31,7 @@ class Learner:
 
     config: Config
     accelerator: object
-    metric: BoundMetric
+    metric: Metric
     network: torch.nn.Module
     average: Average
     loss_function: object  # (logits, targets) -> scalar
@@ -101,7 +101,7 @@ class Learner:
     def load_state_dict(self, state):
         """Load what `state_dict` returned."""
         for name, one in self._stateful().items():
-            if name in state:  # a run that started in another precision has no scaler
+            if name in state or name != "scaler":  # which a run that started in another precision lacks
                 one.load_state_dict(state[name])
         align_memory(self.optimizer)
 

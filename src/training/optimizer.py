@@ -18,14 +18,14 @@ def nesterov(params, momentum=0.9, **kwargs):
 
 
 def lamb(params, **kwargs):
-    """timm's, with the trust ratio also where nothing decays, as in the paper. Reference: You et al., arXiv:1904.00962."""
+    """timm's, with a trust ratio also where nothing decays, as in the paper: You et al., 2020, arXiv:1904.00962."""
     return timm.optim.create_optimizer_v2(params, "lamb", **{"always_adapt": True, **kwargs})
 
 
 # The textbook's names, as torch has them (timm's own sgd is Nesterov's); every further name is timm's.
-# Reference: sgd: Robbins and Monro, 1951; adagrad: Duchi et al., 2011; adadelta: Zeiler, 2012, arXiv:1212.5701; rmsprop:
-# Tieleman and Hinton, 2012; adam: Kingma and Ba, 2015, arXiv:1412.6980; nadam: Dozat, 2016; adamw: Loshchilov and
-# Hutter, 2019, arXiv:1711.05101; radam: Liu et al., 2020, arXiv:1908.03265; lion: Chen et al., 2023, arXiv:2302.06675.
+# References: sgd: Robbins and Monro, 1951; adagrad: Duchi et al., 2011; adadelta: Zeiler, 2012, arXiv:1212.5701;
+# rmsprop: Tieleman and Hinton, 2012; adam: Kingma and Ba, 2015, arXiv:1412.6980; nadam: Dozat, 2016; adamw: Loshchilov
+# and Hutter, 2019, arXiv:1711.05101; radam: Liu et al., 2020, arXiv:1908.03265; lion: Chen et al., 2023, arXiv:2302.06675
 OPTIMIZERS = {
     "sgd": torch.optim.SGD,
     "momentum": momentum,
@@ -101,7 +101,7 @@ def build_optimizer(settings, network):
     name, kwargs = settings.name, dict(settings.kwargs)
     known = sorted({*OPTIMIZERS, *timm.optim.list_optimizers()})
     if name not in known:
-        raise UserError(f"optimizer.name={name}: not an optimizer of torch or timm{nearest(name, known)}; for example adam")
+        raise UserError(f"optimizer.name={name}: not one of torch's or timm's{nearest(name, known) or '; for example adam'}")
     if name in _REFUSED:
         raise UserError(f"optimizer.name={name}: {_REFUSED[name]}; choose another, for example adamw")
     if taken := {"lr", "weight_decay"} & set(kwargs):

@@ -1,7 +1,7 @@
 """The learning rate's curve over a fold, from torch's own schedulers; a new curve is a function and an entry below.
 
-A curve counts moves: `schedule.per` says whether the rate moves after each optimizer step or after each epoch, and every
-length given in epochs becomes so many moves.
+A curve counts moves: `schedule.per` says whether the rate moves after each optimizer step or each epoch; every length
+given in epochs becomes so many moves.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,11 @@ from src.config.registry import check_kwargs
 from src.errors import UserError
 
 _WARMUP_START = 0.01  # the warm-up's first rate, a share of the peak
+_RANGES = {  # of keywords
+    **{"gamma": (0, 1), "final_factor": (1e-6, 1), "power": (0.01, None), "restart_factor": (1, None)},
+    **{"step_epochs": (0.01, None), "restart_epochs": (0.01, None), "patience_epochs": (0, None)},
+    "on": ("loss", "score"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,11 @@ def step(optimizer, span, step_epochs=None, gamma=0.1):
 
 
 def multistep(optimizer, span, milestone_epochs=(), gamma=0.1):
-    """Falls by gamma at each milestone (none: at 1/2 and 3/4), counted from the start; one in the warm-up comes after it."""
+    """Falls by gamma at each milestone (none: at 1/2 and 3/4) from the start; one in the warm-up comes after it."""
     for epochs in milestone_epochs:
-        if not 0 < epochs < span.epochs:
-            raise UserError(
-                f"schedule.kwargs.milestone_epochs: {epochs:g} is outside the training; train.epochs is {span.epochs:g}"
-            )
+        if not isinstance(epochs, (int, float)) or not 0 < epochs < span.epochs:
+            where = f"schedule.kwargs.milestone_epochs: {epochs}"
+            raise UserError(f"{where} is outside the training; train.epochs is {span.epochs:g}")
     milestones = milestone_epochs or [span.epochs / 2, span.epochs * 3 / 4]
     milestones = [max(1, span.count(epochs) - span.warmup) for epochs in milestones]
     return lr_scheduler.MultiStepLR(optimizer, sorted(milestones), gamma=gamma)
@@ -104,8 +108,8 @@ def plateau(optimizer, span, gamma=0.1, patience_epochs=1, on="loss"):
 
     Any better value counts. Epochs that end inside the warm-up, which is by step, are not looked at.
     """
-    if on not in ("loss", "score") or not 0 <= gamma < 1:
-        raise UserError(f"schedule.kwargs: plateau takes on=loss or on=score and gamma from 0 to below 1 ({on}, {gamma})")
+    if gamma == 1:
+        raise UserError("schedule.kwargs.gamma=1: plateau would never lower the rate; set it below 1")
     # threshold 0: torch's is a share of the best value; eps 0: or groups with a small rate would stop falling first
     return lr_scheduler.ReduceLROnPlateau(optimizer, "min", gamma, patience_epochs, threshold=0, eps=0)
 
@@ -181,7 +185,7 @@ def build_schedule(settings, optimizer, epochs, steps_per_epoch):
         UserError: schedule.kwargs or schedule.per do not suit the curve.
     """
     name, function, kwargs = settings.name, SCHEDULES[settings.name], settings.kwargs
-    check_kwargs("schedule.kwargs", function, kwargs)
+    check_kwargs("schedule.kwargs", function, kwargs, name, **_RANGES)
     if name == "plateau" and settings.per == "step":
         raise UserError("schedule.per=step: plateau looks at each epoch's validation; set schedule.per=auto")
     if name == "onecycle" and settings.per == "epoch" and epochs == 1:
