@@ -1,6 +1,7 @@
-"""Which part of the network learns: stages from input to head, closed from the front; frozen means eval, always."""
+"""Which part of the network learns: stages from input to head, frozen from the front; frozen means eval, always."""
 
 import os
+from contextlib import suppress
 
 import pandas as pd
 from timm.models import group_parameters
@@ -14,34 +15,28 @@ def list_stages(network):
 
     A group of norms alone (ConvNeXt's and Swin's last) joins the one before it.
     """
-    parameters = dict(network.backbone.named_parameters())
+    parameters = dict(network.named_parameters())
     stages, of_head = [], [f"head.{name}" for name, _ in network.head.named_parameters()]
-    for group in _backbone_groups(network.backbone):
-        names = [name for name in group if "global_pool" not in name]
-        of_head += [f"backbone.{name}" for name in group if "global_pool" in name]  # GeM's p is new, as the head
-        if not names:
-            continue
+    for group in _group_backbone(network.backbone):
+        of_head += [f"backbone.{name}" for name in group if "global_pool" in name]  # a new pooling's, as GeM's p
+        names = [f"backbone.{name}" for name in group if "global_pool" not in name]
         if stages and all(parameters[name].ndim <= 1 for name in names):
-            stages[-1][1].extend(f"backbone.{name}" for name in names)
-        else:
-            stages.append((_shared_name(names), [f"backbone.{name}" for name in names]))
+            stages[-1][1].extend(names)
+        elif names:
+            shared = os.path.commonprefix([name.split(".")[1:] for name in names])  # noqa: RUF071  of lists: whole words
+            stages.append((".".join(shared) or names[0].split(".")[1], names))
     return [*stages, ("head", of_head)]
 
 
 def freeze(network, method, gradual_epochs=1, head_first_epochs=0):
-    """Close the stages that do not learn in the first epoch; `open_stages` opens those that learn later.
+    """Freeze the stages that do not learn in the first epoch; `open_stages` opens those that learn later.
 
     Args:
         method: none, head_only, a number n (the head and the last n stages of the backbone learn) or gradual (the head
-            learns, and after every `gradual_epochs` epochs one stage more).
-        gradual_epochs: whole epochs from one opening to the next.
-        head_first_epochs: whole epochs in which the head learns alone, before what `method` says.
-
-    Raises:
-        UserError: more stages than the backbone has.
-
-    Reference for gradual: Howard and Ruder, Universal Language Model Fine-tuning, 2018, arXiv:1801.06146, section 3.3;
-    for the head first: Kumar et al., Fine-Tuning can Distort Pretrained Features, 2022, arXiv:2202.10054.
+            learns, and after every `gradual_epochs` epochs one stage more; Howard and Ruder, Universal Language Model
+            Fine-tuning, 2018, arXiv:1801.06146, section 3.3).
+        head_first_epochs: epochs in which the head learns alone, before what `method` says (Kumar et al., Fine-Tuning
+            can Distort Pretrained Features, 2022, arXiv:2202.10054).
     """
     num_stages = len(list_stages(network)) - 1
     if method.isdigit() and int(method) > num_stages:
@@ -51,13 +46,17 @@ def freeze(network, method, gradual_epochs=1, head_first_epochs=0):
 
 
 def open_stages(network, epoch):
-    """Open the stages that learn in this epoch (from 0), and no others; return whether any changed."""
+    """Let the head and the backbone's last stages learn that learn in this epoch (from 0); return if any changed."""
     method, gradual_epochs, head_first_epochs = network.freeze_plan
-    count = {"none": len(list_stages(network)) - 1, "head_only": 0, "gradual": epoch // gradual_epochs}.get(method)
-    count = int(method) if count is None else count
-    before = [parameter.requires_grad for parameter in network.parameters()]
-    _open_last(network, 0 if epoch < head_first_epochs else count)
-    return before != [parameter.requires_grad for parameter in network.parameters()]
+    stages, parameters = list_stages(network), dict(network.named_parameters())
+    counts = {"none": len(stages) - 1, "head_only": 0, "gradual": epoch // gradual_epochs}
+    count = 0 if epoch < head_first_epochs else counts[method] if method in counts else int(method)
+    before = [parameter.requires_grad for parameter in parameters.values()]
+    for place, (_, names) in enumerate(reversed(stages)):
+        for name in names:
+            parameters[name].requires_grad_(place <= count)
+    network.train(network.training)  # what opened while training leaves eval
+    return before != [parameter.requires_grad for parameter in parameters.values()]
 
 
 def keep_frozen_in_eval(network):
@@ -69,16 +68,14 @@ def keep_frozen_in_eval(network):
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
-    if network.freeze_batchnorm:
-        for module in network.backbone.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+    for module in network.backbone.modules() if network.freeze_batchnorm else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def describe_parameters(network):
     """Return a pandas table of each stage's parameters and how many of them learn."""
-    parameters = dict(network.named_parameters())
-    rows = []
+    parameters, rows = dict(network.named_parameters()), []
     for stage, names in list_stages(network):
         counts = [(parameters[name].numel(), parameters[name].requires_grad) for name in names]
         rows.append((stage, sum(n for n, _ in counts), sum(n for n, learns in counts if learns)))
@@ -86,18 +83,9 @@ def describe_parameters(network):
     return pd.DataFrame(rows, columns=["stage", "parameters", "trainable"])
 
 
-def _open_last(network, count):
-    """Let the head and the last `count` stages of the backbone learn, and nothing else."""
-    stages, parameters = list_stages(network), dict(network.named_parameters())
-    for place, (_, names) in enumerate(reversed(stages)):
-        for name in names:
-            parameters[name].requires_grad_(place <= count)
-    network.train(network.training)  # what opened while training leaves eval
-
-
-def _backbone_groups(backbone):
-    """Lists of parameter names from input to output; by modules for the few backbones that timm does not group."""
-    if hasattr(backbone, "group_matcher"):
+def _group_backbone(backbone):
+    """Return lists of parameter names from input to output; by modules where timm has no groups."""
+    with suppress(AttributeError, AssertionError):  # of one's own backbone, of timm's RDNet
         groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
         return [groups[key] for key in sorted(groups)]
     groups = {}
@@ -106,9 +94,3 @@ def _backbone_groups(backbone):
         is_series = isinstance(getattr(backbone, top), (nn.Sequential, nn.ModuleList))
         groups.setdefault((top, rest[0]) if is_series else (top,), []).append(name)
     return list(groups.values())
-
-
-def _shared_name(names):
-    """What the names of a stage's parameters begin with, in whole words; its first module where nothing is shared."""
-    shared = os.path.commonprefix([name.split(".") for name in names])  # noqa: RUF071  of lists: whole words
-    return ".".join(shared) or names[0].split(".")[0]

@@ -1,65 +1,74 @@
-"""From features to logits: hidden layers, dropout, one linear layer; and GeM pooling before it."""
+"""From feature maps to logits: the poolings, and the heads with their activations and first weights."""
 
+import inspect
 from functools import partial
 
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.nn import functional
 
-from src.errors import UserError
-from src.model.initialization import initialize_layer, set_prior_bias
+from src.config.registry import check_kwargs
+from src.errors import UserError, first_line
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
+# relu: Nair and Hinton, 2010; leaky_relu: Maas et al., 2013; gelu: Hendrycks and Gimpel, 2016, arXiv:1606.08415; silu:
+# Elfwing et al., 2017, arXiv:1702.03118
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU}
+ACTIVATIONS["leaky_relu"] = nn.LeakyReLU
+INITIALIZERS = {
+    "default": None,  # torch's own weights and biases
+    "zero": nn.init.zeros_,
+    "normal": partial(nn.init.normal_, std=0.01),  # Krizhevsky et al., ImageNet Classification, 2012, section 5
+    "xavier_uniform": nn.init.xavier_uniform_,  # Glorot and Bengio, Difficulty of training deep networks, 2010, eq. 16
+    "xavier_normal": nn.init.xavier_normal_,
+    "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),  # He et al., 2015, arXiv:1502.01852, eq. 10
+    "he_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "lecun_normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),  # LeCun et al., Efficient BackProp, 1998
+    "orthogonal": nn.init.orthogonal_,  # Saxe et al., Exact solutions in deep linear networks, 2014, arXiv:1312.6120
 }
 
 
-class Head(nn.Module):
+class MLPHead(nn.Module):
     """Hidden layers with activation and dropout, then the last linear layer.
 
     Args:
-        num_features: D of the features.
-        num_targets: K of the logits.
-        settings: config.Model.
-        prior: (K,) share of positives, or of each class, in training; used with `settings.prior_bias`.
-        is_multiclass: the logits go into a softmax rather than into sigmoids.
-
-    Raises:
-        UserError: hidden layers that start with zeros.
-
-    Reference for relu: Nair and Hinton, 2010; leaky_relu: Maas et al., 2013; gelu: Hendrycks and Gimpel, 2016,
-    arXiv:1606.08415; silu: Elfwing et al., 2017, arXiv:1702.03118; dropout: Srivastava et al., 2014; several masks:
-    Inoue, Multi-Sample Dropout, 2019, arXiv:1905.09788, of which the logits are averaged rather than the losses, as
-    winners of competitions do; the prior: Lin et al., Focal Loss, 2017, arXiv:1708.02002, section 3.3.
+        widths: of the hidden layers; []: one linear layer.
+        activation: a name of ACTIVATIONS; leaky_relu falls by `leaky_slope` below zero.
+        init: a name of INITIALIZERS, for the linear layers.
+        prior_bias: the last bias starts at `prior`, (K,) the share of positives or of each class in training (Lin et
+            al., Focal Loss, 2017, arXiv:1708.02002, section 3.3).
+        dropout_samples: dropout masks at the last layer, whose logits are averaged (Inoue, Multi-Sample Dropout, 2019,
+            arXiv:1905.09788, averages their losses).
     """
 
-    def __init__(self, num_features, num_targets, settings, prior=None, is_multiclass=False):
+    def __init__(
+        self, num_features, num_targets, drop_rate, prior, is_multiclass, widths=(), activation="relu",
+        leaky_slope=0.01, init="default", prior_bias=False, dropout_samples=1,
+    ):  # fmt: skip
         super().__init__()
-        widths, method = settings.head_widths, settings.head_init
-        if method == "zero" and widths:
-            raise UserError(
-                f"model.head_init=zero: hidden layers of zeros never learn (model.head_widths={list(widths)}); "
-                "set model.head_init=he_normal or model.head_widths=[]"
-            )
-        is_leaky = settings.head_activation == "leaky_relu"
-        activation = partial(nn.LeakyReLU, settings.leaky_slope) if is_leaky else ACTIVATIONS[settings.head_activation]
+        key = "model.head_kwargs"
+        if any(type(width) is not int or width < 1 for width in widths):
+            raise UserError(f"{key}.widths={list(widths)}: each must be a whole number, at least 1")
+        if init == "zero" and widths:
+            found, advice = f"{key}.widths={list(widths)}", f"{key}.init=he_normal or {key}.widths=[]"
+            raise UserError(f"{key}.init=zero: hidden layers of zeros never learn ({found}); set {advice}")
+        if dropout_samples > 1 and not drop_rate:
+            found = f"{key}.dropout_samples={dropout_samples}"
+            raise UserError(f"{found}: all masks are alike without dropout; set model.drop_rate")
+        activation = partial(nn.LeakyReLU, leaky_slope) if activation == "leaky_relu" else ACTIVATIONS[activation]
         layers = []
         for width in widths:
-            layers += [nn.Dropout(settings.drop_rate), nn.Linear(num_features, width), activation()]
+            layers += [nn.Dropout(drop_rate), nn.Linear(num_features, width), activation()]
             num_features = width
         self.hidden = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(settings.drop_rate)
+        self.dropout = nn.Dropout(drop_rate)
         self.last = nn.Linear(num_features, num_targets)
-        self.dropout_samples = settings.dropout_samples
+        self.dropout_samples = dropout_samples
         for module in self.modules():
-            initialize_layer(module, method)
-        if settings.prior_bias and prior is not None:
-            set_prior_bias(self.last, prior, is_multiclass)
+            initialize_layer(module, init)
+        if prior_bias and prior is not None:
+            prior = torch.as_tensor(prior, dtype=torch.float32).clamp(1e-4, 1 - 1e-4)  # logits of 0 and 1 are infinite
+            self.last.bias.data.copy_(prior.log() if is_multiclass else prior.logit())
 
     def forward(self, features):
         """Map features (N, D) to logits (N, K)."""
@@ -68,22 +77,83 @@ class Head(nn.Module):
         return torch.stack([self.last(self.dropout(features)) for _ in range(samples)]).mean(dim=0)
 
 
+# name: head(num_features, num_targets, **model.head_kwargs) -> module that maps features (N, D) to logits (N, K);
+# drop_rate, prior and is_multiclass are passed to parameters of these names
+HEADS = {"mlp": MLPHead}
+_MLP = {"activation": (*ACTIVATIONS,), "init": (*INITIALIZERS,), "leaky_slope": (0, 1), "dropout_samples": (1, None)}
+_RANGES = {"mlp": _MLP}
+
+
+def build_head(config, num_features, num_targets, prior=None):
+    """Build the named head; a UserError where it does not take model.head_kwargs or model.drop_rate."""
+    settings, name, build = config.model, config.model.head, HEADS[config.model.head]
+    check_kwargs("model.head_kwargs", build, settings.head_kwargs, name, **_RANGES.get(name, {}))
+    given = {"drop_rate": settings.drop_rate, "prior": prior, "is_multiclass": config.competition.task == "multiclass"}
+    given = {key: value for key, value in given.items() if key in inspect.signature(build).parameters}
+    if settings.drop_rate and "drop_rate" not in given:
+        raise UserError(f"model.drop_rate={settings.drop_rate}: model.head={name} has no dropout; set it to 0")
+    return build(num_features, num_targets, **settings.head_kwargs | given)
+
+
+def initialize_layer(module, method):
+    """Set a Linear or Conv2d layer's weight by a name of INITIALIZERS and its bias to zero; leave other modules."""
+    if INITIALIZERS[method] is not None and isinstance(module, (nn.Linear, nn.Conv2d)):
+        INITIALIZERS[method](module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class GeM(nn.Module):
-    """Generalised mean of each feature map: p = 1 is the average, large p comes near the maximum; p is learned.
+    """Generalised mean of each map; its power p, 1: average, is learned (Radenovic, 2018, arXiv:1711.02512, eq. 3)."""
 
-    Reference: Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, 2018, arXiv:1711.02512,
-        eq. 3.
-    """
-
-    def __init__(self, p=3.0, eps=1e-6, channels_last=False, flatten=True):
+    def __init__(self, p=3.0, eps=1e-6):
         super().__init__()
         self.p = nn.Parameter(torch.tensor(float(p)))
-        self.eps, self.channels_last, self.flatten = eps, channels_last, flatten
+        self.eps = eps
 
     def forward(self, features):
-        """Map (N, C, H, W), or (N, H, W, C) when channels_last, to (N, C), or (N, C, 1, 1) unless flatten."""
-        if self.channels_last:
-            features = features.permute(0, 3, 1, 2)
+        """Map (N, C, H, W) to (N, C)."""
         powers = features.float().clamp(min=self.eps).pow(self.p)
-        pooled = functional.adaptive_avg_pool2d(powers, 1).pow(1 / self.p)
-        return pooled.flatten(1) if self.flatten else pooled
+        return functional.adaptive_avg_pool2d(powers, 1).pow(1 / self.p).flatten(1)
+
+
+# name: None, the backbone's own; timm's word; or pooling() -> module that maps (N, C, H, W) to (N, C)
+POOLINGS = {"auto": None, "avg": "avg", "max": "max", "avgmax": "avgmax", "gem": GeM}
+
+
+class NewPooling(nn.Module):
+    """A module of POOLINGS in the place of timm's, with the shapes of that one."""
+
+    def __init__(self, pooling, replaced):
+        super().__init__()
+        self.pooling = pooling
+        self.is_nhwc = getattr(replaced.pool, "dim", None) == (1, 2)
+        self.flattens = not isinstance(replaced.flatten, nn.Identity) or bool(getattr(replaced.pool, "flatten", False))
+
+    def forward(self, features):
+        """Map (N, C, H, W) or (N, H, W, C) to (N, C) or (N, C, 1, 1)."""
+        pooled = self.pooling(features.permute(0, 3, 1, 2) if self.is_nhwc else features)
+        return pooled if self.flattens else pooled[:, :, None, None]
+
+
+def set_pooling(backbone, config):
+    """Give a backbone, once its weights are loaded, the named pooling; a UserError where it does not take it.
+
+    Asked for at creation, another pooling gives a ViT a new norm instead of its pretrained one.
+    """
+    pooling, where = POOLINGS[config.model.pool], f"model.pool={config.model.pool}"
+    if isinstance(pooling, str):
+        try:
+            backbone.reset_classifier(0, pooling)
+        except (AssertionError, AttributeError, TypeError) as error:
+            reason = f"{config.model.backbone} does not take it ({first_line(error)})"
+            raise UserError(f"{where}: {reason}; set model.pool=auto") from None
+    elif pooling is not None:
+        places = [(place, one) for place, one in backbone.named_modules() if isinstance(one, SelectAdaptivePool2d)]
+        for place, replaced in places:
+            backbone.set_submodule(place, NewPooling(pooling(), replaced))
+        if not places:
+            advice = "avg" if hasattr(backbone, "reset_classifier") else "auto"
+            raise UserError(f"{where}: {config.model.backbone} has no feature map to pool; set model.pool={advice}")
+        if config.keeps_features and list(pooling().parameters()):
+            raise UserError(f"{where}: learns inside the backbone, whose features are kept; set train.views=0")

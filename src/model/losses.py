@@ -1,129 +1,75 @@
 """Logits and targets -> one number to minimise; logits -> probabilities. Always in float32, whatever the logits are.
 
-A soft target counts as its shares of hard ones. Class weights multiply those shares: the mean over the rows of a
-multiclass task is divided by the sum of the weights, the mean over yes/no answers is not, both as torch has it.
+Logits and targets are (N, C). A soft target counts as its shares of hard ones. Class weights (C,) multiply the shares
+of each class, or of each column's positives: the mean over the rows of a multiclass task is divided by the sum of the
+weights, the mean over binary targets is not, both as torch has it.
 """
 
-from functools import partial
+import inspect
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from src.config.registry import check_kwargs
+from src.errors import UserError
 
-def bce_loss(logits, targets, weights=None):
-    """Binary cross-entropy of each answer, averaged; targets (N, C) in [0, 1], soft or hard.
 
-    Args:
-        logits: (N, C), raw scores.
-        targets: (N, C).
-        weights: (C,), factor of each column's positive share, torch's pos_weight; None: 1.
-    """
+def bce_loss(logits, targets, weights):
+    """Binary cross-entropy of each target, averaged."""
     return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
 
 
-def cross_entropy_loss(logits, targets, weights=None):
-    """Cross-entropy of the softmax against target distributions (N, C), averaged over rows.
-
-    Args:
-        logits: (N, C), raw scores.
-        targets: (N, C), rows that sum to one.
-        weights: (C,), factor of each class's share; the sum is divided by the sum of the weighted shares, so that
-            one-hot rows give what torch gives for class numbers. Each batch is a mean of its own, so that several small
-            ones (accumulated, or on several devices) are not quite one large one. None: 1.
-    """
+def cross_entropy_loss(logits, targets, weights):
+    """Cross-entropy of the softmax, averaged over rows; with weights each batch is a mean of its own."""
     total = len(targets) if weights is None else (targets * weights).sum()
     return functional.cross_entropy(logits, targets, weight=weights, reduction="sum") / total
 
 
-def mse_loss(logits, targets, is_multiclass=False, weights=None):
-    """Squared error of the probabilities, averaged over all entries; targets (N, C), soft or hard.
-
-    Reference: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2; there summed over the
-    classes, here averaged.
-    """
-    errors = (_probs(logits, is_multiclass) - targets).square()
-    return _error_mean(errors, targets, is_multiclass, weights)
+def mse_loss(logits, targets, weights, is_multiclass):
+    """Squared error of the probabilities, averaged over all entries."""
+    return _error_mean((_probs(logits, is_multiclass) - targets).square(), targets, weights, is_multiclass)
 
 
-def huber_loss(logits, targets, delta=0.5, is_multiclass=False, weights=None):
-    """Half the squared error of the probabilities, but linear above `delta`; averaged over all entries.
-
-    Reference: Huber, Robust Estimation of a Location Parameter, 1964.
-    """
+def huber_loss(logits, targets, weights, is_multiclass, delta=0.5):
+    """Half the squared error of the probabilities, but linear above `delta`; averaged over all entries."""
     errors = functional.huber_loss(_probs(logits, is_multiclass), targets, delta=delta, reduction="none")
-    return _error_mean(errors, targets, is_multiclass, weights)
+    return _error_mean(errors, targets, weights, is_multiclass)
 
 
-def hinge_loss(logits, targets, margin=1.0, is_multiclass=False, weights=None):
-    """What the logit of the right side lacks to lead by `margin`; targets (N, C) are hard.
-
-    A yes/no answer's logit leads zero; a class's logit leads each other class's, and the lacks are summed over the
-    others and divided by C.
-
-    Reference: Weston and Watkins, Support Vector Machines for Multi-Class Pattern Recognition, 1999. (Crammer and
-    Singer, 2001, take the largest lack instead of the sum.)
-    """
+def hinge_loss(logits, targets, weights, is_multiclass, margin=1.0):
+    """What the logit of the right side lacks to lead zero, or each other class's, by `margin`; targets are hard."""
     if is_multiclass:
         lacks = functional.multi_margin_loss(logits, targets.argmax(dim=1), margin=margin, reduction="none")
-        return _class_mean(lacks[:, None], targets, weights)
-    return _answer_mean((margin - logits).clamp(min=0), (margin + logits).clamp(min=0), targets, weights)
+        return _weighted_mean(lacks[:, None], None, targets, weights)
+    return _weighted_mean((margin - logits).clamp(min=0), (margin + logits).clamp(min=0), targets, weights)
 
 
-def focal_loss(logits, targets, gamma=2.0, is_multiclass=False, weights=None):
-    """Cross-entropy that fades out the examples the model already gets right.
-
-    Args:
-        logits: (N, C), raw scores.
-        targets: (N, C) in [0, 1]; soft after Mixup, where both sides of the target count in their shares.
-        gamma: focus, >= 0; 0 gives plain cross-entropy.
-        is_multiclass: softmax over the columns instead of a sigmoid for each.
-        weights: (C,), factor of each class's share, or of each column's positive share; None: 1.
-
-    Reference: Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 4.
-    """
+def focal_loss(logits, targets, weights, is_multiclass, gamma=2.0):
+    """Cross-entropy that fades out what the model already gets right; gamma=0 is plain cross-entropy."""
     if is_multiclass:
         log_probs = functional.log_softmax(logits, dim=1)
         missing = (1 - log_probs.exp()).clamp(min=1e-7)  # at 0 a gamma below 1 has an infinite gradient
-        return _class_mean(-missing.pow(gamma) * log_probs, targets, weights)
-    positive, negative = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-    return _answer_mean(-(gamma * negative).exp() * positive, -(gamma * positive).exp() * negative, targets, weights)
+        return _weighted_mean(-missing.pow(gamma) * log_probs, None, targets, weights)
+    log_yes, log_no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    return _weighted_mean(-(gamma * log_no).exp() * log_yes, -(gamma * log_yes).exp() * log_no, targets, weights)
 
 
-def asymmetric_loss(logits, targets, positive_gamma=0.0, negative_gamma=4.0, negative_margin=0.05, weights=None):
-    """Focal loss with a focus for each side, that forgets the negatives the model is sure of.
-
-    Args:
-        logits: (N, C), raw scores of yes/no answers.
-        targets: (N, C) in [0, 1]; both sides of a soft target count in their shares.
-        positive_gamma: focus on positives, >= 0.
-        negative_gamma: focus on negatives, >= 0; with both 0 and no margin this is binary cross-entropy.
-        negative_margin: taken off the probability of a negative, in [0, 1); below it a negative costs nothing.
-        weights: (C,), factor of each column's positive share; None: 1.
-
-    Reference: Ridnik et al., Asymmetric Loss For Multi-Label Classification, 2021, arXiv:2009.14119, eq. 4-7.
-    """
+def asymmetric_loss(logits, targets, weights, positive_gamma=0.0, negative_gamma=4.0, margin=0.05):
+    """Focal loss with a gamma for each side, that forgets negatives of a probability below `margin`."""
     log_yes, log_no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     positive = -(positive_gamma * log_no).exp() * log_yes
     # log(1 - max(p - margin, 0)) as log(min(1 - p + margin, 1)): finite where p rounds to 1
-    log_shifted = torch.logaddexp(log_no, logits.new_full((), negative_margin).log()).clamp(max=0)
+    log_shifted = torch.logaddexp(log_no, logits.new_full((), margin).log()).clamp(max=0)
     shifted = (-torch.expm1(log_shifted)).clamp(min=1e-7)  # as in focal_loss; some torch's clamp(max=0) lets 0 through
-    return _answer_mean(positive, -shifted.pow(negative_gamma) * log_shifted, targets, weights)
+    return _weighted_mean(positive, -shifted.pow(negative_gamma) * log_shifted, targets, weights)
 
 
-def auc_loss(logits, targets, margin=1.0, is_multiclass=False):
+def auc_loss(logits, targets, is_multiclass, margin=1.0):
     """Squared lack of each positive to lead each negative of the batch by `margin`: a smooth stand-in for 1 - AUC.
 
     Averaged over a column's pairs, then over the columns that have both sides in the batch; without any it is zero.
-
-    Args:
-        logits: (N, C), raw scores; of multiclass, a class is scored by the log-odds of its probability.
-        targets: (N, C), hard.
-        margin: lead that is asked for, >= 0.
-        is_multiclass: each class against the rest, by log-odds.
-
-    Reference: Gao and Zhou, On the Consistency of AUC Pairwise Optimization, 2015, arXiv:1208.0645, the q-norm hinge
-    loss with q = 2.
+    Targets are hard; a class is scored by the log-odds of its probability.
     """
     scores = _log_odds(logits) if is_multiclass else logits
     positive = (targets > 0.5).float()
@@ -134,28 +80,88 @@ def auc_loss(logits, targets, margin=1.0, is_multiclass=False):
     return columns.sum() / (num_pairs > 0).sum().clamp(min=1)
 
 
+# name: loss(logits, targets, **loss.kwargs) -> scalar; parameters named weights and is_multiclass are given too
 LOSSES = {
     "bce": bce_loss,
     "cross_entropy": cross_entropy_loss,
-    "mse": mse_loss,
-    "huber": huber_loss,
-    "hinge": hinge_loss,
-    "focal": focal_loss,
-    "asymmetric": asymmetric_loss,
-    "auc": auc_loss,
+    "mse": mse_loss,  # Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2; here averaged
+    "huber": huber_loss,  # Huber, Robust Estimation of a Location Parameter, 1964
+    "hinge": hinge_loss,  # Weston and Watkins, Support Vector Machines for Multi-Class Pattern Recognition, 1999
+    "focal": focal_loss,  # Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 4
+    "asymmetric": asymmetric_loss,  # Ridnik et al., Asymmetric Loss, 2021, arXiv:2009.14119, eq. 4-7
+    "auc": auc_loss,  # Gao and Zhou, On the Consistency of AUC Pairwise Optimization, 2015, arXiv:1208.0645, q = 2
 }
+HARD_LOSSES = ("hinge", "auc")  # they compare yes with no, and cannot read a target in between
+_RANGES = {"huber": {"delta": (0.001, None)}, "focal": {"gamma": (0, None)}}
+_RANGES |= {"hinge": {"margin": (0, None)}, "auc": {"margin": (0, None)}}
+_RANGES["asymmetric"] = {"positive_gamma": (0, None), "negative_gamma": (0, None), "margin": (0, 0.99)}
+
+
+def check_loss(config):
+    """Raise UserError for a loss that does not fit its kwargs, the task, soft targets, weights or the schedule."""
+    settings, task, schedule, train = config.loss, config.competition.task, config.schedule, config.train
+    name, where = settings.name_for(task), f"loss.name={settings.name}"
+    check_kwargs("loss.kwargs", LOSSES[name], settings.kwargs, name, **_RANGES.get(name, {}))
+    if name in ("bce", "asymmetric") and task == "multiclass":
+        raise UserError(f"{where}: a multiclass task has one class a row; set loss.name=cross_entropy")
+    if name == "cross_entropy" and task != "multiclass":
+        raise UserError(f"{where}: a {task} task has yes/no targets; set loss.name=bce")
+    for key, value in (("mix.prob", config.mix.prob), ("loss.label_smoothing", settings.label_smoothing)):
+        if name in HARD_LOSSES and value > 0:
+            raise UserError(f"{where}: cannot read the soft targets of {key}={value}; set {key}=0")
+    if (settings.balance or settings.class_weights) and "weights" not in inspect.signature(LOSSES[name]).parameters:
+        reason = "compares pairs, which weights do not change" if name == "auc" else "takes no weights"
+        raise UserError(f"{where}: {reason}; leave out loss.balance and weights")
+    plateau_on = schedule.kwargs.get("on", "loss") if schedule.name == "plateau" else None
+    stop_on = train.early_stopping_kwargs.get("on") if train.early_stopping_epochs is not None else None
+    for key, value in (("schedule.kwargs.on", plateau_on), ("train.early_stopping_kwargs.on", stop_on)):
+        if name == "auc" and value == "loss":
+            raise UserError(f"{key}=loss: is the log loss, which loss.name=auc does not lower; set {key}=score")
+
+
+def build_loss(config, class_weights=None):
+    """Check the loss and return (logits, targets) -> scalar; class_weights: (C,), of `resolve_class_weights`."""
+    check_loss(config)
+    settings, task = config.loss, config.competition.task
+    function, weights = LOSSES[settings.name_for(task)], None
+    taken = inspect.signature(function).parameters
+    if class_weights is not None:
+        assert "weights" in taken, f"{settings.name} takes no class weights"
+        weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    given = {"weights": weights, "is_multiclass": task == "multiclass"}
+    given = settings.kwargs | {key: value for key, value in given.items() if key in taken}
+
+    def loss(logits, targets):
+        if weights is not None:
+            given["weights"] = given["weights"].to(logits.device)  # a copy in the first step only
+        # label smoothing: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7
+        alternatives = targets.shape[1] if task == "multiclass" else 2
+        targets = targets.float() * (1 - settings.label_smoothing) + settings.label_smoothing / alternatives
+        return function(logits.float(), targets, **given)
+
+    return loss
+
+
+def resolve_class_weights(settings, targets, task):
+    """Return float32 (C,): loss.class_weights, or with loss.balance from the training targets (N, C), numpy; or None.
+
+    Balanced: N / (C * rows of a class), scikit-learn's, or a column's negatives / positives; 1 where one of them is 0.
+    """
+    weights, needed = settings.class_weights, targets.shape[1]
+    if weights and len(weights) != needed:
+        advice = f"give one for each {'class' if task == 'multiclass' else 'target'}"
+        raise UserError(f"loss.class_weights={weights}: {len(weights)} given, {needed} needed; {advice}")
+    if weights:
+        return np.array(weights, dtype=np.float32)
+    if not settings.balance:
+        return None
+    counts = targets.sum(axis=0, dtype=np.float64)
+    wanted = np.full_like(counts, len(targets) / len(counts)) if task == "multiclass" else len(targets) - counts
+    return np.divide(wanted, counts, out=np.ones_like(counts), where=(wanted > 0) & (counts > 0)).astype(np.float32)
 
 
 def consistency_loss(logits_of_views, task):
-    """Jensen-Shannon divergence of what the views of an image are said to show; in nats, zero where all agree.
-
-    Args:
-        logits_of_views: (V, N, C), raw scores of V views of the same N images.
-        task: multiclass compares the softmax of each row, averaged over rows; binary and multilabel compare each
-            yes/no answer, averaged over all.
-
-    Reference: Hendrycks et al., AugMix, 2020, arXiv:1912.02781, section 3, eq. 1-2.
-    """
+    """Jensen-Shannon divergence of V views, (V, N, C), in nats (Hendrycks et al., 2020, arXiv:1912.02781, eq. 1)."""
     logits = logits_of_views.float()
     if task == "multiclass":
         log_probs = functional.log_softmax(logits, dim=2)
@@ -166,56 +172,8 @@ def consistency_loss(logits_of_views, task):
     return divergence.clamp(min=0)  # equal views may round to just below
 
 
-def smooth_targets(targets, smoothing, task):
-    """Move a share of each target to the alternatives, evenly: 2 for a yes/no answer, C for classes.
-
-    Reference: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7.
-    """
-    alternatives = targets.shape[1] if task == "multiclass" else 2
-    return targets * (1 - smoothing) + smoothing / alternatives
-
-
-def build_loss(settings, task, class_weights=None):
-    """Return (logits (N, C), targets (N, C)) -> scalar for the settings (config.Loss) and the task.
-
-    Args:
-        settings: config.Loss.
-        task: binary, multilabel or multiclass.
-        class_weights: (C,) from class_weights.resolve_class_weights; None: no weights. auc takes none.
-    """
-    is_multiclass = task == "multiclass"
-    name = settings.name_for(task)
-    options = {
-        "bce": {},
-        "cross_entropy": {},
-        "mse": {"is_multiclass": is_multiclass},
-        "huber": {"is_multiclass": is_multiclass, "delta": settings.huber_delta},
-        "hinge": {"is_multiclass": is_multiclass, "margin": settings.margin},
-        "focal": {"is_multiclass": is_multiclass, "gamma": settings.focal_gamma},
-        "asymmetric": {
-            "positive_gamma": settings.positive_gamma,
-            "negative_gamma": settings.negative_gamma,
-            "negative_margin": settings.negative_margin,
-        },
-        "auc": {"is_multiclass": is_multiclass, "margin": settings.margin},
-    }
-    function = partial(LOSSES[name], **options[name])
-    weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
-    assert weights is None or name != "auc", "auc takes no class weights"
-
-    def loss(logits, targets):
-        nonlocal weights
-        targets = smooth_targets(targets.float(), settings.label_smoothing, task)
-        if weights is None:
-            return function(logits.float(), targets)
-        weights = weights.to(logits.device)  # a copy in the first step only
-        return function(logits.float(), targets, weights=weights)
-
-    return loss
-
-
 def probabilities(logits, task):
-    """Return softmax over the classes for multiclass, else a sigmoid for each answer; float32, same shape."""
+    """Return softmax over the classes for multiclass, else a sigmoid for each target; float32, same shape."""
     return _probs(logits.float(), task == "multiclass")
 
 
@@ -232,21 +190,16 @@ def _log_odds(logits):
     return log_probs - log_others.scatter(1, top, log_others_of_top)
 
 
-def _error_mean(errors, targets, is_multiclass, weights):
+def _error_mean(errors, targets, weights, is_multiclass):
     """Mean of the errors (N, C) of probabilities; a soft target weighs the whole of its row or entry."""
     if is_multiclass:
-        return _class_mean(errors.mean(dim=1, keepdim=True), targets, weights)
-    return _answer_mean(errors, errors, targets, weights)
+        return _weighted_mean(errors.mean(dim=1, keepdim=True), None, targets, weights)
+    return _weighted_mean(errors, errors, targets, weights)
 
 
-def _class_mean(losses, targets, weights):
-    """Mean over rows of the loss of each class, (N, C) or (N, 1), by the classes' shares and weights."""
+def _weighted_mean(positive, negative, targets, weights):
+    """Mean over entries of both sides' losses (N, C), or, if `negative` is None, over rows of the classes' losses."""
     shares = targets if weights is None else targets * weights
-    total = len(targets) if weights is None else shares.sum()
-    return (shares * losses).sum() / total
-
-
-def _answer_mean(positive, negative, targets, weights):
-    """Mean over entries of the loss of each side, (N, C), by the sides' shares and the positives' weights."""
-    shares = targets if weights is None else targets * weights
+    if negative is None:
+        return (shares * positive).sum() / (len(targets) if weights is None else shares.sum())
     return (shares * positive + (1 - targets) * negative).mean()

@@ -1,13 +1,12 @@
 """What is frozen does not move, and what is opened does."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from src.config.settings import Model
-from src.errors import UserError
 from src.model.freezing import describe_parameters, list_stages, open_stages
-from src.model.network import build_network
+from tests.model import building
 
 STAGES = {  # of resnet10t, by hand: modules whose parameters each stage holds
     "conv1": ("backbone.conv1.", "backbone.bn1."),
@@ -20,9 +19,7 @@ STAGES = {  # of resnet10t, by hand: modules whose parameters each stage holds
 
 
 def build(backbone="resnet10t", **given):
-    torch.manual_seed(0)
-    settings = Model(backbone=backbone, **{"pretrained": False, "freeze_batchnorm": False, **given})
-    return build_network(settings, 2, 3, (32, 32))
+    return building.build(backbone, image_size=(32, 32), **{"freeze_batchnorm": False, **given})
 
 
 def learning(network):
@@ -38,7 +35,7 @@ def of_last(network, count):
 def take_step(network):
     network.train()
     optimizer = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=0.5)
-    network(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    network(image=torch.randn(4, 3, 32, 32)).square().mean().backward()
     optimizer.step()
 
 
@@ -59,12 +56,22 @@ def test_stages_are_the_hand_listed_ones():
 
 
 @pytest.mark.parametrize(
-    "backbone", ["mobilenetv2_100", "convnext_atto", "test_vit", "test_nfnet", "poolformer_s12", "resnet10t"]
+    "backbone",
+    ["mobilenetv2_100", "convnext_atto", "test_vit", "test_nfnet", "poolformer_s12", "resnet10t", "simple_cnn"],
 )
 def test_every_parameter_is_in_one_stage(backbone):
     network = build(backbone, pool="gem") if backbone == "resnet10t" else build(backbone)
     listed = [name for _, names in list_stages(network) for name in names]
     assert sorted(listed) == sorted(name for name, _ in network.named_parameters())
+
+
+def test_a_backbone_that_timm_does_not_group_has_stages_by_modules():
+    with torch.device("meta"):
+        backbone = timm.create_model("rdnet_small", num_classes=0)
+    network = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(1, 1)})
+    stages = list_stages(network)
+    assert [name for name, _ in stages][:2] == ["stem.0", "dense_stages.0.0"]
+    assert sorted(one for _, names in stages for one in names) == sorted(name for name, _ in network.named_parameters())
 
 
 def test_a_last_norm_is_no_stage_of_its_own():
@@ -162,9 +169,8 @@ def test_batchnorm_rests_by_itself_only_when_pretrained():
 
 
 def test_too_many_stages():
-    with pytest.raises(UserError) as error:
-        build(freeze="6")
-    assert str(error.value) == "model.freeze=6: the backbone has 5 stages; set a smaller number or none"
+    message = "model.freeze=6: the backbone has 5 stages; set a smaller number or none"
+    assert building.refusal(freeze="6", image_size=(32, 32)) == message
 
 
 def test_describe_parameters():

@@ -3,37 +3,33 @@
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from src.config.settings import Loss, checks, settings
-from src.model.losses import (
-    LOSSES,
-    asymmetric_loss,
-    auc_loss,
-    bce_loss,
-    build_loss,
-    consistency_loss,
-    cross_entropy_loss,
-    focal_loss,
-    hinge_loss,
-    huber_loss,
-    mse_loss,
-    probabilities,
-)
+from src.config.settings import Competition, Config, Loss, Mix, Schedule, Train
+from src.errors import UserError
+from src.model import losses as module
+from src.model.losses import HARD_LOSSES, LOSSES, consistency_loss, probabilities, resolve_class_weights
 
 TASKS = ("binary", "multiclass", "multilabel")
-HARD_LOSSES = ("hinge", "auc")
-ONLY_ANSWERS, ONLY_CLASSES = ("bce", "asymmetric"), ("cross_entropy",)
+NAMES = ("bce", "cross_entropy", "mse", "huber", "hinge", "focal", "asymmetric", "auc")  # a fork's may be otherwise
+ONLY_BINARY, ONLY_CLASSES = ("bce", "asymmetric"), ("cross_entropy",)
 NAMES_AND_TASKS = [
     (name, task)
-    for name in LOSSES
+    for name in NAMES
     for task in TASKS
-    if name not in (ONLY_ANSWERS if task == "multiclass" else ONLY_CLASSES)
+    if name not in (ONLY_BINARY if task == "multiclass" else ONLY_CLASSES)
 ]
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0, 7.0])
+
+
+def build_loss(name="auto", task="multilabel", class_weights=None, label_smoothing=0.0, **kwargs):
+    settings = Loss(name=name, kwargs=kwargs, label_smoothing=label_smoothing)
+    return module.build_loss(Config(loss=settings, competition=Competition(task=task)), class_weights)
 
 
 @pytest.fixture
@@ -52,56 +48,51 @@ def hard():
     return functional.one_hot(torch.arange(16) % 4, 4).float()
 
 
-def test_names_are_the_settings():
-    assert {"auto", *LOSSES} == set(settings()["loss.name"].metadata["choices"])
-
-
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_auto_is_torchs_loss_of_the_task(kind, logits, request):
     targets = request.getfixturevalue(kind)
     for task in ("binary", "multilabel"):
         expected = functional.binary_cross_entropy_with_logits(logits, targets)
-        torch.testing.assert_close(build_loss(Loss(), task)(logits, targets), expected)
-    torch.testing.assert_close(
-        build_loss(Loss(), "multiclass")(logits, targets), functional.cross_entropy(logits, targets)
-    )
+        torch.testing.assert_close(build_loss(task=task)(logits, targets), expected)
+    expected = functional.cross_entropy(logits, targets)
+    torch.testing.assert_close(build_loss(task="multiclass")(logits, targets), expected)
 
 
 def test_cross_entropy_of_hard_targets_is_that_of_class_numbers(logits, hard):
     expected = functional.cross_entropy(logits, hard.argmax(dim=1))
-    torch.testing.assert_close(build_loss(Loss(name="cross_entropy"), "multiclass")(logits, hard), expected)
+    torch.testing.assert_close(build_loss("cross_entropy", "multiclass")(logits, hard), expected)
 
 
 def test_label_smoothing(logits, hard):
-    smooth = Loss(label_smoothing=0.2)
     expected = functional.cross_entropy(logits, hard.argmax(dim=1), label_smoothing=0.2)
-    torch.testing.assert_close(build_loss(smooth, "multiclass")(logits, hard), expected)
+    torch.testing.assert_close(build_loss(task="multiclass", label_smoothing=0.2)(logits, hard), expected)
     spread = torch.where(hard == 1, 0.9, 0.1)
     expected = functional.binary_cross_entropy_with_logits(logits, spread)
-    torch.testing.assert_close(build_loss(smooth, "multilabel")(logits, hard), expected)
+    torch.testing.assert_close(build_loss(task="multilabel", label_smoothing=0.2)(logits, hard), expected)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_focal_without_focus_is_plain_cross_entropy(task, logits, soft):
-    plain = build_loss(Loss(), task)(logits, soft)
-    torch.testing.assert_close(build_loss(Loss(name="focal", focal_gamma=0.0), task)(logits, soft), plain)
+    plain = build_loss(task=task)(logits, soft)
+    torch.testing.assert_close(build_loss("focal", task, gamma=0.0)(logits, soft), plain)
 
 
 def test_focal_follows_its_equation(logits, hard):
     probs = torch.sigmoid(logits)
     correct = torch.where(hard == 1, probs, 1 - probs)
-    torch.testing.assert_close(focal_loss(logits, hard, 1.5), -((1 - correct) ** 1.5 * correct.log()).mean())
+    expected = -((1 - correct) ** 1.5 * correct.log()).mean()
+    torch.testing.assert_close(build_loss("focal", gamma=1.5)(logits, hard), expected)
     correct = (torch.softmax(logits, dim=1) * hard).sum(dim=1)
     expected = -((1 - correct) ** 1.5 * correct.log()).mean()
-    torch.testing.assert_close(focal_loss(logits, hard, 1.5, is_multiclass=True), expected)
+    torch.testing.assert_close(build_loss("focal", "multiclass", gamma=1.5)(logits, hard), expected)
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("extreme", [Loss(), *(Loss(name="focal", focal_gamma=gamma) for gamma in (0.0, 0.5, 2.0))])
+@pytest.mark.parametrize(("name", "kwargs"), [("auto", {}), *(("focal", {"gamma": one}) for one in (0.0, 0.5, 2.0))])
 @pytest.mark.parametrize("size", [50.0, 200.0])
-def test_loss_and_gradient_stay_finite(task, extreme, size):
+def test_loss_and_gradient_stay_finite(task, name, kwargs, size):
     logits = torch.tensor([[size, -size], [-size, size]], requires_grad=True)
-    loss = build_loss(extreme, task)(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    loss = build_loss(name, task, **kwargs)(logits, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -110,9 +101,9 @@ def test_loss_and_gradient_stay_finite(task, extreme, size):
 @pytest.mark.parametrize("task", TASKS)
 def test_half_precision_logits_are_computed_in_float32(task, logits, soft):
     half = logits.bfloat16()
-    loss = build_loss(Loss(), task)(half, soft)
+    loss = build_loss(task=task)(half, soft)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, build_loss(Loss(), task)(half.float(), soft))
+    torch.testing.assert_close(loss, build_loss(task=task)(half.float(), soft))
     assert probabilities(half, task).dtype == torch.float32
 
 
@@ -121,16 +112,12 @@ def test_probabilities(logits):
     torch.testing.assert_close(probabilities(logits, "multilabel"), 1 / (1 + (-logits).exp()))
 
 
-def test_the_two_that_need_hard_targets_are_those_that_the_checks_refuse():
-    assert checks._HARD_LOSSES == HARD_LOSSES
-
-
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_mse_is_the_brier_score(kind, logits, request):
     targets = request.getfixturevalue(kind)
-    torch.testing.assert_close(mse_loss(logits, targets), functional.mse_loss(torch.sigmoid(logits), targets))
+    torch.testing.assert_close(build_loss("mse")(logits, targets), functional.mse_loss(torch.sigmoid(logits), targets))
     expected = functional.mse_loss(torch.softmax(logits, dim=1), targets)
-    torch.testing.assert_close(mse_loss(logits, targets, is_multiclass=True), expected)
+    torch.testing.assert_close(build_loss("mse", "multiclass")(logits, targets), expected)
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
@@ -138,22 +125,27 @@ def test_huber_is_torchs_of_the_probabilities(kind, logits, request):
     targets = request.getfixturevalue(kind)
     for delta in (0.1, 0.5):
         expected = functional.huber_loss(torch.sigmoid(logits), targets, delta=delta)
-        torch.testing.assert_close(huber_loss(logits, targets, delta), expected)
+        torch.testing.assert_close(build_loss("huber", delta=delta)(logits, targets), expected)
         expected = functional.huber_loss(torch.softmax(logits, dim=1), targets, delta=delta)
-        torch.testing.assert_close(huber_loss(logits, targets, delta, is_multiclass=True), expected)
+        torch.testing.assert_close(build_loss("huber", "multiclass", delta=delta)(logits, targets), expected)
 
 
 def test_hinge_by_hand():
     logits = torch.tensor([[2.0, 0.5], [-0.5, -3.0]])
     targets = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    torch.testing.assert_close(hinge_loss(logits, targets, 1.0), torch.tensor((0 + 0.5 + 1.5 + 0) / 4))
-    torch.testing.assert_close(hinge_loss(logits, targets, 4.0), torch.tensor((2 + 3.5 + 4.5 + 1) / 4))
+    torch.testing.assert_close(build_loss("hinge", margin=1.0)(logits, targets), torch.tensor((0 + 0.5 + 1.5 + 0) / 4))
+    torch.testing.assert_close(build_loss("hinge", margin=4.0)(logits, targets), torch.tensor((2 + 3.5 + 4.5 + 1) / 4))
 
 
 def test_hinge_of_classes_is_torchs(logits, hard):
     for margin in (0.5, 1.0):
         expected = functional.multi_margin_loss(logits, hard.argmax(dim=1), margin=margin)
-        torch.testing.assert_close(hinge_loss(logits, hard, margin, is_multiclass=True), expected)
+        torch.testing.assert_close(build_loss("hinge", "multiclass", margin=margin)(logits, hard), expected)
+
+
+def asymmetric(positive_gamma, negative_gamma, margin, weights=None):
+    focus = {"positive_gamma": positive_gamma, "negative_gamma": negative_gamma}
+    return build_loss("asymmetric", class_weights=weights, margin=margin, **focus)
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
@@ -163,7 +155,7 @@ def test_asymmetric_follows_its_equations(kind, logits, request):
     probs = torch.sigmoid(logits)
     shifted = (probs - 0.05).clamp(min=0)
     losses = targets * (1 - probs) ** 1.5 * probs.log() + (1 - targets) * shifted**3 * (1 - shifted).log()
-    loss, expected = asymmetric_loss(logits, targets, 1.5, 3.0, 0.05), -losses.mean()
+    loss, expected = asymmetric(1.5, 3.0, 0.05)(logits, targets), -losses.mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(one, logits)[0] for one in (loss, expected)))
 
@@ -171,15 +163,16 @@ def test_asymmetric_follows_its_equations(kind, logits, request):
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_asymmetric_without_its_asymmetry(kind, logits, request):
     targets = request.getfixturevalue(kind)
-    torch.testing.assert_close(asymmetric_loss(logits, targets, 0.0, 0.0, 0.0), bce_loss(logits, targets))
-    torch.testing.assert_close(asymmetric_loss(logits, targets, 2.0, 2.0, 0.0), focal_loss(logits, targets, 2.0))
-    weighted = asymmetric_loss(logits, targets, 0.0, 0.0, 0.0, WEIGHTS)
-    torch.testing.assert_close(weighted, bce_loss(logits, targets, WEIGHTS))
+    torch.testing.assert_close(asymmetric(0.0, 0.0, 0.0)(logits, targets), build_loss("bce")(logits, targets))
+    focal = build_loss("focal", gamma=2.0)(logits, targets)
+    torch.testing.assert_close(asymmetric(2.0, 2.0, 0.0)(logits, targets), focal)
+    weighted = asymmetric(0.0, 0.0, 0.0, WEIGHTS)(logits, targets)
+    torch.testing.assert_close(weighted, build_loss("bce", class_weights=WEIGHTS)(logits, targets))
 
 
 def test_asymmetric_forgets_the_negatives_below_its_margin():
     logits = torch.tensor([[-4.0], [-2.0]], requires_grad=True)  # probabilities 0.018 and 0.119
-    asymmetric_loss(logits, torch.zeros(2, 1), 0.0, 4.0, 0.05).backward()
+    asymmetric(0.0, 4.0, 0.05)(logits, torch.zeros(2, 1)).backward()
     assert logits.grad[0] == 0
     assert logits.grad[1] > 0
 
@@ -187,32 +180,32 @@ def test_asymmetric_forgets_the_negatives_below_its_margin():
 def test_auc_by_hand():
     logits = torch.tensor([[2.0, 1.0], [0.5, 1.0], [1.0, 1.0]])
     targets = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])  # nothing to compare in the second column
-    torch.testing.assert_close(auc_loss(logits, targets, 1.0), torch.tensor((0 + 0.25) / 2))
-    torch.testing.assert_close(auc_loss(logits, targets, 2.0), torch.tensor((0.25 + 2.25) / 2))
+    torch.testing.assert_close(build_loss("auc", margin=1.0)(logits, targets), torch.tensor((0 + 0.25) / 2))
+    torch.testing.assert_close(build_loss("auc", margin=2.0)(logits, targets), torch.tensor((0.25 + 2.25) / 2))
     targets[0, 1] = 0.0
-    torch.testing.assert_close(auc_loss(logits, targets, 1.0), torch.tensor((0.125 + 1.0) / 2))
+    torch.testing.assert_close(build_loss("auc", margin=1.0)(logits, targets), torch.tensor((0.125 + 1.0) / 2))
 
 
 def test_auc_bounds_what_it_stands_for(logits, hard):
     for scores in (logits, hard + logits):
         missed = 1 - roc_auc_score(hard.numpy(), scores.numpy(), average="macro")
-        assert auc_loss(scores, hard).item() >= missed
-    assert auc_loss(3 * hard, hard) == 0
+        assert build_loss("auc")(scores, hard).item() >= missed
+    assert build_loss("auc")(3 * hard, hard) == 0
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_auc_of_classes_compares_log_odds(scale, logits, hard):
     wide = scale * logits.double()
     others = torch.stack([wide[:, [k for k in range(4) if k != one]].logsumexp(dim=1) for one in range(4)], dim=1)
-    expected = auc_loss((wide - others).float(), hard)
-    torch.testing.assert_close(auc_loss(scale * logits, hard, is_multiclass=True), expected)
+    expected = build_loss("auc")((wide - others).float(), hard)
+    torch.testing.assert_close(build_loss("auc", "multiclass")(scale * logits, hard), expected)
 
 
-@pytest.mark.parametrize("is_multiclass", [False, True])
-def test_auc_of_a_batch_with_one_side_is_zero_and_can_go_backward(is_multiclass, logits):
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_auc_of_a_batch_with_one_side_is_zero_and_can_go_backward(task, logits):
     logits = logits.requires_grad_()
     targets = functional.one_hot(torch.zeros(16, dtype=torch.int64), 4).float()
-    loss = auc_loss(logits, targets, is_multiclass=is_multiclass)
+    loss = build_loss("auc", task)(logits, targets)
     loss.backward()
     assert loss == 0
     assert (logits.grad == 0).all()
@@ -227,9 +220,10 @@ def test_every_loss_and_gradient_stays_finite(name, task, dtype):
     some_weights = [None] if name == "auc" else [None, [0.5, 20.0]]
     cases = product(kinds, some_weights, (50.0, 200.0), (0.0, 0.5, 4.0), (0.0, 0.05))
     for targets, weights, size, gamma, margin in cases:
-        chosen = Loss(name=name, focal_gamma=gamma, positive_gamma=gamma, negative_gamma=gamma, negative_margin=margin)
+        every = {"focal": {"gamma": gamma}}
+        every["asymmetric"] = {"positive_gamma": gamma, "negative_gamma": gamma, "margin": margin}
         logits = (size * signs).to(dtype).requires_grad_()
-        loss = build_loss(chosen, task, weights)(logits, targets)
+        loss = build_loss(name, task, weights, **every.get(name, {}))(logits, targets)
         loss.backward()
         assert loss.dtype == torch.float32
         assert torch.isfinite(loss)
@@ -240,24 +234,27 @@ def test_every_loss_and_gradient_stays_finite(name, task, dtype):
 @pytest.mark.parametrize(("name", "task"), NAMES_AND_TASKS)
 def test_every_loss_pushes_to_the_right_side(name, task, hard):
     logits = torch.zeros(16, 4, requires_grad=True)
-    build_loss(Loss(name=name), task)(logits, hard).backward()
+    build_loss(name, task)(logits, hard).backward()
     assert (logits.grad[hard == 1] < 0).all()
     assert (logits.grad[hard == 0] > 0).all()
 
 
 @pytest.mark.parametrize(("name", "task"), NAMES_AND_TASKS)
-def test_settings_reach_the_loss(name, task, logits, hard):
+def test_kwargs_reach_the_loss(name, task, logits, hard):
     keys = {
-        "huber": ["huber_delta"],
+        "huber": ["delta"],
         "hinge": ["margin"],
         "auc": ["margin"],
-        "focal": ["focal_gamma"],
-        "asymmetric": ["positive_gamma", "negative_gamma", "negative_margin"],
+        "focal": ["gamma"],
+        "asymmetric": ["positive_gamma", "negative_gamma", "margin"],
     }
-    default = build_loss(Loss(name=name), task)(logits, hard)
-    for key in ("huber_delta", "margin", "focal_gamma", "positive_gamma", "negative_gamma", "negative_margin"):
-        changed = build_loss(Loss(**{"name": name, key: 0.3}), task)(logits, hard)
-        assert (changed != default) == (key in keys.get(name, []))
+    default = build_loss(name, task)(logits, hard)
+    for key in ("delta", "margin", "gamma", "positive_gamma", "negative_gamma", "weights", "is_multiclass"):
+        if key in keys.get(name, []):
+            assert build_loss(name, task, **{key: 0.3})(logits, hard) != default
+        else:
+            with pytest.raises(UserError, match=f"loss.kwargs: {name} has no {key} "):
+                build_loss(name, task, **{key: 0.3})
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
@@ -265,28 +262,28 @@ def test_weights_of_bce_are_torchs_pos_weight(kind, logits, request):
     targets = request.getfixturevalue(kind)
     expected = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=WEIGHTS)
     for task in ("binary", "multilabel"):
-        torch.testing.assert_close(build_loss(Loss(), task, WEIGHTS)(logits, targets), expected)
-    torch.testing.assert_close(build_loss(Loss(name="focal", focal_gamma=0), task, WEIGHTS)(logits, targets), expected)
+        torch.testing.assert_close(build_loss(task=task, class_weights=WEIGHTS)(logits, targets), expected)
+    torch.testing.assert_close(build_loss("focal", task, WEIGHTS, gamma=0)(logits, targets), expected)
 
 
 def test_weights_of_cross_entropy_are_torchs(logits, hard):
     expected = functional.cross_entropy(logits, hard.argmax(dim=1), weight=WEIGHTS)
     for given in (WEIGHTS, WEIGHTS.double().numpy(), WEIGHTS.tolist()):
-        torch.testing.assert_close(build_loss(Loss(), "multiclass", given)(logits, hard), expected)
-    focal = build_loss(Loss(name="focal", focal_gamma=0), "multiclass", WEIGHTS)
+        torch.testing.assert_close(build_loss(task="multiclass", class_weights=given)(logits, hard), expected)
+    focal = build_loss("focal", "multiclass", WEIGHTS, gamma=0)
     torch.testing.assert_close(focal(logits, hard), expected)
 
 
 def test_weighted_soft_targets_count_as_their_shares_of_hard_ones(logits, soft):
     shares = soft * WEIGHTS
     expected = -(shares * functional.log_softmax(logits, dim=1)).sum() / shares.sum()
-    torch.testing.assert_close(cross_entropy_loss(logits, soft, WEIGHTS), expected)
-    torch.testing.assert_close(focal_loss(logits, soft, 0.0, is_multiclass=True, weights=WEIGHTS), expected)
+    torch.testing.assert_close(build_loss("cross_entropy", "multiclass", WEIGHTS)(logits, soft), expected)
+    torch.testing.assert_close(build_loss("focal", "multiclass", WEIGHTS, gamma=0.0)(logits, soft), expected)
 
 
 @pytest.mark.parametrize("name", ["mse", "huber", "hinge", "focal", "asymmetric"])
 def test_weights_multiply_the_positives_of_each_column(name, logits, hard):
-    plain, weighted = build_loss(Loss(name=name), "multilabel"), build_loss(Loss(name=name), "multilabel", WEIGHTS)
+    plain, weighted = build_loss(name, "multilabel"), build_loss(name, "multilabel", WEIGHTS)
     expected = 0
     for row in range(16):
         for column in range(4):
@@ -298,7 +295,7 @@ def test_weights_multiply_the_positives_of_each_column(name, logits, hard):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "mse", "huber", "hinge", "focal"])
 def test_weights_make_a_weighted_mean_of_a_multiclass_tasks_rows(name, logits, hard):
-    plain, weighted = build_loss(Loss(name=name), "multiclass"), build_loss(Loss(name=name), "multiclass", WEIGHTS)
+    plain, weighted = build_loss(name, "multiclass"), build_loss(name, "multiclass", WEIGHTS)
     rows = torch.stack([plain(logits[row : row + 1], hard[row : row + 1]) for row in range(16)])
     factors = WEIGHTS[hard.argmax(dim=1)]
     torch.testing.assert_close(weighted(logits, hard), (factors * rows).sum() / factors.sum())
@@ -307,7 +304,7 @@ def test_weights_make_a_weighted_mean_of_a_multiclass_tasks_rows(name, logits, h
 @pytest.mark.parametrize(("name", "task"), [pair for pair in NAMES_AND_TASKS if pair[0] != "auc"])
 def test_equal_weights_change_nothing(name, task, logits, hard, soft):
     targets = hard if name in HARD_LOSSES else soft
-    plain, weighted = build_loss(Loss(name=name), task), build_loss(Loss(name=name), task, [1.0] * 4)
+    plain, weighted = build_loss(name, task), build_loss(name, task, [1.0] * 4)
     torch.testing.assert_close(weighted(logits, targets), plain(logits, targets))
 
 
@@ -318,18 +315,18 @@ def test_weights_of_a_soft_error_weigh_the_whole_of_it(name, logits, soft):
         for column in range(4):
             entry = slice(row, row + 1), slice(column, column + 1)
             factor = soft[entry].item() * WEIGHTS[column] + 1 - soft[entry].item()
-            expected += factor * build_loss(Loss(name=name), "multilabel")(logits[entry], soft[entry]) / 64
-    torch.testing.assert_close(build_loss(Loss(name=name), "multilabel", WEIGHTS)(logits, soft), expected)
-    plain = build_loss(Loss(name=name), "multiclass")
+            expected += factor * build_loss(name, "multilabel")(logits[entry], soft[entry]) / 64
+    torch.testing.assert_close(build_loss(name, "multilabel", WEIGHTS)(logits, soft), expected)
+    plain = build_loss(name, "multiclass")
     rows = torch.stack([plain(logits[row : row + 1], soft[row : row + 1]) for row in range(16)])
     factors = (soft * WEIGHTS).sum(dim=1)
     expected = (factors * rows).sum() / factors.sum()
-    torch.testing.assert_close(build_loss(Loss(name=name), "multiclass", WEIGHTS)(logits, soft), expected)
+    torch.testing.assert_close(build_loss(name, "multiclass", WEIGHTS)(logits, soft), expected)
 
 
 def test_weights_of_auc_are_refused():
     with pytest.raises(AssertionError, match="auc takes no class weights"):
-        build_loss(Loss(name="auc"), "binary", [2.0])
+        build_loss("auc", "binary", [2.0])
 
 
 @pytest.fixture
@@ -377,3 +374,120 @@ def test_consistency_draws_the_views_together(task, views):
     before = consistency_loss(views, task)
     before.backward()
     assert consistency_loss(views - views.grad, task) < before
+
+
+def make_config(task="binary", prob=0.0, schedule=None, stop=None, **loss):
+    stopping = {"early_stopping_epochs": 2, "early_stopping_kwargs": {"on": stop}, "select": "best"} if stop else {}
+    schedule = Schedule() if schedule is None else Schedule(name="plateau", kwargs=schedule)
+    competition, train = Competition(task=task), Train(**stopping)
+    return Config(loss=Loss(**loss), mix=Mix(prob=prob), schedule=schedule, train=train, competition=competition)
+
+
+REFUSALS = [
+    ({"name": "bce", "task": "multiclass"},
+     "loss.name=bce: a multiclass task has one class a row; set loss.name=cross_entropy"),
+    ({"name": "asymmetric", "task": "multiclass"},
+     "loss.name=asymmetric: a multiclass task has one class a row; set loss.name=cross_entropy"),
+    ({"name": "cross_entropy"}, "loss.name=cross_entropy: a binary task has yes/no targets; set loss.name=bce"),
+    ({"name": "cross_entropy", "task": "multilabel"},
+     "loss.name=cross_entropy: a multilabel task has yes/no targets; set loss.name=bce"),
+    ({"name": "hinge", "prob": 0.5}, "loss.name=hinge: cannot read the soft targets of mix.prob=0.5; set mix.prob=0"),
+    ({"name": "auc", "label_smoothing": 0.1},
+     "loss.name=auc: cannot read the soft targets of loss.label_smoothing=0.1; set loss.label_smoothing=0"),
+    ({"name": "auc", "balance": True},
+     "loss.name=auc: compares pairs, which weights do not change; leave out loss.balance and weights"),
+    ({"name": "auc", "class_weights": [2.0]},
+     "loss.name=auc: compares pairs, which weights do not change; leave out loss.balance and weights"),
+    ({"name": "auc", "schedule": {"on": "loss"}},
+     "schedule.kwargs.on=loss: is the log loss, which loss.name=auc does not lower; set schedule.kwargs.on=score"),
+    ({"name": "auc", "schedule": {}},
+     "schedule.kwargs.on=loss: is the log loss, which loss.name=auc does not lower; set schedule.kwargs.on=score"),
+    ({"name": "auc", "stop": "loss"},
+     "train.early_stopping_kwargs.on=loss: is the log loss, which loss.name=auc does not lower; "
+     "set train.early_stopping_kwargs.on=score"),
+    ({"name": "focal", "kwargs": {"gama": 2}}, "loss.kwargs: focal has no gama (it has gamma)"),
+    ({"kwargs": {"gamma": 2}}, "loss.kwargs: bce has no gamma (it has none)"),
+    ({"name": "focal", "kwargs": {"gamma": -1.0}}, "loss.kwargs.gamma=-1.0: must be at least 0"),
+    ({"name": "huber", "kwargs": {"delta": 0}}, "loss.kwargs.delta=0: must be at least 0.001"),
+    ({"name": "asymmetric", "kwargs": {"margin": 1}}, "loss.kwargs.margin=1: must be from 0 to 0.99"),
+    ({"name": "asymmetric", "kwargs": {"negative_gamma": -1}}, "loss.kwargs.negative_gamma=-1: must be at least 0"),
+    ({"name": "hinge", "kwargs": {"margin": math.inf}}, "loss.kwargs.margin=inf: must be at least 0"),
+    ({"name": "auc", "kwargs": {"margin": "wide"}}, "loss.kwargs.margin=wide: must be a number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSALS)
+def test_what_does_not_go_with_a_loss(given, message):
+    for refuse in (module.check_loss, module.build_loss):
+        with pytest.raises(UserError) as error:
+            refuse(make_config(**given))
+        assert str(error.value) == message or ("kwargs" in given and str(error.value).startswith(message))
+
+
+def test_what_goes_with_a_loss():
+    for given in (
+        {"prob": 0.5, "label_smoothing": 0.1, "balance": True, "schedule": {"on": "loss"}, "stop": "loss"},
+        {"name": "auc", "schedule": {"on": "score"}, "stop": "score"},
+        {"name": "hinge", "balance": True},
+        *({"name": name, "task": task} for name, task in NAMES_AND_TASKS),
+    ):
+        module.check_loss(make_config(**given))
+
+
+def test_a_loss_of_ones_own(monkeypatch, logits, hard):
+    def plain(logits, targets):
+        return (logits - targets).abs().mean()
+
+    def full(logits, targets, weights, is_multiclass, power=2):
+        return (weights * (logits - targets).abs().pow(power)).mean() + is_multiclass
+
+    monkeypatch.setitem(LOSSES, "plain", plain)
+    monkeypatch.setitem(LOSSES, "full", full)
+    for task in TASKS:
+        torch.testing.assert_close(build_loss("plain", task)(logits, hard), plain(logits, hard))
+        found = build_loss("full", task, WEIGHTS, power=3)(logits, hard)
+        torch.testing.assert_close(found, full(logits, hard, WEIGHTS, task == "multiclass", 3))
+    with pytest.raises(UserError) as error:
+        module.check_loss(make_config(name="plain", balance=True))
+    assert str(error.value) == "loss.name=plain: takes no weights; leave out loss.balance and weights"
+
+
+def test_balanced_weights_are_scikit_learns():
+    numbers = np.array([0, 0, 0, 0, 0, 1, 1, 2, 2, 2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=numbers)
+    weights = resolve_class_weights(Loss(balance=True), np.eye(3, dtype=np.float32)[numbers], "multiclass")
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights.dtype == np.float32
+    weights = resolve_class_weights(Loss(balance=True), np.eye(4)[numbers], "multiclass")
+    np.testing.assert_allclose(weights, [10 / 20, 10 / 8, 10 / 12, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_balanced_weights_of_columns_are_negatives_by_positives(task):
+    balance = Loss(balance=True)
+    targets = np.array([[1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=np.float32)
+    np.testing.assert_allclose(resolve_class_weights(balance, targets[:, :2], task), [4, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(resolve_class_weights(balance, np.zeros((5, 1)), task), [1])
+    np.testing.assert_allclose(resolve_class_weights(balance, targets[:, 2:], task), [1, 4], rtol=1e-6)
+
+
+def test_balanced_weights_make_both_sides_weigh_the_same():
+    targets = torch.tensor([[1.0], [0.0], [0.0], [0.0], [0.0]])
+    logits = torch.zeros(5, 1, requires_grad=True)
+    weights = resolve_class_weights(Loss(balance=True), targets.numpy(), "binary")
+    build_loss(task="binary", class_weights=weights)(logits, targets).backward()
+    torch.testing.assert_close(logits.grad.sum(), torch.tensor(0.0))
+
+
+def test_given_weights_or_none():
+    targets = np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3, 3]]
+    assert resolve_class_weights(Loss(), targets, "multiclass") is None
+    given = resolve_class_weights(Loss(class_weights=[1, 2, 3, 4.5]), targets, "multiclass")
+    np.testing.assert_array_equal(given, np.array([1, 2, 3, 4.5], dtype=np.float32), strict=True)
+
+
+@pytest.mark.parametrize(("task", "what"), [("multiclass", "class"), ("multilabel", "target")])
+def test_as_many_class_weights_as_columns(task, what):
+    with pytest.raises(UserError) as caught:
+        resolve_class_weights(Loss(class_weights=[1, 2.5]), np.eye(4), task)
+    assert str(caught.value) == f"loss.class_weights=[1, 2.5]: 2 given, 4 needed; give one for each {what}"
