@@ -1,1 +1,1 @@
-"""Studies and pictures made with the starter; nothing in src imports them."""
+"""Comparisons with peers, and measurements of speed and memory: python -m benchmarks.NAME. src imports none of it."""

@@ -1,7 +1,7 @@
-"""Head-only training, whose backbone looks at each image once, beside one forward pass and beside a pass per epoch.
+"""Head-only training on features computed once, compared with one forward pass and with a pass per epoch.
 
-The idea to know: all of them run in this process one after the other, through what a user runs (`train_run`), and the
-pass is `engine.predict` over the same files: reading, decoding and the backbone, or the backbone alone.
+All of them run in this process one after the other, training by `train_run`; the forward pass is `engine.predict` over
+the same files (reading, decoding and the backbone), or the backbone alone.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import read_words, save_report, summarize, table_text
+from src.checkpointing.run_folder import RunFolder
 from src.config.load import load_config
 from src.config.settings import REPOSITORY
 from src.errors import UserError, one_line_errors
@@ -22,11 +23,11 @@ USAGE = """usage: python -m benchmarks.head_only [key=value ...]
   backbone=mobilenetv2_100  with a file of this name in SHARED/weights
   image_size=128
   epochs=10
-  repetitions=3             of the pass and of the fast way
-  slow_folds=1              folds of a pass per epoch; its time is scaled to five
+  repetitions=3             of the pass and of training on features
+  slow_folds=1              folds trained by a pass per epoch; the time is scaled to five
   output=outputs/benchmarks/head_only.json
 
-The pictures are SHARED/competitions/pneumonia; SHARED is an environment variable.
+The images are SHARED/competitions/pneumonia; SHARED is an environment variable.
 """
 DEFAULTS = {
     "backbone": "mobilenetv2_100", "image_size": "128", "epochs": "10", "repetitions": "3", "slow_folds": "1",
@@ -49,16 +50,16 @@ def main(words):
 
 
 def measure(asked):
-    """Return what each repetition measured: {"what", "seconds"[, "auc"]} of passes and runs.
+    """Return a row {"what", "seconds"[, "folds", "pooled"]} for each pass and run.
 
     Raises:
-        UserError: pictures or weights are not there.
+        UserError: images or weights are missing.
     """
     shared = Path(os.environ.get("SHARED", REPOSITORY.parent / "shared")).resolve()
     weights = shared / "weights" / f"{asked['backbone']}.safetensors"
     for path in (weights, shared / "competitions" / "pneumonia" / "train.csv"):
         if not path.is_file():
-            raise UserError(f"{path}: not there; set the environment variable SHARED")
+            raise UserError(f"{path}: no such file; set the environment variable SHARED")
     with tempfile.TemporaryDirectory(prefix="head_only_") as folder:
         words = [
             f"competition={write_competition(folder, shared)}", "recipe=head_only", "tracking=none",
@@ -90,32 +91,31 @@ def write_competition(folder, shared):
 
 
 def time_passes(config):
-    """Return the seconds of one pass over all training files, and of the backbone alone on as many pictures."""
+    """Return the seconds of one pass over all training files, and of the backbone alone on as many images."""
     import torch  # here, since it takes seconds and a typo should not
 
     from src.competition.tables import load_train_table
     from src.data.dataset import ImageDataset, build_loader
     from src.data.transforms import build_resize
-    from src.device import autocast
+    from src.device import autocast, resolve_device
     from src.model.network import build_network
     from src.training.engine import predict
-    from src.training.run import settle_execution, start_processes
+    from src.training.precision import choose_execution
 
-    processes = start_processes(config)
-    config = settle_execution(config, processes)
-    table, device = load_train_table(config.competition), processes.device
-    network = build_network(config.model, 1, 3, config.image_size).place(device, config.train.channels_last)
-    data = ImageDataset(table, 3, build_resize(config.image_size), config.image_size, config.seed)
-    loader = build_loader(data, config.eval_batch_size, num_workers=0)
+    device = resolve_device(config.device)
+    config = choose_execution(config, device).apply(config)
+    network = build_network(config, 1).place(device, config.train.channels_last)
+    dataset = ImageDataset(load_train_table(config.competition), 3, build_resize(config.image_size), config.seed)
+    loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
     began = time.perf_counter()
-    predict([network], loader, device, config.precision, torch.sigmoid)
+    predict([network], loader, torch.sigmoid, config.precision)
     whole = time.perf_counter() - began
     pixels = torch.randint(0, 256, (config.eval_batch_size, *config.image_size, 3), dtype=torch.uint8)
     network.eval()
     began = time.perf_counter()
     with torch.inference_mode(), autocast(device, config.precision):
         for _ in range(len(loader)):
-            network(network.normalize(pixels.to(device))).sum().item()
+            network(**network.normalize({"image": pixels.to(device)})).sum().item()
     return [
         {"what": "one pass over the files", "seconds": whole},
         {"what": "the backbone alone", "seconds": time.perf_counter() - began},
@@ -131,12 +131,12 @@ def time_run(what, words):
     with contextlib.redirect_stdout(sys.stderr):
         train_run(config)
     seconds = time.perf_counter() - began
-    scores = load_json(config.run_folder / "scores.json")
+    scores = load_json(RunFolder(config.run_folder).scores)
     return {"what": what, "seconds": seconds, "folds": scores["folds"], "pooled": scores["pooled"]}
 
 
 def report_text(rows, slow_folds):
-    """Return the table of seconds, the ratios with what is wanted of them, and the scores of the same folds."""
+    """Return the table of seconds, the ratios with their targets, and the scores of the same folds."""
     times = {}
     for row in rows:
         times.setdefault(row["what"], []).append(row["seconds"])

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: torch.profiler over an epoch of a few batches, as train.py trains them."""
+"""A profile of the training step: torch.profiler over an epoch of a few batches of train.py."""
 
 import contextlib
 import sys
@@ -12,8 +12,8 @@ from src.files import atomic_path
 
 USAGE = """usage: python -m benchmarks.profile_step [key=value ...]
 
-Takes the words of train.py, for one fold. Profiles the second of two epochs of ten batches, prints which operations
-took how long, and writes a trace for https://ui.perfetto.dev to outputs/benchmarks/trace.json.
+Takes the words of train.py, for one fold. Profiles the second of two epochs of ten batches, prints the slowest
+operations, and writes a trace for https://ui.perfetto.dev to outputs/benchmarks/trace.json.
 """
 _NUM_BATCHES, _NUM_SHOWN = 10, 10
 _DATA = "next batch: read, augment, collate"
@@ -58,7 +58,7 @@ def profile_epoch(config, path):
 
 
 def report_text(profiler, seconds):
-    """Return a table of operations: milliseconds a batch, on the CPU and on the GPU, without what they call."""
+    """Return a table of operations: milliseconds a batch on CPU and GPU, without the operations that they call."""
     rows = [["operation", "ms a batch", "share", "GPU ms a batch", "calls a batch"]]
     events = sorted(profiler.key_averages(), key=lambda one: -max(_milliseconds(one)))
     for event in events[:_NUM_SHOWN]:
@@ -70,7 +70,7 @@ def report_text(profiler, seconds):
 
 
 def _milliseconds(event):
-    """(on the CPU, on the GPU), a batch."""
+    """Return milliseconds a batch (on the CPU, on the GPU)."""
     return event.self_cpu_time_total / 1000 / _NUM_BATCHES, event.self_device_time_total / 1000 / _NUM_BATCHES
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark's report holds: the numbers, the command, and the machine, versions and commit behind them."""
+"""Reports of benchmarks: the numbers, the command, and the machine, versions and commit that they depend on."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ def save_report(path, rows, command, **more):
 
     Args:
         rows: plain containers, the raw numbers.
-        command: what was typed, as words or one string.
+        command: the command line, as words or one string.
         more: further entries: settings, targets, summaries.
     """
     command = command if isinstance(command, str) else shlex.join(command)
@@ -40,7 +40,7 @@ def save_report(path, rows, command, **more):
 
 
 def describe_machine():
-    """Return what a timing depends on besides the code: versions, commit, processor, cores, memory, GPU."""
+    """Return what a timing depends on: commit, versions, processor, cores, memory, GPU."""
     return {
         "commit": describe_commit(),
         "python": platform.python_version(),
@@ -78,7 +78,7 @@ def summarize(values, digits=2):
 
 
 def table_text(rows):
-    """Return rows of cells as lines of columns, the first row being the names; numbers stand as they are given."""
+    """Return rows of cells as aligned columns; the first row holds their names."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
@@ -90,7 +90,7 @@ def read_words(words, defaults, program, whole_numbers=(), lists=()):
 
     Args:
         defaults: {key: str}.
-        program: the module that is run, for errors.
+        program: name of the module, for errors.
         whole_numbers: keys whose value is a whole number, at least 1.
         lists: keys whose value is a list of whole numbers from 0, separated by commas.
 
@@ -139,6 +139,6 @@ def _memory_gb():
 
 
 def _gpu():
-    """Return the first GPU's name; torch is not imported for it."""
+    """Return the first GPU's name, where torch is imported already."""
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

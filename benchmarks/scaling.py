@@ -1,7 +1,7 @@
-"""Seconds and memory from a CSV to a data set that is ready, for a thousand to a million images, and each loader's own.
+"""Seconds and memory from a CSV to its dataset, for a thousand to a million images, and the memory of each worker.
 
-The idea to know: the images are real files, hard links of small JPEGs in 256 folders, so that finding, checking and
-reading them is what it is in a competition; each size is measured in a process of its own.
+The images are real files, hard links of small JPEGs in 256 folders, so that finding, checking and reading them costs
+what it does in a competition; each size is measured in its own process.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from src.errors import UserError, one_line_errors
 USAGE = """usage: python -m benchmarks.scaling [key=value ...]
 
   rows=1000,10000,100000,1000000   images of each measurement; a million take a minute to link and to delete
-  folder=DIR                       where a folder for the images is made and deleted; the system's for temporary files
-  folds=stratified,stratified_group  ways to split that are measured, each alone; empty: none
-  workers=2                        loader processes whose memory is measured
+  folder=DIR                       where a folder of images is made and deleted; the system's for temporary files
+  folds=stratified,stratified_group  splits that are measured, each alone; empty: none
+  workers=2                        loader workers whose memory is measured
   output=outputs/benchmarks/scaling.json
 
-Targets: the table and its data set in 5 s and 300 MB for a million rows; 150 MB for each further loader process.
+Targets: the table and its dataset in 5 s and 300 MB for a million rows; 150 MB for each further worker.
 """
 
 DEFAULTS = {
@@ -57,22 +57,22 @@ def make_competition(folder, num_rows, seed=0):
     }
     folder.mkdir(parents=True)
     pd.DataFrame(columns).to_csv(folder / "train.csv", index=False)
-    picture = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    made, source = set(), None
+    image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    folders, source = set(), None
     for row, one in enumerate(ids):
         if row % LINKS_PER_FILE == 0:
             source = str(folder / f"{row}.jpg")
-            cv2.imwrite(source, picture)
+            cv2.imwrite(source, image)
         place = f"{folder}/train/{one[:2]}"
-        if place not in made:
+        if place not in folders:
             os.makedirs(place)
-            made.add(place)
+            folders.add(place)
         os.link(source, f"{place}/{one}.jpg")
     return _competition(folder)
 
 
 def make_ids(num_rows):
-    """Return distinct ids of ten hexadecimal digits in an order that no folder has, spread evenly over 256 folders."""
+    """Return distinct ids of ten hexadecimal digits, unsorted and spread evenly over 256 folders."""
     numbers = (np.arange(num_rows, dtype=np.uint64) * np.uint64(0x9E3779B97F)) % np.uint64(1 << 40)  # odd: one to one
     return [f"{number:010x}" for number in numbers.tolist()]
 
@@ -85,7 +85,7 @@ def _competition(folder):
 
 
 class Meter:
-    """Measures stages: seconds, of which this process computed, memory that stays and the highest in between."""
+    """Measures stages: seconds, CPU seconds, memory that stays allocated, and the peak."""
 
     def __init__(self):
         import psutil
@@ -108,19 +108,19 @@ class Meter:
         return result
 
     def unique_bytes(self):
-        """Memory that this process shares with no other."""
+        """Memory that only this process uses."""
         return self._process.memory_full_info().uss
 
 
 def add_up(name, first, second):
-    """Return the stage that two stages in a row are: the second's highest memory stands on what the first one keeps."""
+    """Return two stages in a row as one: the second's peak is on top of what the first keeps."""
     sums = {key: round(first[key] + second[key], 4) for key in ("seconds", "cpu_seconds", "kept_mb")}
     peak = max(first["peak_mb"], first["kept_mb"] + second["peak_mb"])
     return {"stage": name, **sums, "peak_mb": round(peak, 4)}
 
 
 def _settle():
-    """Give back what is free, or a stage would be charged with the waste of the one before."""
+    """Return free memory to the system, or a stage would be charged for the one before."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
@@ -128,7 +128,7 @@ def _settle():
 
 
 def _forget_peak():
-    """Let Linux measure the highest memory from now on."""
+    """Reset the peak that Linux measures."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -142,7 +142,7 @@ def _peak_bytes():
 
 
 def measure(folder, methods, num_workers):
-    """Return {"stages": rows, "workers_mb": each loader's own memory} of one competition; in a process of its own."""
+    """Return {"stages": rows, "workers_mb": memory of each worker} of one competition; run in its own process."""
     import torch
 
     from src.competition.folds import check_folds, make_folds
@@ -150,35 +150,36 @@ def measure(folder, methods, num_workers):
     from src.competition.tables import load_train_table, read_table
     from src.data.dataset import ImageDataset, build_loader
     from src.data.transforms import build_resize
+    from src.evaluation.metrics import build_metric
 
     torch.set_num_threads(1)
-    competition, meter = _competition(folder), Meter()
-    read_table(f"{folder}/train.csv").head()  # pandas' own first use is no matter of size
+    competition, meter, metric = _competition(folder), Meter(), build_metric("roc_auc", "binary")
+    read_table(f"{folder}/train.csv").head()  # the first use of pandas does not depend on the size
     table = meter("table: CSV read, images found", lambda: load_train_table(competition))
     resize = build_resize(SIZE)
     folds = np.arange(len(table)) % 5
-    parts = [np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)]
+    sides = [np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)]
 
     def build():
-        data = [ImageDataset(table.take(part), 3, resize, SIZE, 42) for part in parts]
+        data = [ImageDataset(table.take(rows), 3, resize, 42) for rows in sides]
         return [build_loader(data[0], 32, num_workers, shuffle_seed=42), build_loader(data[1], 64, num_workers)]
 
-    train_loader, val_loader = meter("data sets and loaders", build)
+    train_loader, val_loader = meter("datasets and loaders", build)
     meter.rows.append(add_up("both", *meter.rows))
-    meter("an epoch's order, first batch", lambda: next(iter(train_loader._order)))
-    meter("an epoch's order, whole", lambda: sum(len(keys) for keys in train_loader._order))
+    meter("sampler, first batch", lambda: next(iter(train_loader._sampler)))
+    meter("sampler, an epoch", lambda: sum(len(keys) for keys in train_loader._sampler))
     meter("no image is empty", lambda: check_not_empty(table.paths))
     for method in methods:
         rows = table if "group" in method else dataclasses.replace(table, groups=None)
-        folds = meter(f"folds: {method}", lambda rows=rows, method=method: make_folds(rows, method, 5, 42))
-        meter("folds checked", lambda rows=rows, folds=folds: check_folds(rows, folds, "binary"))
+        folds = meter(f"folds: {method}", lambda rows=rows, method=method: make_folds(rows, method, 5, 42, metric))
+        meter("folds checked", lambda rows=rows, folds=folds: check_folds(rows, folds, metric))
     workers = _measure_workers(train_loader)
     val_loader.close()
     return {"stages": meter.rows, "workers_mb": workers, "num_groups": len(np.unique(pd.factorize(table.groups)[0]))}
 
 
 def _measure_workers(loader):
-    """Return the memory, in MB, that each loader process shares with none, in the middle of an epoch."""
+    """Return the memory, in MB, that only each worker uses, in the middle of an epoch."""
     import psutil
 
     batches = loader.batches(0)
@@ -193,7 +194,7 @@ def _measure_workers(loader):
 
 
 def run_sizes(sizes, folder, methods, num_workers):
-    """Measure each size in a process of its own; return the rows of the report."""
+    """Measure each size in its own process; return the rows of the report."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="scaling_", dir=folder or None) as root:
         for size in sizes:
@@ -213,14 +214,14 @@ def run_sizes(sizes, folder, methods, num_workers):
 
 
 def describe(rows):
-    """Return the report's rows as a table for people."""
+    """Return the report's rows as text."""
     lines = [("rows", "stage", "seconds", "cpu s", "kept MB", "peak MB")]
     for row in rows:
         for one in row["stages"]:
             numbers = (f"{one['seconds']:.2f}", f"{one['cpu_seconds']:.2f}", *(f"{one[key]:.0f}" for key in _MEMORY))
             lines.append((f"{row['rows']:,}", one["stage"], *numbers))
         for number, size in enumerate(row["workers_mb"]):
-            lines.append((f"{row['rows']:,}", f"loader process {number + 1}", "", "", f"{size:.0f}", ""))
+            lines.append((f"{row['rows']:,}", f"worker {number + 1}", "", "", f"{size:.0f}", ""))
     return table_text(lines)
 
 

@@ -1,7 +1,7 @@
-"""How long the programs take to answer: help, a mistake, and the first step of training on the embedded competition.
+"""Startup time: help, an error message, and the first training step on the embedded competition.
 
-The idea to know: a program is run as a person runs it, in a fresh process and an empty folder; for the first step a
-child process runs train.py itself and notes the moments at which its own functions are reached.
+A program runs as a user runs it, in a fresh process and an empty folder; for the first step a child process runs
+train.py and records when its functions are reached.
 """
 
 import contextlib
@@ -19,71 +19,71 @@ from src.errors import UserError, one_line_errors
 
 USAGE = """usage: python -m benchmarks.startup [key=value ...]
 
-  repeats=5         of each measurement, in turns; one more before them warms the disk's cache up
+  repeats=5         of each measurement, in turns, after one that warms up the disk cache
   tracking=auto     as for train.py; wandb runs offline
   output=outputs/benchmarks/startup.json
 
-Targets: help and mistakes in .5 s; the first step in 8 s, of which our own code takes less than 1 s.
+Targets: help and error messages in .5 s; the first step in 8 s, of which our own code takes less than 1 s.
 """
 
 DEFAULTS = {"repeats": "5", "tracking": "auto", "output": "outputs/benchmarks/startup.json"}
-TARGETS = {"answer": 0.5, "first step": 8.0, "own code": 1.0}
-ANSWERS = {
+TARGETS = {"message": 0.5, "first step": 8.0, "own code": 1.0}
+MESSAGES = {
     "train.py --help": ("train.py", "--help"),
     "infer.py --help": ("infer.py", "--help"),
     "train.py with an unknown setting": ("train.py", "optimizer.lrr=1"),
     "train.py with a value out of range": ("train.py", "train.epochs=0"),
     "infer.py without a run": ("infer.py", "run=nowhere"),
 }
-# what is told apart from our own code's steady part: {name: (module of training, its function)}
+# what is measured apart from our own code: {name: (module of src.training, its function)}
 TIMED = {
     "wandb started": ("run", "build_tracker"),
-    "demo written": ("rows", "write_demo"),
+    "demo written": ("run_data", "write_demo"),
     "precision timed": ("run", "choose_execution"),
 }
 
 
 class FirstStepDone(BaseException):
-    """Ends the child's training after its first step; no program catches it."""
+    """Ends the child's training after its first step; a BaseException, so that nothing catches it."""
 
 
-def time_answer(words):
+def time_message(words):
     """Return the seconds from the start of a program to its end."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         done = subprocess.run([sys.executable, str(REPOSITORY / words[0]), *words[1:]], cwd=folder, capture_output=True)
         seconds = time.perf_counter() - began
     if done.returncode not in (0, 2) or b"Traceback" in done.stderr:
-        raise UserError(f"{' '.join(words)}: did not answer; {done.stderr.decode().strip()[-300:]}")
+        raise UserError(f"{' '.join(words)}: printed no message; {done.stderr.decode().strip()[-300:]}")
     return seconds
 
 
 def time_first_step(tracking):
-    """Return {part: seconds} of one training up to its first step, in a process and a folder of its own."""
+    """Return {stage: seconds} of one training up to its first step, in its own process and folder."""
     with tempfile.TemporaryDirectory(prefix="startup_") as folder:
         out = Path(folder) / "moments.json"
         environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-m", "benchmarks.startup", "child", str(out), repr(time.time()), tracking]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if not out.is_file():
-            raise UserError(f"train.py: took no step; {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-        return compute_parts(json.loads(out.read_text(encoding="utf-8")))
+            raise UserError(f"train.py: made no step; {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+        return compute_stages(json.loads(out.read_text(encoding="utf-8")))
 
 
-def compute_parts(moments):
-    """Return {part: seconds} from what a child noted.
+def compute_stages(moments):
+    """Return {stage: seconds} from what a child has recorded.
 
     Args:
-        moments: seconds since the start at which python was up, imports began and ended and the first step was done;
-            and the seconds that each of TIMED took.
+        moments: seconds since the start at which python ran, imports began and ended and the first step was done, and
+            the seconds that each of TIMED took.
     """
-    parts = {"python itself": moments["python"], "imports": moments["imported"] - moments["importing"]}
-    parts |= {part: moments[part] for part in TIMED}
-    return parts | {"own code": moments["first step"] - sum(parts.values()), "first step": moments["first step"]}
+    stages = {"python itself": moments["python"], "imports": moments["imported"] - moments["importing"]}
+    stages |= {stage: moments[stage] for stage in TIMED}
+    return stages | {"own code": moments["first step"] - sum(stages.values()), "first step": moments["first step"]}
 
 
 def run_child(out, began, tracking):
-    """Run train.py and write the moments; runs in a process of its own."""
+    """Run train.py and write the moments; run in its own process."""
     moments = {"python": time.time() - began} | dict.fromkeys(TIMED, 0.0)
     moments["importing"] = time.time() - began
     import train
@@ -91,7 +91,7 @@ def run_child(out, began, tracking):
 
     import_early(tracking)  # as train.py does, before torch
     import src.training.fold as fold
-    import src.training.run  # noqa: F401  and with it all that a run needs
+    import src.training.run  # noqa: F401  with all that a run needs
 
     moments["imported"] = time.time() - began
 
@@ -106,8 +106,8 @@ def run_child(out, began, tracking):
 
     train_one_epoch = fold.train_one_epoch
 
-    def train_one_step(model, loader, epoch, loss_function, optimizer, *words, **named):
-        step = optimizer.step
+    def train_one_step(learner, *words, **named):
+        step = learner.optimizer.step
 
         def step_once(*given, **more):
             step(*given, **more)
@@ -115,8 +115,8 @@ def run_child(out, began, tracking):
             Path(out).write_text(json.dumps(moments), encoding="utf-8")
             raise FirstStepDone
 
-        optimizer.step = step_once
-        return train_one_epoch(model, loader, epoch, loss_function, optimizer, *words, **named)
+        learner.optimizer.step = step_once
+        return train_one_epoch(learner, *words, **named)
 
     fold.train_one_epoch = train_one_step
     for name, (module, function) in TIMED.items():
@@ -127,31 +127,30 @@ def run_child(out, began, tracking):
 
 
 def run_benchmark(repeats, tracking):
-    """Return the report's rows: {"what", "seconds": [...]}, one for each answer and each part of the first step."""
-    answers, parts = {name: [] for name in ANSWERS}, {}
+    """Return the report's rows {"what", "kind", "seconds": [...]}: of each message and each stage of the first step."""
+    messages, stages = {name: [] for name in MESSAGES}, {}
     for repeat in range(repeats + 1):
-        found = {name: time_answer(words) for name, words in ANSWERS.items()}
+        found = {name: time_message(words) for name, words in MESSAGES.items()}
         steps = time_first_step(tracking)
         if repeat == 0:
             continue
         for name, seconds in found.items():
-            answers[name].append(seconds)
+            messages[name].append(seconds)
         for name, seconds in steps.items():
-            parts.setdefault(name, []).append(seconds)
+            stages.setdefault(name, []).append(seconds)
     return [
-        *({"what": name, "kind": "answer", "seconds": seconds} for name, seconds in answers.items()),
-        *({"what": name, "kind": "training", "seconds": seconds} for name, seconds in parts.items()),
+        *({"what": name, "kind": "message", "seconds": seconds} for name, seconds in messages.items()),
+        *({"what": name, "kind": "training", "seconds": seconds} for name, seconds in stages.items()),
     ]
 
 
 def describe(rows):
-    """Return the report's rows as a table for people."""
+    """Return the report's rows as text."""
     lines = [("what", "median (min..max), s", "target")]
     for row in rows:
-        target = TARGETS["answer"] if row["kind"] == "answer" else TARGETS.get(row["what"])
-        verdict = (
-            "" if target is None else f"{target} {'met' if spread(row['seconds'])['median'] < target else 'MISSED'}"
-        )
+        target = TARGETS["message"] if row["kind"] == "message" else TARGETS.get(row["what"])
+        is_met = target is not None and spread(row["seconds"])["median"] < target
+        verdict = "" if target is None else f"{target} {'met' if is_met else 'MISSED'}"
         indent = "  " if row["kind"] == "training" and row["what"] != "first step" else ""
         lines.append((indent + row["what"], summarize(row["seconds"]), verdict))
     return table_text(lines)

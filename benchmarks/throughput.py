@@ -1,8 +1,8 @@
-"""How fast this project trains, beside its peers and the limit: the same work, run in turns, each in a fresh process.
+"""Training throughput of this project, its peers and the limit: the same work in turns, each in a fresh process.
 
-The idea to know: repetition k runs every system of a case once, each time beginning with another one, so that a ratio
-compares neighbours in time; the table tells the ratios' median and spread. Peers are tried first with several numbers
-of loader processes, and get the fastest.
+Repetition k runs every system of a case once, each time beginning with another one, so that a ratio compares
+neighbours in time; the table holds the ratios' median and spread. Peers are tried first with several numbers of loader
+workers, and get the fastest.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ USAGE = """usage: python -m benchmarks.throughput [key=value ...]
   device=auto        cuda or cpu
   output=FILE.json   outputs/benchmarks/throughput.json if left out
 
-The peers: pip install -r benchmarks/requirements.txt; one that is not installed is left out. Pictures and weights of
-pneumonia lie in the folder that the environment variable SHARED names.
+The peers: pip install -r benchmarks/requirements.txt; one that is not installed is left out. Images and weights of
+pneumonia are in the folder that the environment variable SHARED names.
 """
-PEERS = ("lightning", "fastai", "torchvision_loader")  # they get the num_workers that are fastest for them
-TRIAL = -1  # the repetition of runs that only choose
+PEERS = ("lightning", "fastai", "torchvision_loader")  # each gets its fastest num_workers
+TRIAL = -1  # the repetition of runs that only choose num_workers
 _PACKAGES = ("lightning", "fastai", "torchvision", "torchmetrics", "pillow")
 _OPTIONS = ("num_workers", "channels_last", "precision")
 
@@ -128,10 +128,10 @@ def choose_systems(case, asked):
 
 
 def run_case(name, words):
-    """Run every system of a case in turns; yield each run as it ends, those that only chose num_workers first.
+    """Run every system of a case in turns; yield each run as it ends, trials of num_workers first.
 
     Raises:
-        UserError: the pictures or weights are not there.
+        UserError: the images or weights are missing.
     """
     case, execution = CASES[name], {}
     labels = choose_systems(case, words.systems)
@@ -157,7 +157,7 @@ def run_case(name, words):
 
 
 def try_workers(label, task):
-    """Yield a run of one epoch for each number of loader processes that a peer's user would try on this machine."""
+    """Yield a run of one epoch for each number of loader workers that a peer's user would try on this machine."""
     cores = joblib.cpu_count()
     for num_workers in sorted({0, 1, cores // 2, cores}):
         own = task | {"seed": 41, "epochs": 1, "num_workers": num_workers}
@@ -165,7 +165,7 @@ def try_workers(label, task):
 
 
 def fastest_workers(trials):
-    """Return the num_workers of the trial that took least; None where all failed."""
+    """Return the num_workers of the fastest trial; None where all failed."""
     done = [trial for trial in trials if "error" not in trial]
     return min(done, key=lambda trial: trial["seconds"])["task"]["num_workers"] if done else None
 
@@ -198,19 +198,19 @@ def run_system(system, task):
 
 
 def _cpu_seconds():
-    """Of all processes that this one has waited for, imports included: on a busy machine steadier than the clock."""
+    """Return the CPU seconds of all finished child processes, which a busy machine changes less than the clock's."""
     times = os.times()
     return times.children_user + times.children_system
 
 
-def _tell(run, words):
+def _print_progress(run, words):
     """Print a line of progress."""
-    told = run.get("error") or f"{run['measures']['seconds']:.1f} s"
+    result = run.get("error") or f"{run['measures']['seconds']:.1f} s"
     turn = f"{run['repetition'] + 1}/{words.repetitions}"
     if run["repetition"] == TRIAL:
         turn = f"trial of num_workers={run['task']['num_workers']}"
     where = f"{run['case']} {turn} {run['system']}"
-    print(f"{where}: {told}", file=sys.stderr, flush=True)
+    print(f"{where}: {result}", file=sys.stderr, flush=True)
 
 
 def run_cases(words, command):
@@ -226,7 +226,7 @@ def run_cases(words, command):
         try:
             for run in run_case(name, words):
                 runs.setdefault(name, []).append(run)
-                _tell(run, words)
+                _print_progress(run, words)
                 _save(words.output, runs, command)
         except UserError as error:
             if words.cases:

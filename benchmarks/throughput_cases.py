@@ -1,4 +1,4 @@
-"""The cases of the throughput benchmark: their pictures, their settings, and what is to be reached."""
+"""The cases of the throughput benchmark: their images, settings and targets."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ SYSTEMS = {  # module of benchmarks.systems, and the package without which it is
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """How many times better than `system` ours is to be in a measure of throughput_report; None: it is only told."""
+    """How many times better than `system` ours should be in a measure of throughput_report; None: reported only."""
 
     system: str
     measure: str
@@ -34,9 +34,9 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One comparison: the same pictures and settings for several systems, ours first."""
+    """One comparison: the same images and settings for several systems, ours first."""
 
-    pictures: str  # pneumonia or photographs
+    images: str  # pneumonia or photographs
     num_train: int
     num_val: int
     settings: dict  # fields of systems.task.Task
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def systems(self):
-        """Names of SYSTEMS: ours, then those that it is compared with."""
+        """Names of SYSTEMS: ours, then those it is compared with."""
         ours = "our_loader" if self.num_val == 0 else "ours"
         return (ours, *dict.fromkeys(target.system for target in self.targets))
 
@@ -95,22 +95,22 @@ CASES = {
 
 
 def prepare(case, num_images, folder):
-    """Return what a Task needs to know of the case's pictures; the table of their rows is written into `folder`.
+    """Return the fields of a Task about the case's images; the table of their rows is written into `folder`.
 
     Args:
-        num_images: to train on; None: as many as the case has. As many to validate in proportion.
+        num_images: to train on; None: the case's number. Images to validate are in proportion.
 
     Raises:
-        UserError: the pictures or weights are not there.
+        UserError: the images or weights are missing.
     """
     num_train = num_images or case.num_train
     num_val = -(-case.num_val * num_train // case.num_train)
-    if case.pictures == "pneumonia":
+    if case.images == "pneumonia":
         rows, images = _choose_pneumonia(num_train, num_val)
     else:
         rows, images = _draw_photographs(num_train, num_val)
     for name in rows["id"]:
-        (images / name).read_bytes()  # so that the disk is waited for by no system
+        (images / name).read_bytes()  # so that no system waits for the disk
     table, weights = folder / "train.csv", None
     rows.to_csv(table, index=False)
     if case.is_pretrained:
@@ -121,7 +121,7 @@ def prepare(case, num_images, folder):
 
 
 def _choose_pneumonia(num_train, num_val):
-    """Patients in random order: the first pictures validate, the next train, none of a patient does both."""
+    """Patients are shuffled: the first images validate, the next train, and no patient is in both."""
     folder = SHARED / "competitions" / "pneumonia"
     if not (folder / "train.csv").is_file():
         raise UserError(f"{folder}: no such folder; set the environment variable SHARED")
@@ -135,7 +135,7 @@ def _choose_pneumonia(num_train, num_val):
 
 
 def _draw_photographs(num_train, num_val):
-    """JPEGs of 2048x1365 that compress as photographs do; made once, into outputs/benchmarks/photographs."""
+    """JPEGs of 2048x1365 that compress like photographs; drawn once, into outputs/benchmarks/photographs."""
     folder, number = Path("outputs/benchmarks/photographs").resolve(), num_train + num_val
     names = [f"{row:04}.jpg" for row in range(number)]
     for row, name in enumerate(names):
@@ -150,9 +150,9 @@ def _draw_photographs(num_train, num_val):
 def draw_photograph(seed, height=1365, width=2048):
     """Return (height, width, 3) uint8: smooth noise of several scales, and fine texture; odd seeds are brighter."""
     random = np.random.default_rng(seed)
-    picture = np.full((height, width, 3), 110.0 + 20 * (seed % 2), np.float32)
+    image = np.full((height, width, 3), 110.0 + 20 * (seed % 2), np.float32)
     for cells, strength in ((3, 40), (12, 25), (48, 15), (200, 9), (700, 5)):
         noise = random.normal(0, strength, (cells * height // width + 2, cells + 2, 3)).astype(np.float32)
-        picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    picture += random.normal(0, 3, (height, width, 1)).astype(np.float32)
-    return picture.clip(0, 255).astype(np.uint8)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    image += random.normal(0, 3, (height, width, 1)).astype(np.float32)
+    return image.clip(0, 255).astype(np.uint8)

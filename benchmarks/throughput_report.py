@@ -1,4 +1,4 @@
-"""From what the systems measured to ratios and tables; a ratio is made within one repetition, then summarized."""
+"""Measurements of the systems -> ratios and tables; ratios are computed within a repetition, then summarized."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ MEASURES = {  # of a run, and whether less of it is better
 
 
 def compute_measures(run):
-    """Return {measure: value} of what a system measured; what it has not, is left out."""
+    """Return {measure: value} of a run; measures that it does not have are left out."""
     ends, rates = run["epoch_ends"], [run["num_images"] / seconds for seconds in run["train_seconds"]]
     found = {"seconds": run["seconds"], "first_epoch": ends[0]}
     found["images_per_second"] = len(rates) * run["num_images"] / sum(run["train_seconds"])
@@ -30,12 +30,12 @@ def compute_ratios(runs, case):
     """Return a dict for each target of a case: how many times better ours was, in each repetition.
 
     Args:
-        runs: of one case, as `throughput.run_case` yields them; those with an error are left out.
+        runs: of one case, from `throughput.run_case`; those with an error are left out.
         case: throughput_cases.Case.
 
     Returns:
-        [{"system", "measure", "at_least", "values", "median", "min", "max", "is_reached"}]; is_reached is None where
-        nothing is to be reached.
+        [{"system", "measure", "at_least", "values", "median", "min", "max", "is_reached"}]; is_reached is None
+        without a target.
     """
     table, ratios = _tabulate(runs), []
     for target in case.targets:
@@ -53,7 +53,7 @@ def compute_ratios(runs, case):
 
 
 def _tabulate(runs):
-    """The measures of the runs that ended well, a row for each repetition and system; trials are none."""
+    """Return the measures of the runs without an error, a row for each repetition and system; without trials."""
     done = [run for run in runs if "error" not in run and run["repetition"] >= 0]
     rows = [run["measures"] | {key: run[key] for key in ("repetition", "system")} for run in done]
     return pd.DataFrame(rows, columns=["repetition", "system", *MEASURES]).set_index(["repetition", "system"])
@@ -65,11 +65,11 @@ def _name(label):
 
 
 def report_text(name, runs, case):
-    """Return a case's two tables, what each system measured and how many times better ours was, and its failures."""
+    """Return a case's two tables, the measures of each system and the ratios, and its failures."""
     failed = [f"{run['system']}, {_turn(run)}: {run['error']}" for run in runs if "error" in run]
     table = _tabulate(runs)
-    parts = [f"{name}: median (smallest..largest)", _systems_text(table, case), "", _ratios_text(runs, case)]
-    return "\n".join([*parts, *failed, *_find_bottleneck(table)])
+    lines = [f"{name}: median (smallest..largest)", _systems_text(table, case), "", _ratios_text(runs, case)]
+    return "\n".join([*lines, *failed, *_find_bottleneck(table)])
 
 
 def _turn(run):
@@ -101,7 +101,7 @@ def _digits(measure):
 
 
 def _find_bottleneck(table):
-    """Say which of two limits is the lower one, where a case has measured both."""
+    """Return a line that names the lower one of two limits, where the case has measured both."""
     rates = table["later_images_per_second"].groupby("system").median()
     if not {"our_loader", "pure_compute"} <= set(rates.index):
         return []

@@ -1,4 +1,4 @@
-"""fastai's vision learner, as its documentation writes it."""
+"""fastai's vision learner, as in its documentation."""
 
 import torch
 from fastai.callback.all import *  # noqa: F403  adds methods to Learner, as fastai.vision.all does
@@ -13,24 +13,24 @@ from fastai.vision.learner import vision_learner
 from benchmarks.systems.task import run_as_program
 
 
-class Timing(Callback):
-    """Tells the watch."""
+class TimerCallback(Callback):
+    """Calls the timer."""
 
-    def __init__(self, watch):
-        self.watch = watch
+    def __init__(self, timer):
+        self.timer = timer
 
     def before_train(self):
-        self.watch.start_batches()
+        self.timer.start_batches()
 
     def after_train(self):
-        self.watch.end_batches()
+        self.timer.end_batches()
 
     def after_epoch(self):
-        self.watch.end_epoch()
+        self.timer.end_epoch()
 
 
-def run(task, watch):
-    """Train all layers in one cycle, the head ten times as fast as the input, as ours does."""
+def run(task, timer):
+    """Train all layers in one cycle, the head at ten times the rate of the input, as ours does."""
     set_seed(task.seed)
     is_cuda = task.device != "cpu" and torch.cuda.is_available()
     num_workers = task.choose("num_workers", 1)
@@ -54,7 +54,7 @@ def run(task, watch):
     )
     arguments = {"pretrained": False} | task.timm_arguments
     learn = vision_learner(dls, task.backbone, metrics=RocAucBinary(), path=".", **arguments)
-    learn.add_cbs([Timing(watch), *([ChannelsLast()] if channels_last else [])])
+    learn.add_cbs([TimerCallback(timer), *([ChannelsLast()] if channels_last else [])])
     if precision == "bf16":
         learn.to_bf16()
     learn.unfreeze()

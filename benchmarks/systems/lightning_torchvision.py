@@ -1,4 +1,4 @@
-"""Lightning with torchvision's transforms, as its documentation writes it."""
+"""Lightning with torchvision's transforms, as in its documentation."""
 
 import lightning
 import timm
@@ -14,14 +14,14 @@ class Classifier(lightning.LightningModule):
 
     def __init__(self, task, channels_last):
         super().__init__()
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = timm.create_model(task.backbone, num_classes=1, **task.timm_arguments).to(
-            memory_format=self.format
+            memory_format=self.memory_format
         )
         self.auc = BinaryAUROC()
 
     def forward(self, images):
-        return self.network(images.contiguous(memory_format=self.format)).squeeze(1)
+        return self.network(images.contiguous(memory_format=self.memory_format)).squeeze(1)
 
     def training_step(self, batch, _):
         images, labels = batch
@@ -42,24 +42,24 @@ class Classifier(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Timing(lightning.Callback):
-    """Tells the watch; Lightning validates between an epoch's last batch and its end."""
+class TimerCallback(lightning.Callback):
+    """Calls the timer; Lightning validates between an epoch's last batch and its end."""
 
-    def __init__(self, watch):
-        self.watch = watch
+    def __init__(self, timer):
+        self.timer = timer
 
     def on_train_epoch_start(self, *_):
-        self.watch.start_batches()
+        self.timer.start_batches()
 
     def on_validation_start(self, *_):
-        self.watch.end_batches()
+        self.timer.end_batches()
 
     def on_validation_end(self, *_):
-        self.watch.end_epoch()
+        self.timer.end_epoch()
 
 
-def run(task, watch):
-    """Fit with the trainer's defaults (logger and checkpoints as ours has), but nothing that costs and ours lacks."""
+def run(task, timer):
+    """Fit with the trainer's defaults (logger and checkpoints, as ours), but without costs that ours does not have."""
     lightning.seed_everything(task.seed, workers=True)
     is_cuda = task.device != "cpu" and torch.cuda.is_available()
     precision = task.choose("precision", "bf16" if is_cuda else "fp32")
@@ -70,7 +70,7 @@ def run(task, watch):
         accelerator="gpu" if is_cuda else "cpu",
         devices=1,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],
-        callbacks=[Timing(watch)],
+        callbacks=[TimerCallback(timer)],
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,

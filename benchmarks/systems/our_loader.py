@@ -1,39 +1,37 @@
-"""This project's data path alone: files -> augmented batches, the decode cache included."""
+"""This project's data path alone: files -> augmented batches, with the cache of decoded images."""
 
 from benchmarks.systems.ours import write_config
 from benchmarks.systems.task import run_as_program
+from src.competition.tables import load_train_table
 from src.data.cache import list_folders, open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.device import resolve_device, share_cores
-from src.training.learner import build_augmentations
-from src.training.run_data import load_checked_table
+from src.training.learner import build_transforms
 
 
-def run(task, watch):
-    """Take all batches of each epoch, and do nothing with them."""
+def run(task, timer):
+    """Load all batches of each epoch and discard them."""
     loader = build_training_loader(write_config(task))
     for epoch in range(task.epochs):
-        watch.start_batches()
+        timer.start_batches()
         for _ in loader.batches(epoch):
             pass
-        watch.end_batches()
-        watch.end_epoch()
+        timer.end_batches()
+        timer.end_epoch()
     loader.close()
     return {"num_images": loader.num_images}
 
 
 def build_training_loader(config):
-    """Return the Loader over all rows of the table that `train_run` would train with.
-
-    TO ADAPT when src.data or src.training.learner changes: this is the one place that repeats what train_run does.
-    """
-    table = load_checked_table(config)
-    augmentation, _ = build_augmentations(config, table)
-    channels, size = config.competition.channels, augmentation.decode_size
-    num_reads, folders = config.train.epochs * len(table), list_folders(config)
-    cache = open_cache(table, channels, size, config.competition.root, folders, config.cache, num_reads)
+    """Return a Loader over all rows of the table, with the cache that `run.prepare_inputs` opens."""
+    table, competition = load_train_table(config.competition), config.competition
+    augmentation, _ = build_transforms(config, table)
+    size, num_reads = augmentation.decode_size, config.train.epochs * len(table)
+    folders = list_folders(config)
+    cache = open_cache(table.paths, competition.channels, size, competition.root, folders, config.cache, num_reads)
     num_workers = share_cores(resolve_device(config.device), config.train.num_workers)
-    dataset = ImageDataset(table, channels, augmentation, size, config.seed, cache)
+    caches = {} if cache is None else {size: cache}
+    dataset = ImageDataset(table, competition.channels, augmentation, config.seed, caches)
     return build_loader(dataset, config.train.batch_size, num_workers, shuffle_seed=config.seed)
 
 

@@ -1,4 +1,4 @@
-"""This project as its user runs it: one fold of a competition, with default settings."""
+"""This project as a user runs it: one fold of a competition, with default settings."""
 
 import contextlib
 import io
@@ -11,26 +11,28 @@ import pandas as pd
 import yaml
 
 from benchmarks.systems.task import run_as_program
+from src.checkpointing.run_folder import RunFolder
 from src.config.help import as_word
 from src.config.load import load_config
 from src.files import load_json
 from src.training.run import train_run
 
 
-def run(task, watch):
-    """Train with `train_run`; the fold's log says what its batches took, its printed lines when an epoch ended."""
+def run(task, timer):
+    """Train with `train_run`; the fold's log has the speed of its batches, its printed lines mark the epochs' ends."""
     config = write_config(task)
-    with contextlib.redirect_stdout(_EpochEnds(watch)):
+    with contextlib.redirect_stdout(_EpochEnds(timer)):
         train_run(config)
-    log = pd.read_csv(config.run_folder / "fold0" / "log.csv")
+    folder = RunFolder(config.run_folder)
+    log = pd.read_csv(folder.fold(0).log)
     num_images = len(task.split()[0])
-    watch.train_seconds = [num_images / rate for rate in log["images_per_second"]]
-    [execution] = load_json(config.run_folder / "execution.json").values()  # of the one kind of device used
+    timer.train_seconds = [num_images / rate for rate in log["images_per_second"]]
+    [execution] = load_json(folder.execution).values()  # of the only kind of device
     return {"num_images": num_images, "auc": float(log["val_score"].iloc[-1]), **execution}
 
 
 def write_config(task):
-    """Make the current folder the task's competition, where caches and runs go too, and return its Config."""
+    """Make the current folder the task's competition, with its caches and runs, and return the Config."""
     shutil.copy(task.table, "train.csv")
     Path("train").symlink_to(task.images)
     competition = {
@@ -62,14 +64,14 @@ def write_config(task):
 
 
 class _EpochEnds(io.TextIOBase):
-    """A stdout that passes everything on and notes when the line of an epoch comes by."""
+    """A stdout that forwards everything and calls the timer at the line of each epoch."""
 
-    def __init__(self, watch):
-        self._watch, self._stream = watch, sys.stdout
+    def __init__(self, timer):
+        self._timer, self._stream = timer, sys.stdout
 
     def write(self, text):
         if re.match(r"fold 0 epoch +\d+/", text):
-            self._watch.end_epoch()
+            self._timer.end_epoch()
         return self._stream.write(text)
 
 

@@ -1,4 +1,4 @@
-"""The limit: the steps of our training on pixels that are in memory, with nothing around them."""
+"""The limit: the steps of our training on pixels in memory, with nothing around them."""
 
 import dataclasses
 
@@ -12,31 +12,31 @@ from src.model.network import build_network
 from src.training.optimizer import build_optimizer
 
 
-def run(task, watch):
-    """Train our network on random pixels; the task names the precision and memory order that ours had chosen."""
+def run(task, timer):
+    """Train our network on random pixels; the task names the precision and memory format that ours chose."""
     config = write_config(task)
     device, size = resolve_device(config.device), config.image_size
     execution = resolve_execution(config, device)
     share_cores(device, num_workers=0)
     torch.manual_seed(config.seed)
-    network = build_network(config.model, 1, 3, size).place(device, execution.channels_last)
-    optimizer, loss_function = build_optimizer(config.optimizer, network), build_loss(config.loss, "binary", None)
+    network = build_network(config, 1).place(device, execution.channels_last)
+    optimizer, loss_function = build_optimizer(config.optimizer, network), build_loss(config)
     num_images = len(task.split()[0])
     images = torch.randint(0, 256, (num_images, *size, 3), dtype=torch.uint8, device=device)
     targets = torch.randint(0, 2, (num_images, 1), device=device).float()
     network.train()
     for _ in range(task.epochs):
-        watch.start_batches()
-        for pixels, answers in zip(images.split(task.batch_size), targets.split(task.batch_size), strict=True):
+        timer.start_batches()
+        for pixels, labels in zip(images.split(task.batch_size), targets.split(task.batch_size), strict=True):
             with autocast(device, execution.precision):
-                logits = network(network.normalize(pixels))
-            loss_function(logits, answers).backward()
+                logits = network(**network.normalize({"image": pixels}))
+            loss_function(logits, labels).backward()
             optimizer.step()
             optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        watch.end_batches()
-        watch.end_epoch()
+        timer.end_batches()
+        timer.end_epoch()
     return {"num_images": num_images, **dataclasses.asdict(execution)}
 
 

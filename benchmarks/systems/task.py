@@ -1,4 +1,4 @@
-"""What every system of the benchmark is given, and what it hands back: one JSON line, timed after its imports."""
+"""The input of every system, and its output: one JSON line, timed after the imports."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ import pandas as pd
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The same for all systems of a case, but for the last three: None leaves them to the system."""
+    """The same for all systems of a case, except the last three: None leaves them to the system."""
 
     table: str  # CSV: id, label (0 or 1), fold (0 validates)
     images: str  # folder of the ids
@@ -39,33 +39,33 @@ class Task:
         return rows[rows["fold"] != 0], rows[rows["fold"] == 0]
 
     def choose(self, name, otherwise):
-        """Return an option of the task, or `otherwise` where it is left to the system."""
+        """Return an option of the task, or `otherwise` where the task leaves it open."""
         given = getattr(self, name)
         return otherwise if given is None else given
 
     @property
     def timm_arguments(self):
-        """What timm.create_model needs to start from the task's weights."""
+        """Arguments of timm.create_model that start from the task's weights."""
         return {"pretrained": True, "pretrained_cfg_overlay": {"file": self.weights}} if self.weights else {}
 
 
-class Watch:
-    """Seconds of an epoch's training batches, and from the start until each epoch's end, validation included."""
+class Timer:
+    """Measures seconds of each epoch's training batches, and from the start to each epoch's end with validation."""
 
     def __init__(self):
         self._start = time.perf_counter()
         self.train_seconds, self.epoch_ends = [], []
 
     def start_batches(self):
-        """The first batch is about to be asked for."""
+        """Call before the first batch is loaded."""
         self._batches = time.perf_counter()
 
     def end_batches(self):
-        """The last batch is done."""
+        """Call after the last batch."""
         self.train_seconds.append(time.perf_counter() - self._batches)
 
     def end_epoch(self):
-        """The epoch is done, validated where it is."""
+        """Call at the end of the epoch, after its validation."""
         self.epoch_ends.append(self.now())
 
     def now(self):
@@ -74,19 +74,19 @@ class Watch:
 
 
 def run_as_program(run):
-    """Run `run(task, watch)` on the task of the command line; print what it returns, and the watch, as one JSON line.
+    """Run `run(task, timer)` on the task of the command line; print its result and the timer's as one JSON line.
 
-    All else that is printed goes to stderr.
+    Everything else goes to stderr.
 
     Args:
-        run: returns a dict with num_images, those of an epoch of training, and what else it measured.
+        run: returns a dict of measurements, with num_images, the training images of an epoch.
     """
     task = Task(**json.loads(sys.argv[1]))
     load = os.getloadavg()[0]
     with contextlib.redirect_stdout(sys.stderr):
-        watch = Watch()
-        result = run(task, watch)
-        seconds = watch.now()
-    assert len(watch.epoch_ends) == len(watch.train_seconds) == task.epochs, "the watch is told of every epoch"
-    result |= {"seconds": seconds, "epoch_ends": watch.epoch_ends, "train_seconds": watch.train_seconds}
+        timer = Timer()
+        result = run(task, timer)
+        seconds = timer.now()
+    assert len(timer.epoch_ends) == len(timer.train_seconds) == task.epochs, "the timer is called in every epoch"
+    result |= {"seconds": seconds, "epoch_ends": timer.epoch_ends, "train_seconds": timer.train_seconds}
     print(json.dumps(result | {"load_average_before": load}), flush=True)

@@ -1,4 +1,4 @@
-"""A data path as torchvision's documentation has it: PIL, transforms.v2, DataLoader."""
+"""A data path as in torchvision's documentation: PIL, transforms.v2, DataLoader."""
 
 import torch
 from PIL import Image
@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from benchmarks.systems.task import run_as_program
 
 
-class Pictures(Dataset):
+class Images(Dataset):
     """(image, label) of the rows of a table with columns path and label."""
 
     def __init__(self, rows, transform):
@@ -27,7 +27,7 @@ class Pictures(Dataset):
 def build_transform(size, is_training):
     """Return resize, the augmentation that is our default (in training) and ImageNet's normalisation.
 
-    On PIL images: 1.6 ms a picture of 224 px, on tensors 1.9 ms (128 px, one core of an AMD EPYC).
+    On PIL images: 1.6 ms an image of 224 px, on tensors 1.9 ms (128 px, one core of an AMD EPYC).
     """
     augmentation = [
         v2.RandomHorizontalFlip(),
@@ -46,7 +46,7 @@ def build_transform(size, is_training):
 
 
 def build_loaders(task):
-    """Return the loaders of training and validation; without rows that validate, the second has none."""
+    """Return the loaders of training and validation; the second is empty where no row validates."""
     num_workers = task.choose("num_workers", 1)
     shared = {
         "batch_size": task.batch_size,
@@ -56,21 +56,21 @@ def build_loaders(task):
     }
     train, val = task.split()
     return (
-        DataLoader(Pictures(train, build_transform(task.image_size, True)), shuffle=True, **shared),
-        DataLoader(Pictures(val, build_transform(task.image_size, False)), **shared),
+        DataLoader(Images(train, build_transform(task.image_size, True)), shuffle=True, **shared),
+        DataLoader(Images(val, build_transform(task.image_size, False)), **shared),
     )
 
 
-def run(task, watch):
-    """Take all batches of each epoch, and do nothing with them."""
+def run(task, timer):
+    """Load all batches of each epoch and discard them."""
     torch.manual_seed(task.seed)
     loader, _ = build_loaders(task)
     for _ in range(task.epochs):
-        watch.start_batches()
+        timer.start_batches()
         for _ in loader:
             pass
-        watch.end_batches()
-        watch.end_epoch()
+        timer.end_batches()
+        timer.end_epoch()
     return {"num_images": len(loader.dataset), "num_workers": loader.num_workers}
 
 

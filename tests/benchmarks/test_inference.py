@@ -1,4 +1,4 @@
-"""What the inference benchmark compares with: forwards of the same batches, views and networks, and no others."""
+"""The inference benchmark times forward passes of the same batches, views and networks, and no others."""
 
 import json
 import os
@@ -17,29 +17,29 @@ SHARED = Path(os.environ.get("SHARED", "../shared"))
 
 
 class Counting(nn.Module):
-    """Notes the shape and memory order of what it is given."""
+    """Records the size and memory format of its inputs."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
-    def normalize(self, images):
-        return images.permute(0, 3, 1, 2).float()
+    def normalize(self, inputs):
+        return {name: images.permute(0, 3, 1, 2).float() for name, images in inputs.items()}
 
-    def forward(self, images):
+    def forward(self, image):
         assert not self.training
-        self.seen.append((len(images), images.is_contiguous(memory_format=torch.channels_last)))
-        return images.mean((2, 3))
+        self.seen.append((len(image), image.is_contiguous(memory_format=torch.channels_last)))
+        return image.mean((2, 3))
 
 
 class Batches:
-    """Seven pictures in batches of three."""
+    """Seven images in batches of three."""
 
     num_images = 7
 
     def batches(self, epoch):
         for rows in torch.arange(7).split(3):
-            yield {"image": torch.zeros(len(rows), 4, 4, 3, dtype=torch.uint8), "index": rows}
+            yield {"inputs": {"image": torch.zeros(len(rows), 4, 4, 3, dtype=torch.uint8)}, "index": rows}
 
 
 def test_forwards_are_all_batches_times_views_times_networks():
@@ -56,31 +56,31 @@ def test_forwards_are_all_batches_times_views_times_networks():
         assert all(is_last for _, is_last in network.seen)
 
 
-def test_a_test_table_repeats_pictures_but_no_id(tmp_path):
+def test_a_test_table_repeats_files_but_no_id(tmp_path):
     write_test_table(tmp_path, ["a.png", "b.png"], 5)
     rows = pd.read_csv(tmp_path / "test.csv", dtype=str)
     assert rows["image"].tolist() == ["a.png", "b.png", "a.png", "b.png", "a.png"]
     assert rows["id"].is_unique
 
 
-def test_pictures_that_are_not_at_hand_are_named(tmp_path):
-    with pytest.raises(UserError, match="no pictures there; set the environment variable SHARED"):
+def test_missing_images_are_an_error(tmp_path):
+    with pytest.raises(UserError, match="no images there; set the environment variable SHARED"):
         make_competition(tmp_path / "data", tmp_path, 5, 10)
 
 
-def test_the_ratio_is_told_with_its_spread():
+def test_the_ratio_is_reported_with_its_spread():
     speed = {"kind": "speed", "num_images": 10, "num_networks": 2, "num_views": 3, "around_seconds": 1.0}
     speed |= {"predict_seconds": [2.0, 2.0], "forward_seconds": [1.9, 1.8], "ratios": [0.95, 0.9]}
-    told = describe([speed | {"decodes_per_image": 1.0}, {"kind": "memory", "num_images": 9, "peak_mb": 700.2}])
-    assert "forwards / prediction" in told
-    assert "0.925 (0.900..0.950)" in told
-    assert "700" in told
-    assert "passes a second" in told
-    assert " 30\n" in told  # 60 passes in 2 seconds
+    text = describe([speed | {"decodes_per_image": 1.0}, {"kind": "memory", "num_images": 9, "peak_mb": 700.2}])
+    assert "forward passes / prediction" in text
+    assert "0.925 (0.900..0.950)" in text
+    assert "700" in text
+    assert "passes a second" in text
+    assert " 30\n" in text  # 60 passes in 2 seconds
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "competitions" / "pneumonia").is_dir(), reason="real pictures are not at hand")
+@pytest.mark.skipif(not (SHARED / "competitions" / "pneumonia").is_dir(), reason="real images are missing")
 def test_a_tiny_run_decodes_each_image_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SHARED", str(SHARED.resolve()))
     words = ["images=6", "memory_images=4", "folds=2", "tta=hflip", "size=64", "batch_size=4", "repeats=1"]

@@ -1,4 +1,4 @@
-"""Reports say what made their numbers; words are read or refused in one line."""
+"""Reports hold the conditions of their numbers; words are read or refused in one line."""
 
 import json
 
@@ -11,7 +11,7 @@ from src.errors import UserError
 DEFAULTS = {"repeats": "5", "rows": "1000", "output": "x.json"}
 
 
-def test_numbers_are_told_by_median_and_spread():
+def test_numbers_are_summarized_by_median_and_spread():
     assert spread([3, 1, 2, 10]) == {"median": 2.5, "min": 1, "max": 10}
     assert summarize([1.234, 1.2, 1.3]) == "1.23 (1.20..1.30)"
     assert summarize([0.98765], 3) == "0.988 (0.988..0.988)"
@@ -54,8 +54,8 @@ def test_wrong_words_are_refused(word, expected):
 @pytest.mark.parametrize("benchmark", [inference, scaling, startup])
 def test_benchmarks_explain_themselves_and_refuse_in_one_line(benchmark, capsys):
     benchmark.main(["--help"])
-    told = capsys.readouterr().out
-    assert all(f"{key}=" in told for key in benchmark.DEFAULTS)
+    text = capsys.readouterr().out
+    assert all(f"{key}=" in text for key in benchmark.DEFAULTS)
     with pytest.raises(SystemExit):
         benchmark.main(["outptu=x"])
     assert capsys.readouterr().err == "error: command line: unknown outptu=x; did you mean output?\n"

@@ -1,4 +1,4 @@
-"""The scaling benchmark's images are real and found, its ids distinct, its sums right."""
+"""The scaling benchmark: its images are real and found, its ids distinct, its sums right."""
 
 import json
 
@@ -26,15 +26,15 @@ def test_images_are_real_and_found(tmp_path):
     assert decode_image(table.paths[49], 3).shape == (32, 32, 3)
 
 
-def test_a_sum_stands_on_what_is_kept():
+def test_the_peak_of_a_sum_is_on_top_of_what_is_kept():
     first = {"stage": "a", "seconds": 1.0, "cpu_seconds": 0.5, "kept_mb": 100.0, "peak_mb": 120.0}
     second = {"stage": "b", "seconds": 2.0, "cpu_seconds": 1.5, "kept_mb": 10.0, "peak_mb": 30.0}
     both = add_up("both", first, second)
     assert both == {"stage": "both", "seconds": 3.0, "cpu_seconds": 2.0, "kept_mb": 110.0, "peak_mb": 130.0}
     assert add_up("both", first, second | {"peak_mb": 10.0})["peak_mb"] == 120.0
-    told = describe([{"rows": 1000, "stages": [both], "workers_mb": [13.2]}])
-    assert "1,000  both              3.00" in told
-    assert "loader process 1" in told
+    text = describe([{"rows": 1000, "stages": [both], "workers_mb": [13.2]}])
+    assert "1,000  both      3.00" in text
+    assert "worker 1" in text
 
 
 @pytest.mark.slow

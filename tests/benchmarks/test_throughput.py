@@ -27,7 +27,7 @@ def made_run(system, repetition, **measures):
     return {"case": "pneumonia", "system": system, "repetition": repetition, "measures": measures}
 
 
-def test_ratios_are_made_within_a_repetition_and_told_with_their_spread():
+def test_ratios_are_computed_within_a_repetition_and_reported_with_their_spread():
     runs = [
         made_run("lightning", 0, seconds=30.0),
         made_run("ours", 0, seconds=10.0, images_per_second=90.0),
@@ -67,7 +67,7 @@ def test_measures_of_a_run():
 
 
 @pytest.mark.parametrize(
-    ("word", "answer"),
+    ("word", "message"),
     [
         ("case=pneumona", "did you mean pneumonia"),
         ("repetition=3", "did you mean repetitions"),
@@ -77,8 +77,8 @@ def test_measures_of_a_run():
         ("device=tpu", "not one of auto, cpu, cuda"),
     ],
 )
-def test_a_wrong_word_is_told(word, answer):
-    with pytest.raises(UserError, match=answer):
+def test_a_wrong_word_is_named(word, message):
+    with pytest.raises(UserError, match=message):
         read_words([word])
 
 
@@ -108,7 +108,7 @@ def test_photographs_are_the_same_each_time_and_compress_as_photographs_do(tmp_p
 
 @pytest.fixture
 def tiny_task(tmp_path):
-    """A task of twelve pictures of 40 px in two classes."""
+    """A task of twelve images of 40 px in two classes."""
     images = tmp_path / "images"
     images.mkdir()
     rows = pd.DataFrame({"id": [f"{row}.png" for row in range(12)], "label": [0, 1] * 6, "fold": [0] * 4 + [1] * 8})
