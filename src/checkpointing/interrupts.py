@@ -1,7 +1,7 @@
 """When a run saves and when it ends: checkpoint_minutes, time_budget, SIGTERM and Ctrl-C.
 
-While a fold trains, a signal sets a flag that is checked after the step, so that what was learned is saved; at any other
-time it ends the run at once, as nothing is lost then. A second signal always ends it.
+While a fold trains, a signal sets a flag that is checked after the step, so that its work is saved; at other times it
+ends the run at once, as nothing is lost then. A second signal always ends it.
 """
 
 import os

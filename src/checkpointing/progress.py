@@ -22,7 +22,7 @@ class Progress:
 
         Args:
             scores: (score, validation loss).
-            metric: evaluation.metrics.BoundMetric, which says what is better.
+            metric: evaluation.metrics.Metric, which says what is better.
             numbers: further columns of the log.
         """
         score, loss = scores

@@ -1,4 +1,4 @@
-"""The folder of a run: the name of every file in it, which run is the newest, and what two commands on it may differ in."""
+"""The folder of a run: the names of its files, which run is the newest, and what two commands on it may differ in."""
 
 import shutil
 import time
@@ -170,9 +170,8 @@ def open_run(config, is_busy=False):
         shutil.rmtree(folder.rename(aside))  # moved first, so that a kill leaves no half of it in its place
         with suppress(OSError):  # another process deletes a run there
             aside.parent.rmdir()
-    elif is_run and (is_busy or run.has_work()):
-        if changes := describe_changes(load_saved_config(folder), config):
-            raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
+    elif is_run and (is_busy or run.has_work()) and (changes := describe_changes(load_saved_config(folder), config)):
+        raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
     save_text(run.config, config_yaml(config))
 
 

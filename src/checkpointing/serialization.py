@@ -19,11 +19,7 @@ from src.model.network import build_network
 
 
 def load_network(config, fold_folder):
-    """Return the trained network of a fold, in evaluation mode on the CPU.
-
-    Args:
-        config: the run's Config.
-        fold_folder: run_folder.FoldFolder.
+    """Return the trained network of a run_folder.FoldFolder, in evaluation mode on the CPU; config: the run's.
 
     Raises:
         UserError: the weights are missing, damaged or of another architecture.
@@ -44,11 +40,7 @@ def copy_to_cpu(state):
 
 
 def save_weights(path, weights):
-    """Write a state dict as safetensors, atomically.
-
-    Args:
-        weights: {name: contiguous tensor on the CPU}, none of which share memory.
-    """
+    """Write a state dict, {name: contiguous tensor on the CPU}, as safetensors, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(weights, {"crc32": _compute_checksum(weights)}))
 
@@ -102,9 +94,6 @@ def save_state(folder, epoch, num_batches, state, keep):
         folder: run_folder.FoldFolder.
         state: plain containers of tensors, numbers and strings.
         keep: states that stay, with this one.
-
-    Raises:
-        OSError: it cannot be written; the newest state before it is there.
     """
     with atomic_path(folder.state(epoch, num_batches)) as temporary, open(temporary, "wb") as file:
         try:
@@ -118,7 +107,7 @@ def save_state(folder, epoch, num_batches, state, keep):
 
 
 def load_newest_state(folder):
-    """Return (path, state) of a fold's newest undamaged state, or (None, None); damaged ones are reported and deleted."""
+    """Return (path, state) of a fold's newest undamaged state, or (None, None); damaged ones are named and deleted."""
     for path in reversed(folder.states()):
         damage = _find_damage(path)
         if not damage:

@@ -1,4 +1,4 @@
-"""Test-time augmentation (TTA): views, functions on images (N, C, H, W); a new view is a function and an entry below."""
+"""Test-time augmentation (TTA): views of images (N, C, H, W); a new view is a function and an entry below."""
 
 import torch
 from torch.nn import functional

@@ -1,4 +1,4 @@
-"""The training and prediction loops over built objects; nothing here knows the config, the files or the competition."""
+"""The training and prediction loops over built objects; nothing here knows the files or the competition."""
 
 import time
 from contextlib import nullcontext
@@ -38,7 +38,8 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
         UserError: the loss is not finite; names the step, the learning rate and the precision.
     """
     accelerator, model, loader, optimizer = learner.accelerator, learner.model, learner.train_loader, learner.optimizer
-    progress, rates, total, accumulate = progress or EpochProgress(), [], len(loader), learner.accumulate_steps
+    accumulate, clip_norm = learner.config.optimizer.accumulate_steps, learner.config.optimizer.clip_norm
+    progress, rates, total = progress or EpochProgress(), [], len(loader)
     losses, first = progress.losses, progress.num_batches
     began = time.perf_counter() - progress.seconds
     model.train()
@@ -62,8 +63,8 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
         losses.append(loss.detach())
         rates.append(max(group["lr"] for group in optimizer.param_groups))
         if is_update:
-            if learner.clip_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), learner.clip_norm)
+            if clip_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             learner.schedule.step()
@@ -154,7 +155,7 @@ def iterate_inputs(loader, epoch, normalize, device):
 
 
 def _join_views(inputs):
-    """Return images (N, V, H, W, C) as (V * N, H, W, C), first views first, and other inputs repeated; one view stays."""
+    """Return images (N, V, H, W, C) as (V * N, H, W, C), first views first, and other inputs repeated."""
     num_views = max((value.shape[1] for value in inputs.values() if value.ndim == 5), default=1)
     if num_views == 1:
         return inputs

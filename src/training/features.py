@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from src.data.cache import hash_images, list_folders, open_folder
 from src.data.dataset import ImageDataset, build_loader
+from src.data.transforms import build_resize
 from src.errors import UserError
 from src.files import atomic_path, save_text
 from src.locks import hold
@@ -37,7 +38,7 @@ class FeatureDataset(Dataset):
     def __init__(self, features, rows, table, is_training):
         self.features, self.rows, self.table = features, rows, table
         self.num_views = len(features) if is_training else 1
-        self._dataset = ImageDataset(table, channels=None, transform=None, seed=0)
+        self._dataset = ImageDataset(table, None, build_resize((8, 8)), seed=0)  # for what `read` returns
         self._others = [name for name, value in self._dataset.read(0).items() if not _is_image(value)]
 
     def __len__(self):
@@ -78,9 +79,6 @@ def load_features(run, transforms):
     Args:
         run: run.Run, all but its features.
         transforms: of training and of validation.
-
-    Raises:
-        UserError: an image cannot be decoded, the weights cannot be loaded, or the features cannot be written.
     """
     config, table, accelerator = run.config, run.table, run.accelerator
     network = build_network(config, len(table.target_names), run.pixel_stats)

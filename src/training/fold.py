@@ -81,10 +81,8 @@ def evaluate(learner, probs, fold, epoch):
     targets, metric = learner.val_table.targets, learner.metric
     score = metric.score(targets, probs)
     if not math.isfinite(score):
-        raise UserError(
-            f"fold {fold}, epoch {epoch + 1}: {metric.name} is {score} on the validation rows; check the targets, or set "
-            "competition.metric=log_loss"
-        )
+        advice = "check the targets, or set competition.metric=log_loss"
+        raise UserError(f"fold {fold}, epoch {epoch + 1}: {metric.name} is {score} on the validation rows; {advice}")
     return score, log_loss(targets, probs, learner.config.competition.task)
 
 

@@ -1,6 +1,5 @@
 """What one fold trains, built from the config: network, average, loss, optimizer, schedule and loaders."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +26,7 @@ from src.training.schedule import Schedule, build_schedule
 
 @dataclass
 class Learner:
-    """The objects of one fold, built once and then passed; `start_epoch` sets the last three fields."""
+    """The objects of one fold, built once and then passed; `start_epoch` sets the last three."""
 
     config: Config
     accelerator: object
@@ -47,16 +46,6 @@ class Learner:
     generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
 
     @property
-    def accumulate_steps(self):
-        """Batches whose gradients make one step."""
-        return self.config.optimizer.accumulate_steps
-
-    @property
-    def clip_norm(self):
-        """Largest global norm of the gradient; None: no clipping."""
-        return self.config.optimizer.clip_norm
-
-    @property
     def scored_network(self):
         """The network whose predictions count: the average, once there is one."""
         return self.network if self.average.module is None else self.average.module
@@ -66,7 +55,6 @@ class Learner:
 
         Several processes share the gradients of what learned when the network was wrapped, so it is wrapped anew.
         """
-        seed = derive_seed(*seed_words)
         is_mixed = self.config.mix.prob > 0 and epoch < self.config.train.epochs - self.config.mix.off_epochs
         self.mixer = Mixer(self.config.mix) if is_mixed else None  # training ends on real images
         has_changed = open_stages(self.network, epoch)
@@ -77,8 +65,8 @@ class Learner:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator._models.clear()  # or the wrappers of all epochs stay in memory
             self.model = self.accelerator.prepare_model(self.network)
-        torch.manual_seed(seed)
-        self.generator.manual_seed(seed)
+        torch.manual_seed(derive_seed(*seed_words))
+        self.generator.manual_seed(derive_seed(*seed_words))
         return has_changed
 
     def refresh_batchnorm(self, network, epoch):
@@ -89,10 +77,8 @@ class Learner:
 
     def estimate_validation(self, epoch, train_seconds):
         """Return the seconds that follow an epoch's training: an image takes at most as long as in training."""
-        num_images = self.val_loader.num_images
-        if self.average.looks_again(epoch):
-            num_images += self.train_loader.num_images
-        return train_seconds * num_images / self.train_loader.num_images
+        passes = self.val_loader.num_images / self.train_loader.num_images + self.average.looks_again(epoch)
+        return train_seconds * passes
 
     def state_dict(self):
         """Return all that a restart needs, as plain containers and tensors."""
@@ -156,6 +142,7 @@ def build_learner(run, fold):
     network.place(accelerator.device, config.train.channels_last)
     if config.train.compile:
         network.compile()
+    weight = config.augment.augmix_consistency
     optimizer = build_optimizer(config.optimizer, network)
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     return Learner(
@@ -165,7 +152,7 @@ def build_learner(run, fold):
         network=network,
         average=build_average(config.train, network),
         loss_function=build_loss(config, class_weights),
-        consistency=_build_consistency(config),
+        consistency=(lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None,
         optimizer=optimizer,
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
         train_loader=train_loader,
@@ -185,22 +172,15 @@ def choose_rows(config, fold, folds):
 
 
 def count_reads(config, folds, left, transforms):
-    """Return {(height, width): images read at that size in all}; none where each is read at its own size.
-
-    Args:
-        folds: (N,) int.
-        left: numbers of the folds to be trained.
-        transforms: of training and validation.
-    """
-    num_reads, reads_at = [0, 0], Counter()
-    for fold in left:
-        for place, rows in enumerate(choose_rows(config, fold, folds)):
-            num_reads[place] += config.train.epochs * len(rows)
+    """Return {(height, width): images read at that size} by the folds `left`; transforms: training, validation."""
+    rows = [choose_rows(config, fold, folds) for fold in left]
+    num_reads = [config.train.epochs * sum(len(pair[place]) for pair in rows) for place in (0, 1)]
     if config.keeps_features:
         num_reads = [len(folds) * (config.train.views - 1), len(folds)]
+    reads_at = {}
     for transform, reads in zip(transforms, num_reads, strict=True):
-        if transform.decode_size is not None:
-            reads_at[transform.decode_size] += reads
+        if transform.decode_size is not None:  # else images are read at their own size
+            reads_at[transform.decode_size] = reads_at.get(transform.decode_size, 0) + reads
     return reads_at
 
 
@@ -229,8 +209,3 @@ def _compute_prior(targets, chances, class_weights, task):
         return prior
     weighted = prior * class_weights
     return weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
-
-
-def _build_consistency(config):
-    weight, task = config.augment.augmix_consistency, config.competition.task
-    return (lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None

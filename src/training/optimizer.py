@@ -22,10 +22,10 @@ def lamb(params, **kwargs):
     return timm.optim.create_optimizer_v2(params, "lamb", **{"always_adapt": True, **kwargs})
 
 
-# The textbook's names, as torch has them (timm's own sgd is Nesterov's); every further name is timm's.
-# References: sgd: Robbins and Monro, 1951; adagrad: Duchi et al., 2011; adadelta: Zeiler, 2012, arXiv:1212.5701;
-# rmsprop: Tieleman and Hinton, 2012; adam: Kingma and Ba, 2015, arXiv:1412.6980; nadam: Dozat, 2016; adamw: Loshchilov
-# and Hutter, 2019, arXiv:1711.05101; radam: Liu et al., 2020, arXiv:1908.03265; lion: Chen et al., 2023, arXiv:2302.06675
+# The textbook's names, as torch has them (timm's own sgd is Nesterov's); every further name is timm's. References:
+# sgd: Robbins and Monro, 1951; adagrad: Duchi et al., 2011; adadelta: Zeiler, 2012, arXiv:1212.5701; rmsprop: Tieleman
+# and Hinton, 2012; adam: Kingma and Ba, 2015, arXiv:1412.6980; nadam: Dozat, 2016; adamw: Loshchilov and Hutter, 2019,
+# arXiv:1711.05101; radam: Liu et al., 2020, arXiv:1908.03265; lion: Chen et al., 2023, arXiv:2302.06675.
 OPTIMIZERS = {
     "sgd": torch.optim.SGD,
     "momentum": momentum,
@@ -47,19 +47,11 @@ _REFUSED = {
 
 
 def build_parameter_groups(network, settings):
-    """Split the parameters by learning rate and by decay.
+    """Return the groups, dicts with name, params, lr, weight_decay, l1_penalty; frozen parameters too: they may open.
 
     The head's rate is lr * head_lr_factor; stage k of n of the backbone, counted from 1 at the input, has
     lr * layer_decay ** (n - k). Decay reaches weights, but no biases, norms, scalars or what timm names as exempt
     (position and class tokens), unless decay_all is set.
-
-    Args:
-        network: model.network.Network.
-        settings: config.settings.Optimizer.
-
-    Returns:
-        list of dicts with name, params, lr, weight_decay and l1_penalty; frozen parameters are included, as they may
-        open later.
 
     Reference for layer_decay: Clark et al., ELECTRA, 2020, arXiv:2003.10555; Howard and Ruder, Universal Language Model
     Fine-tuning, 2018, arXiv:1801.06146, section 3.2.
@@ -101,7 +93,8 @@ def build_optimizer(settings, network):
     name, kwargs = settings.name, dict(settings.kwargs)
     known = sorted({*OPTIMIZERS, *timm.optim.list_optimizers()})
     if name not in known:
-        raise UserError(f"optimizer.name={name}: not one of torch's or timm's{nearest(name, known) or '; for example adam'}")
+        hint = nearest(name, known) or "; for example adam"
+        raise UserError(f"optimizer.name={name}: not one of torch's or timm's{hint}")
     if name in _REFUSED:
         raise UserError(f"optimizer.name={name}: {_REFUSED[name]}; choose another, for example adamw")
     if taken := {"lr", "weight_decay"} & set(kwargs):

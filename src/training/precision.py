@@ -1,7 +1,7 @@
 """Which precision and memory format train a network fastest: a few timed steps, remembered by machine and network.
 
 The choice changes a score's last digits, so noise must not change it: a rule goes first (fp32 on a CPU, bf16 or fp16 on
-a GPU, channels_last), and another candidate replaces it only where its median step beats the rule's fastest one clearly.
+a GPU, channels_last), and another candidate replaces it only where its median step clearly beats the rule's fastest.
 """
 
 import copy
@@ -28,11 +28,7 @@ _CPU_STEP_SECONDS = 0.4  # on a CPU, steps take 2 to 8 images, as many as fit in
 
 
 def recall_execution(run_folder, config, device):
-    """Return the Execution that a run keeps for this kind of device, in a precision that the config names; or None.
-
-    Args:
-        run_folder: checkpointing.run_folder.RunFolder.
-    """
+    """Return the Execution that a RunFolder keeps for this kind of device, or None; the config's precision wins."""
     saved = load_json(run_folder.execution).get(device.type) if run_folder.execution.is_file() else None
     if saved is None:
         return None
@@ -59,23 +55,23 @@ def choose_execution(config, device):
     if len(candidates) == 1:
         return candidates[0]
     path, case = Path(config.output_dir) / "execution.json", _describe_case(config, device)
-    entries = _load_entries(path)
+    try:
+        entries = [entry for entry in load_json(path) if isinstance(entry, dict)]
+    except (OSError, UserError, TypeError):  # missing, damaged, or not what is written below
+        entries = []
     for candidate in candidates:
         if {"case": case, "chosen": asdict(candidate)} in entries:
             return candidate
     seconds = time_steps(_build_step(config, device), candidates)
     chosen = pick_fastest(seconds)
-    others = [entry for entry in _load_entries(path) if entry.get("case") != case]
+    others = [entry for entry in entries if entry.get("case") != case]
     save_json(path, [*others, {"case": case, "chosen": asdict(chosen)}])
     print(describe_choice(seconds, chosen))
     return chosen
 
 
 def list_candidates(config, device):
-    """Return the Executions that may be chosen, the rule's first.
-
-    fp16 is for GPUs without bf16: where both are computed they are as fast, and fp16 has the smaller range.
-    """
+    """Return the Executions that may be chosen, the rule's first."""
     rule = resolve_execution(config, device)
     precisions, formats = [rule.precision], [rule.channels_last]
     if config.precision == "auto" and device.type != "mps":
@@ -129,16 +125,13 @@ def _is_faster(one, other):
 
 def describe_choice(seconds, chosen):
     """Return the choice in words to paste, and how fast the best candidate of another precision or format is."""
-
-    def describe_format(one):
-        return f"train.channels_last={str(one.channels_last).lower()}"
-
-    words = f"precision={chosen.precision} {describe_format(chosen)}"
+    formats = {one: f"train.channels_last={str(one.channels_last).lower()}" for one in seconds}
+    words = f"precision={chosen.precision} {formats[chosen]}"
     others = {one: min(times) for one, times in seconds.items() if times and one != chosen}
     if not others or not seconds[chosen]:
         return f"{words}: timed, no other gives finite numbers"
     best = min(others, key=lambda one: (one.precision == chosen.precision, others[one]))
-    name = best.precision if best.precision != chosen.precision else describe_format(best)
+    name = best.precision if best.precision != chosen.precision else formats[best]
     return f"{words}: timed, {name} is {min(seconds[chosen]) / others[best]:.1f} times as fast"
 
 
@@ -148,20 +141,28 @@ def _build_step(config, device):
     The weights are random and stay so: only the time counts. All stages that open during training are open.
     """
     rule, size = resolve_execution(config, device), (*config.image_size, config.competition.channels)
-    with _isolated_rng(device):
+    rng = {"devices": [device] if device.type == "cuda" else []}
+    with torch.random.fork_rng(**rng):
         network = build_network(config, 1, load_pretrained=False).to(device)
         open_stages(network, config.train.epochs - 1)
         images = torch.randint(0, 256, (config.train.batch_size, *size), dtype=torch.uint8).to(device)
     networks = {False: network, True: copy.deepcopy(network).to(memory_format=torch.channels_last)}
 
     def step(candidate):
-        with _isolated_rng(device):
-            try:
-                return _take_step(networks[candidate.channels_last], images, device, candidate.precision)
-            except RuntimeError:  # a layer without a kernel in this precision, or not enough memory
-                if candidate == rule:
-                    raise
-                return math.nan
+        network = networks[candidate.channels_last]
+        try:
+            with torch.random.fork_rng(**rng):
+                with autocast(device, candidate.precision):
+                    logits = network(**network.normalize({"image": images}))
+                (logits.float() - 1).square().mean().backward()
+            gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients).item()  # which also waits for the device
+        except RuntimeError:  # a layer without a kernel in this precision, or not enough memory
+            if candidate == rule:
+                raise
+            return math.nan
+        network.zero_grad()
+        return norm
 
     if device.type == "cpu":
         batch, images = images, images[:2]
@@ -170,23 +171,14 @@ def _build_step(config, device):
     return step
 
 
-def _take_step(network, images, device, precision):
-    with autocast(device, precision):
-        logits = network(**network.normalize({"image": images}))
-    (logits.float() - 1).square().mean().backward()
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients).item()  # which also waits for the device
-    network.zero_grad()
-    return norm
-
-
-def _isolated_rng(device):
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
 def _describe_case(config, device):
     """Return what decides the speed, as plain containers: machine, torch, network, images."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _read_cpu_name()
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere `platform` knows the processor
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     return {
         "device": f"{device.type}: {name}, {torch.get_num_threads()} threads",
         "version": f"torch {torch.__version__}",
@@ -194,19 +186,3 @@ def _describe_case(config, device):
         "images": [config.train.batch_size, *config.image_size, config.competition.channels],
         "model": {key: value for key, value in asdict(config.model).items() if key != "weights"},
     }
-
-
-def _read_cpu_name():
-    path = Path("/proc/cpuinfo")  # Linux; elsewhere `platform` knows it
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _load_entries(path):
-    """Return the entries of a file that `choose_execution` wrote; [] of any other or damaged one."""
-    try:
-        entries = load_json(path)
-    except (OSError, UserError):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -20,7 +20,7 @@ from src.data.dataset import ImageDataset
 from src.data.scan import compute_pixel_stats
 from src.device import Execution, resolve_device, share_cores
 from src.errors import Stopped, listing
-from src.evaluation.metrics import BoundMetric, build_metric
+from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
 from src.locks import hold_folds, opening
 from src.model.losses import check_loss
@@ -39,7 +39,7 @@ class Run:
 
     config: Config  # precision and memory format are settled once `accelerator` is set
     folder: RunFolder
-    metric: BoundMetric
+    metric: Metric
     table: ImageTable  # all rows; .folds is the fold that validates each
     processes: PartialState
     num_workers: int  # of each loader
@@ -76,7 +76,8 @@ def train_run(config):
         try:
             for fold in run.unfinished:
                 if reason := interrupts.check(run.accelerator, is_last=True)[1]:
-                    raise Stopped(f"fold {fold}: not started, stopped by {reason[0]}; {interrupts.again} resumes", reason[1])
+                    line = f"fold {fold}: not started, stopped by {reason[0]}; {interrupts.again} resumes"
+                    raise Stopped(line, reason[1])
                 train_fold(run, fold)
         except Stopped as stop:
             stopped = stop
@@ -170,10 +171,10 @@ def prepare_inputs(run):
         run.pixel_stats = _load_pixel_stats(run)
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
-    paths = ImageDataset(table, channels, None, config.seed).list_paths()
+    paths, folders = ImageDataset(table, channels, transforms[1], config.seed).list_paths(), list_folders(config)
     with run.accelerator.main_process_first():
         opened = {
-            size: open_cache(paths, channels, size, config.competition.root, list_folders(config), config.cache, num_reads)
+            size: open_cache(paths, channels, size, config.competition.root, folders, config.cache, num_reads)
             for size, num_reads in reads_at.items()
         }
     run.caches = {size: cache for size, cache in opened.items() if cache is not None}

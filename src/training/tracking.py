@@ -1,4 +1,4 @@
-"""What is logged: a printed line per epoch, and wandb where it is wanted and works. CSV and JSON do not depend on it."""
+"""What is logged: a printed line per epoch, and wandb where it is wanted and works; log.csv does not depend on it."""
 
 import contextlib
 import logging
@@ -40,13 +40,7 @@ class Tracker:
 
 
 def log_epoch(run, fold, progress, is_best):
-    """Print a fold's newest epoch and send its row of log.csv to wandb as fold<k>/<column>.
-
-    Args:
-        run: run.Run.
-        progress: checkpointing.progress.Progress.
-        is_best: marked with a *.
-    """
+    """Print a fold's newest epoch, * for the best so far, and send its row of log.csv to wandb as fold<k>/<column>."""
     if not run.processes.is_main_process:
         return
     row, before = progress.log[-1], progress.log[-2]["seconds"] if len(progress.log) > 1 else 0.0
@@ -67,14 +61,11 @@ def import_early(mode):
 
 
 def build_tracker(mode, config):
-    """Start a wandb run: online when a key is there (WANDB_API_KEY or .netrc), else offline; never a prompt.
+    """Return the Tracker of a wandb run: online when a key is there, else offline; none if that fails.
 
     Args:
         mode: auto, wandb or none.
         config: Config, shown as the run's; wandb's files go to <run folder>/wandb.
-
-    Returns:
-        Tracker, empty when mode is none or wandb is missing or fails.
     """
     if mode == "none":
         return Tracker()
@@ -98,19 +89,16 @@ def build_tracker(mode, config):
 def _start(mode, config):
     import wandb
 
-    run_folder = config.run_folder
     logging.raiseExceptions = False  # on a full disk wandb's own log would fill the terminal with tracebacks
-    run_folder.mkdir(parents=True, exist_ok=True)
-    patience = {"init_timeout": _START_SECONDS}
+    folder = config.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = {"init_timeout": _START_SECONDS}
     if hasattr(wandb.Settings(), "finish_timeout"):  # older ones wait as long as it takes
-        patience["finish_timeout"] = _END_SECONDS
+        seconds["finish_timeout"] = _END_SECONDS
+    project = os.environ.get("WANDB_PROJECT", config.competition.name)
+    settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **seconds)
     run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", config.competition.name),
-        name=run_folder.name,
-        dir=run_folder,
-        config=asdict(config),
-        mode=mode,
-        settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, **patience),
+        project=project, name=folder.name, dir=folder, config=asdict(config), mode=mode, settings=settings
     )
     run.define_metric("epoch")
     run.define_metric("fold*", step_metric="epoch")
