@@ -192,11 +192,12 @@ def sweep_lr(learner, first, last, num_steps=NUM_STEPS):
     from src.training.engine import train_one_epoch
 
     factors = [group["lr"] for group in learner.optimizer.param_groups]
+    num_batches = learner.config.optimizer.accumulate_steps
     batches, rows, mean, best = _repeat(learner.train_loader), [], 0.0, math.inf
     for number, lr in enumerate(np.geomspace(first, last, num_steps).tolist(), start=1):
         for group, factor in zip(learner.optimizer.param_groups, factors, strict=True):
             group["lr"] = lr * factor
-        step = replace(learner, train_loader=_OneStep([next(batches) for _ in range(learner.accumulate_steps)]))
+        step = replace(learner, train_loader=_OneStep([next(batches) for _ in range(num_batches)]))
         try:
             stats = train_one_epoch(step, 0, title=f"learning rate {number}/{num_steps}")
         except UserError:  # of a loss that is not finite: the batches are decoded before
