@@ -1,9 +1,7 @@
-"""The embedded competition: scikit-learn's 1,797 real handwritten digits, laid out as a Kaggle folder.
-
-It needs no download, and its answers are at hand, so that every program can be tried within a minute.
+"""The embedded competition: scikit-learn's 1,797 real handwritten digits as a Kaggle folder, with the test labels.
 
 Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998, UCI Machine Learning Repository; its
-test part, which scikit-learn ships as 8x8 pictures of 17 grey levels.
+test part, which scikit-learn ships as 8x8 images of 17 grey levels.
 """
 
 import os
@@ -18,17 +16,11 @@ from sklearn.model_selection import train_test_split
 
 from src.errors import UserError
 
-_NUM_TEST = 360
-
 
 def write_demo(root):
     """Write the digits as `root`: train/ and test/ of PNG files, train.csv, test.csv, the sample and the solution.
 
-    The split is fixed and stratified: 1,437 to train, 360 to test. The folder appears whole or not at all; one that
-    holds train.csv is left as it is.
-
-    Raises:
-        UserError: `root` holds something else, or cannot be written.
+    The split is fixed and stratified. The folder appears whole or not at all; one with a train.csv is left as it is.
     """
     root = Path(root)
     if (root / "train.csv").is_file():
@@ -39,29 +31,24 @@ def write_demo(root):
         os.replace(temporary, root)
     except OSError as error:
         if not (root / "train.csv").is_file():  # else another process was first
-            raise UserError(
-                f"{root}: the demo cannot be written there ({error.strerror}); empty it or set competition.root"
-            ) from None
+            advice = "empty it or set competition.root"
+            raise UserError(f"{root}: the demo cannot be written there ({error.strerror}); {advice}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_folder(folder):
     digits = load_digits()
-    labels = digits.target.astype(str)
-    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=_NUM_TEST, shuffle=True, stratify=labels, random_state=0
-    )
-    ids = np.array([f"d{number:04}" for number in range(len(labels))])
-    parts = {"train": (ids[: len(train)], train), "test": (ids[len(train) :], test)}
-    for part, (names, rows) in parts.items():
-        (folder / part).mkdir(parents=True)
-        for name, row in zip(names, rows, strict=True):
-            Image.fromarray(pixels[row]).save(folder / part / f"{name}.png")
-    test_ids = parts["test"][0]
-    classes = [str(digit) for digit in range(10)]
-    pd.DataFrame({"id": test_ids}).to_csv(folder / "test.csv", index=False)
-    pd.DataFrame({"id": test_ids, "label": labels[test]}).to_csv(folder / "solution.csv", index=False)
-    pd.DataFrame({"id": test_ids} | dict.fromkeys(classes, 0.1)).to_csv(folder / "sample_submission.csv", index=False)
-    pd.DataFrame({"id": parts["train"][0], "label": labels[train]}).to_csv(folder / "train.csv", index=False)
+    labels, pixels = digits.target.astype(str), (digits.images * (255 / 16)).round().astype(np.uint8)
+    split = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    tables, start = {}, 0
+    for name, rows in zip(("train", "test"), split, strict=True):
+        ids = [f"d{number:04}" for number in range(start, start + len(rows))]
+        (folder / name).mkdir(parents=True)
+        for image_id, row in zip(ids, rows, strict=True):
+            Image.fromarray(pixels[row]).save(folder / name / f"{image_id}.png")
+        tables[name], start = pd.DataFrame({"id": ids, "label": labels[rows]}), start + len(rows)
+    tables |= {"solution": tables["test"], "test": tables["test"][["id"]]}
+    tables["sample_submission"] = tables["test"].assign(**{str(digit): 0.1 for digit in range(10)})
+    for name, table in sorted(tables.items()):  # train.csv, the mark of a whole folder, comes last
+        table.to_csv(folder / f"{name}.csv", index=False)

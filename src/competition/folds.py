@@ -1,4 +1,4 @@
-"""Which fold validates each training row: made once per seed, kept as a file, and checked before training.
+"""Which fold validates each training row: made once per seed, saved as a file, and checked before training.
 
 A fold is a number from 0; -1 is a row that is always trained on.
 """
@@ -10,124 +10,97 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.competition.splits import SPLITS, is_one_class_a_row, positives
+from src.competition.splits import SPLITS, is_one_class_a_row, number_classes
 from src.competition.tables import read_table
-from src.competition.targets import check_complete
+from src.competition.targets import match_ids, read_column
 from src.errors import UserError, listing
+from src.evaluation.metrics import build_metric, positives
 from src.files import save_table
 
 _NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are handed out
-_MAX_COLUMNS = 12  # targets that are described one by one
 
 
 def load_folds(config, table, keep=True):
-    """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and kept.
+    """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and saved.
 
-    Kept in <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, with _by_<group> where there are
-    groups, so that all runs share their folds.
-
-    Args:
-        config: src.config.settings.Config.
-        table: competition.tables.ImageTable.
-        keep: False writes no file.
-
-    Raises:
-        UserError: no such split can be made, or the file does not fit the table.
+    Saved as <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, with _by_<group> where there are
+    groups, so that all runs share their folds; keep=False saves none.
     """
-    method, num_folds, seed = config.folds, config.num_folds, config.seed
+    method, num_folds, seed, competition = config.folds, config.num_folds, config.seed, config.competition
+    metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
+    if metric.weights is not None and len(metric.weights) != len(table.target_names):
+        found = f"{len(metric.weights)} weights for {len(table.target_names)} columns ({listing(table.target_names)})"
+        raise UserError(f"competition.metric_kwargs.weights: {found}; give one for each")
     if method.endswith(".csv"):
         return _read_folds(method, table, "correct it, or choose folds=auto")
     if method == "column":
-        return make_folds(table, method, num_folds, seed)
-    name = f"{config.competition.name}_{method}_{num_folds}_seed{seed}"
-    if config.competition.group is not None:
-        name += "_by_" + re.sub(r"[^\w-]", "_", config.competition.group)
+        return make_folds(table, method, num_folds, seed, metric)
+    name = f"{competition.name}_{method}_{num_folds}_seed{seed}"
+    if competition.group is not None:
+        name += "_by_" + re.sub(r"[^\w-]", "_", competition.group)
     path = Path(config.output_dir) / "folds" / f"{name}.csv"
     if path.is_file():
         return _read_folds(path, table, "the table has changed since: delete this file")
-    folds = make_folds(table, method, num_folds, seed)
+    folds = make_folds(table, method, num_folds, seed, metric)
     if keep:
         save_table(path, pd.DataFrame({"id": table.ids, "fold": folds}))
     return folds
 
 
-def make_folds(table, method, num_folds, seed):
-    """Split the rows.
-
-    Targets count as positive from 0.5; where each row sums to 1 its largest is its class.
+def make_folds(table, method, num_folds, seed, metric):
+    """Split the rows, (N,) int64.
 
     Args:
-        table: competition.tables.ImageTable.
-        method: one of config.FOLD_METHODS. auto: stratified_group with groups, else multilabel or stratified; holdout:
-            a share of 1 / num_folds is fold 0, the other rows are -1; column: table.folds, renumbered from 0.
-        num_folds: parts, at least 2.
-        seed: of the shuffle. When a fold cannot be scored, the next seeds are tried.
-
-    Returns: (N,) int64.
-
-    Raises:
-        UserError: fewer rows or groups than folds, or the table lacks what the method needs.
+        method: a key of SPLITS; auto: stratified_group with groups, else multilabel; holdout: a share of 1 / num_folds
+            is fold 0, the other rows are -1; column: table.folds, renumbered from 0.
+        num_folds: at least 2.
+        seed: of the shuffle. When a fold lacks what the metric needs, the next seeds are tried.
     """
     if method == "column":
         if table.folds is None:
             raise UserError("folds=column: the table has no folds; set competition.fold=COLUMN")
         return _renumber(table.folds, "folds=column")
-    if method in ("group", "stratified_group") and table.groups is None:
-        raise UserError(f"folds={method}: the table has no groups; set competition.group=COLUMN")
-    is_one_class = is_one_class_a_row(table.targets)
-    plain = "stratified" if is_one_class else "multilabel"
-    grouped = "stratified_group" if is_one_class else "multilabel_group"
-    kind = {
-        "auto": plain if table.groups is None else grouped,
-        "holdout": plain if table.groups is None else grouped,
-        "multilabel": plain,
-        "stratified_group": grouped,
-    }.get(method, method)
-    count = pd.Series(table.groups).nunique() if "group" in kind else len(table)
+    kind = method
+    if method in ("auto", "holdout"):
+        kind = "multilabel" if table.groups is None else "stratified_group"
+    unit, count = "rows", len(table)
+    if "group" in kind:
+        if table.groups is None:
+            raise UserError(f"folds={method}: the table has no groups; set competition.group=COLUMN")
+        unit, count = "groups", pd.Series(table.groups).nunique()
     if count < num_folds:
-        raise UserError(
-            f"num_folds={num_folds}: only {count} {'groups' if 'group' in kind else 'rows'} to split; lower num_folds"
-        )
+        raise UserError(f"num_folds={num_folds}: only {count} {unit} to split; lower num_folds")
     for attempt in range(_NUM_ATTEMPTS):
         folds = SPLITS[kind](table, num_folds, seed + attempt)
         if method == "holdout":
             folds = np.where(folds == 0, 0, -1)
-        if not _find_fault(table, folds, positives(table.targets, is_one_class)):
-            break
+        if not _find_fault(table, folds, metric):
+            return folds
+    largest = np.bincount(number_classes(table.targets)).max()
+    if metric.fold_needs == "both" and is_one_class_a_row(table.targets) and largest < num_folds:
+        if largest == 1:
+            raise UserError("folds: every class has one row only and cannot be learned and scored; add images to each")
+        raise UserError(f"num_folds={num_folds}: the largest class has only {largest} rows; lower num_folds")
     return folds
 
 
-def check_folds(table, folds, task):
-    """Check that every fold can be trained and scored.
-
-    Args:
-        table: competition.tables.ImageTable.
-        folds: (N,) int64.
-        task: binary, multiclass (each class against the rest) or multilabel.
-
-    Raises:
-        UserError: a group is on both sides of a fold, or a column lacks a positive or a negative on one side.
-    """
-    if fault := _find_fault(table, folds, positives(table.targets, task == "multiclass")):
+def check_folds(table, folds, metric):
+    """Check that a group is on one side of each fold, and that both sides hold what training and the metric need."""
+    if fault := _find_fault(table, folds, metric):
         raise UserError(fault)
 
 
 def describe_folds(table, folds):
     """Return a table with a line per fold: its rows, groups and positives of each column (of many: the fewest)."""
     is_positive = positives(table.targets, is_one_class_a_row(table.targets))
-    groups = None if table.groups is None else pd.factorize(table.groups)[0]
-    lines = []
-    for fold in np.unique(folds):
-        rows = folds == fold
-        line = {"fold": int(fold), "rows": int(rows.sum())}
-        if groups is not None:
-            line["groups"] = len(np.unique(groups[rows]))
-        counts = is_positive[rows].sum(axis=0).tolist()
-        if len(counts) > _MAX_COLUMNS:
-            lines.append(line | {"min positives": min(counts)})
-        else:
-            lines.append(line | dict(zip(table.target_names, counts, strict=True)))
-    return pd.DataFrame(lines)
+    by_fold = pd.DataFrame(is_positive, columns=list(table.target_names)).groupby(folds)
+    lines = by_fold.sum()
+    if len(lines.columns) > 12:
+        lines = lines.min(axis=1).to_frame("min positives")
+    lines.insert(0, "rows", by_fold.size(), allow_duplicates=True)
+    if table.groups is not None:
+        lines.insert(1, "groups", pd.Series(table.groups).groupby(folds).nunique(), allow_duplicates=True)
+    return lines.rename_axis("fold").reset_index()
 
 
 def count_folds(path):
@@ -136,32 +109,27 @@ def count_folds(path):
     return int(folds[folds >= 0].nunique())
 
 
-def _find_fault(table, folds, is_positive):
+def _find_fault(table, folds, metric):
     """Return what is wrong with the folds, or None."""
     if table.groups is not None:
         pairs = pd.DataFrame({"group": table.groups, "fold": folds}).drop_duplicates()
         torn = pairs[pairs["group"].duplicated(keep=False)]
         if len(torn):
             fold, count, first = torn["fold"].max(), torn["group"].nunique(), torn["group"].iloc[0]
-            return (
-                f"fold {fold}: {count} groups are in training and in validation (first: {first}); "
-                "use folds=stratified_group or set competition.group=null"
-            )
-    numbers = np.unique(folds[folds >= 0])
+            advice = "use folds=stratified_group or set competition.group=null"
+            return f"fold {fold}: {count} groups are in training and in validation (first: {first}); {advice}"
+    numbers, is_positive = np.unique(folds[folds >= 0]), metric.positives(table.targets)
     better = "stratified" if is_one_class_a_row(table.targets) else "multilabel"
-    better = "auto" if table.groups is not None else better
+    advice = f"lower num_folds (now {len(numbers)}) or use folds={'auto' if table.groups is not None else better}"
     for fold in numbers:
         for side, rows in (("validation", folds == fold), ("training", folds != fold)):
             counts, total = is_positive[rows].sum(axis=0), int(rows.sum())
             if not total:
                 return f"fold {fold}: no row is left for {side}; split into two folds or more"
             for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
-                if is_absent.any():
+                if metric.fold_needs == "both" and is_absent.any():
                     name = table.target_names[int(np.flatnonzero(is_absent)[0])]
-                    return (
-                        f"fold {fold}: column {name!r} has no {sign} in {side}; "
-                        f"lower num_folds (now {len(numbers)}) or use folds={better}"
-                    )
+                    return f"fold {fold}: column {name!r} has no {sign} in {side}; {advice}"
     return None
 
 
@@ -172,21 +140,15 @@ def _read_folds(path, table, hint):
     rows = read_table(path)
     for name in ("id", "fold"):
         if name not in rows:
-            raise UserError(
-                f"{path}: no column {name!r} (found {listing(rows.columns)}); write the columns id and fold"
-            )
-        check_complete(rows[name], path, f"column {name!r}")
+            raise UserError(f"{path}: no column {name!r} (found {listing(rows)}); write the columns id and fold")
+        read_column(rows, name, path, name)
     if rows["id"].duplicated().any():
         raise UserError(f"{path}: id {rows['id'][rows['id'].duplicated()].iloc[0]} is there twice; {hint}")
-    wanted, found = pd.Index(table.ids, dtype=str), pd.Index(rows["id"])
-    missing, extra = found.get_indexer(wanted) < 0, wanted.get_indexer(found) < 0
-    if missing.any() or extra.any():
-        first = (table.ids[missing] if missing.any() else rows["id"].to_numpy()[extra])[0]
-        raise UserError(
-            f"{path}: {missing.sum()} training ids are missing and {extra.sum()} unknown ones are there "
-            f"(first: {first}); {hint}"
-        )
-    folds = pd.to_numeric(rows.set_index("id")["fold"].loc[table.ids], errors="coerce").to_numpy(dtype=np.float64)
+    places, missing, extra = match_ids(table.ids, rows["id"])
+    if len(missing) or len(extra):
+        found = f"{len(missing)} training ids are missing and {len(extra)} unknown ones are there"
+        raise UserError(f"{path}: {found} (first: {[*missing, *extra][0]}); {hint}")
+    folds = pd.to_numeric(rows["fold"], errors="coerce").to_numpy(dtype=np.float64)[places]
     if (is_odd := ~np.isfinite(folds) | (folds % 1 != 0)).any():
         raise UserError(f"{path}: the fold of id {table.ids[is_odd][0]} is no whole number; {hint}")
     return _renumber(folds.astype(np.int64), path)

@@ -8,130 +8,74 @@ import os
 import re
 import sys
 import unicodedata
+from bisect import bisect_left
 from itertools import islice
 from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
-from src.competition.folders import IMAGE_SUFFIXES, STAR, Folders
+from src.config.registry import list_names
 from src.errors import UserError, listing, nearest
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", *list_names("data/decode.py", "DECODERS"))
+STAR = "\0"  # a pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
 _PATHS_AT_ONCE = 50_000  # Python's strings that are in memory while Paths are built
 _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
 _OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|//")
 
 
 def find_images(competition, key, rows, ids):
-    """Find the image file of each row; of several matches the middle one in natural order.
+    """Return the Paths of each row's image; of several that fit the middle one in natural order.
 
-    Args:
-        competition: src.config.settings.Competition.
-        key: train_image or test_image, the setting that holds the pattern.
-        rows: table of str with the columns that the pattern names.
-        ids: (N,) names of the rows for errors.
-
-    Returns: Paths of the N images.
-
-    Raises:
-        UserError: the pattern is wrong, or an image is missing or outside the root.
+    key is train_image or test_image, which holds the pattern; rows is a table of str; ids (N,) is for messages.
     """
-    root, pattern = competition.root, getattr(competition, key)
-    missing = []
-
-    def find():
-        for row, path in enumerate(_match_rows(root, pattern, key, rows, ids)):
-            if path:
-                yield path
-            else:
-                missing.append(ids[row])
-
-    paths = Paths.of(find())
-    where = f"{root}/{_fixed_folder(pattern)}".rstrip("/")
-    if missing:
-        raise UserError(
-            f"{where}: {len(missing)} of {len(rows)} ids have no image (first: {missing[0]}); "
-            f"check competition.{key}, now {pattern}"
-        )
+    is_present, paths = find_present(competition, key, rows, ids)
+    if not is_present.all():
+        pattern = getattr(competition, key)
+        found = f"{(~is_present).sum()} of {len(rows)} ids have no image (first: {ids[~is_present][0]})"
+        where = f"{competition.root}/{_fixed_folder(pattern)}".rstrip("/")
+        raise UserError(f"{where}: {found}; check competition.{key}, now {pattern}")
     return paths
 
 
 def find_present(competition, key, rows, ids):
-    """Find the images as `find_images` does, but leave out the rows that have none.
-
-    Returns: (is_present, paths): (N,) bool, and Paths of the images that are there.
-
-    Raises:
-        UserError: the pattern is wrong, or an image would be outside the root.
-    """
-    found = list(_match_rows(competition.root, getattr(competition, key), key, rows, ids))
-    return np.array([bool(path) for path in found], dtype=bool), Paths.of(filter(None, found))
-
-
-def _match_rows(root, pattern, key, rows, ids):
-    """Yield the image file of each row, "" where there is none; arguments and errors are those of `find_images`."""
-    folders = Folders(root)
-    for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
-        may_lead_outside = ".." in path or "//" in path or ":" in path or path[:1] in ("/", "\\")
-        if may_lead_outside and _OUTSIDE.search(path):  # which is slow
-            raise UserError(
-                f"{root}: the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')}); "
-                f"correct the id or competition.{key}, now {pattern}"
-            )
-        found = _match_in_any_form(folders, path)
-        yield f"{root}/{found[0] if len(found) == 1 else _middle(found)}" if found else ""
-
-
-def _match_in_any_form(folders, path):
-    """Match a path as it is, else in Unicode's two forms: a Mac writes names decomposed, a table has them composed."""
-    found = folders.match(path)
-    if not found and not path.isascii():
-        forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
-        found = next(filter(None, map(folders.match, forms)), [])
-    return found
+    """Return (is_present, paths) as `find_images` would: (N,) bool, and Paths of the images that are there."""
+    paths = Paths.of(_match_rows(competition, key, rows, ids))
+    is_present = paths._encoded != b""
+    return is_present, paths if is_present.all() else paths[is_present]
 
 
 def list_images(competition, key):
-    """List the images that fit a pattern, in natural order, where no table names the rows.
+    """Return (rows, paths) of the images that fit a pattern, in natural order, where no table names the rows.
 
-    A folder of test images beside the class folders is no class: what test_image finds there is left out of training.
-
-    Returns: (rows, paths). The rows are a table of str: what the pattern's {names} are in each path, and the column
-        competition.id: the path below the pattern's fixed folder, unless the pattern has it. The paths are Paths.
-
-    Raises:
-        UserError: the pattern is wrong, or nothing fits it.
+    The rows are a table of str: what the pattern's {names} are in each path, and the column competition.id, the path
+    below the pattern's fixed folder, unless the pattern has it. What test_image finds in a folder of its own, beside
+    the class folders, is left out of training.
     """
     root, pattern = competition.root, getattr(competition, key)
     _check_pattern(pattern, f"competition.{key}")
-    folders, base = Folders(root), _fixed_folder(pattern)
-    names, reader = _compile_reader(pattern)
-    fitting = folders.match(_starred(pattern))
-    if key == "train_image" and _fixed_folder(competition.test_image) not in ("", base):
-        fitting = sorted(set(fitting) - set(folders.match(_starred(competition.test_image))))
-    found = [(path, read) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (read := reader(path))]
+    tree, top = _Tree(root), _fixed_folder(pattern)
+    names, read = _compile_reader(pattern)
+    fitting = tree.match(_starred(pattern))
+    if key == "train_image" and _fixed_folder(competition.test_image) not in ("", top):
+        fitting = sorted(set(fitting) - set(tree.match(_starred(competition.test_image))))
+    found = [(path, match) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (match := read(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
-        where = f"{root}/{base}".rstrip("/")
-        raise UserError(f"{where}: no image found there; check competition.{key}, now {pattern}")
-    rows = pd.DataFrame({name: [read[place + 1] for _, read in found] for place, name in enumerate(names)}, dtype=str)
+        raise UserError(f"{root}/{top}".rstrip("/") + f": no image found there; check competition.{key}, now {pattern}")
+    rows = pd.DataFrame({name: [match[index + 1] for _, match in found] for index, name in enumerate(names)}, dtype=str)
     if competition.id not in rows:
-        rows[competition.id] = [path[len(base) :].lstrip("/") for path, _ in found]
+        rows[competition.id] = [path[len(top) :].lstrip("/") for path, _ in found]
     return rows, Paths.of(f"{root}/{path}" for path, _ in found)
 
 
 def check_not_empty(paths):
-    """Check that every image file holds something: what a broken copy leaves most often, found before training.
-
-    Raises:
-        UserError: names the first empty file.
-    """
+    """Check that every image file holds something: what a broken copy leaves most often, found before training."""
     empty = [path for path in paths if os.path.getsize(path) == 0]
     if empty:
-        raise UserError(
-            f"{empty[0]}: cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty, "
-            "copy them again or set unreadable=skip"
-        )
+        found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
+        raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
 
 
 class Paths:
@@ -143,11 +87,11 @@ class Paths:
     @classmethod
     def of(cls, paths):
         """Build it from str, some at a time, so that a million of them need not be in memory at once."""
-        paths, parts = iter(paths), [np.zeros(0, dtype=bytes)]
+        paths, chunks = iter(paths), [np.zeros(0, dtype=bytes)]
         how = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode, a call less
         while some := [path.encode(*how) for path in islice(paths, _PATHS_AT_ONCE)]:
-            parts.append(np.array(some))
-        return cls(np.concatenate(parts))
+            chunks.append(np.array(some))
+        return cls(np.concatenate(chunks))
 
     def __len__(self):
         return len(self._encoded)
@@ -161,8 +105,91 @@ class Paths:
         return os.fsdecode(found) if isinstance(found, bytes) else Paths(found)
 
     def tolist(self):
-        """Return a list of str."""
         return list(self)
+
+
+class _Tree:
+    """The files below a root; each folder is listed once, when a path first leads there."""
+
+    def __init__(self, root):
+        self._root, self._listed, self._sorted, self._expanded = root, {}, {}, {}
+
+    def match(self, path):
+        """Return the files, relative to the root, that fit a path; STAR is anything within one name."""
+        folder, _, last = path.rpartition("/")
+        if STAR not in path:
+            return [path] if last in self._list(folder)[0] else []
+        suffixes = IMAGE_SUFFIXES if last.endswith(STAR) else ""
+        found = [f"{one}/{name}".lstrip("/") for one in self._folders(folder) for name in self._find(one, last, 0)]
+        return [file for file in found if file.lower().endswith(suffixes)]
+
+    def _folders(self, path):
+        if STAR not in path:
+            return [path]
+        if path not in self._expanded:
+            above, _, last = path.rpartition("/")
+            found = ((one, name) for one in self._folders(above) for name in self._find(one, last, 1))
+            self._expanded[path] = [f"{one}/{name}".lstrip("/") for one, name in found]
+        return self._expanded[path]
+
+    def _find(self, folder, part, kind):
+        """Return the names of a folder's files (kind 0) or others (1) that fit; hidden ones fit no star."""
+        if STAR not in part:
+            return [part] if part in self._list(folder)[kind] else []
+        start, end = part[: part.index(STAR)], part[part.rindex(STAR) + 1 :]
+        step = 1 if len(start) >= len(end) else -1  # search by the longer fixed end
+        if (folder, kind, step) not in self._sorted:
+            names = (name for name in self._list(folder)[kind] if not name.startswith("."))
+            self._sorted[folder, kind, step] = sorted(name[::step] for name in names)
+        names, start = self._sorted[folder, kind, step], start if step == 1 else end[::-1]
+        found = names[bisect_left(names, start) : bisect_left(names, start + chr(sys.maxunicode))]
+        return [name[::step] for name in found if _fits(name[::step], part)]
+
+    def _list(self, folder):
+        """Return the names of (files, others) in a folder; links count as what they lead to."""
+        if folder not in self._listed:
+            self._listed[folder] = files, others = set(), set()
+            try:
+                with os.scandir(f"{self._root}/{folder}") as entries:
+                    for entry in entries:
+                        is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
+                        (files if is_file else others).add(entry.name)
+            except OSError as error:
+                if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                    raise UserError(f"{self._root}/{folder}: cannot be listed ({error.strerror}); check it") from None
+        return self._listed[folder]
+
+
+def _fits(name, part):
+    """Whether a name is the part's pieces in order, with anything between them; a last .* is one suffix."""
+    if part.endswith("." + STAR):
+        name, dot, _ = name.rpartition(".")
+        return bool(dot) and _fits(name, part[:-2])
+    first, *middle = part.split(STAR)
+    if not middle:
+        return name == first
+    last, at = middle.pop(), len(first)
+    for piece in middle:
+        if (at := name.find(piece, at)) < 0:
+            return False
+        at += len(piece)
+    return at <= len(name) - len(last) and name.startswith(first) and name.endswith(last)
+
+
+def _match_rows(competition, key, rows, ids):
+    """Yield the image file of each row, "" where there is none."""
+    root, pattern, tree = competition.root, getattr(competition, key), _Tree(competition.root)
+    for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
+        may_lead_outside = ".." in path or "//" in path or ":" in path or path[:1] in ("/", "\\")
+        if may_lead_outside and _OUTSIDE.search(path):  # which is slow
+            found = f"the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')})"
+            raise UserError(f"{root}: {found}; correct the id or competition.{key}, now {pattern}")
+        found = tree.match(path)
+        if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
+            found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
+        if len(found) > 1:
+            found = sorted(found, key=_natural)[len(found) // 2 :]
+        yield f"{root}/{found[0]}" if found else ""
 
 
 def _fill(pattern, where, rows):
@@ -175,10 +202,8 @@ def _fill(pattern, where, rows):
     columns, cells = {}, []
     for name, letter in places:
         if name not in rows:
-            raise UserError(
-                f"{where}={pattern}: no column {name!r} (found {listing(rows.columns)})"
-                f"{nearest(name, rows.columns) or '; name one of these'}"
-            )
+            found = f"no column {name!r} (found {listing(rows.columns)})"
+            raise UserError(f"{where}={pattern}: {found}{nearest(name, rows.columns) or '; name one of these'}")
         if name not in columns:
             columns[name] = rows[name].fillna("").tolist()
         cells.append(map(itemgetter(slice(int(letter), int(letter) + 1)), columns[name]) if letter else columns[name])
@@ -187,37 +212,35 @@ def _fill(pattern, where, rows):
 
 
 def _compile_reader(pattern):
-    """Return (names, reader): the reader's match of a path has a group for each of the pattern's {names}.
+    """Return (names, read): the match of read(path) has a group for each of the pattern's {names}.
 
     A name takes as much as it can and a star as little, so golden_retriever_12.jpg has the {label} golden_retriever in
     {label}_*.jpg, and 12_golden_retriever.jpg has it in *_{label}.jpg.
     """
     names, text = [], ""
     for part in re.split(r"(\{[^}]*\}|\*)", pattern.removesuffix(".*")):
-        name = part[1:-1]
         if part == "*" or part.endswith("]}"):
             text += "[^/]*?"
-        elif part.startswith("{") and name in names:
-            text += f"\\{names.index(name) + 1}"
-        elif part.startswith("{"):
-            text += "([^/]+)"
-            names.append(name)
-        else:
+        elif not part.startswith("{"):
             text += re.escape(part)
-    return names, re.compile(text + (r"\.[^./]*" if pattern.endswith(".*") else "")).fullmatch
+        elif part in names:
+            text += f"\\{names.index(part) + 1}"
+        else:
+            text += "([^/]+)"
+            names.append(part)
+    read = re.compile(text + (r"\.[^./]*" if pattern.endswith(".*") else "")).fullmatch
+    return [name[1:-1] for name in names], read
 
 
 def _check_pattern(pattern, where):
     if re.search(r"[{}]", _PLACE.sub("", pattern)):
-        raise UserError(
-            f"{where}={pattern}: not a pattern; in braces write a column, or a letter of it such as {{id[0]}}"
-        )
+        advice = "in braces write a column, or a letter of it such as {id[0]}"
+        raise UserError(f"{where}={pattern}: not a pattern; {advice}")
     if _OUTSIDE.search(pattern):
         raise UserError(f"{where}={pattern}: leads outside competition.root; write a path below it")
 
 
 def _starred(pattern):
-    """Return the pattern with a star for whatever varies."""
     return _PLACE.sub(STAR, pattern).replace("*", STAR)
 
 
@@ -226,10 +249,6 @@ def _fixed_folder(pattern):
     return re.split(r"[{*]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
-def _middle(paths):
-    return sorted(paths, key=_natural)[len(paths) // 2]
-
-
 def _natural(text):
     """A sorting key that counts: 2 before 10."""
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", text))]
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", text))]

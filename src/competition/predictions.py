@@ -18,11 +18,7 @@ def join_columns(first, values, names):
 
 
 def load_predictions(path, ids, names):
-    """Read what `save_predictions` wrote: the probabilities (N, C) of the ids, float64.
-
-    Raises:
-        UserError: the file is damaged or holds other rows or targets.
-    """
+    """Read what `save_predictions` wrote: the probabilities (N, C) of the ids, float64."""
     try:
         rows = pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
         return rows.loc[ids, list(names)].to_numpy(dtype=np.float64)

@@ -1,45 +1,190 @@
-"""Probabilities against answers: one number per column, and their mean."""
+"""METRICS: what a score is, computed from targets and probs, and what a fold must hold to be scored."""
 
+import inspect
+import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn import metrics
 
-METRICS = {"roc_auc": roc_auc_score, "average_precision": average_precision_score}
+from src.config.registry import check_keywords
+from src.errors import UserError
 
 
-def score_columns(targets, probs, metric="roc_auc"):
-    """Score every column one against the rest.
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is computed: a function (targets, probs) -> float, nan where it is undefined.
 
-    Args:
-        targets: (N, C) in [0, 1]; soft answers count as positive from 0.5 on.
-        probs: (N, C), larger means more likely.
-        metric: a key of METRICS.
-
-    Returns:
-        (C,) float64; nan for a column that has no positive or no negative.
-
-    Reference: Fawcett, An introduction to ROC analysis, 2006, for the area under the curve.
+    takes="probs": targets and probs (N, C); with per_column one column at a time, (N,) bool for one class against the
+    rest and (N,) probs. takes="classes": true and predicted labels as scikit-learn has them, (N,) class numbers, for
+    multilabel (N, C) bool; with per_column one column of those at a time. The score is the mean of the columns that
+    have one. Keywords with a default are competition.metric_kwargs; a parameter named `task` is given the task.
     """
-    positive = np.asarray(targets) >= 0.5
-    scores = np.full(positive.shape[1], np.nan)
-    for column in range(positive.shape[1]):
-        if 0 < positive[:, column].sum() < len(positive):
-            scores[column] = METRICS[metric](positive[:, column], probs[:, column])
-    return scores
+
+    function: Callable
+    greater_is_better: bool = True
+    takes: str = "probs"
+    fold_needs: str = "rows"  # or "both": a positive and a negative of each column in training and in validation
+    per_column: bool = False
+    ranges: dict = field(default_factory=dict)  # {keyword: (lowest, highest)}
+    # what build_metric adds
+    name: str = ""
+    task: str = ""
+    kwargs: dict = field(default_factory=dict)
+    weights: list | None = None  # of each column in the mean; None: all alike
+
+    @property
+    def has_columns(self):
+        return self.per_column and (self.takes == "probs" or self.task == "multilabel")
+
+    @property
+    def worst(self):
+        return -math.inf if self.greater_is_better else math.inf
+
+    def is_better(self, new, old):
+        """Whether a score is better than another; nan never is, and any other is better than nan."""
+        return not math.isnan(new) and (math.isnan(old) or (new > old if self.greater_is_better else new < old))
+
+    def score(self, targets, probs):
+        """Return the score, float, of probs (N, C) against targets (N, C) in [0, 1]; nan where it is undefined."""
+        if self.has_columns:
+            columns = self.score_columns(targets, probs)
+            weights = np.where(np.isnan(columns), 0.0, 1.0 if self.weights is None else self.weights)
+            return float(np.nansum(columns * weights) / weights.sum()) if weights.any() else math.nan
+        if self.takes == "classes":
+            targets, probs = self._labels(targets), self._labels(probs)
+        return self._call(targets, probs)
+
+    def score_columns(self, targets, probs):
+        """Return the score of each column, (C,) float64; nan where it is undefined or there is none per column."""
+        scores = np.full(np.shape(targets)[1], np.nan)
+        if not self.has_columns:
+            return scores if len(scores) > 1 else np.array([self.score(targets, probs)])
+        is_positive = self.positives(targets)
+        probs = self.positives(probs) if self.takes == "classes" else np.asarray(probs)
+        for column in range(len(scores)):
+            if self.fold_needs == "rows" or 0 < is_positive[:, column].sum() < len(is_positive):
+                scores[column] = self._call(is_positive[:, column], probs[:, column])
+        return scores
+
+    def positives(self, targets):
+        """Return (N, C) bool: which columns are true of a row."""
+        return positives(targets, self.task == "multiclass")
+
+    def _call(self, targets, probs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn's, of an absent class
+            return float(self.function(targets, probs, **self.kwargs))
+
+    def _labels(self, values):
+        is_positive = self.positives(values)
+        return {"binary": is_positive[:, 0], "multiclass": is_positive.argmax(axis=1)}.get(self.task, is_positive)
 
 
-def score(targets, probs, metric="roc_auc"):
-    """Return the mean of the columns that can be scored (macro average); nan when none can."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of a mean over no column
-        return float(np.nanmean(score_columns(targets, probs, metric)))
+def build_metric(name, task, /, **kwargs):
+    """Return the Metric of a key of METRICS for a task: binary, multiclass or multilabel.
+
+    kwargs: of the metric's function; with columns also `weights`, the share of each in the mean.
+    """
+    metric = replace(METRICS[name], name=name, task=task)
+    parameters = inspect.signature(metric.function).parameters
+    known = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
+    known |= {"weights": ()} if metric.has_columns else {}
+    check_keywords("competition.metric_kwargs", name, known, kwargs, metric.ranges)
+    weights = kwargs.pop("weights", None)
+    numbers = [1] if weights is None else weights
+    if not any(numbers) or not all(type(one) in (int, float) and 0 <= one < math.inf for one in numbers):
+        raise UserError(f"competition.metric_kwargs.weights={weights}: must be numbers of 0 or more, not all of them 0")
+    return replace(metric, kwargs=kwargs | ({"task": task} if "task" in parameters else {}), weights=weights)
+
+
+def positives(targets, is_one_class):
+    """Return (N, C) bool, which columns are true of a row: the largest where a row has one class, else all from 0.5."""
+    targets = np.asarray(targets)
+    if is_one_class and targets.shape[1] > 1:
+        return targets.argmax(axis=1)[:, None] == np.arange(targets.shape[1])
+    return targets >= 0.5
+
+
+def roc_auc(positive, probs):
+    """Area under the ROC curve."""
+    return metrics.roc_auc_score(positive, probs)
+
+
+def partial_auc(positive, probs, min_tpr=0.8):
+    """Area under the ROC curve above a true-positive rate, in [0, 1 - min_tpr].
+
+    Reference: the metric of kaggle.com/competitions/isic-2024-challenge. With labels and scores flipped, the area is
+    below a false-positive rate; scikit-learn's value, standardised to [0.5, 1] (McClish, 1989), is scaled back.
+    """
+    max_fpr = 1 - min_tpr
+    lowest = max_fpr**2 / 2
+    return lowest + (max_fpr - lowest) * (2 * metrics.roc_auc_score(~positive, -probs, max_fpr=max_fpr) - 1)
+
+
+def average_precision(positive, probs):
+    """Area under the precision-recall curve, as a sum of steps."""
+    return metrics.average_precision_score(positive, probs)
 
 
 def log_loss(targets, probs, task):
-    """Mean negative log-likelihood of soft targets (N, C): per answer for sigmoid tasks, per row for multiclass."""
+    """Mean negative log-likelihood of soft targets (N, C): per value for sigmoid tasks, per row for multiclass."""
     targets = np.asarray(targets, dtype=np.float64)
     probs = np.clip(np.asarray(probs, dtype=np.float64), 1e-7, 1 - 1e-7)
     if task == "multiclass":
         return float(-(targets * np.log(probs)).sum(axis=1).mean())
     return float(-(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)).mean())
+
+
+def rmse(targets, probs):
+    """Root mean squared error of the probabilities, a mean over columns."""
+    return np.sqrt(((np.asarray(targets, dtype=np.float64) - probs) ** 2).mean(axis=0)).mean()
+
+
+def accuracy(labels, predicted):
+    """Share of rows that are right; multilabel: right in every column."""
+    return metrics.accuracy_score(labels, predicted)
+
+
+def balanced_accuracy(labels, predicted):
+    """Mean recall of the classes."""
+    return metrics.balanced_accuracy_score(labels, predicted)
+
+
+def f1_macro(labels, predicted):
+    """Mean F1 of the classes (binary: of both); multilabel: of the columns that have a positive or a predicted one."""
+    return metrics.f1_score(labels, predicted, average="macro", zero_division=np.nan)
+
+
+def f1_micro(labels, predicted):
+    """F1 of all decisions together; binary and multiclass: the accuracy."""
+    return metrics.f1_score(labels, predicted, average="micro", zero_division=np.nan)
+
+
+def f1_best(positive, probs):
+    """F1 of the positives at the threshold that is best for these rows."""
+    precision, recall, _ = metrics.precision_recall_curve(positive, probs)
+    return np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
+
+
+def quadratic_kappa(labels, predicted):
+    """Agreement beyond chance, weighted by the squared distance of classes in the targets' order (Cohen, 1968)."""
+    classes = np.arange(max(labels.max(), predicted.max()) + 1)  # without an absent one its neighbours would be closer
+    return metrics.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
+
+
+METRICS = {
+    "roc_auc": Metric(roc_auc, fold_needs="both", per_column=True),
+    "partial_auc": Metric(partial_auc, fold_needs="both", per_column=True, ranges={"min_tpr": (0, 0.99)}),
+    "average_precision": Metric(average_precision, fold_needs="both", per_column=True),
+    "log_loss": Metric(log_loss, greater_is_better=False),
+    "rmse": Metric(rmse, greater_is_better=False),
+    "accuracy": Metric(accuracy, takes="classes"),
+    "balanced_accuracy": Metric(balanced_accuracy, takes="classes", per_column=True),
+    "f1_macro": Metric(f1_macro, takes="classes"),
+    "f1_micro": Metric(f1_micro, takes="classes"),
+    "f1_best": Metric(f1_best, fold_needs="both", per_column=True),
+    "quadratic_kappa": Metric(quadratic_kappa, takes="classes", per_column=True),
+}

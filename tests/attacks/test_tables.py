@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from src.competition.folds import load_folds, make_folds
+from src.competition.folds import check_folds, load_folds, make_folds
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
 from src.config.load import load_config
 from src.config.settings import Competition, Config
 from src.errors import UserError
+from src.evaluation.metrics import build_metric
 from tests.attacks.fuzzing import answer, attack, how_many
+from tools.adopt.competition_file import competition_yaml
 from tools.adopt.layout import recognise
-from tools.adopt.writing import competition_yaml
 
 IDS = ["1", "2", "3", "10", "001", "한글", "a b", "a.b"]
 ODD_CELLS = [
@@ -119,14 +120,17 @@ def check_train(root, content, settings):
     assert table.targets.max() <= 1
     inside = os.path.realpath(root / "images")
     assert all(os.path.realpath(path).startswith(inside) for path in table.paths)
-    answer(make_folds, table, "auto", 2, 0)
-    answer(make_folds, table, "multilabel", 2, 0)
-    if table.folds is not None:
-        answer(make_folds, table, "column", 2, 0)
+    for name in ("roc_auc", "accuracy"):
+        metric = build_metric(name, competition.task)
+        for method in ("auto", "multilabel", "column"):
+            folds = answer(make_folds, table, method, 2, 0, metric)
+            if folds is not None:
+                assert len(folds) == len(table)
+                answer(check_folds, table, folds, metric)
 
 
 def check_test(root, content):
-    """A table as the sample, as the test rows and as the answers; and as a file of folds."""
+    """A table as the sample, as the test rows and as the solution; and as a file of folds."""
     (root / "other.csv").write_bytes(content)
     good = Competition(
         root=str(root),
@@ -143,8 +147,8 @@ def check_test(root, content):
         test = answer(load_test_table, competition, train.target_names)
         if sample is not None and test is not None:
             answer(check_sample, sample, competition, test, train.target_names)
-    answers = answer(load_solution, Competition(**vars(good) | {"solution": "other.csv"}), train)
-    assert answers is None or (np.isfinite(answers).all() and answers.shape == (len(train), 1))
+    targets = answer(load_solution, Competition(**vars(good) | {"solution": "other.csv"}), train)
+    assert targets is None or (np.isfinite(targets).all() and targets.shape == (len(train), 1))
 
 
 @how_many(200, 1500)

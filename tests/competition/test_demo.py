@@ -23,15 +23,15 @@ def root(tmp_path_factory):
 
 
 def test_all_digits_are_there_once_with_their_labels(root):
-    answers = pd.concat([pd.read_csv(root / name, dtype=str) for name in ("train.csv", "solution.csv")])
-    assert len(answers) == answers["id"].nunique() == 1797
+    rows = pd.concat([pd.read_csv(root / name, dtype=str) for name in ("train.csv", "solution.csv")])
+    assert len(rows) == rows["id"].nunique() == 1797
     written = []
     for part in ("train", "test"):
         for path in (root / part).iterdir():
             with Image.open(path) as image:
                 assert image.mode == "L"
                 written.append((path.stem, np.asarray(image).tobytes()))
-    labels = answers.set_index("id")["label"]
+    labels = rows.set_index("id")["label"]
     digits = load_digits()
     pixels = np.rint(digits.images * 255 / 16).astype(np.uint8)
     expected = sorted((one.tobytes(), str(label)) for one, label in zip(pixels, digits.target, strict=True))

@@ -8,9 +8,14 @@ import pytest
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from src.competition.folds import check_folds, describe_folds, load_folds, make_folds
+from src.competition.splits import SPLITS
 from src.competition.tables import ImageTable
-from src.config.settings import FOLD_METHODS, Competition, Config
+from src.config.settings import Competition, Config
 from src.errors import UserError
+from src.evaluation.metrics import build_metric
+
+AUC = build_metric("roc_auc", "binary")
+ACCURACY = build_metric("accuracy", "multiclass")
 
 
 def table_of(targets, groups=None, folds=None, names=None):
@@ -46,14 +51,14 @@ def test_auto_is_stratified_as_in_scikit_learn():
     labels = np.arange(60) % 3 == 0
     expected = reference(StratifiedKFold(5, shuffle=True, random_state=7), labels, labels)
     for method in ("auto", "stratified"):
-        folds = make_folds(table_of(labels), method, 5, 7)
+        folds = make_folds(table_of(labels), method, 5, 7, AUC)
         assert folds.dtype == np.int64
         assert folds.tolist() == expected.tolist()
     one_hot = np.eye(3)[np.arange(60) % 3]
     classes = np.arange(60) % 3
     expected = reference(StratifiedKFold(5, shuffle=True, random_state=7), classes, classes)
     for targets in (one_hot, 0.8 * one_hot + 0.1 * (1 - one_hot)):  # soft targets: the largest is the class
-        folds = make_folds(table_of(targets), "auto", 5, 7)
+        folds = make_folds(table_of(targets), "auto", 5, 7, AUC)
         for column in range(3):
             assert np.bincount(folds[classes == column]).tolist() == [4] * 5
         assert np.bincount(folds).tolist() == np.bincount(expected).tolist()
@@ -63,21 +68,20 @@ def test_auto_with_groups_keeps_them_whole_and_stratified():
     rng = np.random.default_rng(1)
     groups, labels = rng.integers(0, 40, 200), (rng.random(200) < 0.3).astype(float)
     table = table_of(labels, groups)
-    folds = make_folds(table, "auto", 4, 3)
+    folds = make_folds(table, "auto", 4, 3, AUC)
     names = table.groups
     assert (
         folds.tolist()
         == reference(StratifiedGroupKFold(4, shuffle=True, random_state=3), labels, labels.astype(int), names).tolist()
     )
     assert pd.Series(folds).groupby(names).nunique().max() == 1
-    check_folds(table, folds, "binary")
+    check_folds(table, folds, AUC)
     for method in ("group", "holdout"):
-        assert pd.Series(make_folds(table, method, 4, 3)).groupby(names).nunique().max() == 1
+        assert pd.Series(make_folds(table, method, 4, 3, AUC)).groupby(names).nunique().max() == 1
 
 
 @pytest.mark.parametrize(("num_folds", "num_classes"), [(2, 1), (5, 1), (10, 3), (3, 9)])
 def test_grouped_folds_are_scikit_learns_own(num_folds, num_classes):
-    """Trying all folds at once changes none of them, whatever the groups' sizes and mixtures."""
     for seed in range(8):
         rng = np.random.default_rng(seed)
         numbers = rng.integers(0, 100, 400)
@@ -87,43 +91,43 @@ def test_grouped_folds_are_scikit_learns_own(num_folds, num_classes):
         classes = -table.targets.argmax(axis=1) if num_classes > 1 else table.targets[:, 0]
         splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
         expected = reference(splitter, classes, classes, table.groups)
-        np.testing.assert_array_equal(make_folds(table, "stratified_group", num_folds, seed), expected)
+        np.testing.assert_array_equal(make_folds(table, "stratified_group", num_folds, seed, ACCURACY), expected)
 
 
 def test_several_labels_are_spread_evenly():
     table = table_of(random_multilabel())
-    folds = make_folds(table, "auto", 4, 0)
-    assert folds.tolist() == make_folds(table, "multilabel", 4, 0).tolist()
+    folds = make_folds(table, "auto", 4, 0, AUC)
+    assert folds.tolist() == make_folds(table, "multilabel", 4, 0, AUC).tolist()
     counts = np.array([table.targets[folds == fold].sum(axis=0) for fold in range(4)])
     assert (np.ptp(counts, axis=0) <= 2).all()
-    check_folds(table, folds, "multilabel")
+    check_folds(table, folds, build_metric("roc_auc", "multilabel"))
 
 
 def test_several_labels_with_groups_keep_groups_whole():
     targets = np.repeat(random_multilabel(), 3, axis=0)
     table = table_of(targets, np.repeat(np.arange(120), 3))
     for method in ("auto", "stratified_group"):
-        folds = make_folds(table, method, 4, 0)
+        folds = make_folds(table, method, 4, 0, AUC)
         assert pd.Series(folds).groupby(table.groups).nunique().max() == 1
         counts = np.array([targets[folds == fold].sum(axis=0) for fold in range(4)])
         assert (np.ptp(counts, axis=0) <= 6).all()
         assert np.bincount(folds).min() >= 80
 
 
-@pytest.mark.parametrize("method", [one for one in FOLD_METHODS if one != "column"])
+@pytest.mark.parametrize("method", ["auto", "holdout", *SPLITS])
 def test_every_method_covers_each_row_once_and_follows_the_seed(method):
     table = table_of(np.arange(100) % 2, np.arange(100) // 2)
-    folds = make_folds(table, method, 5, 1)
+    folds = make_folds(table, method, 5, 1, AUC)
     assert folds.shape == (100,)
-    assert folds.tolist() == make_folds(table, method, 5, 1).tolist()
-    assert folds.tolist() != make_folds(table, method, 5, 2).tolist()
+    assert folds.tolist() == make_folds(table, method, 5, 1, AUC).tolist()
+    assert folds.tolist() != make_folds(table, method, 5, 2, AUC).tolist()
     expected = [-1, 0] if method == "holdout" else [0, 1, 2, 3, 4]
     assert np.unique(folds).tolist() == expected
     assert (folds == 0).sum() == pytest.approx(20, abs=2)
 
 
 def test_holdout_is_stratified():
-    folds = make_folds(table_of([1] * 20 + [0] * 80), "holdout", 5, 0)
+    folds = make_folds(table_of([1] * 20 + [0] * 80), "holdout", 5, 0, AUC)
     assert (folds[:20] == 0).sum() == 4
     assert (folds[20:] == 0).sum() == 16
     assert (folds == -1).sum() == 80
@@ -131,11 +135,11 @@ def test_holdout_is_stratified():
 
 def test_a_column_is_renumbered():
     table = table_of([0, 1, 0, 1, 1], folds=[7, 3, -5, 10, 7])
-    assert make_folds(table, "column", 5, 0).tolist() == [1, 0, -1, 2, 1]
-    assert refusal(make_folds, table_of([0, 1], folds=[4, 4]), "column", 5, 0) == (
+    assert make_folds(table, "column", 5, 0, AUC).tolist() == [1, 0, -1, 2, 1]
+    assert refusal(make_folds, table_of([0, 1], folds=[4, 4]), "column", 5, 0, AUC) == (
         "folds=column: all rows are in one fold; give two folds or more"
     )
-    assert refusal(make_folds, table_of([0, 1]), "column", 5, 0) == (
+    assert refusal(make_folds, table_of([0, 1]), "column", 5, 0, AUC) == (
         "folds=column: the table has no folds; set competition.fold=COLUMN"
     )
 
@@ -143,13 +147,13 @@ def test_a_column_is_renumbered():
 def test_further_shuffles_are_tried_when_one_cannot_be_scored():
     """A plain shuffle of few positives often leaves a fold without; one of the next seeds is better."""
     table = table_of([1] * 3 + [0] * 27)
-    tried = [make_folds(table, "kfold", 2, seed) for seed in range(20)]
+    tried = [make_folds(table, "kfold", 2, seed, AUC) for seed in range(20)]
     first = [reference(KFold(2, shuffle=True, random_state=seed), table.ids) for seed in range(20)]
     is_faulty = [len(np.unique(folds[:3])) < 2 for folds in first]
     assert any(is_faulty)
     for folds, plain, faulty in zip(tried, first, is_faulty, strict=True):
         assert (folds.tolist() != plain.tolist()) == faulty
-        check_folds(table, folds, "binary")
+        check_folds(table, folds, AUC)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_further_shuffles_are_tried_when_one_cannot_be_scored():
     ],
 )  # fmt: skip
 def test_a_split_that_cannot_be_made_is_refused(table, method, num_folds, expected):
-    assert refusal(make_folds, table, method, num_folds, 0) == expected
+    assert refusal(make_folds, table, method, num_folds, 0, AUC) == expected
 
 
 @pytest.mark.parametrize(
@@ -193,11 +197,11 @@ def test_a_split_that_cannot_be_made_is_refused(table, method, num_folds, expect
     ],
 )  # fmt: skip
 def test_folds_that_cannot_be_scored_are_refused(targets, groups, folds, task, expected):
-    table, folds = table_of(targets, groups), np.array(folds)
+    table, folds, metric = table_of(targets, groups), np.array(folds), build_metric("roc_auc", task)
     if expected is None:
-        check_folds(table, folds, task)
+        check_folds(table, folds, metric)
     else:
-        assert refusal(check_folds, table, folds, task) == expected
+        assert refusal(check_folds, table, folds, metric) == expected
 
 
 def test_a_description_counts_rows_groups_and_positives():
@@ -216,10 +220,41 @@ def config(tmp_path):
     return Config(output_dir=str(tmp_path / "out"), competition=Competition(name="pets"), num_folds=2, seed=5)
 
 
+def test_a_metric_that_scores_any_rows_needs_no_class_on_both_sides():
+    table = table_of(np.eye(3)[[0] * 20 + [1] * 3 + [2]], names=("a", "b", "c"))
+    folds = make_folds(table, "auto", 5, 0, ACCURACY)
+    assert np.unique(folds).tolist() == [0, 1, 2, 3, 4]
+    assert len(set(folds[20:23])) == 3
+    check_folds(table, folds, ACCURACY)
+    expected = "fold 0: column 'c' has no positive in validation; lower num_folds (now 5) or use folds=stratified"
+    assert refusal(check_folds, table, np.roll(np.arange(24) % 5, 2), build_metric("roc_auc", "multiclass")) == expected
+    one_side = "fold 0: no row is left for training; split into two folds or more"
+    assert refusal(check_folds, table, np.zeros(24, int), ACCURACY) == one_side
+    grouped = replace(table, groups=np.repeat(["p", "q"], 12))
+    assert "2 groups are in training and in validation" in refusal(check_folds, grouped, np.arange(24) % 5, ACCURACY)
+
+
+def test_classes_smaller_than_the_folds_are_spread_for_such_a_metric():
+    targets = np.eye(20)[np.repeat(np.arange(20), 3)]
+    folds = make_folds(table_of(targets, names=tuple("abcdefghijklmnopqrst")), "auto", 5, 0, ACCURACY)
+    assert np.bincount(folds).tolist() == [12] * 5
+    assert all(len(set(folds[targets[:, column] == 1])) == 3 for column in range(20))
+    assert folds.tolist() != make_folds(table_of(targets), "auto", 5, 1, ACCURACY).tolist()
+    groups = np.repeat(np.arange(30), 2).astype(str)
+    folds = make_folds(table_of(targets, groups), "auto", 5, 0, ACCURACY)
+    assert pd.Series(folds).groupby(groups).nunique().max() == 1
+    assert np.unique(folds).tolist() == [0, 1, 2, 3, 4]
+    one_row_a_class = table_of(np.eye(8))
+    assert np.bincount(make_folds(one_row_a_class, "auto", 2, 0, ACCURACY)).tolist() == [4, 4]
+    assert refusal(make_folds, one_row_a_class, "auto", 2, 0, build_metric("roc_auc", "multiclass")) == (
+        "folds: every class has one row only and cannot be learned and scored; add images to each"
+    )
+
+
 def test_folds_are_made_once_and_read_in_the_tables_order(config, tmp_path):
     table = table_of([0, 1] * 10)
     folds = load_folds(config, table)
-    assert folds.tolist() == make_folds(table, "auto", 2, 5).tolist()
+    assert folds.tolist() == make_folds(table, "auto", 2, 5, AUC).tolist()
     path = tmp_path / "out" / "folds" / "pets_auto_2_seed5.csv"
     written = pd.read_csv(path, dtype={"id": str})
     assert written.to_dict("list") == {"id": table.ids.tolist(), "fold": folds.tolist()}
@@ -228,7 +263,7 @@ def test_folds_are_made_once_and_read_in_the_tables_order(config, tmp_path):
     again = load_folds(config, table)
     assert again.dtype == np.int64
     assert again.tolist() == (1 - folds).tolist()
-    assert load_folds(replace(config, seed=6), table).tolist() == make_folds(table, "auto", 2, 6).tolist()
+    assert load_folds(replace(config, seed=6), table).tolist() == make_folds(table, "auto", 2, 6, AUC).tolist()
 
 
 def test_folds_kept_without_groups_are_not_those_with_groups(config, tmp_path):
@@ -284,6 +319,20 @@ def test_folds_that_the_user_brought(config, tmp_path, csv, expected):
         assert load_folds(config, table).tolist() == expected
     else:
         assert refusal(load_folds, config, table) == f"{path}: {expected}"
+
+
+def test_the_metric_of_the_config_decides_what_a_fold_must_hold(config):
+    table, config = table_of([0, 1, 0, 1, 0, 1]), replace(config, num_folds=5)
+    assert refusal(load_folds, config, table) == "num_folds=5: the largest class has only 3 rows; lower num_folds"
+    config = replace(config, competition=replace(config.competition, metric="accuracy"))
+    assert np.unique(load_folds(config, table)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_weights_for_other_columns_are_refused(config):
+    competition = replace(config.competition, metric_kwargs={"weights": [1, 2, 3]})
+    assert refusal(load_folds, replace(config, competition=competition), table_of([0, 1] * 4)) == (
+        "competition.metric_kwargs.weights: 3 weights for 1 columns (a); give one for each"
+    )
 
 
 def test_a_missing_file_of_folds_is_said_in_its_own_words(config):

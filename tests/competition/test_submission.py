@@ -114,10 +114,10 @@ def test_a_sample_of_other_rows_is_refused(write_competition, test_ids, expected
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("ID,y\n1,0\n", "no column 'id' (found ID, y); set competition.id to the column that names a row"),
+        ("ID,y\n1,0\n", "no column 'id' (found ID, y); set competition.id to what the table has"),
         ("id\n1\n", "1 rows of id; it needs an id and predictions"),
         ("id,y\n", "0 rows of id, y; it needs an id and predictions"),
-        ("id,y\n1,0\n1,0\n", "id 1 is there twice; download it again"),
+        ("id,y\n1,0\n1,0\n", "1 of 2 rows repeat an id (first: 1); keep one row per image"),
         ("id,y\n1,0\n,0\n", "column 'id' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
     ],
 )

@@ -13,7 +13,7 @@ from src.competition.paths import Paths, check_not_empty
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
 from src.errors import UserError
 
-PIXEL = b"stub"  # tables look at names and sizes, never into a picture
+PIXEL = b"stub"  # tables look at names and sizes, never into an image
 IMAGES = {f"train/{name}.png": PIXEL for name in ("001", "002", "010")}
 BASIC = {"train_table": "train.csv", "train_image": "train/{id}.png", "targets": ["y"]}
 
@@ -360,7 +360,7 @@ def test_empty_files_are_named(tmp_path):
          "column 'kind' holds 'cat', no whole number; number the folds from 0"),
     ],
 )  # fmt: skip
-def test_wrong_answers_are_refused(write_competition, settings, expected):
+def test_wrong_labels_are_refused(write_competition, settings, expected):
     csv = "id,kind,gap,three,p,q,r\n001,cat,x,a,1,0,2\n002,cat,,b,0.5,1,-1\n010,cat,y,c,0,1,0\n"
     settings = {"label": "kind", "train_table": "train.csv", "train_image": "train/{id}.png"} | settings
     assert refusal(write_competition(IMAGES | {"train.csv": csv}, **settings)) == f"ROOT/train.csv: {expected}"
@@ -399,6 +399,45 @@ def test_settings_that_do_not_agree_are_refused(write_competition, settings, exp
 def test_a_missing_root_is_refused(write_competition):
     competition = replace(write_competition({}, **BASIC), root="no/such")
     assert refusal(competition) == "ROOT: no such folder; set competition.root to the folder of the data"
+
+
+def test_other_columns_stay_with_their_rows(write_competition):
+    csv = "id,y,site,age,patient\n010,1,a,07,p\n001,0,,8,q\n002,1,b,nan,q\n"
+    files = IMAGES | {"train.csv": csv} | {f"test/{name}.png": PIXEL for name in ("001", "002", "010")}
+    competition = write_competition(files, **BASIC, group="patient", test_table="train.csv", test_image="test/{id}.png")
+    table = load_train_table(competition)
+    assert list(table.columns) == ["site", "age", "patient"]
+    assert table.columns.fillna("-").to_dict("list") == {
+        "site": ["a", "-", "b"], "age": ["07", "8", "nan"], "patient": ["p", "q", "q"]
+    }  # fmt: skip
+    for rows in (np.array([2, 0]), [2, 0]):
+        assert table.take(rows).columns.loc[[0, 1], "age"].tolist() == ["nan", "07"]
+    assert table.take(np.array([False, True, True])).columns["site"].isna().tolist() == [True, False]
+    assert load_test_table(competition, ("y",)).columns.equals(table.columns)
+    alone = write_competition({"train.csv": "id,y\n010,1\n001,0\n"}, **BASIC)
+    assert load_train_table(alone).columns.shape == (2, 0)
+    assert len(load_train_table(alone).take([1]).columns) == 1
+
+
+def test_stars_in_folders_are_searched_once_for_all_rows(write_competition, monkeypatch):
+    """Folders that a star stands for are found once, not for each of a million rows."""
+    ids = [f"{number:04}" for number in range(1000)]
+    files = {f"part{int(one) % 5}/{one}/image_{one}.png": PIXEL for one in ids} | {"other/0001.txt": b""}
+    csv = "id,y\n" + "".join(f"{one},{int(one) % 2}\n" for one in ids)
+    settings = BASIC | {"train_image": "p*/{id}/im*_{id}.*"}
+    competition = write_competition(files | {"train.csv": csv}, **settings)
+    scandir, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    assert names_of(load_train_table(competition), competition) == list(files)[:1000]
+    assert len(listed) == 1 + 5 + 1000
+
+
+def test_a_link_that_cannot_be_followed_is_no_image_of_another_row(write_competition):
+    competition = write_competition(IMAGES | {"train.csv": "id,y\n001,1\n002,0\n"}, **BASIC)
+    os.symlink("loop.png", Path(competition.root) / "train/loop.png")
+    assert len(load_train_table(competition)) == 2
+    (Path(competition.root) / "train.csv").write_text("id,y\n001,1\nloop,0\n")
+    assert "1 of 2 ids have no image (first: loop)" in refusal(competition)
 
 
 @pytest.mark.parametrize("pattern", ["train/{id}.png", "train/{id}.*"])

@@ -1,40 +1,212 @@
-"""Scores against scikit-learn and hand-computed values."""
+"""Every metric against scikit-learn or a hand-computed value; what is undefined is nan, and nan is never better."""
+
+import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss as sklearn_log_loss
-from sklearn.metrics import roc_auc_score
+from sklearn import metrics
 
-from src.evaluation.metrics import log_loss, score, score_columns
+from src.errors import UserError
+from src.evaluation.metrics import METRICS, Metric, build_metric, log_loss, positives
+
+TASKS = ("binary", "multiclass", "multilabel")
+RNG = np.random.default_rng(0)
+LABELS, YES, SEVERAL = RNG.integers(0, 4, 90), RNG.integers(0, 2, 90), RNG.integers(0, 2, (90, 3))
+TARGETS = {"binary": YES[:, None], "multiclass": np.eye(4)[LABELS], "multilabel": SEVERAL}
+PROBS = {
+    "binary": RNG.random((90, 1)),
+    "multiclass": RNG.dirichlet(np.ones(4), 90),
+    "multilabel": (RNG.random((90, 3)) + 0.5 * SEVERAL) / 1.5,
+}
+TRUE = {"binary": YES, "multiclass": LABELS, "multilabel": SEVERAL}  # as scikit-learn takes them
+PREDICTED = {
+    "binary": (PROBS["binary"][:, 0] >= 0.5).astype(int),
+    "multiclass": PROBS["multiclass"].argmax(axis=1),
+    "multilabel": (PROBS["multilabel"] >= 0.5).astype(int),
+}
 
 
-def test_auc_of_four_rows_by_hand():
-    targets = np.array([[0], [0], [1], [1]])
-    probs = np.array([[0.1], [0.4], [0.35], [0.8]])
-    assert score(targets, probs) == 0.75  # 3 of the 4 pairs are in order
+def columns(function, targets, probs):
+    return np.array([function(*column) for column in zip(targets.T, probs.T, strict=True)])
+
+
+def isic_2024(solution, submission, min_tpr=0.80):
+    """The host's own code, but for its checks of the tables."""
+    v_gt = abs(np.asarray(solution) - 1)
+    v_pred = np.array([1.0 - x for x in submission])
+    max_fpr = abs(1 - min_tpr)
+    partial_auc_scaled = metrics.roc_auc_score(v_gt, v_pred, max_fpr=max_fpr)
+    return 0.5 * max_fpr**2 + (max_fpr - 0.5 * max_fpr**2) / (1.0 - 0.5) * (partial_auc_scaled - 0.5)
+
+
+def best_f1(truth, probs):
+    return max(metrics.f1_score(truth, probs >= threshold) for threshold in np.unique(probs))
+
+
+def mean_over(function):
+    """A metric that scikit-learn has for labels alone: multilabel as the mean over columns."""
+    return lambda truth, predicted: (
+        function(truth, predicted) if truth.ndim == 1 else columns(function, truth, predicted).mean()
+    )
+
+
+def kappa(truth, predicted):
+    return metrics.cohen_kappa_score(truth, predicted, weights="quadratic")
+
+
+BY_LABELS = {
+    "accuracy": metrics.accuracy_score,
+    "balanced_accuracy": mean_over(metrics.balanced_accuracy_score),
+    "f1_macro": lambda truth, predicted: metrics.f1_score(truth, predicted, average="macro"),
+    "f1_micro": lambda truth, predicted: metrics.f1_score(truth, predicted, average="micro"),
+    "quadratic_kappa": mean_over(kappa),
+}
+BY_COLUMNS = {
+    "roc_auc": metrics.roc_auc_score,
+    "average_precision": metrics.average_precision_score,
+    "partial_auc": isic_2024,
+    "f1_best": best_f1,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", BY_LABELS)
+def test_metrics_of_hard_predictions_are_scikit_learns(name, task):
+    expected = BY_LABELS[name](TRUE[task], PREDICTED[task])
+    assert build_metric(name, task).score(TARGETS[task], PROBS[task]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", BY_COLUMNS)
+def test_metrics_of_columns_are_scikit_learns_one_against_the_rest(name, task):
+    metric, tolerance = build_metric(name, task), 1e-9 if name == "partial_auc" else 1e-12
+    expected = columns(BY_COLUMNS[name], TARGETS[task], PROBS[task])
+    np.testing.assert_allclose(metric.score_columns(TARGETS[task], PROBS[task]), expected, rtol=0, atol=tolerance)
+    assert metric.score(TARGETS[task], PROBS[task]) == pytest.approx(expected.mean(), abs=tolerance)
+    weights = [3, 0, 1.5, 2][: len(expected)]
+    weighted = build_metric(name, task, weights=weights).score(TARGETS[task], PROBS[task])
+    assert weighted == pytest.approx(np.average(expected, weights=weights), abs=tolerance)
 
 
 def test_macro_auc_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 60)
-    probs = rng.dirichlet(np.ones(3), 60)
-    expected = roc_auc_score(labels, probs, multi_class="ovr")
-    assert score(np.eye(3)[labels], probs) == pytest.approx(expected, abs=1e-12)
+    expected = metrics.roc_auc_score(LABELS, PROBS["multiclass"], multi_class="ovr")
+    score = build_metric("roc_auc", "multiclass").score(TARGETS["multiclass"], PROBS["multiclass"])
+    assert score == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_column_of_one_class_is_left_out_of_the_mean():
+def test_auc_of_four_rows_by_hand():
+    targets, probs = np.array([[0], [0], [1], [1]]), np.array([[0.1], [0.4], [0.35], [0.8]])
+    assert build_metric("roc_auc", "binary").score(targets, probs) == 0.75  # 3 of the 4 pairs are in order
+
+
+@pytest.mark.parametrize("min_tpr", [0, 0.5, 0.8, 0.95])
+def test_partial_auc_is_the_hosts(min_tpr):
+    metric = build_metric("partial_auc", "binary", min_tpr=min_tpr)
+    assert metric.score(YES[:, None], PROBS["binary"]) == pytest.approx(
+        isic_2024(YES, PROBS["binary"][:, 0], min_tpr), abs=1e-9
+    )
+    assert metric.score(YES[:, None], YES[:, None]) == pytest.approx(1 - min_tpr, abs=1e-9)
+    small = (PROBS["binary"] * 1e-9).astype(np.float32)  # 1 - p would be 1 for all of them
+    assert metric.score(YES[:, None], small) == pytest.approx(metric.score(YES[:, None], PROBS["binary"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_log_loss_and_rmse_are_scikit_learns(task):
+    targets, probs, expected = TARGETS[task], PROBS[task], metrics.log_loss(LABELS, PROBS["multiclass"])
+    if task != "multiclass":
+        expected = columns(metrics.log_loss, targets, probs).mean()
+    assert build_metric("log_loss", task).score(targets, probs) == pytest.approx(expected, abs=1e-12)
+    assert log_loss(targets, probs, task) == pytest.approx(expected, abs=1e-12)
+    expected = metrics.root_mean_squared_error(targets, probs)
+    assert build_metric("rmse", task).score(targets, probs) == pytest.approx(expected, abs=1e-12)
+
+
+def test_log_loss_and_rmse_know_soft_targets():
+    targets, probs = np.array([[0.25], [1.0]]), np.array([[0.5], [0.5]], dtype=np.float32)
+    assert build_metric("log_loss", "binary").score(targets, probs) == pytest.approx(math.log(2))
+    assert build_metric("rmse", "binary").score(targets, probs) == pytest.approx(math.sqrt((0.0625 + 0.25) / 2))
+
+
+def test_a_class_that_the_rows_lack_keeps_its_distance_in_kappa():
+    targets, probs = np.eye(5)[[0, 4, 4, 0, 1]], np.eye(5)[[0, 4, 0, 0, 1]]
+    expected = metrics.cohen_kappa_score([0, 4, 4, 0, 1], [0, 4, 0, 0, 1], labels=range(5), weights="quadratic")
+    assert build_metric("quadratic_kappa", "multiclass").score(targets, probs) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_column_without_a_score_is_left_out_of_the_mean():
     targets = np.array([[0, 1], [1, 1], [0, 1]])
     probs = np.array([[0.1, 0.5], [0.9, 0.5], [0.2, 0.5]])
-    columns = score_columns(targets, probs)
-    assert columns[0] == 1.0
-    assert np.isnan(columns[1])
-    assert score(targets, probs) == 1.0
-    assert np.isnan(score(targets[:, 1:], probs[:, 1:]))
+    for name in BY_COLUMNS:
+        metric = build_metric(name, "multilabel")
+        scores = metric.score_columns(targets, probs)
+        assert np.isnan(scores).tolist() == [False, True]
+        assert metric.score(targets, probs) == scores[0]
+        assert build_metric(name, "multilabel", weights=[1, 3]).score(targets, probs) == scores[0]
+        assert np.isnan(build_metric(name, "multilabel", weights=[0, 3]).score(targets, probs))
+        assert np.isnan(metric.score(targets[:, 1:], probs[:, 1:]))
+    f1 = build_metric("f1_macro", "multilabel")
+    assert f1.score(np.array([[1, 0], [0, 0]]), np.array([[0.9, 0.1], [0.1, 0.2]])) == 1
 
 
-def test_log_loss_is_scikit_learns():
-    rng = np.random.default_rng(1)
-    labels, probs = rng.integers(0, 3, 40), rng.dirichlet(np.ones(3), 40)
-    assert log_loss(np.eye(3)[labels], probs, "multiclass") == pytest.approx(sklearn_log_loss(labels, probs))
-    yes, chance = rng.integers(0, 2, 40), rng.random(40)
-    assert log_loss(yes[:, None], chance[:, None], "binary") == pytest.approx(sklearn_log_loss(yes, chance))
+def test_only_columns_have_scores_of_their_own():
+    assert np.isnan(build_metric("accuracy", "multiclass").score_columns(np.eye(3), np.eye(3))).all()
+    assert np.isnan(build_metric("quadratic_kappa", "multiclass").score_columns(np.eye(3), np.eye(3))).all()
+    assert build_metric("balanced_accuracy", "multilabel").score_columns(SEVERAL, SEVERAL).tolist() == [1, 1, 1]
+    assert build_metric("accuracy", "binary").score_columns(YES[:, None], YES[:, None]).tolist() == [1]
+
+
+def test_soft_targets_are_hard_alike_everywhere():
+    targets = np.array([[0.4, 0.3, 0.3], [0.2, 0.3, 0.5]])
+    assert positives(targets, True).tolist() == [[True, False, False], [False, False, True]]
+    assert positives(targets, False).tolist() == [[False] * 3, [False, False, True]]
+    assert positives(np.array([[0.5], [0.4]]), True).tolist() == [[True], [False]]
+    assert build_metric("accuracy", "multiclass").score(targets, np.eye(3)[[0, 2]]) == 1
+    assert build_metric("roc_auc", "multiclass").score_columns(targets, np.eye(3)[[0, 2]])[0] == 1
+
+
+@pytest.mark.parametrize("name", [*BY_LABELS, *BY_COLUMNS, "log_loss", "rmse"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_perfect_prediction_is_best_and_the_direction_is_right(name, task):
+    metric = build_metric(name, task)
+    perfect, plain = metric.score(TARGETS[task], TARGETS[task]), metric.score(TARGETS[task], PROBS[task])
+    assert metric.is_better(perfect, plain)
+    assert not metric.is_better(plain, perfect)
+    assert metric.is_better(plain, metric.worst)
+    assert not metric.is_better(plain, plain)
+    assert not metric.is_better(math.nan, metric.worst)
+    assert not metric.is_better(math.nan, math.nan)
+    assert metric.is_better(plain, math.nan)
+    assert metric.fold_needs in ("both", "rows")
+    assert metric.greater_is_better == (metric.worst < 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "kwargs", "expected"),
+    [
+        ("partial_auc", "binary", {"min_trp": 0.8}, "partial_auc has no min_trp (it has min_tpr, weights)"),
+        ("partial_auc", "binary", {"min_tpr": 1.0}, "competition.metric_kwargs.min_tpr=1.0: must be "),
+        ("partial_auc", "binary", {"min_tpr": "high"}, "competition.metric_kwargs.min_tpr=high: must be a number"),
+        ("roc_auc", "multilabel", {"weights": 3}, "competition.metric_kwargs.weights=3: must be a list"),
+        ("roc_auc", "multilabel", {"weights": [1, -1]}, "must be numbers of 0 or more, not all of them 0"),
+        ("roc_auc", "multilabel", {"weights": [0, 0]}, "must be numbers of 0 or more, not all of them 0"),
+        ("roc_auc", "multilabel", {"weights": [1, "x"]}, "must be numbers of 0 or more, not all of them 0"),
+        ("accuracy", "multilabel", {"weights": [1, 1]}, "accuracy has no weights"),
+        ("quadratic_kappa", "multiclass", {"weights": [1, 1]}, "quadratic_kappa has no weights"),
+        ("log_loss", "binary", {"task": "multiclass"}, "log_loss has no task"),
+    ],
+)
+def test_wrong_keywords_are_refused(name, task, kwargs, expected):
+    with pytest.raises(UserError) as caught:
+        build_metric(name, task, **kwargs)
+    assert "competition.metric_kwargs" in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def hit_rate(targets, probs, threshold=0.5):
+    return float(((probs >= threshold) == targets).mean())
+
+
+def test_a_metric_of_ones_own_is_a_function_and_an_entry(monkeypatch):
+    monkeypatch.setitem(METRICS, "hit_rate", Metric(hit_rate))
+    metric = build_metric("hit_rate", "multilabel", threshold=0.9)
+    assert metric.score(SEVERAL, PROBS["multilabel"]) == ((PROBS["multilabel"] >= 0.9) == SEVERAL).mean()
