@@ -11,30 +11,29 @@ from src.model.freezing import open_stages
 
 
 class Average:
-    """No average: the network itself is scored. What a subclass may override."""
+    """No average: the network itself is scored. A subclass overrides what it needs; epochs count from 0."""
 
     num_best = 0  # best epochs whose weights are kept until the end
     module = None  # the averaged network, once there is one
 
-    def __init__(self, network, epochs):
+    def __init__(self, network, total_epochs):
         pass
 
     def after_step(self, network):
-        """Call after each optimizer step."""
-
-    def looks_again(self, epoch):
-        """Return whether `after_epoch` reads the training images of this epoch (from 0) once more."""
-        return False
+        """Called after each optimizer step."""
 
     def after_epoch(self, learner, epoch):
-        """Call after an epoch's last step, before its validation; epochs count from 0."""
+        """Called between an epoch's last step and its validation."""
+
+    def looks_again(self, epoch):
+        """Return whether `after_epoch` reads the epoch's training images once more."""
+        return False
 
     def state_dict(self):
-        """Return what a restart needs."""
         return {}
 
     def load_state_dict(self, state):
-        """Load what `state_dict` returned."""
+        pass
 
 
 class EMA(Average):
@@ -43,7 +42,7 @@ class EMA(Average):
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
     """
 
-    def __init__(self, network, epochs, decay=0.999):
+    def __init__(self, network, total_epochs, decay=0.999):
         if not 0 <= decay < 1:
             raise UserError(f"train.average_kwargs.decay={decay}: must be from 0 to below 1")
         self._ema, self._num_steps = ModelEmaV3(network, decay=decay, use_warmup=True), 0
@@ -108,15 +107,7 @@ AVERAGES = {"none": Average, "ema": EMA, "swa": SWA, "soup": Soup}
 
 
 def build_average(train, network):
-    """Return the Average that the settings ask for.
-
-    Args:
-        train: config.settings.Train.
-        network: model.network.Network, copied as it is now.
-
-    Raises:
-        UserError: train.average_kwargs do not suit it.
-    """
+    """Return the Average that config.settings.Train asks for, of the network as it is now."""
     average = AVERAGES[train.average]
     check_kwargs("train.average_kwargs", average, train.average_kwargs)
     return average(network, train.epochs, **train.average_kwargs)
@@ -132,14 +123,10 @@ def compute_mean_weights(states):
 
 @torch.no_grad()
 def refresh_batchnorm(network, batches):
-    """Compute the running mean and variance of every BatchNorm that learns them anew, as averaged weights need.
+    """Compute the statistics of every BatchNorm that learns them anew, as averages need (arXiv:1803.05407, sec. 3.2).
 
-    torch's update_bn would also reset the frozen ones. The network's mode stays.
-
-    Args:
-        batches: iterable of normalised inputs, {name: tensor}; read only where there is something to compute.
-
-    Reference: arXiv:1803.05407, section 3.2.
+    torch's update_bn would also reset the frozen ones. `batches` of normalised inputs, {name: tensor}, are read only
+    where there is something to compute.
     """
     was_training = network.training
     network.train()

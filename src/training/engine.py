@@ -76,7 +76,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
             _check_finite(losses[first:], rates, first, epoch, accelerator)
     mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()
     seconds = time.perf_counter() - began
-    return EpochStats(mean_loss, seconds, loader.num_images * accelerator.num_processes / seconds)
+    return EpochStats(mean_loss, seconds, round(loader.num_images * accelerator.num_processes / seconds, 1))
 
 
 @torch.inference_mode()

@@ -23,15 +23,10 @@ from src.training.tracking import log_epoch
 
 
 def train_fold(run, fold):
-    """Train one fold, or resume it from its newest state.
-
-    Args:
-        run: run.Run.
-        fold: number of the fold that validates.
+    """Train one fold of a run.Run, or resume it from its newest state.
 
     Raises:
-        UserError: see `build_learner` and `train_one_epoch`.
-        Stopped: by a signal or the time budget; what is there is saved.
+        Stopped: by a signal or the time budget; its state is saved.
     """
     config, accelerator, train = run.config, run.accelerator, run.config.train
     torch.manual_seed(derive_seed(config.seed, fold))
@@ -48,8 +43,7 @@ def train_fold(run, fold):
             if progress.stops_early(train.early_stopping_epochs, run.metric, **train.early_stopping_kwargs):
                 break
             began = time.perf_counter() - epoch_progress.seconds
-            if learner.start_epoch(epoch, config.seed, fold, epoch, accelerator.process_index):
-                _print_opened(accelerator, fold, learner)
+            learner.start_epoch(epoch, config.seed, fold, epoch, accelerator.process_index)
             after_step = partial(checkpointer.after_step, progress)
             title = f"fold {fold} epoch {epoch + 1}/{train.epochs}"
             stats = train_one_epoch(learner, epoch, epoch_progress, after_step, title)
@@ -57,7 +51,8 @@ def train_fold(run, fold):
             after_batch = partial(checkpointer.after_validation_batch, progress, epoch_progress)
             probs = predict_validation(learner, learner.scored_network, after_batch)
             scores = evaluate(learner, probs, fold, epoch)
-            is_best = progress.add(scores, time.perf_counter() - began, run.metric, **_list_numbers(learner, stats))
+            numbers = {"lr": learner.lr, "train_loss": stats.loss, "images_per_second": stats.images_per_second}
+            is_best = progress.add(scores, time.perf_counter() - began, run.metric, **numbers)
             log_epoch(run, fold, progress, is_best)
             learner.schedule.end_epoch(*scores, run.metric.greater_is_better)
             checkpointer.save(progress, probs, is_best)
@@ -70,11 +65,7 @@ def train_fold(run, fold):
 
 
 def evaluate(learner, probs, fold, epoch):
-    """Return the validation's (score, log loss) for probs (N, K).
-
-    Raises:
-        UserError: predictions or score are nan.
-    """
+    """Return the validation's (score, log loss) for probs (N, K); either one that is nan is a UserError."""
     if not np.isfinite(probs).all():
         advice = "lower optimizer.lr or set precision=fp32"
         raise UserError(f"fold {fold}, epoch {epoch + 1}: predictions are nan; {advice}")
@@ -133,13 +124,6 @@ def _average_best_epochs(checkpointer, learner, progress, fold):
         progress.best_score, progress.best_loss, progress.averaged_epochs = *scores, sorted(best)
 
 
-def _list_numbers(learner, stats):
-    """Return what an epoch's log row says besides its scores."""
-    images_per_second = round(stats.images_per_second, 1)
-    lr = learner.optimizer.param_groups[0]["lr"]
-    return {"lr": lr, "train_loss": stats.loss, "images_per_second": images_per_second}
-
-
 def _print_start(run, fold, learner, progress, epoch_progress):
     if progress.epoch or epoch_progress.num_batches:
         batches = f"{epoch_progress.num_batches} of {len(learner.train_loader)} batches of epoch {progress.epoch + 1}"
@@ -150,7 +134,3 @@ def _print_start(run, fold, learner, progress, epoch_progress):
         print(describe_parameters(learner.network).to_string(index=False))
 
 
-def _print_opened(accelerator, fold, learner):
-    if accelerator.is_main_process:
-        learning = sum(one.numel() for one in learner.network.parameters() if one.requires_grad)
-        print(f"fold {fold}: more of the backbone opens, {learning:,} parameters learn")

@@ -46,12 +46,17 @@ class Learner:
     generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
 
     @property
+    def lr(self):
+        """The backbone's learning rate now."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
     def scored_network(self):
         """The network whose predictions count: the average, once there is one."""
         return self.network if self.average.module is None else self.average.module
 
     def start_epoch(self, epoch, *seed_words):
-        """Seed the epoch, set its mixer and open the stages that learn in it (from 0); return whether more opened.
+        """Seed the epoch (from 0), set its mixer and open the stages that learn in it.
 
         Several processes share the gradients of what learned when the network was wrapped, so it is wrapped anew.
         """
@@ -60,14 +65,15 @@ class Learner:
         has_changed = open_stages(self.network, epoch)
         if self.model is None:
             self.model, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
-            has_changed = False
-        elif has_changed and self.accelerator.num_processes > 1:
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            self.accelerator._models.clear()  # or the wrappers of all epochs stay in memory
-            self.model = self.accelerator.prepare_model(self.network)
+        elif has_changed:
+            count = sum(one.numel() for one in self.network.parameters() if one.requires_grad)
+            self.accelerator.print(f"more of the backbone opens, {count:,} parameters learn")
+            if self.accelerator.num_processes > 1:
+                self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+                self.accelerator._models.clear()  # or the wrappers of all epochs stay in memory
+                self.model = self.accelerator.prepare_model(self.network)
         torch.manual_seed(derive_seed(*seed_words))
         self.generator.manual_seed(derive_seed(*seed_words))
-        return has_changed
 
     def refresh_batchnorm(self, network, epoch):
         """Give averaged weights BatchNorm statistics of their own, by one more look at an epoch's images."""
@@ -81,11 +87,9 @@ class Learner:
         return train_seconds * passes
 
     def state_dict(self):
-        """Return all that a restart needs, as plain containers and tensors."""
         return {name: one.state_dict() for name, one in self._stateful().items()}
 
     def load_state_dict(self, state):
-        """Load what `state_dict` returned."""
         for name, one in self._stateful().items():
             if name in state or name != "scaler":  # which a run that started in another precision lacks
                 one.load_state_dict(state[name])
@@ -105,15 +109,7 @@ class Learner:
 
 
 def build_learner(run, fold):
-    """Build the objects of one fold.
-
-    Args:
-        run: run.Run.
-        fold: number of the fold whose rows validate; all others train.
-
-    Raises:
-        UserError: see `model.network.build_network`, `build_loss`, `build_optimizer`, `build_schedule`.
-    """
+    """Build the objects of one fold of a run.Run; its rows validate, all others train."""
     config, accelerator, task = run.config, run.accelerator, run.config.competition.task
     train_rows, val_rows = choose_rows(config, fold, run.table.folds)
     if run.features is not None:
@@ -185,11 +181,7 @@ def count_reads(config, folds, left, transforms):
 
 
 def build_transforms(config, table):
-    """Return the augmentation of training, and the plain resize of validation.
-
-    Raises:
-        UserError: see `build_augmentation`; or normalize=backbone for images that are not 8-bit.
-    """
+    """Return the augmentation of training, and the plain resize of validation."""
     channels, first = config.competition.channels, str(table.paths[0])
     is_uint8 = decode_image(first, channels).dtype == np.uint8
     if not is_uint8 and config.normalize == "backbone":

@@ -8,13 +8,7 @@ from src.files import load_json, save_json, save_table
 
 
 def score_run(run):
-    """Join the finished folds' validation predictions and score them.
-
-    Args:
-        run: run.Run.
-
-    Returns: what scores.json holds; {} where no fold is finished, and nothing is written.
-    """
+    """Join the finished folds' validation predictions of a run.Run; return what scores.json holds, {} without any."""
     folder, table, metric, select = run.folder, run.table, run.metric, run.config.train.select
     done = [fold for fold in run.folds if folder.fold(fold).is_finished()]
     if not done:

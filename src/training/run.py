@@ -101,11 +101,7 @@ def start_processes(config):
 
 
 def load_run(config, processes):
-    """Return the Run with its table, folds and metric, all checked; no run folder is made, nothing is timed.
-
-    Raises:
-        UserError: see `run_data.load_run_data`.
-    """
+    """Return the Run with its table, folds and metric, all checked; no run folder is made, nothing is timed."""
     metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
     with processes.main_process_first():  # it may write the demo and the folds
         table = load_run_data(config, metric)
@@ -117,8 +113,7 @@ def load_run(config, processes):
 def settle_execution(run, is_resumed=False):
     """Settle the precision and memory format that the config leaves open, by one process for all; set the accelerator.
 
-    Args:
-        is_resumed: what the run folder keeps is taken, so that all its folds are computed alike.
+    is_resumed: what the run folder keeps is taken, so that all its folds are computed alike.
     """
     chosen = [None]
     if run.processes.is_main_process:
@@ -131,11 +126,7 @@ def settle_execution(run, is_resumed=False):
 
 
 def open_folder(run, locks):
-    """Make or reopen the run's folder, alone and after all checks; hold the unfinished folds against other processes.
-
-    Args:
-        locks: contextlib.ExitStack that holds these folds.
-    """
+    """Make or reopen the run's folder, alone and after all checks; `locks` then holds its unfinished folds."""
     config, folder, is_main, is_busy = run.config, run.folder, run.processes.is_main_process, False
     wanted = run.folds if config.fold is None else [config.fold]
     with opening(folder.path) if is_main else nullcontext():

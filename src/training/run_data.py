@@ -17,11 +17,7 @@ from src.files import save_table
 
 
 def load_run_data(config, metric):
-    """Return the training table (competition.tables.ImageTable) with the run's folds as its .folds, all checked.
-
-    Raises:
-        UserError: a table, an image or the folds are wrong, or the test side could not use what is trained.
-    """
+    """Return the training table with the run's folds as its .folds, checked, and its test side checked too."""
     competition = config.competition
     if competition.name == "demo":
         write_demo(competition.root)
@@ -40,11 +36,7 @@ def load_run_data(config, metric):
 
 
 def list_folds(config, table):
-    """Return the numbers of the folds that validate.
-
-    Raises:
-        UserError: the fold that the config asks for is none of them.
-    """
+    """Return the numbers of the folds that validate, config.fold among them."""
     numbers = [int(fold) for fold in np.unique(table.folds) if fold >= 0]
     if config.fold is not None and config.fold not in numbers:
         raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
@@ -67,11 +59,7 @@ def leave_out_unreadable(config, table, path):
 def save_folds(path, table, has_work):
     """Write a run's folds.csv: rows, folds and targets, which must not change while its folds are trained one by one.
 
-    Args:
-        has_work: some of the run's folds are trained, or are being trained.
-
-    Raises:
-        UserError: they have changed, or the file is damaged.
+    has_work: some are trained, or are being trained, so that a change is a UserError.
     """
     rows = join_columns({"id": table.ids, "fold": table.folds}, table.targets, table.target_names)
     if path.is_file() and has_work:

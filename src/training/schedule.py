@@ -129,13 +129,7 @@ SCHEDULES = {
 
 
 class Schedule:
-    """Moves the rates of an optimizer's groups; see `build_schedule`.
-
-    Args:
-        by_step, by_epoch: torch schedulers that move after each step and after each epoch; None: none does.
-        plateau: a ReduceLROnPlateau; None: the rate does not look at the validation.
-        plateau_on: "loss" or "score", what `plateau` looks at.
-    """
+    """Moves an optimizer's rates: torch schedulers called after each step, each epoch, and with its loss or score."""
 
     def __init__(self, by_step=None, by_epoch=None, plateau=None, plateau_on="loss"):
         schedulers = {"by_step": by_step, "by_epoch": by_epoch, "plateau": plateau}
@@ -143,46 +137,32 @@ class Schedule:
         self._plateau_on = plateau_on
 
     def step(self):
-        """Call after each optimizer step."""
+        """Called after each optimizer step."""
         if "by_step" in self._schedulers:
             self._schedulers["by_step"].step()
 
     def end_epoch(self, score, loss, greater_is_better=True):
-        """Call after each epoch's validation with its score and loss."""
+        """Called after each epoch's validation."""
         if "by_epoch" in self._schedulers:
             self._schedulers["by_epoch"].step()
-        if "plateau" in self._schedulers and not self._is_warming_up():
+        rise = self._schedulers.get("by_step")
+        is_warming_up = rise is not None and rise.last_epoch < getattr(rise, "total_iters", 0)
+        if "plateau" in self._schedulers and not is_warming_up:
             value = loss if self._plateau_on == "loss" else -score if greater_is_better else score
             self._schedulers["plateau"].step(value)
 
     def state_dict(self):
-        """Return what a restart needs, as plain containers; the optimizer has its own state."""
         return {name: one.state_dict() for name, one in self._schedulers.items()}
 
     def load_state_dict(self, state):
-        """Load what `state_dict` of a schedule with the same settings returned."""
         for name, one in self._schedulers.items():
             one.load_state_dict(state[name])
 
-    def _is_warming_up(self):
-        rise = self._schedulers.get("by_step")
-        return rise is not None and rise.last_epoch < rise.total_iters
-
-
 def build_schedule(settings, optimizer, epochs, steps_per_epoch):
-    """Build the Schedule of one fold.
+    """Build the Schedule of one fold from config.settings.Schedule; the optimizer's rates are its peaks.
 
     The warm-up rises linearly from a hundredth of the peak; by epoch it takes round(warmup_epochs) whole epochs, the
     first of them at that hundredth. Periods count from its end, milestones from the start of training.
-
-    Args:
-        settings: config.settings.Schedule.
-        optimizer: its groups' lr are the peaks; their ratios stay.
-        epochs: of the whole fold.
-        steps_per_epoch: optimizer steps in one epoch.
-
-    Raises:
-        UserError: schedule.kwargs or schedule.per do not suit the curve.
     """
     name, function, kwargs = settings.name, SCHEDULES[settings.name], settings.kwargs
     check_kwargs("schedule.kwargs", function, kwargs, name, **_RANGES)

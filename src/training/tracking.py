@@ -21,11 +21,9 @@ class Tracker:
         self._run = run
 
     def log(self, values):
-        """Record a dict of numbers."""
         self._try(lambda run: run.log(values))
 
     def finish(self, summary):
-        """Record the run's final numbers and close it."""
         self._try(lambda run: (run.summary.update(summary), run.finish()))
         self._run = None
 
@@ -106,7 +104,6 @@ def _start(mode, config):
 
 
 def _has_key():
-    """Whether wandb would find a key without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -201,4 +201,4 @@ def test_gradual_freezing_with_early_stopping(train, tmp_path, capsys):
     shared = [name for name in first if f"backbone.{name}" in best]
     assert len(shared) > 40
     assert all(torch.equal(first[name], best[f"backbone.{name}"]) for name in shared)
-    assert "fold 0: more of the backbone opens, " in capsys.readouterr().out
+    assert "more of the backbone opens, " in capsys.readouterr().out
