@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and only looks at things."""
+"""The notebook runs from top to bottom, and is committed without outputs."""
 
 import json
 import os
