@@ -1,4 +1,4 @@
-"""Random inputs: how many, from which seed, and what an answer to them may be.
+"""Random inputs: how many, from which seed, and how a function may respond to them.
 
 The suites try the same inputs in every run, the slow one 11,000 in all. To try others, and ten times as many:
 ATTACK_SEED=1 ATTACK_TIMES=10 python -m pytest tests/attacks -m slow -k any

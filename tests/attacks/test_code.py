@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from src.checkpointing.serialization import load_state, load_weights
-from src.config.settings import REPOSITORY, Model
+from src.config.load import load_config
+from src.config.settings import REPOSITORY
 from src.data.cache import ImageCache
 from src.data.decode import decode_image
 from src.errors import UserError
@@ -46,9 +47,9 @@ def test_weights_that_are_a_program_are_refused_by_name(planted, kind, suffix):
     path = (planted / kind).rename(planted / f"test_resnet{suffix}") if kind != "plain" else planted / f"w{suffix}"
     if kind == "plain":
         path.write_bytes((planted / "plain").read_bytes())
-    settings = Model(backbone="test_resnet", pretrained=True, weights=str(path))
+    config = load_config(["model.kwargs={}", "model.pretrained=true", f"model.weights={path}"])
     with pytest.raises(UserError) as caught:
-        build_network(settings, 1, 3, (32, 32))
+        build_network(config, 1)
     line = str(caught.value)
     assert line.startswith(f"{path}: ")
     assert line.endswith(("convert it to safetensors", "download it again"))
@@ -56,7 +57,7 @@ def test_weights_that_are_a_program_are_refused_by_name(planted, kind, suffix):
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "plain"])
 def test_a_checkpoint_that_is_a_program_is_refused_by_name(planted, kind):
-    with pytest.raises(UserError, match=f"{kind}: holds more than numbers and words, which could run code"):
+    with pytest.raises(UserError, match=f"{kind}: holds more than tensors and plain values, which could run code"):
         load_state(planted / kind)
     with pytest.raises(UserError, match=f"{kind}: cannot be loaded"):
         load_weights(planted / kind, torch.nn.Linear(1, 1))
@@ -71,7 +72,7 @@ def test_an_array_that_is_a_program_is_refused_by_name(planted):
         with pytest.raises(UserError, match=f"{name}: cannot be decoded as an image"):
             decode_image(str(planted / name), 1)
     with pytest.raises(ValueError, match="Python objects"):  # which open_cache takes for none
-        ImageCache(planted / "a.npy")
+        ImageCache(planted / "a.npy", np.zeros(4, np.uint64))
 
 
 FORBIDDEN = {
@@ -80,6 +81,10 @@ FORBIDDEN = {
     *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "torch.hub.load", "runpy.run_path"),
     *("cloudpickle.load", "importlib.import_module"),
 }
+
+
+def list_sources(path):
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
 def faults_in(source):
@@ -98,7 +103,7 @@ def faults_in(source):
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted((REPOSITORY / "src").rglob("*.py")), REPOSITORY / "train.py", REPOSITORY / "infer.py"],
+    "path", [path for name in ("src", "train.py", "infer.py") for path in list_sources(REPOSITORY / name)],
     ids=lambda path: path.relative_to(REPOSITORY).as_posix(),
 )  # fmt: skip
 def test_no_call_loads_what_could_be_a_program(path):

@@ -1,4 +1,4 @@
-"""Whole programs under attack: each ends as its user would hope, and says so in one line."""
+"""Whole programs under attack: each ends as its user would hope, with one line."""
 
 import contextlib
 import http.server
@@ -28,7 +28,7 @@ SECRETS = {
 
 
 def write_competition(root, ids, labels, names=None):
-    """Write a folder with a training and a test picture for each id; `names` are those of the files."""
+    """Write a folder with a training and a test image for each id; `names` are those of the files."""
     rng = np.random.default_rng(0)
     for part in ("train", "test"):
         (root / part).mkdir(parents=True)
@@ -72,8 +72,8 @@ def serve(how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "said"), [("hangs", "does not answer (timed out)"), ("fails", "answers 500")])
-def test_a_server_that_hangs_or_fails_delays_no_training_and_no_secret_is_kept(tmp_path, how, said):
+@pytest.mark.parametrize(("how", "reason"), [("hangs", "does not answer (timed out)"), ("fails", "answers 500")])
+def test_a_server_that_hangs_or_fails_delays_no_training_and_no_secret_is_saved(tmp_path, how, reason):
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
     (home / ".netrc").write_text("machine api.wandb.ai login user password netrc-5ec2e7\n")
@@ -86,14 +86,14 @@ def test_a_server_that_hangs_or_fails_delays_no_training_and_no_secret_is_kept(t
         began = time.perf_counter()
         printed, complained = run_program("train.py", *words, "fold=0", cwd=work, **environment)
         took = time.perf_counter() - began
-    line = f"wandb: {address} {said}; this run is kept offline, and wandb sync sends it later"
+    line = f"wandb: {address} {reason}; this run is tracked offline; wandb sync sends it later"
     assert complained.count(line) == 1
     assert took < 90  # 10 s of it without wandb, on two cores of one's own
     assert list(work.glob("outputs/*/wandb/offline-run-*/run-*.wandb"))
-    kept = {str(path): path.read_bytes() for path in work.rglob("*") if path.is_file()}
-    assert len(kept) > 100
-    kept |= {"stdout": printed.encode(), "stderr": complained.encode()}
-    assert [name for name, content in kept.items() if b"5ec2e7" in content] == []
+    written = {str(path): path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    assert len(written) > 100
+    written |= {"stdout": printed.encode(), "stderr": complained.encode()}
+    assert [name for name, content in written.items() if b"5ec2e7" in content] == []
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_a_terminal_that_knows_no_korean(tmp_path):
     assert error.count("\n") == 1
 
 
-def test_one_image_of_each_class_is_told_before_training(tmp_path):
+def test_one_image_of_each_class_is_refused_before_training(tmp_path):
     root, ids = tmp_path / "one", [f"i{number}" for number in range(8)]
     write_competition(root, ids, [f"c{number}" for number in range(8)])
     (tmp_path / "one.yaml").write_text(
@@ -132,7 +132,7 @@ def test_one_image_of_each_class_is_told_before_training(tmp_path):
     )
     _, error = run_here("train.py", f"competition={tmp_path / 'one.yaml'}", *SMALL, cwd=tmp_path, status=2)
     assert error == (
-        "error: folds: every class has one row only, so none could be learned and scored; add images to each\n"
+        "error: folds: every class has one row only and cannot be learned and scored; add images to each\n"
     )
     assert not list(tmp_path.glob("outputs/one_default/*"))
 

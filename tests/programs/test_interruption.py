@@ -1,4 +1,4 @@
-"""A real run, killed, stopped, starved of disk and of processes: what it says, and that it ends as if undisturbed.
+"""A real run, killed, stopped, short of disk and of processes: what it says, and that it ends as if undisturbed.
 
 KILL_SEED=7 python -m pytest tests/programs/test_interruption.py -k killed: twenty other moments.
 """
@@ -23,9 +23,10 @@ from tests.launch import TINY, Forked
 # Everything that has a state of its own: dropout, mixing, accumulation, an average, a schedule; saved after each step.
 WORDS = [
     *TINY, "num_folds=3", "train.epochs=3", "train.max_images=224", "mix.prob=0.5", "model.drop_rate=0.2",
-    "train.ema_decay=0.9", "optimizer.accumulate_steps=2", "schedule.name=onecycle", "checkpoint_minutes=0",
+    "train.average=ema", "train.average_kwargs.decay=0.9",
+    "optimizer.accumulate_steps=2", "schedule.name=onecycle", "checkpoint_minutes=0",
 ]  # fmt: skip
-TRAINED = ("oof.csv", *(f"fold{n}/{name}.safetensors" for n in range(3) for name in ("best", "last")))
+TRAINED = ("oof.csv", *(f"fold{n}/last.safetensors" for n in range(3)))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(undisturbed):
     train, infer = ("train.py", [*WORDS, "name=killed"]), ("infer.py", ["run=outputs/killed"])
 
     def kill_once(program, words, condition, longest):
-        """Kill the program at a random moment after the condition; a run that is whole before is begun anew."""
+        """Kill the program at a random moment after the condition; a run that is whole before is started anew."""
         while True:
             if condition is is_cached:
                 shutil.rmtree(cache, ignore_errors=True)
@@ -88,21 +89,21 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(undisturbed):
     assert Forked(*infer, folder, log).status() == 0, log.read_text()
     assert_same(folder, "killed")
     assert not [path for path in run.rglob("*") if path.name.endswith(".tmp") or path.name.startswith("state_")]
-    assert re.search(r"fold \d: goes on after \d+ of 7 batches of epoch \d", log.read_text())
+    assert re.search(r"fold \d: resumes after \d+ of 7 batches of epoch \d", log.read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
-def test_a_signal_saves_and_says_how_to_go_on(undisturbed, number, name):
+def test_a_signal_saves_and_says_how_to_resume(undisturbed, number, name):
     folder, words = undisturbed, [*WORDS, f"name={name}", "checkpoint_minutes=60"]
     log, run = folder / f"{name}.log", folder / "outputs" / name
     forked = Forked("train.py", words, folder, log)
-    forked.wait_for((run / "fold1/best.safetensors").exists)
+    forked.wait_for((run / "fold1/last.safetensors").exists)
     os.kill(forked.pid, number)
     assert forked.status() == 128 + number
     last = log.read_text().splitlines()[-1]
     assert re.fullmatch(
-        rf"fold 1: stopped by {name} after \d+ of 7 batches of epoch \d; all is saved, the same command goes on there",
+        rf"fold 1: stopped by {name} after \d+ of 7 batches of epoch \d; saved, the same command resumes",
         last,
     )
     assert json.loads((run / "scores.json").read_text())["folds"].keys() == {"0"}
@@ -125,13 +126,13 @@ def test_a_signal_to_the_whole_group_leaves_the_loader_processes_to_the_main_one
             assert process.poll() is None
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGTERM)
-        said = process.communicate()[1]
-    assert process.returncode == 143, said
-    assert re.fullmatch(r"fold 1: stopped by SIGTERM after \d+ of 7 batches of epoch \d; .*", said.splitlines()[-1])
+        printed = process.communicate()[1]
+    assert process.returncode == 143, printed
+    assert re.fullmatch(r"fold 1: stopped by SIGTERM after \d+ of 7 batches of epoch \d; .*", printed.splitlines()[-1])
     assert json.loads((run / "scores.json").read_text())["folds"].keys() == {"0"}
     log = folder / "group.log"
     assert Forked("train.py", [*WORDS, "name=group"], folder, log).status() == 0
-    assert "fold 1: goes on after" in log.read_text()
+    assert "fold 1: resumes after" in log.read_text()
 
 
 @pytest.mark.slow
@@ -139,16 +140,16 @@ def test_a_time_budget_ends_in_time_and_leaves_a_run_to_infer_with(undisturbed):
     folder, log = undisturbed, undisturbed / "budget.log"
     words = [*WORDS, "name=budget", "train.epochs=500", "fold=0", "time_budget=12s"]
     assert Forked("train.py", [*words[:-1], "time_budget=0.01s"], folder, log).status() == 0
-    begun_late = "stopped by the end of time_budget; the same command goes on from what is saved\n"
-    assert log.read_text().endswith(begun_late)
+    too_late = "stopped by the end of time_budget; the same command resumes from what is saved\n"
+    assert log.read_text().endswith(too_late)
     began = time.monotonic()
     assert Forked("train.py", words, folder, log).status() == 0
     assert time.monotonic() - began < 13
     assert "fold 0: stopped by the end of time_budget after " in log.read_text().splitlines()[-1]
     assert Forked("infer.py", ["run=outputs/budget"], folder, log).status() == 0
-    said = log.read_text()
-    assert "outputs/budget: no fold is finished; the best epoch so far is used (fold0)" in said
-    assert "submission.csv: 360 rows, checked" in said
+    printed = log.read_text()
+    assert "outputs/budget: no fold is finished; the last saved epoch is used (fold0)" in printed
+    assert "submission.csv: 360 rows, checked" in printed
 
 
 @pytest.mark.slow
@@ -173,13 +174,13 @@ mount -o remount,size=64m outputs
     why = "No space left on device; free some disk space and run the same command again (without overwrite=true)"
     assert re.fullmatch(rf"error: outputs/full/fold0/[\w.]+: {re.escape(why)}\n", error)
     assert re.search(r"^state_0000_00000\d\.pt$", (tmp_path / "full.files").read_text(), re.MULTILINE)
-    assert "fold 0: goes on after" in (tmp_path / "again.out").read_text()
+    assert "fold 0: resumes after" in (tmp_path / "again.out").read_text()
     whole = undisturbed / "outputs/whole/fold0/last.safetensors"
     assert (tmp_path / "last.safetensors").read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.slow
-def test_a_killed_loader_process_ends_with_one_line_and_the_run_goes_on(undisturbed):
+def test_a_killed_loader_worker_ends_with_one_line_and_the_run_resumes(undisturbed):
     folder, log, run = undisturbed, undisturbed / "worker.log", undisturbed / "outputs/worker"
     words = [*WORDS, "name=worker", "fold=0", "train.num_workers=2", "cache=off"]
     forked = Forked("train.py", words, folder, log)
@@ -187,14 +188,14 @@ def test_a_killed_loader_process_ends_with_one_line_and_the_run_goes_on(undistur
     psutil.Process(forked.pid).children()[0].kill()
     assert forked.status() == 2
     assert log.read_text().splitlines()[-1] == (
-        "error: a loader process was killed, most often because memory ran out; lower train.num_workers or "
-        "train.batch_size and run the same command again (without overwrite=true): it goes on from what is saved"
+        "error: a loader worker was killed, most often because memory ran out; lower train.num_workers or "
+        "train.batch_size and run the same command again (without overwrite=true) to resume"
     )
     states = sorted(run.glob("fold0/state_*.pt"))
     again = Forked("train.py", words, folder, log)
     assert again.wait_for(lambda: sorted(run.glob("fold0/state_*.pt"))[-1] > states[-1])
     again.kill()
-    assert "fold 0: goes on after" in log.read_text()
+    assert "fold 0: resumes after" in log.read_text()
 
 
 @pytest.mark.slow
@@ -204,8 +205,8 @@ def test_two_processes_train_other_folds_of_a_run_but_not_the_same(undisturbed):
     first = Forked("train.py", [*words, "fold=0", "train.epochs=30"], folder, log)
     assert first.wait_for(lambda: any(run.glob("fold0/state_*.pt")))
     refusals = {
-        ("fold=0", "train.epochs=30"): "another process trains fold 0; wait for its end or choose name=ANOTHER",
-        ("fold=1", "train.epochs=30", "overwrite=true"): "another process trains fold 0; wait for its end or choose ",
+        ("fold=0", "train.epochs=30"): "another process trains fold 0; wait until it ends or choose name=ANOTHER",
+        ("fold=1", "train.epochs=30", "overwrite=true"): "another process trains fold 0; wait until it ends or choose ",
         ("fold=1", "train.epochs=3"): "trained with other settings: train.epochs=3 (was 30); choose name=ANOTHER or ",
     }
     for more, line in refusals.items():
@@ -215,14 +216,14 @@ def test_two_processes_train_other_folds_of_a_run_but_not_the_same(undisturbed):
         assert refused.read_text().startswith(f"error: outputs/two: {line}")
     first.kill()
     both = [Forked("train.py", [*words, f"fold={fold}", "train.epochs=30"], folder, log) for fold in (0, 1)]
-    assert all(one.wait_for(lambda: any(run.glob("fold1/best.safetensors"))) for one in both), log.read_text()
+    assert all(one.wait_for(lambda: any(run.glob("fold1/last.safetensors"))) for one in both), log.read_text()
     for one in both:
         one.kill()
-    assert "fold 0: goes on after" in log.read_text()
+    assert "fold 0: resumes after" in log.read_text()
 
 
 @pytest.mark.slow
-def test_two_processes_that_train_one_fold_go_on_in_an_epochs_midst(undisturbed):
+def test_two_processes_that_train_one_fold_resume_mid_epoch(undisturbed):
     """They look at the clock after every tenth step, and save together."""
     folder, words = undisturbed, [*WORDS, "fold=0", "train.batch_size=4", "train.epochs=2", "device=cpu"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -242,7 +243,7 @@ def test_two_processes_that_train_one_fold_go_on_in_an_epochs_midst(undisturbed)
         process.kill()
     killed.wait()
     assert start("pair_killed").wait() == 0
-    for name in ("last.safetensors", "best.safetensors", "val.csv"):
+    for name in ("last.safetensors", "val.csv"):
         one, other = (folder / "outputs" / run / "fold0" / name for run in ("pair", "pair_killed"))
         assert one.read_bytes() == other.read_bytes(), name
 
