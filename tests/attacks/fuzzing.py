@@ -42,7 +42,7 @@ def attack(check, strategy, num_inputs, found=()):
     (test if SEED is None else seed(int(SEED))(test))()
 
 
-def answer(function, *arguments):
+def attempt(function, *arguments):
     """Return the function's result, or None where it raised a UserError of one line; anything else is a fault."""
     began = time.perf_counter()
     try:

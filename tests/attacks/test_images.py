@@ -18,7 +18,7 @@ from PIL import Image
 from src.config.settings import REPOSITORY
 from src.data.decode import decode_image
 from src.errors import UserError
-from tests.attacks.fuzzing import answer, attack, how_many
+from tests.attacks.fuzzing import attack, attempt, how_many
 from tests.data.test_dicom import dicom
 
 RNG = np.random.default_rng(0)
@@ -197,7 +197,7 @@ FILES = FILES | FILES | st.tuples(st.just(".dcm"), DICOMS) | st.tuples(st.just("
 def check_file(folder, suffix, content, channels, target_size):
     path = folder / f"attacked{suffix}"
     path.write_bytes(content)
-    pixels = answer(decode_image, str(path), channels, target_size)
+    pixels = attempt(decode_image, str(path), channels, target_size)
     if pixels is None:
         return
     assert pixels.ndim == 3

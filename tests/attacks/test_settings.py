@@ -12,7 +12,7 @@ from src.config.checks import check_config
 from src.config.load import config_yaml, load_config, load_saved_config
 from src.config.settings import GROUPS, REPOSITORY, settings
 from src.errors import UserError
-from tests.attacks.fuzzing import answer, attack, how_many
+from tests.attacks.fuzzing import attack, attempt, how_many
 
 KEYS = list(settings())
 ODD = [
@@ -74,7 +74,7 @@ def plain(tmp_path_factory):
 
 
 def check_words(words, folder):
-    config = answer(load_config, words)
+    config = attempt(load_config, words)
     if config is None:
         return
     check_config(config)

@@ -16,7 +16,7 @@ from src.config.load import load_config
 from src.config.settings import Competition, Config
 from src.errors import UserError
 from src.evaluation.metrics import build_metric
-from tests.attacks.fuzzing import answer, attack, how_many
+from tests.attacks.fuzzing import attack, attempt, how_many
 from tools.adopt.competition_file import competition_yaml
 from tools.adopt.layout import recognise
 
@@ -110,7 +110,7 @@ def root(tmp_path_factory):
 def check_train(root, content, settings):
     (root / "train.csv").write_bytes(content)
     competition = Competition(root=str(root), train_table="train.csv", train_image="images/{id}.png", **settings)
-    table = answer(load_train_table, competition)
+    table = attempt(load_train_table, competition)
     if table is None:
         return
     assert len(table) == len(table.paths) == len(table.targets) == len(set(table.ids))
@@ -123,10 +123,10 @@ def check_train(root, content, settings):
     for name in ("roc_auc", "accuracy"):
         metric = build_metric(name, competition.task)
         for method in ("auto", "multilabel", "column"):
-            folds = answer(make_folds, table, method, 2, 0, metric)
+            folds = attempt(make_folds, table, method, 2, 0, metric)
             if folds is not None:
                 assert len(folds) == len(table)
-                answer(check_folds, table, folds, metric)
+                attempt(check_folds, table, folds, metric)
 
 
 def check_test(root, content):
@@ -140,14 +140,14 @@ def check_test(root, content):
         label="kind",
     )
     train = load_train_table(good)
-    answer(load_folds, Config(folds=str(root / "other.csv"), competition=good), train)
+    attempt(load_folds, Config(folds=str(root / "other.csv"), competition=good), train)
     for settings in ({"test_table": "other.csv"}, {"sample_submission": "other.csv"}):
         competition = Competition(**vars(good) | settings)
-        sample = answer(load_sample, competition)
-        test = answer(load_test_table, competition, train.target_names)
+        sample = attempt(load_sample, competition)
+        test = attempt(load_test_table, competition, train.target_names)
         if sample is not None and test is not None:
-            answer(check_sample, sample, competition, test, train.target_names)
-    targets = answer(load_solution, Competition(**vars(good) | {"solution": "other.csv"}), train)
+            attempt(check_sample, sample, competition, test, train.target_names)
+    targets = attempt(load_solution, Competition(**vars(good) | {"solution": "other.csv"}), train)
     assert targets is None or (np.isfinite(targets).all() and targets.shape == (len(train), 1))
 
 
@@ -173,10 +173,10 @@ def test_any_table_is_adopted_or_one_line(root, num_inputs):
 
     def check(content):
         (folder / "train.csv").write_bytes(content)
-        layout = answer(recognise, folder)
+        layout = attempt(recognise, folder)
         if layout is not None:
             (root / "adopted.yaml").write_text(competition_yaml(layout, folder), encoding="utf-8")
-            answer(load_config, [f"competition={root / 'adopted.yaml'}"])
+            attempt(load_config, [f"competition={root / 'adopted.yaml'}"])
 
     attack(check, CONTENTS, num_inputs, found=FOUND)
 
