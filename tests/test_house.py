@@ -42,6 +42,7 @@ DOORS = {
     "scipy": ("evaluation/", "inference/ensemble.py"),
     "sklearn": ("competition/", "evaluation/"),
     "timm": ("model/", "training/averaging.py", "training/optimizer.py"),
+    "torchvision": ("data/",),
     "tqdm": ("data/", "training/engine.py"),
     "wandb": ("training/tracking.py",),
     "yaml": ("config/",),

@@ -22,13 +22,14 @@ SCORES = [0.25, 0.75, 0.5]  # the second epoch is the best
 
 @pytest.fixture
 def build(tmp_path, accelerator):
-    """A function (words) -> (Checkpointer, Learner) of fold 0; the same words resume what was saved."""
+    """A function (words, interrupts) -> (Checkpointer, Learner) of fold 0; the same words resume what was saved."""
     table = make_table(tmp_path, np.zeros((4, 8, 8), np.uint8), np.eye(4), FOLDS)
 
-    def build_(*words):
+    def build_(*words, interrupts=None):
         run = make_run(tmp_path, accelerator, table, "image_size=32", "normalize=none", *words)
         learner = build_learner(run, 0)
-        return Checkpointer(run.folder.fold(0), learner, run.interrupts, run.config.keep_checkpoints), learner
+        interrupts = interrupts or run.interrupts
+        return Checkpointer(run.folder.fold(0), learner, interrupts, run.config.keep_checkpoints), learner
 
     return build_
 
@@ -100,8 +101,7 @@ def test_a_best_epoch_before_a_restart_stays_the_best(build, select):
 
 def test_a_fold_resumes_after_a_step(build):
     words = ["checkpoint_minutes=0", "train.batch_size=1"]
-    checkpointer, learner = build(*words)
-    checkpointer._interrupts = Interrupts(0, None)  # a state is due after every step
+    checkpointer, learner = build(*words, interrupts=Interrupts(0, None))  # a state is due after every step
     fill(learner, 7)
     learner.generator.manual_seed(5)
     saved = EpochProgress(1, 3.5, [torch.tensor(0.25)])
@@ -158,8 +158,7 @@ def test_the_best_epochs_weights_stay_until_they_are_averaged(build):
 
 
 def test_a_step_stops_where_it_was_asked_to_with_its_work_saved(build):
-    checkpointer, _ = build("train.batch_size=1")
-    checkpointer._interrupts = Interrupts(60, 0.0)
+    checkpointer, _ = build("train.batch_size=1", interrupts=Interrupts(60, 0.0))
     step = partial(checkpointer.after_step, Progress(), EpochProgress(1, 0.1, [torch.tensor(0.5)]))
     with pytest.raises(Stopped) as stop:
         step()
@@ -171,9 +170,8 @@ def test_a_step_stops_where_it_was_asked_to_with_its_work_saved(build):
 
 @pytest.mark.parametrize(("budget", "is_over"), [(14.5, False), (13.5, True)])
 def test_averaging_starts_where_an_epoch_and_saving_fit_into_the_time_budget(build, budget, is_over):
-    checkpointer, _ = build()
     # saving is assumed to take 2 s, twice that is kept
-    checkpointer._interrupts = Interrupts(10, budget, clock=lambda: 100.0)
+    checkpointer, _ = build(interrupts=Interrupts(10, budget, clock=lambda: 100.0))
     progress = Progress(epoch=3, seconds=30.0)
     if not is_over:
         checkpointer.before_averaging(progress)

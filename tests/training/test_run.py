@@ -112,3 +112,22 @@ def test_two_processes_predict_as_one(tiny_run):
     one, two = (read(folder / f"outputs/{name}/fold0/val.csv") for name in ("single", "double"))
     assert one["id"].tolist() == two["id"].tolist()
     np.testing.assert_allclose(one[DIGITS], two[DIGITS], atol=1e-4)
+
+
+def test_a_run_stops_before_a_fold_that_does_not_fit_into_its_time_budget(tiny_run):
+    folder, _ = tiny_run
+    _, error = run_here("train.py", *TINY, "name=late", "time_budget=3.9s", cwd=folder)  # saving may take twice 2 s
+    assert error == "fold 0: not started, stopped by the end of time_budget; the same command resumes\n"
+    assert (folder / "outputs/late/config.yaml").is_file()
+    assert not (folder / "outputs/late/scores.json").exists()
+
+
+def test_only_the_selected_epoch_s_weights_are_left(tiny_run):
+    folder, _ = tiny_run
+    words = [*TINY, "fold=0", "train.epochs=1", "train.select=best", "name=selected"]
+    run_here("train.py", *words, cwd=folder)
+    assert [path.name for path in (folder / "outputs/selected/fold0").glob("*.safetensors")] == ["best.safetensors"]
+    scores = json.loads((folder / "outputs/selected/scores.json").read_text())
+    assert (scores["select"], scores["last"]["folds"]) == ("best", scores["folds"])
+    _, error = run_here("train.py", *words, "train.select=last", cwd=folder, status=2)
+    assert "trained with other settings: train.select=last (was best)" in error
