@@ -93,7 +93,7 @@ _AREAS = {
                   "Lets weight decay also shrink biases and the scales of normalisation layers.",
                   "He et al., 2018, arXiv:1812.01187", against="AdamW"),
         Technique("gradient clipping", "optimizer.clip_norm=1",
-                  "Shortens a gradient that is too long, so that one odd batch cannot throw the weights away.",
+                  "Shortens a gradient that is too long, so that one unusual batch cannot throw the weights away.",
                   "Pascanu et al., 2012, arXiv:1211.5063"),
     ],
     "schedules": [
