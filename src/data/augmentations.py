@@ -9,10 +9,58 @@ import inspect
 import albumentations as A
 import cv2
 import numpy as np
+import torch
+from PIL import Image
 
 from src.config.registry import check_range
-from src.data.rand_augment import AugMix, RandAugment
 from src.errors import UserError, listing, nearest
+
+
+class _Torchvision(A.ImageOnlyTransform):
+    """A transform of torchvision.transforms.v2, by its name, for uint8 images of 1 or 3 channels."""
+
+    def __init__(self, name, p, **arguments):
+        super().__init__(p=p)
+        from torchvision.transforms import v2  # here, as it takes a second that other augmentations need not wait for
+
+        self._transform = getattr(v2, name)(**arguments)
+
+    def apply(self, img, **params):
+        image, num_threads = Image.fromarray(img[..., 0] if img.shape[2] == 1 else img), torch.get_num_threads()
+        with torch.random.fork_rng(devices=[]):
+            # not torch.manual_seed, which would seed the GPUs as well
+            torch.default_generator.manual_seed(int(self.random_generator.integers(2**63)))
+            torch.set_num_threads(1)  # as in a loader worker; several on busy cores take 20 times as long
+            try:
+                return np.array(self._transform(image)).reshape(img.shape)
+            finally:
+                torch.set_num_threads(num_threads)
+
+
+class RandAugment(_Torchvision):
+    """Two random operations of torchvision's fourteen; magnitude 0 to 10 is its bin 0 to 30.
+
+    Reference: Cubuk et al., RandAugment: Practical automated data augmentation with a reduced search space, 2019,
+    arXiv:1909.13719, fig. 2. torchvision departs in that a larger magnitude never changes an image less.
+    """
+
+    def __init__(self, magnitude, p=1.0):
+        super().__init__("RandAugment", p, magnitude=round(3 * magnitude), interpolation="bilinear")
+        self.magnitude = magnitude
+
+
+class AugMix(_Torchvision):
+    """torchvision's three chains of one to three of the paper's nine operations, blended into the image.
+
+    Severity 0 to 10 is torchvision's 1 to 10, so that the strongest operation has severity / 10 of the full strength.
+
+    Reference: Hendrycks et al., AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty, 2019,
+    arXiv:1912.02781, algorithm 1, with k = 3 and alpha = 1.
+    """
+
+    def __init__(self, severity, p=1.0):
+        super().__init__("AugMix", p, severity=1 + round(0.9 * severity), all_ops=False)
+        self.severity = severity
 
 
 class Cutout(A.ImageOnlyTransform):

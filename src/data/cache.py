@@ -1,13 +1,11 @@
 """Decoded images on disk: each is decoded and resized once, for all epochs, folds, runs and processes.
 
-A cached image is bit for bit what decoding and resizing its file gives, so runs with and without a cache are the same.
-A cache is <name>.npy (N, H, W, C) and <name>.crc, the CRC-32 of each row; the name holds a hash of all that decides its
-content, so another one is built when any file, the size or the decoder changes. It may be deleted at any time.
+A cached image is bit for bit what its file gives. A cache is one .npy file, a record (pixels, CRC-32) for each image;
+its name holds a hash of all that decides its content, as files, size and decoder. It may be deleted at any time.
 """
 
 import hashlib
 import io
-import math
 import os
 import shutil
 import time
@@ -37,12 +35,13 @@ class ImageCache:
 
     def __init__(self, path, keys):
         self._path, self._keys, self._order = path, keys, np.argsort(keys)
-        self._pixels, self._checksums = np.load(path, mmap_mode="r"), np.fromfile(path.with_suffix(".crc"), "<u4")
-        if not len(keys) == len(self._pixels) == len(self._checksums):
+        rows = np.load(path, mmap_mode="r")
+        self._pixels, self._checksums = rows["pixels"], rows["checksum"]
+        if len(rows) != len(keys):
             raise ValueError(f"{path}: not complete")
 
     def __reduce__(self):
-        return ImageCache, (self._path, self._keys)  # each worker maps the pixels anew
+        return ImageCache, (self._path, self._keys)  # each worker maps the rows anew
 
     def read(self, path):
         """Return a copy of the image (H, W, C) of a file; None: it is not here, or damaged on the disk."""
@@ -70,8 +69,7 @@ def open_cache(paths, channels, size, root, folders, mode, num_reads):
         mode: off; on; or auto, which builds one where images are read more than once (num_reads in all) and it fits.
 
     Raises:
-        UserError: an image is missing or cannot be decoded, or its type is not the first one's; NoRoom: mode=on and
-            the cache cannot be written.
+        UserError: an image is missing, undecodable or not of the first one's type, or mode=on and there is no room.
     """
     if mode == "off":
         return None
@@ -106,22 +104,19 @@ def _try_cache(path, keys):
 
 def _build_cache(path, paths, keys, channels, size):
     """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it."""
-    lock, unfinished = path.with_suffix(".lock"), path.with_suffix(".part")
+    lock, unfinished, began = path.with_suffix(".lock"), path.with_suffix(".part"), time.perf_counter()
     with hold(lock, f"{lock}: another process decodes the images; waiting"):
         if (cache := _try_cache(path, keys)) is not None:
             return cache
-        first = _decode(paths[0], channels, size)
-        needed = first.nbytes * len(paths) - (unfinished.stat().st_size if unfinished.exists() else 0)
+        decode = partial(_decode, channels=channels, size=size)
+        first = decode(paths[0])
+        row_type = np.dtype([("pixels", first.dtype, first.shape), ("checksum", "<u4")])
+        needed = row_type.itemsize * len(paths) - (unfinished.stat().st_size if unfinished.exists() else 0)
         free = max(shutil.disk_usage(path.parent).free - RESERVE_BYTES, 0)
         if needed > free:
             found = f"{gigabytes(needed)} of decoded images do not fit ({gigabytes(free)} to spare)"
             raise NoRoom(f"{path.parent}: {found}; set cache_dir=FOLDER")
-        began = time.perf_counter()
-        try:
-            rows_after = partial(_decode_rows, path, paths, channels, size, first.dtype)
-            _write_rows(path, (len(paths), *first.shape), first.dtype, rows_after)
-        except OSError as error:
-            raise NoRoom(f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER") from None
+        _write_rows(path, paths, row_type, decode)
         took = time.perf_counter() - began
         print(f"{path}: {len(paths)} decoded images, {gigabytes(path.stat().st_size)}, made in {took:.1f} s")
     return ImageCache(path, keys)
@@ -131,61 +126,51 @@ def _decode(path, channels, size):
     return np.ascontiguousarray(resize_image(decode_image(path, channels, size), size))
 
 
-def _decode_rows(path, paths, channels, size, dtype, num_done):
-    """Yield the decoded images of all paths but the first `num_done`."""
-    if num_done:
-        print(f"{path}: resumes after {num_done} of {len(paths)} images", flush=True)
-    rest = paths[num_done:]
-    for row, image in enumerate(map_images(partial(_decode, channels=channels, size=size), rest, "decoding")):
-        if image.dtype != dtype:
-            raise UserError(f"{rest[row]}: has {image.dtype} pixels, {paths[0]} has {dtype}; set cache=off")
-        yield image
+def _write_rows(path, paths, row_type, decode):
+    """Write a row of each path; resume where a killed process stopped.
 
-
-def _write_rows(path, shape, dtype, rows_after):
-    """Write rows_after(number of rows), which yields all others, and checksums; resume where a killed process stopped.
-
-    Rows are appended under other names: a full disk is then an error, where a write into a memory map crashes. An
+    Rows are appended under another name: a full disk is then an error, where a write into a memory map crashes. An
     Exception leaves no file; what ends the program, and is no Exception, leaves the rows so far.
     """
-    unfinished = path.with_suffix(".part"), path.with_suffix(".part.crc")
+    unfinished, dtype = path.with_suffix(".part"), row_type["pixels"].base
     try:
-        with open(unfinished[0], "a+b") as pixels, open(unfinished[1], "a+b") as checksums:
-            for row in rows_after(_take_over(pixels, checksums, shape, dtype)):
-                pixels.write(row)
-                checksums.write(_checksum(row))
-            for file in (pixels, checksums):
-                file.flush()
-                os.fsync(file.fileno())
-    except Exception:
-        for one in unfinished:
-            one.unlink(missing_ok=True)
+        with open(unfinished, "a+b") as file:
+            if num_done := _cut_to_sound_rows(file, len(paths), row_type):
+                print(f"{path}: resumes after {num_done} of {len(paths)} images", flush=True)
+            for row, pixels in enumerate(map_images(decode, paths[num_done:], "decoding"), num_done):
+                if pixels.dtype != dtype:
+                    found = f"has {pixels.dtype} pixels, {paths[0]} has {dtype}"
+                    raise UserError(f"{paths[row]}: {found}; set cache=off")
+                file.write(pixels)
+                file.write(_checksum(pixels))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except Exception as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise NoRoom(f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER") from None
         raise
-    os.replace(unfinished[1], path.with_suffix(".crc"))  # the checksums first: where the rows are, they are
-    os.replace(unfinished[0], path)
-    sync_folder(path.parent)
 
 
-def _take_over(pixels, checksums, shape, dtype):
-    """Return how many rows of two open files agree with their checksums, and cut both files after these."""
-    file, num_done, row_bytes = io.BytesIO(), 0, math.prod(shape[1:]) * dtype.itemsize
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, description)
-    header = file.getvalue()
-    pixels.seek(0)
-    checksums.seek(0)
-    if pixels.read(len(header)) == header:
-        while len(row := pixels.read(row_bytes)) == row_bytes and checksums.read(4) == _checksum(row):
+def _cut_to_sound_rows(file, num_rows, row_type):
+    """Return how many rows of an open .npy file agree with their checksums, and cut the file after these."""
+    header, num_done = io.BytesIO(), 0
+    description = {"descr": np.lib.format.dtype_to_descr(row_type), "fortran_order": False, "shape": (num_rows,)}
+    np.lib.format.write_array_header_1_0(header, description)
+    file.seek(0)
+    if file.read(header.tell()) == header.getvalue():
+        while len(row := file.read(row_type.itemsize)) == row_type.itemsize and row[-4:] == _checksum(row[:-4]):
             num_done += 1
-    checksums.truncate(4 * num_done)
-    pixels.truncate(len(header) + num_done * row_bytes if num_done else 0)
+    file.truncate(header.tell() + num_done * row_type.itemsize if num_done else 0)
     if not num_done:
-        pixels.write(header)
+        file.write(header.getvalue())
     return num_done
 
 
-def _checksum(row):
-    return zlib.crc32(row).to_bytes(4, "little")
+def _checksum(pixels):
+    return zlib.crc32(pixels).to_bytes(4, "little")
 
 
 def hash_images(paths, root, channels, size):

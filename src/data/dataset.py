@@ -1,7 +1,7 @@
 """Dataset and DataLoader: rows of an image table -> batches of raw pixels.
 
-What a sample looks like is decided by (seed, epoch, row, copy) alone. They travel to the workers inside each item's
-key, so that a run is the same for any number of workers, any restart and any number of processes.
+What a sample looks like is decided by (seed, epoch, row, copy) alone, which travel to the workers as each item's key: a
+run is the same for any number of workers, any restart and any number of processes.
 """
 
 import os
@@ -50,13 +50,13 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, key):
         """Return {"inputs", "index"[, "target"]}, or {"error": text}: raised in a worker it would be a traceback."""
-        epoch, row, copy = key
-        inputs, num_images = {}, 0
+        row, inputs, num_images = key[1], {}, 0
         try:
             for name, value in self.read(row).items():
-                if isinstance(value, str) or _is_image(value):
-                    seed = _derive_seed(self.seed, epoch, row, copy, *([num_images] if num_images else []))
-                    value, num_images = self.transform(self._load(value), seed), num_images + 1
+                if (image := self._load(value)) is not None:
+                    numbers = (self.seed, *key, num_images) if num_images else (self.seed, *key)
+                    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+                    value, num_images = self.transform(image, seed), num_images + 1
                 inputs[name] = value
         except UserError as error:
             return {"error": str(error)}
@@ -64,11 +64,13 @@ class ImageDataset(Dataset):
         return item if self.table.targets is None else item | {"target": self.table.targets[row]}
 
     def _load(self, value):
-        if not isinstance(value, str):
-            return value.copy()  # a transform may work in place
-        cache = self.caches.get(self.transform.decode_size)
-        image = cache.read(value) if cache else None
-        return decode_image(value, self.channels, self.transform.decode_size) if image is None else image
+        """Return the image that a value of `read` is or names, or None."""
+        if isinstance(value, str):
+            cache = self.caches.get(self.transform.decode_size)
+            image = cache.read(value) if cache else None
+            return decode_image(value, self.channels, self.transform.decode_size) if image is None else image
+        is_image = isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype in (np.uint8, np.float32)
+        return value.copy() if is_image else None  # a transform may work in place
 
 
 class Loader:
@@ -125,15 +127,6 @@ def build_loader(dataset, batch_size, num_workers, sampler=None, shuffle_seed=No
     return Loader(dataset, sampler, num_workers)
 
 
-def _is_image(value):
-    return isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype in (np.uint8, np.float32)
-
-
-def _derive_seed(*numbers):
-    """One 64-bit seed from several numbers, so that epoch 1, row 2 and epoch 2, row 1 differ."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
 def _leave_signals_to_main(_):
     """A terminal, timeout and torchrun send their signals to a whole group, of which the main process takes care."""
     if hasattr(os, "setpgrp"):
@@ -145,20 +138,15 @@ def _leave_signals_to_main(_):
 
 
 def _collate(items):
-    if not isinstance(items, dict):  # which a dataset returns that takes all keys of a batch at once
-        if failed := [item for item in items if "error" in item]:
-            return failed[0]
-        items = _stack(items)
-    return _as_tensors(items)
+    failed = [item for item in items if "error" in item] if isinstance(items, list) else []
+    return failed[0] if failed else _to_tensors(items)
 
 
-def _stack(items):
-    if isinstance(items[0], dict):
-        return {name: _stack([item[name] for item in items]) for name in items[0]}
-    return np.stack(items)
-
-
-def _as_tensors(batch):
-    if isinstance(batch, dict):
-        return {name: _as_tensors(value) for name, value in batch.items()}
-    return torch.from_numpy(batch.astype(np.float32) if batch.dtype == np.float64 else batch)  # as networks compute
+def _to_tensors(items):
+    """Stack a list of items; a dataset that takes all keys of a batch at once has stacked them itself."""
+    if isinstance(items, list):
+        is_nested = isinstance(items[0], dict)
+        items = {name: [item[name] for item in items] for name in items[0]} if is_nested else np.stack(items)
+    if isinstance(items, dict):
+        return {name: _to_tensors(value) for name, value in items.items()}
+    return torch.from_numpy(items.astype(np.float32) if items.dtype == np.float64 else items)  # as networks compute

@@ -9,10 +9,11 @@ import logging
 import os
 import stat
 import warnings
+from itertools import islice
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from src.errors import UserError, first_line
 
@@ -126,7 +127,9 @@ def _read_page(path, page):
 
 def _read_pages(path, page, channels):
     """Return an RGBA image, or a TIFF with one grey page for each channel."""
-    if not _has_page(page, channels - 1) or _has_page(page, channels):
+    num_pages = sum(1 for _ in islice(ImageSequence.Iterator(page), channels + 1))  # counting more may take minutes
+    page.seek(0)
+    if num_pages != channels:
         return np.asarray(page)
     pages = []
     for number in range(channels):
@@ -134,17 +137,6 @@ def _read_pages(path, page, channels):
         check_size(path, page.height, page.width)
         pages.append(_fit_channels(path, _read_page(path, page), 1))
     return np.concatenate(pages, axis=2)
-
-
-def _has_page(page, number):
-    """Whether a file has a page of this number, from 0; counting all pages of a long file takes minutes."""
-    try:
-        page.seek(number)
-    except EOFError:
-        return False
-    finally:
-        page.seek(0)
-    return True
 
 
 def _fit_channels(path, pixels, channels):
@@ -190,8 +182,4 @@ def decode_dicom(path, data, channels):
 
 
 # suffix -> function(path, data, channels) that returns uint8 or float32 pixels, (H, W) or (H, W, C)
-DECODERS = {
-    ".npy": decode_npy,
-    ".dcm": decode_dicom,
-    ".dicom": decode_dicom,
-}
+DECODERS = {".npy": decode_npy, ".dcm": decode_dicom, ".dicom": decode_dicom}

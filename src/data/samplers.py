@@ -1,7 +1,7 @@
 """Which rows make each batch of an epoch, for one process of several; numpy only.
 
-Batches are lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that a row drawn
-twice is augmented twice. Set `epoch`, and `start`, the number of batches to leave out, before iterating.
+Batches are lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that each is
+augmented anew. Set `epoch`, and `start`, the number of batches to leave out, before iterating.
 """
 
 from itertools import islice
@@ -39,11 +39,8 @@ class Shuffled:
     Args:
         batch_size: largest number of rows per batch of one process.
         num_batches: batches of an epoch, all full; None: as many as it takes to see every row once.
-        chances: (num_rows,) weights of being drawn, with replacement; None: permutations, so that no row comes twice
-            before all came once in an epoch.
-
-    Raises:
-        UserError: fewer rows than processes.
+        chances: (num_rows,) weights of being drawn, with replacement; None: permutations, so that within an epoch no
+            row comes twice before all came once.
     """
 
     def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, chances=None):
@@ -63,16 +60,15 @@ class Shuffled:
         return self._num_batches
 
     def __iter__(self):
-        rows = self._draw(np.random.default_rng((self._seed, self.epoch)))
+        rng = np.random.default_rng((self._seed, self.epoch))
+        if self._chances is None:
+            passes = -(-self._num_drawn // self._num_rows)
+            rows = np.concatenate([rng.permutation(self._num_rows) for _ in range(passes)])[: self._num_drawn]
+        else:
+            rows = rng.choice(self._num_rows, self._num_drawn, p=self._chances)
         copies = pd.Series(rows).groupby(rows).cumcount().to_numpy()
         for _, mine in islice(self._split(), self.start, None):
             yield [(self.epoch, int(rows[place]), int(copies[place])) for place in mine]
-
-    def _draw(self, rng):
-        if self._chances is not None:
-            return rng.choice(self._num_rows, self._num_drawn, p=self._chances)
-        passes = -(-self._num_drawn // self._num_rows)
-        return np.concatenate([rng.permutation(self._num_rows) for _ in range(passes)])[: self._num_drawn]
 
     def _split(self):
         """Yield the places of each global batch, and those of this process's share of it."""
@@ -94,7 +90,4 @@ def balanced(targets, task):
 
 
 # name -> function(targets (N, K) float in [0, 1], task) that returns each row's chance, (N,), or None: permutations
-SAMPLERS = {
-    "shuffle": shuffle,
-    "balanced": balanced,
-}
+SAMPLERS = {"shuffle": shuffle, "balanced": balanced}

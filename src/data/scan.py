@@ -1,7 +1,6 @@
 """One look at many image files, on all cores: those that cannot be decoded, and the mean and std of their pixels."""
 
 import time
-from functools import partial
 from itertools import chain
 
 import joblib
@@ -32,16 +31,14 @@ def map_images(function, paths, title):
 
 def find_unreadable(paths, channels):
     """Decode every image once; return [(its place among the paths, reason)] of those that cannot be decoded."""
-    reasons = map_images(partial(_find_reason, channels=channels), paths, "decoding")
-    return [(place, reason) for place, reason in enumerate(reasons) if reason]
 
+    def find_reason(path):
+        try:
+            decode_image(path, channels)
+        except UserError as error:
+            return str(error)
 
-def _find_reason(path, channels):
-    try:
-        decode_image(path, channels)
-    except UserError as error:
-        return str(error)
-    return ""
+    return [(place, reason) for place, reason in enumerate(map_images(find_reason, paths, "decoding")) if reason]
 
 
 def compute_pixel_stats(paths, channels, image_size, max_images=2000, seed=0):
@@ -52,14 +49,13 @@ def compute_pixel_stats(paths, channels, image_size, max_images=2000, seed=0):
     rows = np.arange(len(paths))
     if len(rows) > max_images:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
-    moments = partial(_compute_moments, channels=channels, image_size=image_size)
-    means, variances = np.stack(list(map_images(moments, paths[rows], "pixel mean")), axis=1)
+
+    def compute_moments(path):
+        pixels = resize_image(decode_image(path, channels, image_size), image_size)
+        pixels = pixels.reshape(-1, channels).astype(np.float64)
+        return pixels.mean(axis=0), pixels.var(axis=0)
+
+    means, variances = np.stack(list(map_images(compute_moments, paths[rows], "pixel mean")), axis=1)
     # images are equally large: the variance is the mean of theirs plus the variance of their means
     std = np.sqrt(variances.mean(axis=0) + means.var(axis=0))
     return means.mean(axis=0), np.where(std > 0, std, 1.0)
-
-
-def _compute_moments(path, channels, image_size):
-    pixels = resize_image(decode_image(path, channels, image_size), image_size)
-    pixels = pixels.reshape(-1, channels).astype(np.float64)
-    return pixels.mean(axis=0), pixels.var(axis=0)

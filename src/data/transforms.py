@@ -12,19 +12,17 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from src.data.augmentations import build_transforms
+from src.data.augmentations import AugMix, build_transforms
 from src.data.decode import resize_image
-from src.data.rand_augment import AugMix
 from src.errors import UserError, first_line, listing, nearest
 
 _COMPOSITES = {"OneOf": A.OneOf, "SomeOf": A.SomeOf, "Sequential": A.Sequential, "RandomOrder": A.RandomOrder}
-_CLASSES = {name: one for name, one in vars(A).items() if inspect.isclass(one) and not issubclass(one, A.Transform3D)}
 _TRANSFORMS = _COMPOSITES | {
-    name: one
-    for name, one in _CLASSES.items()
-    if issubclass(one, (A.ImageOnlyTransform, A.DualTransform))
-    and name not in ("ImageOnlyTransform", "DualTransform", "Lambda")  # a function cannot be written in YAML
-}
+    name: one for name, one in vars(A).items()
+    if inspect.isclass(one) and issubclass(one, (A.ImageOnlyTransform, A.DualTransform))
+    and not issubclass(one, (A.Transform3D, A.Lambda))  # a function cannot be written in YAML
+    and one not in (A.ImageOnlyTransform, A.DualTransform)
+}  # fmt: skip
 _CHANGE_SIZE = ("Crop", "Resize", "MaxSize", "Pad", "RandomScale")
 
 
@@ -54,7 +52,11 @@ class Augmentation:
             return np.ascontiguousarray(resize_image(image, self.image_size))
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
-            image = resize_image(image, self.source_size) if self.source_size else _cover(image, self.image_size)
+            size, (height, width) = self.source_size, image.shape[:2]
+            if size is None:
+                factor = max(1, self.image_size[0] / height, self.image_size[1] / width)
+                size = round(height * factor), round(width * factor)
+            image = resize_image(image, size)
             self._pipeline.set_random_state(*stream)
             image = self._pipeline(image=image)["image"]
         image = np.ascontiguousarray(resize_image(image, self.image_size))
@@ -170,9 +172,3 @@ def _check_output(where, transform, image):
         found = f"does not keep {image.dtype} pixels of {image.shape[2]} channels"
         raise UserError(f"{where}: {name} {found}; leave it out (pixels are normalised later, on the device)")
     return output
-
-
-def _cover(image, size):
-    """Enlarge an image that is smaller than `size` in an axis, keeping its proportions."""
-    factor = max(size[0] / image.shape[0], size[1] / image.shape[1])
-    return image if factor <= 1 else resize_image(image, tuple(round(side * factor) for side in image.shape[:2]))

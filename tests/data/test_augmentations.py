@@ -8,10 +8,13 @@ import albumentations as A
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
 
 from src.config.settings import Augment
 from src.data import augmentations
-from src.data.augmentations import Cutout, RandomErasing
+from src.data.augmentations import AugMix, Cutout, RandAugment, RandomErasing
 from src.data.transforms import Augmentation, build_augmentation, build_resize
 from src.errors import UserError
 
@@ -363,6 +366,77 @@ def test_erasing_fills_with_noise_of_the_whole_range():
 def test_a_share_of_the_images_is_hit(transform):
     grey = np.full((32, 32, 1), 100, np.uint8)
     assert 60 < sum((apply(transform, grey, seed) != 100).any() for seed in range(200)) < 100
+
+
+@pytest.mark.parametrize("transform", [RandAugment(7), AugMix(3), Cutout(0.4, p=1), RandomErasing(p=1)],
+                         ids=lambda one: type(one).__name__)  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_that_is_random_comes_from_the_transforms_own_stream(transform, channels):
+    image = RNG.integers(0, 256, (40, 48, channels), dtype=np.uint8)
+    before, state, num_threads = image.copy(), torch.get_rng_state(), torch.get_num_threads()
+    first = [apply(transform, image, seed) for seed in range(30)]
+    assert torch.equal(torch.get_rng_state(), state)
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    torch.manual_seed(1)
+    copy = pickle.loads(pickle.dumps(transform))
+    torch.set_num_threads(3)
+    for seed in reversed(range(30)):
+        assert np.array_equal(apply(copy, image, seed), first[seed])
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(num_threads)
+    few = 20 if isinstance(transform, RandAugment) else 25  # pairs of some operations, of which a few change nothing
+    assert len({one.tobytes() for one in first}) >= few
+    assert {(one.shape, str(one.dtype), one.flags.writeable) for one in first} == {(image.shape, "uint8", True)}
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("name", ["rand_augment", "augmix", "erasing", "cutout"])
+def test_a_pipeline_of_one_transform_depends_on_the_seed_and_not_on_earlier_calls(name):
+    """The pipeline hands its one stream to the transform; a transform with a stream of its own would fail."""
+    augment = build(preset="none", size=IMAGE.shape[:2], **{name: 1})
+    found = [augment(IMAGE, seed).tobytes() for seed in (3, 4, 3, 5, 4)]
+    assert found[0] == found[2]
+    assert found[1] == found[4]
+    assert len(set(found)) >= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_and_augmix_are_torchvisions_with_a_tenth_of_its_range_for_each_unit(channels):
+    image = np.ascontiguousarray(IMAGE[..., :channels])
+    for ours, theirs in [
+        (RandAugment(10), v2.RandAugment(2, 30, interpolation="bilinear")),
+        (RandAugment(4.4), v2.RandAugment(2, 13, interpolation="bilinear")),
+        (AugMix(10), v2.AugMix(10, all_ops=False)),
+        (AugMix(3), v2.AugMix(4, all_ops=False)),
+        (AugMix(0.1), v2.AugMix(1, all_ops=False)),
+    ]:
+        for seed in range(5):
+            with torch.random.fork_rng():
+                torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
+                expected = np.array(theirs(Image.fromarray(image.squeeze())))
+            assert np.array_equal(apply(ours, image, seed), expected.reshape(image.shape))
+
+
+@pytest.mark.parametrize("kind", [RandAugment, AugMix])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_larger_strength_changes_more(kind, channels):
+    image = np.ascontiguousarray(IMAGE[..., :channels]).astype(float)
+
+    def change(strength):
+        found = [apply(kind(strength), image.astype(np.uint8), seed) for seed in range(100)]
+        return np.array([np.abs(one - image).mean() for one in found])
+
+    weakest, low, middle, high = (change(strength) for strength in (0, 1, 5, 10))
+    assert high.mean() > middle.mean() > low.mean() > weakest.mean()
+    if kind is RandAugment:  # only autocontrast and equalize have no strength
+        assert np.mean(weakest == 0) > 0.6
+    assert weakest.mean() < 5
+
+
+@pytest.mark.parametrize("severity", [0.05, 3, 10])
+def test_augmix_takes_any_severity(severity):
+    assert len({apply(AugMix(severity), IMAGE, seed).tobytes() for seed in range(10)}) >= 9
 
 
 def test_a_null_strength_is_the_presets():

@@ -260,6 +260,17 @@ def test_consistency_views_are_an_axis_of_the_batch(table, num_workers):
     assert len(distinct) > 2.5 * NUM_ROWS
 
 
+def test_torchvisions_augmentations_are_the_same_in_any_process(table):
+    settings = Augment(preset="none", kwargs={"rand_augment": 5, "augmix": 5})
+    dataset = ImageDataset(table, 3, build_augmentation(settings, SIZE, 3, True), 5)
+    expected = load(dataset, 0)
+    assert all(torch.equal(image_of(a), image_of(b)) for a, b in zip(load(dataset, 2), expected, strict=True))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        [spawned] = pool.map(dataset.__getitem__, [(1, 3, 0)])
+    assert np.array_equal(image_of(spawned), image_of(dataset[1, 3, 0]))
+    assert len({image.numpy().tobytes() for batch in expected for image in image_of(batch)}) == 2 * NUM_ROWS
+
+
 class TwoImages(ImageDataset):
     """A fork's: each row shows its own image and the next row's."""
 
