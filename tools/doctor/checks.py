@@ -37,23 +37,19 @@ def run_checks(config, folder, run_folder=None):
     if config.competition.name == "demo":
         write_demo(config.competition.root)
     data, findings = load_data(config)
-    facts, pairs = [], find_copies(data)
-    for check in (check_images, check_split, check_leaks, check_shift):
-        found, measured = check(data)
-        findings, facts = findings + found, facts + measured
-    findings += check_labels(data) + check_copies(data, pairs, name_joint_folds(folder, config))
+    pairs, results = find_copies(data), [(findings, [])]
+    results += [check(data) for check in (check_images, check_split, check_leaks, check_shift)]
+    results.append((check_labels(data) + check_copies(data, pairs, name_joint_folds(folder, config)), []))
     rows = np.flatnonzero(data.scan.is_read[: data.num_train])
     usable = rows[~is_blank(data.scan)[rows]]  # most transforms leave a blank image as it is
     if len(usable):
-        found, measured = check_augmentation(data, int(usable[0]))
-        findings, facts = findings + found, facts + measured
+        results.append(check_augmentation(data, int(usable[0])))
     if len(rows) and data.folds is not None:
-        found, measured = check_resources(data, rows)
-        findings, facts = findings + found, facts + measured
+        results.append(check_resources(data, rows))
     if run_folder is not None:
-        found, measured = check_label_safety(data, run_folder)
-        findings, facts = findings + found, facts + measured
-    findings = sort_findings(findings)
+        results.append(check_label_safety(data, run_folder))
+    findings = sort_findings([finding for found, _ in results for finding in found])
+    facts = [fact for _, measured in results for fact in measured]
     save_copies(folder, data, pairs)
     save_page(folder / "doctor.html", data, findings, facts)
     save_json(folder / "doctor.json", {"findings": [*map(asdict, findings)], "facts": [*map(asdict, facts)]})

@@ -157,7 +157,7 @@ def _salvage_targets(competition, rows, findings):
     where = f"{competition.root}/{competition.train_table or competition.train_image}"
     try:
         if competition.label in rows:
-            return read_label(rows[competition.label], competition, where)
+            return read_label(rows, competition, where)
         names = tuple(name for name in competition.targets if name in rows)
         if names:
             return names, read_targets(rows, names, competition, where, may_be_constant=True)

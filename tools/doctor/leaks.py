@@ -105,7 +105,7 @@ def measure_features(features, targets, groups=None):
     other label.
 
     Args:
-        features: of `features.list_leak_features`.
+        features: of `leak_features.list_leak_features`.
         targets: (N, C) in [0, 1]; positive from 0.5.
         groups: (N,) str, within which rows are dependent; None: all rows are independent.
     """
