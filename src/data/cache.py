@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 import zlib
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -59,11 +60,9 @@ def _key(path):
 
 
 def open_cache(paths, channels, size, root, folders, mode, num_reads):
-    """Return the ImageCache of some files, built where that pays; None: the files are to be read.
+    """Return the ImageCache of some files at `size`, built where that pays; None: the files are to be read.
 
     Args:
-        paths: competition.paths.Paths, or an array of str.
-        size: (height, width) that images are resized to.
         root: folder of the competition, which may move together with its cache.
         folders: of `list_folders`.
         mode: off; on; or auto, which builds one where images are read more than once (num_reads in all) and it fits.
@@ -78,15 +77,14 @@ def open_cache(paths, channels, size, root, folders, mode, num_reads):
     for folder in folders:
         if (cache := _try_cache(folder / name, keys)) is not None:
             return cache
-    if not is_worth_building(mode, num_reads, len(paths)):
-        return None
     try:
-        return _build_cache(open_folder(folders) / name, paths, keys, channels, size)
+        if is_worth_building(mode, num_reads, len(paths)):
+            return _build_cache(open_folder(folders) / name, paths, keys, channels, size)
     except NoRoom as error:
         if mode == "on":
             raise
         print(f"{error};\n  without it images are decoded in every epoch")
-        return None
+    return None
 
 
 def is_worth_building(mode, num_reads, num_images):
@@ -96,10 +94,8 @@ def is_worth_building(mode, num_reads, num_images):
 
 def _try_cache(path, keys):
     """Return the cache of a file, or None where there is none that is complete."""
-    try:
+    with suppress(OSError, ValueError, EOFError):
         return ImageCache(path, keys)
-    except (OSError, ValueError, EOFError):
-        return None
 
 
 def _build_cache(path, paths, keys, channels, size):
@@ -127,10 +123,9 @@ def _decode(path, channels, size):
 
 
 def _write_rows(path, paths, row_type, decode):
-    """Write a row of each path; resume where a killed process stopped.
+    """Write a row of each path; resume where a process was killed. An Exception leaves no file.
 
-    Rows are appended under another name: a full disk is then an error, where a write into a memory map crashes. An
-    Exception leaves no file; what ends the program, and is no Exception, leaves the rows so far.
+    Rows are appended, under another name: a full disk is then an error, where a write into a memory map crashes.
     """
     unfinished, dtype = path.with_suffix(".part"), row_type["pixels"].base
     try:
@@ -175,8 +170,8 @@ def _checksum(pixels):
 
 def hash_images(paths, root, channels, size):
     """Return a hash of the files' names, sizes and times, of the decoder's code, and of what it is asked for."""
-    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("decode.py", "dicom.py")]
-    digest = hashlib.sha256(repr((*code, cv2.__version__, PIL.__version__, channels, *size)).encode())
+    code = Path(__file__).with_name("decode.py").read_text(encoding="utf-8")
+    digest = hashlib.sha256(repr((code, cv2.__version__, PIL.__version__, channels, *size)).encode())
     for path in paths:
         try:
             status = os.stat(path)
@@ -197,12 +192,10 @@ def list_folders(config):
 def open_folder(folders):
     """Return the first folder that can be made and written; raise NoRoom where none can."""
     for folder in folders:
-        try:
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
+            if os.access(folder, os.W_OK):
+                return folder
     raise NoRoom(f"{folder}: cannot be written; set cache_dir=FOLDER")
 
 
