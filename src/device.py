@@ -11,9 +11,6 @@ import torch
 
 from src.errors import UserError
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Execution:
@@ -24,17 +21,11 @@ class Execution:
 
     def apply(self, config):
         """Return the config with these two in place of what it leaves open."""
-        return replace(
-            config, precision=self.precision, train=replace(config.train, channels_last=self.channels_last)
-        )
+        return replace(config, precision=self.precision, train=replace(config.train, channels_last=self.channels_last))
 
 
 def resolve_device(name):
-    """Return the torch.device that `name` asks for; auto takes cuda, then mps, then cpu.
-
-    Raises:
-        UserError: no such device on this machine.
-    """
+    """Return the torch.device that `name` asks for; auto takes cuda, then mps, then cpu."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
@@ -48,11 +39,7 @@ def resolve_device(name):
 
 
 def resolve_precision(name, device):
-    """Return fp32, bf16 or fp16; auto takes bf16 on a GPU that has it, fp16 on older ones, fp32 elsewhere.
-
-    Raises:
-        UserError: fp16 on a CPU.
-    """
+    """Return fp32, bf16 or fp16; auto takes bf16 on a GPU that has it, fp16 on older ones, fp32 elsewhere."""
     if name == "auto":
         if device.type != "cuda":
             return "fp32"
@@ -63,28 +50,21 @@ def resolve_precision(name, device):
 
 
 def resolve_execution(config, device):
-    """Return the Execution that the config asks for; what it leaves open follows a rule, and nothing is timed.
-
-    Raises:
-        UserError: as `resolve_precision`.
-    """
+    """Return the Execution that the config asks for; what it leaves open follows a rule, and nothing is timed."""
     return Execution(resolve_precision(config.precision, device), config.train.channels_last is not False)
 
 
 def autocast(device, precision):
     """Return the context in which a forward runs in `precision`."""
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, _DTYPES[precision])
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtypes[precision])
 
 
 def share_cores(device, num_workers=None):
     """Divide this process's cores between torch and the loader's workers; return the number of workers.
 
-    On a CPU the forward needs the cores: few cores get no workers, more get one for every four. Busy workers beside as
-    many torch threads as cores make a step 10 to 20 times slower.
-
-    Args:
-        device: where the forward runs.
-        num_workers: as asked for; None: chosen here.
+    On a CPU the forward needs the cores: few cores get no workers, more get one for every four, unless `num_workers`
+    says otherwise. Busy workers beside as many torch threads as cores make a step 10 to 20 times slower.
     """
     cores = max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if num_workers is None:
@@ -96,13 +76,12 @@ def share_cores(device, num_workers=None):
 
 
 def _keep_freed_memory():
-    """Let glibc keep the large blocks that every step frees and takes again, instead of asking the kernel each time.
+    """Let glibc keep the large blocks that every step frees and takes again, unless a variable MALLOC_* is set.
 
-    Without it a step of mobilenetv2_100 at 128 px takes 1.4 times as long (docs/performance.md). Off where glibc's own
-    variables MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_ are set, and elsewhere than on Linux.
+    Without it a step of mobilenetv2_100 at 128 px takes 1.4 times as long (docs/performance.md).
     """
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-            mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+            mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD of malloc.h
+            mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD

@@ -9,10 +9,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A user's mistake, in one line: "where: what is wrong, what was found; what to do".
-
-    What it quotes is escaped where it would break the line or control the terminal, and cut when very long.
-    """
+    """A user's mistake: "where: what is wrong, what was found; what to do", as one printable line, cut when long."""
 
     def __str__(self):
         line = printable(super().__str__())
@@ -41,11 +38,7 @@ _ADVICE = {
 
 @contextmanager
 def one_line_errors():
-    """Print a mistake as one line on stderr and exit with status 2; every other exception passes through.
-
-    One line each for: UserError, a file that cannot be read or written, too little memory, a killed loader worker, a
-    lost process of torchrun; Ctrl-C with status 130, `Stopped` with its own status.
-    """
+    """Print what a person can correct, or has asked for, as one line on stderr and exit; all else passes through."""
     try:
         yield
         sys.stdout.flush()  # so that a closed pipe is noticed here
@@ -62,25 +55,16 @@ def one_line_errors():
         if error.filename is None:
             raise
         _end(f"error: {error.filename}: {error.strerror}; {_ADVICE.get(error.errno, _AGAIN)}", 2)
-    except Exception as error:
-        if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
+    except Exception as error:  # torch, which is not imported here, has classes for a GPU and plain text for a CPU
+        name, text = type(error).__name__, str(error)
+        if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't" in text:
             _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
-        if _is_peer_lost(error):
+        if name == "DistBackendError" or re.search("Connection (closed|reset) by peer", text):
             _end(f"error: another process of this run has ended; {_RESUME} to resume", 2)
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
             advice = f"lower train.num_workers or train.batch_size and {_RESUME} to resume"
             _end(f"error: a loader worker was killed, most often because memory ran out; {advice}", 2)
         raise
-
-
-def _is_torch_out_of_memory(error):
-    """On a GPU a class of torch, which is not imported here; on a CPU a RuntimeError."""
-    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def _is_peer_lost(error):
-    """On CPUs gloo reports a closed or reset connection; on GPUs torch has a class for it."""
-    return type(error).__name__ == "DistBackendError" or re.search("Connection (closed|reset) by peer", str(error))
 
 
 def _end(line, status):
@@ -90,8 +74,6 @@ def _end(line, status):
 
 def printable(text):
     """Return the text with every character escaped that could break a line or control a terminal."""
-    if text.isprintable():
-        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 

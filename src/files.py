@@ -10,10 +10,9 @@ from src.errors import UserError
 
 @contextmanager
 def atomic_path(path):
-    """Yield a temporary path beside `path`; when the block ends well, flush the file to disk and rename it into place.
+    """Yield a temporary path beside `path`, in a folder that is made; when the block ends well, rename it into place.
 
-    The folder is made if it is missing. After an exception `path` is as it was and the temporary file is gone; an
-    OSError that names no file, as that of a full disk, names `path`.
+    After an exception `path` is as it was; an OSError that names no file, as that of a full disk, names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,11 +62,7 @@ def save_json(path, content):
 
 
 def load_json(path):
-    """Read a JSON file as plain containers.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Read a JSON file as plain containers; one that is damaged raises a UserError."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

@@ -10,21 +10,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from src.checkpointing import serialization
 from src.checkpointing.progress import EpochProgress, Progress, read_rng_state
-from src.checkpointing.serialization import copy_to_cpu
 from src.competition.predictions import save_predictions
 from src.errors import Stopped, UserError
 from src.files import delete_unfinished, save_json, save_table
 
 
 class Checkpointer:
-    """Saves one fold's files; all processes call it, and the main one writes.
-
-    Args:
-        folder: run_folder.FoldFolder.
-        learner: training.learner.Learner.
-        interrupts: interrupts.Interrupts.
-        keep: states that stay.
-    """
+    """Saves a fold's files, of which `keep` states stay; all processes call it, and the main one writes."""
 
     def __init__(self, folder, learner, interrupts, keep):
         self.folder, self._learner, self._interrupts, self._keep = folder, learner, interrupts, keep
@@ -32,14 +24,9 @@ class Checkpointer:
         self._writer, self._saving = ThreadPoolExecutor(1), None
 
     def resume(self):
-        """Load the newest undamaged state into the learner; return (Progress, EpochProgress): how far the fold is.
-
-        Raises:
-            UserError: another version wrote the state, or it was saved mid-epoch with another number of processes; or
-                the weights that count so far are damaged.
-        """
-        path, state = None, None
-        if self._accelerator.is_main_process:
+        """Load the newest undamaged state into the learner; return (Progress, EpochProgress): how far the fold is."""
+        path, state, accelerator = None, None, self._accelerator
+        if accelerator.is_main_process:
             delete_unfinished(self.folder.path)
             path, state = serialization.load_newest_state(self.folder)
         [path] = broadcast_object_list([path])
@@ -48,21 +35,23 @@ class Checkpointer:
         state = state or serialization.load_state(path)
         try:
             self._learner.load_state_dict(state["learner"])
-            progress, epoch_progress = Progress(**state["progress"]), self._load_epoch(path, state["epoch_progress"])
+            progress, epoch_progress, saved = Progress(**state["progress"]), EpochProgress(), state["epoch_progress"]
+            if saved is not None:
+                if (num := len(saved["processes"])) != accelerator.num_processes:
+                    raise UserError(f"{path}: saved mid-epoch with {num} processes; resume with {num}")
+                own = saved["processes"][accelerator.process_index]
+                losses = list(own["losses"].to(accelerator.device))
+                epoch_progress = EpochProgress(saved["num_batches"], saved["seconds"], losses, own["rng_state"])
         except torch.OutOfMemoryError:
             raise
         except (KeyError, ValueError, RuntimeError, TypeError):  # whatever an object raises on another one's state
             raise UserError(f"{path}: written by another version; delete it to train the fold from its start") from None
-        if progress.epoch and self._accelerator.is_main_process:
+        if progress.epoch and accelerator.is_main_process:
             serialization.read_weights(self.folder.weights(self._learner.config.train.select))
         return progress, epoch_progress
 
     def after_step(self, progress, epoch_progress):
-        """Save in mid-epoch when it is time to.
-
-        Raises:
-            Stopped: the run has to end; its state is saved.
-        """
+        """Save in mid-epoch when it is time to; raise Stopped, with all saved, where the run has to end."""
         num_batches = len(self._learner.train_loader)
         is_last = epoch_progress.num_batches == num_batches
         ahead = self._learner.estimate_validation(progress.epoch, epoch_progress.seconds) if is_last else 0.0
@@ -79,29 +68,23 @@ class Checkpointer:
             self._stop(reason, f"all batches of epoch {progress.epoch + 1}")
 
     def before_averaging(self, progress):
-        """Stop where averaging, which takes no longer than an epoch, does not fit into the time budget.
-
-        Raises:
-            Stopped: for that, or a signal.
-        """
-        seconds = progress.seconds / progress.epoch
-        if reason := self._interrupts.check(self._accelerator, is_last=True, ahead=seconds)[1]:
+        """Raise Stopped where averaging, which takes no longer than an epoch, does not fit into the time budget."""
+        if reason := self._interrupts.check(self._accelerator, True, progress.seconds / progress.epoch)[1]:
             self._stop(reason, f"epoch {progress.epoch}")
 
     def save(self, progress, probs, is_best):
-        """Save a fold that has finished an epoch, while the next one trains.
-
-        Args:
-            probs: (N, K) validation predictions of this epoch.
-            is_best: whether it is the best so far; with train.select=best, the weights that count are then these.
-        """
-        if num_best := self._learner.average.num_best:
-            self._save_epoch_weights(progress, num_best)
-        if self._accelerator.is_main_process:
-            self.wait()  # one state at a time is in memory
-            counts = is_best or self._learner.config.train.select == "last"
-            weights = copy_to_cpu(self._learner.scored_network.state_dict()) if counts else None
-            self._saving = self._writer.submit(self._write_epoch, progress.epoch, self._state(progress), weights, probs)
+        """Save a fold that has finished an epoch, while the next one trains; probs (N, K) are of its validation."""
+        if not self._accelerator.is_main_process:
+            return
+        learner = self._learner
+        best_epochs = progress.best_epochs(learner.average.num_best, learner.metric)  # whose weights stay until the end
+        if progress.epoch in best_epochs:
+            weights = serialization.copy_to_cpu(learner.network.state_dict())
+            self._write(serialization.save_weights, self.folder.epoch_weights(progress.epoch), weights)
+        for path in {*self.folder.path.glob("epoch*.safetensors")} - {*map(self.folder.epoch_weights, best_epochs)}:
+            path.unlink()
+        counts = is_best or learner.config.train.select == "last"
+        self._start_writing(progress, None, learner.scored_network.state_dict() if counts else None, probs)
 
     def save_selected(self, weights, probs):
         """Save the weights that count, on the CPU, and their validation predictions (N, K)."""
@@ -112,10 +95,10 @@ class Checkpointer:
         """Save what a finished fold needs: meta.json, which says that it is finished; its states are deleted."""
         self.wait()
         if self._accelerator.is_main_process:
-            numbers = {name: value for name, value in vars(progress).items() if name != "log"}
-            last = progress.log[-1]
-            numbers |= {"last_score": last["val_score"], "target_names": list(self._learner.val_table.target_names)}
-            self._write(save_json, self.folder.meta, {"fold": self.folder.number, **numbers})
+            meta = {"fold": self.folder.number, **vars(progress), "last_score": progress.log[-1]["val_score"]}
+            meta["target_names"] = list(self._learner.val_table.target_names)
+            del meta["log"]
+            self._write(save_json, self.folder.meta, meta)
             self.folder.delete_states()
 
     def wait(self):
@@ -123,62 +106,34 @@ class Checkpointer:
         if self._saving is not None:
             self._saving.result()
 
-    def _state(self, progress, epoch_progress=None):
-        state = {"learner": self._learner.state_dict(), "progress": vars(progress), "epoch_progress": epoch_progress}
-        return copy_to_cpu(state)
-
-    def _load_epoch(self, path, saved):
-        if saved is None:
-            return EpochProgress()
-        processes = saved["processes"]
-        if len(processes) != self._accelerator.num_processes:
-            raise UserError(f"{path}: saved mid-epoch with {len(processes)} processes; resume with {len(processes)}")
-        own = processes[self._accelerator.process_index]
-        losses = list(own["losses"].to(self._accelerator.device))
-        return EpochProgress(saved["num_batches"], saved["seconds"], losses, own["rng_state"])
-
     def _save_mid_epoch(self, progress, epoch_progress):
-        losses = torch.stack(epoch_progress.losses).float()
         rng_state = read_rng_state(self._accelerator.device, self._learner.generator)
-        processes = gather_object([copy_to_cpu({"losses": losses, "rng_state": rng_state})])
-        num_batches = epoch_progress.num_batches
-        saved = {"num_batches": num_batches, "seconds": epoch_progress.seconds, "processes": processes}
+        own = {"losses": torch.stack(epoch_progress.losses).float(), "rng_state": rng_state}
+        saved = {"num_batches": epoch_progress.num_batches, "seconds": epoch_progress.seconds}
+        saved["processes"] = gather_object([serialization.copy_to_cpu(own)])
         if self._accelerator.is_main_process:
-            self.wait()
-            self._saving = self._writer.submit(
-                self._write_state, progress.epoch, num_batches, self._state(progress, saved)
-            )
-
-    def _save_epoch_weights(self, progress, num_best):
-        """Keep the weights of the best epochs so far, which may include this one, and of no others."""
-        if not self._accelerator.is_main_process:
-            return
-        best = progress.best_epochs(num_best, self._learner.metric)
-        if progress.epoch in best:
-            weights = copy_to_cpu(self._learner.network.state_dict())
-            self._write(serialization.save_weights, self.folder.epoch_weights(progress.epoch), weights)
-        for path in self.folder.path.glob("epoch*.safetensors"):
-            if int(path.stem.removeprefix("epoch")) not in best:
-                path.unlink()
+            self._start_writing(progress, saved)
 
     def _stop(self, reason, where):
         self.wait()
         self._accelerator.wait_for_everyone()
-        raise Stopped(
-            f"fold {self.folder.number}: stopped by {reason[0]} after {where}; saved, {self._interrupts.again} resumes",
-            reason[1],
-        )
+        stopped = f"fold {self.folder.number}: stopped by {reason[0]} after {where}"
+        raise Stopped(f"{stopped}; saved, {self._interrupts.again} resumes", reason[1])
 
-    def _write_epoch(self, epoch, state, weights, probs):
-        """Write an epoch's files, the state last: a kill before it repeats the epoch."""
+    def _start_writing(self, progress, epoch_progress, weights=None, probs=None):
+        self.wait()  # one state at a time is in memory
+        state = {"learner": self._learner.state_dict(), "progress": vars(progress), "epoch_progress": epoch_progress}
+        self._saving = self._writer.submit(self._write_files, *serialization.copy_to_cpu((state, weights)), probs)
+
+    def _write_files(self, state, weights, probs):
+        """Write a finished epoch's files, and the state last: a kill before it repeats the epoch."""
+        progress, epoch_progress = state["progress"], state["epoch_progress"]
         if weights is not None:
             self.save_selected(weights, probs)
-        self._write(save_table, self.folder.log, pd.DataFrame(state["progress"]["log"]))
-        self._write_state(epoch, 0, state)
-
-    def _write_state(self, epoch, num_batches, state):
-        began = time.perf_counter()
-        self._write(serialization.save_state, self.folder, epoch, num_batches, state, self._keep)
+        if epoch_progress is None:
+            self._write(save_table, self.folder.log, pd.DataFrame(progress["log"]))
+        began, num_batches = time.perf_counter(), epoch_progress["num_batches"] if epoch_progress else 0
+        self._write(serialization.save_state, self.folder, progress["epoch"], num_batches, state, self._keep)
         self._interrupts.saved(time.perf_counter() - began)
 
     def _write(self, save, *arguments):

@@ -4,6 +4,7 @@ While a fold trains, a signal sets a flag that is checked after the step, so tha
 ends the run at once, as nothing is lost then. A second signal always ends it.
 """
 
+import math
 import os
 import signal
 import threading
@@ -14,33 +15,26 @@ import torch
 
 from src.errors import Stopped
 
-_FIRST_SAVE_SECONDS = 2.0  # assumed for saving until it was timed
 _BUDGET = "the end of time_budget"
 _ECHO_SECONDS = 0.5  # in which repeated signals count once: `timeout` sends one to the process and one to its group
 _AGREE_EVERY = 10  # steps between two agreements of several processes, each of which makes them wait
 
 
 class Interrupts:
-    """Says after each step whether to save and whether to stop; every process has one.
-
-    Args:
-        checkpoint_minutes: between two states saved in mid-epoch.
-        budget_seconds: from now to the end; None: no limit.
-        is_overwriting: the command deletes what is there, so that repeating it as it is would not resume.
-    """
+    """Says after each step whether to save and whether to stop; the budget runs from now, None is no limit."""
 
     def __init__(self, checkpoint_minutes, budget_seconds, is_overwriting=False, clock=time.monotonic):
         self.again = "the same command without overwrite=true" if is_overwriting else "the same command"
         self._clock, self._every = clock, 60 * checkpoint_minutes
-        self._ends_at = None if budget_seconds is None else clock() + budget_seconds
+        self._ends_at = clock() + (math.inf if budget_seconds is None else budget_seconds)
         self._saved_at, self._checked_at = clock(), None
-        self._slowest_step, self._slowest_save = 0.0, _FIRST_SAVE_SECONDS
+        self._slowest_step, self._slowest_save = 0.0, 2.0  # seconds; saving is assumed until it was timed
         self._num_checks, self._signal, self._signal_at, self._is_deferred = 0, None, 0.0, False
 
     @contextmanager
     def handle_signals(self):
         """Handle SIGTERM and Ctrl-C inside the block, where Python allows it: in the main thread."""
-        numbers = (signal.SIGTERM, signal.SIGINT) if _is_main_thread() else ()
+        numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield self
@@ -50,11 +44,9 @@ class Interrupts:
 
     @contextmanager
     def alarm(self, num_processes=1):
-        """Inside the block the time budget ends the run at once, where the system has an alarm (not on Windows).
-
-        Not with several processes, which would wait for one that has ended.
-        """
-        if self._ends_at is None or num_processes > 1 or not (hasattr(signal, "setitimer") and _is_main_thread()):
+        """Inside the block the time budget ends the run at once, where the system has an alarm (not on Windows)."""
+        can_alarm = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+        if self._ends_at == math.inf or not can_alarm or num_processes > 1:  # others would wait for one that has ended
             yield
             return
         before = signal.signal(signal.SIGALRM, self._on_alarm)
@@ -75,13 +67,9 @@ class Interrupts:
             self._is_deferred = False
 
     def check(self, accelerator, is_last=False, ahead=0.0):
-        """Return (whether to save now, why to stop or None), the same on every process.
+        """Return (whether to save after this step, (why to stop, exit status) or None), the same on every process.
 
-        Call it after each step; another step as slow as the slowest, and saving, must still fit into the time budget.
-
-        Args:
-            is_last: the epoch's last step, after which several processes always agree.
-            ahead: seconds of what else comes next.
+        The time budget must hold another step as slow as the slowest, `ahead` seconds of what else comes, and saving.
         """
         now = self._clock()
         if self._checked_at is not None:  # the time between two epochs is no step
@@ -90,7 +78,7 @@ class Interrupts:
         self._num_checks += 1
         reason, is_due = self.stop_reason(self._slowest_step + ahead), now - self._saved_at >= self._every
         if accelerator.num_processes > 1:
-            if self._num_checks % _AGREE_EVERY and not is_last:
+            if self._num_checks % _AGREE_EVERY and not is_last:  # after an epoch's last step they always agree
                 return False, None
             is_due = is_due and accelerator.is_main_process  # the one that knows when a state was saved
             flags = torch.tensor([float(is_due), float(reason is not None)], device=accelerator.device)
@@ -100,11 +88,9 @@ class Interrupts:
 
     def stop_reason(self, ahead=0.0):
         """Return (why this process has to stop, exit status), or None; `ahead`: seconds that come next."""
-        if self._signal is not None:
-            return self._signal
-        if self._ends_at is not None and self._clock() + ahead + 2 * self._slowest_save >= self._ends_at:
+        if self._signal is None and self._clock() + ahead + 2 * self._slowest_save >= self._ends_at:
             return _BUDGET, 0
-        return None
+        return self._signal
 
     def saved(self, seconds):
         """Note that a state was saved now, which took so long."""
@@ -115,16 +101,9 @@ class Interrupts:
         if self._signal is not None and self._clock() - self._signal_at < _ECHO_SECONDS:
             return
         if not self._is_deferred or self._signal is not None:
-            raise self._stopped(f"\nstopped by {name}", 128 + number)
+            raise Stopped(f"\nstopped by {name}; {self.again} resumes from what is saved", 128 + number)
         self._signal, self._signal_at = (name, 128 + number), self._clock()
         os.write(2, f"\n{name}: saving after this step; a second one stops at once\n".encode())  # print may be at work
 
     def _on_alarm(self, *_):
-        raise self._stopped(f"stopped by {_BUDGET}", 0)
-
-    def _stopped(self, why, status):
-        return Stopped(f"{why}; {self.again} resumes from what is saved", status)
-
-
-def _is_main_thread():
-    return threading.current_thread() is threading.main_thread()
+        raise Stopped(f"stopped by {_BUDGET}; {self.again} resumes from what is saved", 0)

@@ -18,13 +18,7 @@ class Progress:
     averaged_epochs: list = field(default_factory=list)  # of train.average=soup, where the mean counts
 
     def add(self, scores, seconds, metric, **numbers):
-        """Count an epoch and append it to the log; return whether it is the best so far.
-
-        Args:
-            scores: (score, validation loss).
-            metric: evaluation.metrics.Metric, which says what is better.
-            numbers: further columns of the log.
-        """
+        """Count and log an epoch, scores: (score, validation loss); return whether it is the best so far."""
         score, loss = scores
         self.epoch += 1
         self.seconds += seconds
@@ -42,12 +36,7 @@ class Progress:
         return [row["epoch"] for row in ranked[:count]]
 
     def stops_early(self, patience, metric, min_delta=0.0, on="score"):
-        """Return whether none of the last `patience` epochs was better than those before.
-
-        Args:
-            patience: epochs; None: never stops.
-            min_delta: by how much a value must be better to count.
-            on: "score" or "loss", both of the validation.
+        """Return whether none of the last `patience` epochs (None: never) was better by `min_delta` than those before.
 
         Reference: Prechelt, Early Stopping - But When?, 1998, the third class of criteria.
         """
@@ -92,5 +81,4 @@ def write_rng_state(state, device, generator):
 
 
 def _place(device):
-    """Return the arguments that name a device: without them cuda takes the first, and mps has but one."""
-    return (device,) if device.type == "cuda" else ()
+    return (device,) if device.type == "cuda" else ()  # without it cuda takes the first; mps has but one

@@ -11,17 +11,14 @@ from src.config.settings import settings, value_of
 from src.errors import UserError, listing
 from src.files import delete_unfinished, load_json, save_text
 
-# Settings that do not change what is trained: two commands on one run folder may differ in them.
-_HOW_IT_RUNS = (
+_HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
     *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
     *("checkpoint_minutes", "time_budget", "keep_checkpoints", "train.num_workers", "competition.root"),
 )
-# Settings that infer.py may change beside infer.*: where the files are and how it runs.
-_AT_INFERENCE = (
+_AT_INFERENCE = (  # settings that infer.py may change beside infer.*: where the files are and how it runs
     *("device", "precision", "unreadable", "output_dir", "train.num_workers"),
     *(f"competition.{name}" for name in ("root", "test_table", "test_image", "sample_submission", "solution")),
 )
-_CLOCK_SECONDS = 60  # by which the clocks of two machines that share a disk may differ
 
 
 class FoldFolder:
@@ -54,6 +51,14 @@ class FoldFolder:
         """Whether the fold is trained to its end."""
         return self.meta.is_file()
 
+    def load_target_names(self):
+        """Return the names of the targets that the fold predicts, tuple of str; it has finished an epoch."""
+        if self.is_finished():
+            return tuple(load_json(self.meta)["target_names"])
+        from src.competition.predictions import load_target_names  # here, as importing pandas takes half a second
+
+        return load_target_names(self.val)
+
     def delete_states(self):
         """Delete what a finished fold no longer needs."""
         for path in (*self.states(), *self.path.glob("epoch*.safetensors")):
@@ -61,14 +66,14 @@ class FoldFolder:
 
 
 class RunFolder:
-    """The files of one run."""
+    """The files of one run; infer.py's may lie in another folder, infer.output."""
 
     def __init__(self, path):
         self.path = Path(path)
         self.config = self.path / "config.yaml"  # every setting, as it was asked for
         self.folds = self.path / "folds.csv"  # each row's fold and targets
         self.oof = self.path / "oof.csv"  # out-of-fold predictions
-        self.scores = self.path / "scores.json"
+        self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
         self.execution = self.path / "execution.json"  # precision and memory format, by device
@@ -89,27 +94,9 @@ class RunFolder:
         """Whether it holds a finished fold or a state of one."""
         return any(self.path.glob("fold*/meta.json")) or any(self.path.glob("fold*/state_*.pt"))
 
-    def load_target_names(self):
-        """Return the names of the targets that the folds predict, tuple of str."""
-        if finished := self.finished_folds():
-            return tuple(load_json(finished[0].meta)["target_names"])
-        with open(self.started_folds()[0].val, encoding="utf-8") as file:
-            import pandas as pd  # here, as train.py answers a mistake before it imports pandas
-
-            return tuple(pd.read_csv(file, nrows=0).columns[1:])
-
-
-def submission_path(folder):
-    """Return the path of submission.csv in the run's folder, or in infer.output."""
-    return Path(folder) / "submission.csv"
-
 
 def find_newest_run(output_dir="outputs"):
-    """Return the path of the run whose last finished fold is the newest; without any, of those that have started.
-
-    Raises:
-        UserError: there is no run, or its time lies in the future, so that "newest" means nothing.
-    """
+    """Return the path of the run whose last finished fold is the newest; without any, of those that have started."""
     folder = Path(output_dir)
     paths = [*folder.glob("*/fold*/meta.json")] or [*folder.glob("*/fold*/val.csv")]
     if not paths:
@@ -118,20 +105,13 @@ def find_newest_run(output_dir="outputs"):
     newer = {one.parent.parent for one in folder.glob("*/fold*/val.csv") if one.stat().st_mtime > when}
     for run in sorted(run for run in newer if not any(run.glob("fold*/meta.json"))):
         print(f"{run}: newer, but no fold is finished; run={run} uses its last saved epoch")
-    if when > time.time() + _CLOCK_SECONDS:
+    if when > time.time() + 60:  # the clocks of two machines that share a disk may differ
         raise UserError(f"{path}: its time lies in the future (the clock was set back); name the run with run=FOLDER")
     return path.parent.parent
 
 
 def load_run(words):
-    """Read an inference command line; return (path of the run, its config with the words' changes).
-
-    Args:
-        words: run=FOLDER (left out: the newest run) and key=value words that inference may change.
-
-    Raises:
-        UserError: no such run, or a word that was decided in training.
-    """
+    """Read infer.py's command line; return (path of the run, or of the newest, its config with the words' changes)."""
     if bare := next((word for word in words if "=" not in word), None):
         raise UserError(f"command line: {bare!r} is not key=value; write run={bare}, or for example infer.tta=hflip")
     chosen = dict(word.partition("=")[::2] for word in words)
@@ -139,24 +119,16 @@ def load_run(words):
     config = load_saved_config(folder, [word for word in words if not word.startswith("run=")])
     for key in chosen:
         if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:
-            raise UserError(
-                f"command line: {key} was decided when {folder} was trained; infer.py takes run=, infer.* and "
-                f"{listing(_AT_INFERENCE, 20)}"
-            )
+            advice = f"infer.py takes run=, infer.* and {listing(_AT_INFERENCE, 20)}"
+            raise UserError(f"command line: {key} was decided when {folder} was trained; {advice}")
     return Path(folder), config
 
 
 def open_run(config, is_busy=False):
-    """Make the config's run folder, or check that the run in it has the same settings.
+    """Make the config's run folder, or check that the run in it has the same settings; overwrite=true deletes it.
 
-    Call it when all else is known to be right: overwrite=true deletes a run that is there. A folder in which nothing
-    was trained yet, as a first command with a mistake leaves it, takes any settings.
-
-    Args:
-        is_busy: another process trains some of the run's folds now.
-
-    Raises:
-        UserError: the folder is no run, or holds one with other settings.
+    Call it last, when all else is known to be right. A folder in which nothing was trained yet takes any settings: a
+    first command may have had a mistake. `is_busy`: another process trains some of the run's folds now.
     """
     run = RunFolder(config.run_folder)
     folder, is_run = run.path, run.config.is_file()

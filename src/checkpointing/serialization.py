@@ -1,7 +1,4 @@
-"""Weights and states as files: safetensors and torch.save, each with a checksum; reading them runs no code.
-
-A state is all that a fold needs to resume. The one before the newest stays, in case the newest is damaged.
-"""
+"""Weights and states as files: safetensors and torch.save, each with a checksum; reading them runs no code."""
 
 import pickle
 import zipfile
@@ -12,20 +9,14 @@ from accelerate.utils import recursively_apply
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from src.checkpointing.run_folder import RunFolder
 from src.errors import UserError, first_line
 from src.files import atomic_path
 from src.model.network import build_network
 
 
 def load_network(config, fold_folder):
-    """Return the trained network of a run_folder.FoldFolder, in evaluation mode on the CPU; config: the run's.
-
-    Raises:
-        UserError: the weights are missing, damaged or of another architecture.
-    """
-    num_targets = len(RunFolder(fold_folder.path.parent).load_target_names())
-    network = build_network(config, num_targets, load_pretrained=False)
+    """Return the trained network of a FoldFolder, in evaluation mode on the CPU; config: the run's."""
+    network = build_network(config, len(fold_folder.load_target_names()), load_pretrained=False)
     load_weights(fold_folder.weights(config.train.select), network)
     return network.eval()
 
@@ -46,24 +37,15 @@ def save_weights(path, weights):
 
 
 def load_weights(path, network):
-    """Load what `save_weights` wrote into a network of the same architecture.
-
-    Raises:
-        UserError: the file is missing, damaged, or of another architecture.
-    """
-    weights = read_weights(path)
+    """Load what `save_weights` wrote into a network; weights of another architecture raise a UserError."""
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(read_weights(path))
     except RuntimeError as error:
         raise _wrong_weights(path, error) from None
 
 
 def read_weights(path):
-    """Return the state dict in a file, {name: tensor}, after comparing its checksum.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Return the state dict in a file, {name: tensor}; a file that is missing or damaged raises a UserError."""
     try:
         with safe_open(path, "pt") as file:  # opened once: another process may replace the file meanwhile
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
@@ -88,13 +70,7 @@ def _compute_checksum(weights):
 
 
 def save_state(folder, epoch, num_batches, state, keep):
-    """Write a fold's state after `epoch` epochs and `num_batches` batches of the next, atomically.
-
-    Args:
-        folder: run_folder.FoldFolder.
-        state: plain containers of tensors, numbers and strings.
-        keep: states that stay, with this one.
-    """
+    """Write a fold's state, plain containers that are all it needs to resume, atomically; the `keep` newest stay."""
     with atomic_path(folder.state(epoch, num_batches)) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(state, file)
@@ -109,7 +85,12 @@ def save_state(folder, epoch, num_batches, state, keep):
 def load_newest_state(folder):
     """Return (path, state) of a fold's newest undamaged state, or (None, None); damaged ones are named and deleted."""
     for path in reversed(folder.states()):
-        damage = _find_damage(path)
+        try:
+            with zipfile.ZipFile(path) as file:
+                part = file.testzip()
+            damage = part and f"the checksum of {part} differs"
+        except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+            damage = first_line(error)
         if not damage:
             return path, load_state(path)
         print(f"{path}: damaged ({damage}); deleted, the state before it is used", flush=True)
@@ -118,22 +99,8 @@ def load_newest_state(folder):
 
 
 def load_state(path):
-    """Read what `save_state` wrote, onto the CPU; nothing in the file can run code.
-
-    Raises:
-        UserError: the file holds more than plain containers.
-    """
+    """Read what `save_state` wrote, onto the CPU; a file that holds more, which could run code, raises a UserError."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds more than tensors and plain values, which could run code; delete it") from None
-
-
-def _find_damage(path):
-    """Return what its checksums say is wrong with a file of torch.save, or an empty string."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            part = file.testzip()
-    except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
-        return first_line(error)
-    return f"the checksum of {part} differs" if part else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.checkpointing.run_folder import FoldFolder, RunFolder, describe_changes, submission_path
+from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
@@ -33,21 +33,12 @@ from src.training.precision import recall_execution
 def infer_run(config, run_folder):
     """Predict the test images with all finished folds of a run; write submission.csv and fold<k>/test.csv.
 
-    Of a run that was stopped in its first fold, this fold's last saved epoch is used.
-
-    Args:
-        config: the run's own, with infer.* as wanted now.
-        run_folder: pathlib.Path of the run.
-
-    Returns:
-        The ensemble's score where the competition has a solution, else None.
-
-    Raises:
-        UserError: no fold has finished an epoch; a test image, table or sample is wrong; the host would refuse the
-            submission.
+    The config is the run's own, with infer.* as wanted now. Returns the ensemble's score where the competition has a
+    solution, else None.
     """
     saved_config, folder, competition = load_saved_config(run_folder), RunFolder(run_folder), config.competition
-    folds, target_names = find_folds(folder), folder.load_target_names()
+    folds = find_folds(folder)
+    target_names = folds[0].load_target_names()
     device = resolve_device(config.device)
     num_workers = share_cores(device, config.train.num_workers)
     config = (recall_execution(folder, config, device) or resolve_execution(config, device)).apply(config)
@@ -68,9 +59,8 @@ def infer_run(config, run_folder):
     else:
         check_not_empty(table.paths)
     networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
-    dataset = ImageDataset(
-        table.take(is_readable), competition.channels, build_resize(config.image_size), config.seed
-    )
+    resize = build_resize(config.image_size)
+    dataset = ImageDataset(table.take(is_readable), competition.channels, resize, config.seed)
     _check_views(networks[0], views, config, device)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
     to_probs = partial(probabilities, task=competition.task)
@@ -81,18 +71,18 @@ def infer_run(config, run_folder):
 
     if not np.isfinite(probs).all():
         raise UserError(f"{run_folder}: predictions are nan; set precision=fp32")
-    average, path = ENSEMBLES[config.infer.average](probs), submission_path(output)
+    average, written = ENSEMBLES[config.infer.average](probs), RunFolder(output)
     with hold_output(output):
         if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run
             raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
-        for one in (output, *(output / fold.path.name for fold in folds)):
-            delete_unfinished(one)
-        write_submission(path, sample, competition, table.ids, average, target_names)
-        for fold, one in zip(folds, probs, strict=True):
-            save_predictions(FoldFolder(output / fold.path.name).test, table, one)
-    print(f"{path}: {len(table)} rows, checked")
-    solution = load_solution(competition, table)
-    if solution is None:
+        written_folds = [written.fold(fold.number) for fold in folds]
+        for one in (written, *written_folds):
+            delete_unfinished(one.path)
+        write_submission(written.submission, sample, competition, table.ids, average, target_names)
+        for fold, one in zip(written_folds, probs, strict=True):
+            save_predictions(fold.test, table, one)
+    print(f"{written.submission}: {len(table)} rows, checked")
+    if (solution := load_solution(competition, table)) is None:
         return None
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     test_score = metric.score(solution, average)

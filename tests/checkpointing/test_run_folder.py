@@ -163,10 +163,10 @@ def test_the_files_of_a_fold(tmp_path):
     assert not fold.is_finished()
     fold.val.write_text("id,a,b c\n7,0.1,0.9\n")
     assert [one.number for one in run.started_folds()] == [3]
-    assert run.load_target_names() == ("a", "b c")
+    assert fold.load_target_names() == ("a", "b c")
     fold.meta.write_text('{"target_names": ["x"]}')
     assert [one.number for one in run.finished_folds()] == [3]
-    assert run.load_target_names() == ("x",)
+    assert fold.load_target_names() == ("x",)
     fold.delete_states()
     assert sorted(path.name for path in fold.path.iterdir()) == ["meta.json", "val.csv"]
     assert FoldFolder(fold.path).is_finished()
