@@ -86,17 +86,13 @@ class Cutout(A.ImageOnlyTransform):
 class RandomErasing(A.ImageOnlyTransform):
     """One rectangle of random pixels in a share p of the images: .02 to .4 of the area, height over width .3 to 3.3.
 
-    Reference: Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896, algorithm 1. Departures: the
-    place is drawn where the rectangle fits; pixels that are not 8-bit are drawn between the image's least and largest
-    value. A.Erasing never erases more than .3 of a square image, with aspects that are not the paper's.
+    Reference: Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896, algorithm 1 (A.Erasing departs
+    in area and aspect). Here the place is drawn where the rectangle fits, and pixels that are not 8-bit are drawn
+    between the image's least and largest value.
     """
 
-    def __init__(self, p=0.5):
-        super().__init__(p=p)
-
     def apply(self, img, **params):
-        rng = self.random_generator
-        height, width, channels = img.shape
+        rng, (height, width, channels) = self.random_generator, img.shape
         for _ in range(100):  # most fit the first time
             area, aspect = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
             tall, wide = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
@@ -139,12 +135,12 @@ PRESETS = {
         "noise": 0.08, "cutout": (0.2, 0.375),
     },
 }  # fmt: skip
-FLIPS = {  # name -> transforms, and the share of images that each is applied to
-    "none": [],
-    "hflip": [(A.HorizontalFlip, 0.5)],
-    "vflip": [(A.VerticalFlip, 0.5)],
-    "hvflip": [(A.HorizontalFlip, 0.5), (A.VerticalFlip, 0.5)],
-    "d4": [(A.D4, 1)],
+FLIPS = {  # name -> classes of transforms
+    "none": (),
+    "hflip": (A.HorizontalFlip,),
+    "vflip": (A.VerticalFlip,),
+    "hvflip": (A.HorizontalFlip, A.VerticalFlip),
+    "d4": (A.D4,),
 }
 _AFFINE_P, _BRIGHTNESS_P = {"light": 0.7, "heavy": 0.7}, {"heavy": 0.7}  # shares of images by preset; else .9 and .5
 _RANGES = {  # smallest and largest strength of augment.kwargs
@@ -161,8 +157,8 @@ def build_transforms(settings, image_size, channels, is_uint8):
 
     What images of these channels, 8-bit or not, cannot have is refused in augment.kwargs, and left out of a preset.
     """
-    preset, flips = settings.preset, FLIPS[settings.flips] if settings.preset != "none" else []
-    if any(flip is A.D4 for flip, _ in flips) and image_size[0] != image_size[1]:
+    preset, flips = settings.preset, FLIPS[settings.flips] if settings.preset != "none" else ()
+    if A.D4 in flips and image_size[0] != image_size[1]:
         found = f"needs square images, image_size is {list(image_size)}"
         raise UserError(f"augment.flips={settings.flips}: {found}; set augment.flips=hvflip")
     transforms, warp = {}, {"rotate": (0, 0), "translate_percent": {"x": (0, 0), "y": (0, 0)}, "scale": (1, 1)}
@@ -180,7 +176,7 @@ def build_transforms(settings, image_size, channels, is_uint8):
             one.p = _BRIGHTNESS_P.get(preset, one.p)
         transforms[name] = one
     first = [transforms.pop(name) for name in ("crop", "affine") if name in transforms]
-    return [*first, *(flip(p=p) for flip, p in flips), *transforms.values()]
+    return [*first, *(flip() for flip in flips), *transforms.values()]
 
 
 def _choose_strengths(settings, channels, is_uint8):
@@ -197,11 +193,12 @@ def _choose_strengths(settings, channels, is_uint8):
             fault = "needs 8-bit images of 1 or 3 channels"
         elif name == "colour" and channels == 1:
             fault = "grey images have no colour"
-        if strength not in (0, _OFF.get(name)):
-            if fault and name in asked:
-                raise UserError(f"augment.kwargs.{name}={strength}: {fault}; leave it out")
-            if not fault:
-                chosen[name] = strength
+        if strength in (0, _OFF.get(name)):
+            continue
+        if fault and name in asked:
+            raise UserError(f"augment.kwargs.{name}={strength}: {fault}; leave it out")
+        if not fault:
+            chosen[name] = strength
     return chosen
 
 

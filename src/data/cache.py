@@ -11,7 +11,6 @@ import shutil
 import time
 import zlib
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -104,7 +103,10 @@ def _build_cache(path, paths, keys, channels, size):
     with hold(lock, f"{lock}: another process decodes the images; waiting"):
         if (cache := _try_cache(path, keys)) is not None:
             return cache
-        decode = partial(_decode, channels=channels, size=size)
+
+        def decode(image_path):
+            return np.ascontiguousarray(resize_image(decode_image(image_path, channels, size), size))
+
         first = decode(paths[0])
         row_type = np.dtype([("pixels", first.dtype, first.shape), ("checksum", "<u4")])
         needed = row_type.itemsize * len(paths) - (unfinished.stat().st_size if unfinished.exists() else 0)
@@ -116,10 +118,6 @@ def _build_cache(path, paths, keys, channels, size):
         took = time.perf_counter() - began
         print(f"{path}: {len(paths)} decoded images, {gigabytes(path.stat().st_size)}, made in {took:.1f} s")
     return ImageCache(path, keys)
-
-
-def _decode(path, channels, size):
-    return np.ascontiguousarray(resize_image(decode_image(path, channels, size), size))
 
 
 def _write_rows(path, paths, row_type, decode):
@@ -137,7 +135,7 @@ def _write_rows(path, paths, row_type, decode):
                     found = f"has {pixels.dtype} pixels, {paths[0]} has {dtype}"
                     raise UserError(f"{paths[row]}: {found}; set cache=off")
                 file.write(pixels)
-                file.write(_checksum(pixels))
+                file.write(zlib.crc32(pixels).to_bytes(4, "little"))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -151,21 +149,17 @@ def _write_rows(path, paths, row_type, decode):
 
 def _cut_to_sound_rows(file, num_rows, row_type):
     """Return how many rows of an open .npy file agree with their checksums, and cut the file after these."""
-    header, num_done = io.BytesIO(), 0
+    header, num_done, size = io.BytesIO(), 0, row_type.itemsize
     description = {"descr": np.lib.format.dtype_to_descr(row_type), "fortran_order": False, "shape": (num_rows,)}
     np.lib.format.write_array_header_1_0(header, description)
     file.seek(0)
     if file.read(header.tell()) == header.getvalue():
-        while len(row := file.read(row_type.itemsize)) == row_type.itemsize and row[-4:] == _checksum(row[:-4]):
+        while len(row := file.read(size)) == size and zlib.crc32(row[:-4]) == int.from_bytes(row[-4:], "little"):
             num_done += 1
-    file.truncate(header.tell() + num_done * row_type.itemsize if num_done else 0)
+    file.truncate(header.tell() + num_done * size if num_done else 0)
     if not num_done:
         file.write(header.getvalue())
     return num_done
-
-
-def _checksum(pixels):
-    return zlib.crc32(pixels).to_bytes(4, "little")
 
 
 def hash_images(paths, root, channels, size):
@@ -184,9 +178,8 @@ def hash_images(paths, root, channels, size):
 
 def list_folders(config):
     """Return where decoded images and features may lie; new ones go into the first that can be written."""
-    if config.cache_dir is not None:
-        return [Path(config.cache_dir)]
-    return [Path(config.competition.root) / ".cache", Path(config.output_dir) / "cache"]
+    own = [Path(config.competition.root) / ".cache", Path(config.output_dir) / "cache"]
+    return own if config.cache_dir is None else [Path(config.cache_dir)]
 
 
 def open_folder(folders):

@@ -22,8 +22,7 @@ class ImageDataset(Dataset):
     """Rows of a table, decoded and transformed; an item's key is (epoch, row, copy).
 
     Args:
-        table: competition.tables.ImageTable; it holds arrays, as a list of Python strings would grow each worker's
-            memory (pytorch issue 13246).
+        table: competition.tables.ImageTable, of arrays: lists of str grow each worker's memory (pytorch issue 13246).
         transform: transforms.Augmentation; seed: of its random numbers.
         caches: {(height, width): cache.ImageCache}; what they lack is read from the files.
     """
@@ -89,8 +88,7 @@ class Loader:
     def batches(self, epoch, start=0):
         """Yield {"inputs": {name: (N, ...) tensor}, "index": (N,) int64[, "target": (N, K) float32]}.
 
-        Images are (N, H, W, C) uint8 or float32, or (N, V, H, W, C) of V views. In training also "share", a float that
-        this process's mean loss is multiplied by, so that the mean over the processes is that of all their images.
+        Images are (N, H, W, C) uint8 or float32, or (N, V, H, W, C) of V views. In training also "share", see Shuffled.
         `start` batches are left out where an epoch (from 0) resumes; torch's random state is then left alone.
         """
         self._sampler.epoch, self._sampler.start = epoch, start
@@ -112,13 +110,10 @@ class Loader:
 
 
 def build_loader(dataset, batch_size, num_workers, sampler=None, shuffle_seed=None, rank=0, world_size=1, **drawing):
-    """Build the Loader of one process of `world_size`, in which it is number `rank`.
+    """Build the Loader of process `rank` of `world_size`; num_workers=0 loads without further processes.
 
-    Args:
-        batch_size: images per batch of one process.
-        num_workers: loader processes; 0 loads in this one.
-        sampler: yields batches of keys; None: `Shuffled` by shuffle_seed, with num_batches and chances as given in
-            `drawing`, or `Ordered` without a shuffle_seed.
+    The sampler yields batches of keys; None: `Shuffled` by shuffle_seed, with num_batches and chances as given in
+    `drawing`, or `Ordered` without a shuffle_seed.
     """
     if sampler is None and shuffle_seed is None:
         sampler = Ordered(len(dataset), batch_size, rank, world_size)

@@ -37,8 +37,7 @@ def decode_image(path, channels, target_size=None):
 
     Args:
         channels: 1 grey, 3 RGB (grey repeated); other numbers need an array, an RGBA image or a TIFF of grey pages.
-        target_size: (height, width) the image will be resized to; a JPEG at least 2, 4 or 8 times larger is decoded at
-            that fraction of its size, never below target_size. None: full size.
+        target_size: (height, width) it will be resized to: a JPEG may be decoded at 1/2, 1/4 or 1/8, but not below.
     """
     return decode_bytes(path, read_file(path), channels, target_size)
 

@@ -18,9 +18,6 @@ def mixup(inputs, targets, permutation, lam):
 def cutmix(inputs, targets, permutation, box):
     """Paste a box of the partner into each image (N, C, H, W); blend targets, and inputs that are no images, by area.
 
-    Args:
-        box: (top, left, bottom, right) in pixels, the last two exclusive; the same for the whole batch.
-
     Reference: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features,
     2019, arXiv:1905.04899, eq. 1; lambda is the area really left, after clipping at the border.
     """
@@ -36,10 +33,7 @@ def cutmix(inputs, targets, permutation, box):
 
 
 def draw_box(height, width, lam, rng):
-    """Draw (top, left, bottom, right) of 1 - lam of the area around a uniform centre, clipped at the border.
-
-    Reference: arXiv:1905.04899, eq. 2.
-    """
+    """Draw (top, left, bottom, right) of 1 - lam of the area, clipped at the border; arXiv:1905.04899, eq. 2."""
     cut_height, cut_width = (round(side * np.sqrt(1 - lam)) for side in (height, width))
     top, left = int(rng.integers(height)) - cut_height // 2, int(rng.integers(width)) - cut_width // 2
     return max(top, 0), max(left, 0), min(top + cut_height, height), min(left + cut_width, width)
@@ -52,11 +46,7 @@ class Mixer:
         self.settings = settings
 
     def __call__(self, inputs, targets, generator):
-        """Return inputs and targets, mixed or as they were; one number is drawn from the torch.Generator (CPU).
-
-        Raises:
-            UserError: an input is not float.
-        """
+        """Return inputs and targets, mixed or as they were; one number is drawn from the torch.Generator (CPU)."""
         mix = self.settings
         for name, one in inputs.items():
             if not one.is_floating_point():

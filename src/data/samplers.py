@@ -4,8 +4,6 @@ Batches are lists of keys (epoch, row, copy): copy counts a row's earlier draws 
 augmented anew. Set `epoch`, and `start`, the number of batches to leave out, before iterating.
 """
 
-from itertools import islice
-
 import numpy as np
 import pandas as pd
 
@@ -39,25 +37,25 @@ class Shuffled:
     Args:
         batch_size: largest number of rows per batch of one process.
         num_batches: batches of an epoch, all full; None: as many as it takes to see every row once.
-        chances: (num_rows,) weights of being drawn, with replacement; None: permutations, so that within an epoch no
-            row comes twice before all came once.
+        chances: (num_rows,) weights of being drawn, with replacement; None: no row comes twice before all came once.
     """
 
     def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, chances=None):
         if num_rows < world_size:
             raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
         self.epoch = self.start = 0
-        self._num_rows, self._seed, self._rank, self._world_size = num_rows, seed, rank, world_size
+        self._num_rows, self._seed = num_rows, seed
         self._chances = None if chances is None else chances / chances.sum()
-        batch = batch_size * world_size
-        self._num_drawn = num_rows if num_batches is None else num_batches * batch
-        self._num_batches = num_batches or min(-(-num_rows // batch), num_rows // world_size)
-        sizes = [(len(batch), len(mine)) for batch, mine in self._split()]
-        self.num_images = sum(mine for _, mine in sizes)
-        self.shares = [mine * world_size / batch for batch, mine in sizes]
+        whole = batch_size * world_size
+        self._num_drawn = num_rows if num_batches is None else num_batches * whole
+        num_batches = num_batches or min(-(-num_rows // whole), num_rows // world_size)
+        batches = np.array_split(np.arange(self._num_drawn), num_batches)  # places among the rows of an epoch
+        self._batches = [np.array_split(batch, world_size)[rank] for batch in batches]
+        self.num_images = sum(map(len, self._batches))
+        self.shares = [len(mine) * world_size / len(batch) for mine, batch in zip(self._batches, batches, strict=True)]
 
     def __len__(self):
-        return self._num_batches
+        return len(self._batches)
 
     def __iter__(self):
         rng = np.random.default_rng((self._seed, self.epoch))
@@ -67,13 +65,8 @@ class Shuffled:
         else:
             rows = rng.choice(self._num_rows, self._num_drawn, p=self._chances)
         copies = pd.Series(rows).groupby(rows).cumcount().to_numpy()
-        for _, mine in islice(self._split(), self.start, None):
-            yield [(self.epoch, int(rows[place]), int(copies[place])) for place in mine]
-
-    def _split(self):
-        """Yield the places of each global batch, and those of this process's share of it."""
-        for batch in np.array_split(np.arange(self._num_drawn), self._num_batches):
-            yield batch, np.array_split(batch, self._world_size)[self._rank]
+        for places in self._batches[self.start :]:
+            yield [(self.epoch, int(rows[place]), int(copies[place])) for place in places]
 
 
 def shuffle(targets, task):

@@ -30,8 +30,8 @@ class Augmentation:
     """Brings an image to `image_size` and applies transforms on the way; can be pickled.
 
     Attributes:
-        source_size: (height, width) the image is resized to before the transforms; None: it keeps its own size, but
-            is enlarged to cover image_size where it is smaller, so that a crop of that size always fits.
+        source_size: (height, width) the image is resized to before the transforms; None: its own, but enlarged to
+            cover image_size where it is smaller, so that a crop of that size always fits.
         decode_size: (height, width) that decoding need not exceed; None: the image's own size is wanted.
         num_views: images that a call returns: 1, or 3 where there is a `view_transform`.
     """
@@ -71,18 +71,15 @@ class Augmentation:
 
 
 def build_resize(image_size):
-    """Return the Augmentation of validation and test: a plain resize, by area when shrinking, else linear."""
+    """Return the Augmentation of validation and test: a plain resize."""
     return Augmentation(image_size)
 
 
 def build_augmentation(settings, image_size, channels, is_uint8):
-    """Return the Augmentation of training images; see `augmentations.build_transforms` for the arguments.
+    """Return the Augmentation of training images of `channels`, 8-bit or not; settings: src.config.settings.Augment.
 
     Transforms work on the image at image_size, where they are cheap; a crop sees 1.25 times that size. Own transforms,
     of which any crops, pads or resizes, see the image at its own size.
-
-    Raises:
-        UserError: a name, argument or value is wrong, or a transform cannot take such images or does not keep them so.
     """
     image_size, is_own = tuple(image_size), settings.transforms is not None
     if is_own:
@@ -108,8 +105,7 @@ def _build_transform(entry):
     [(name, arguments)] = entry.items()
     if name not in _TRANSFORMS:
         raise UserError(f"{where}: albumentations has no {name}{nearest(name, _TRANSFORMS)}")
-    known = [one for one in inspect.signature(_TRANSFORMS[name]).parameters if one != "self"]
-    arguments = dict(arguments or {})
+    known, arguments = list(inspect.signature(_TRANSFORMS[name]).parameters), dict(arguments or {})
     for key, value in arguments.items():
         if key not in known:
             raise UserError(f"{where}: {name} has no {key} (it has {listing(known, 20)}){nearest(key, known)}")
@@ -124,17 +120,13 @@ def _build_transform(entry):
             warnings.simplefilter("error", UserWarning)  # albumentations ignores what it warns about
             return _TRANSFORMS[name](**arguments)
     except Exception as error:
-        raise UserError(f"{where}: {name}: {_find_reason(error, arguments)}") from None
-
-
-def _find_reason(error, arguments):
-    """Return the first line of an error, or of pydantic's, which caused it, "argument=value: reason"."""
-    if not hasattr(error.__cause__, "errors"):
-        return first_line(error)
-    first = error.__cause__.errors()[0]
-    name = str(next(iter(first["loc"]), ""))
-    value = f"{name}={arguments[name]}: " if name in arguments else f"{name}: " if name else ""
-    return value + first["msg"].removeprefix("Value error, ")
+        reason = first_line(error)
+        if hasattr(error.__cause__, "errors"):  # pydantic's
+            first = error.__cause__.errors()[0]
+            key = "".join(map(str, first["loc"][:1]))
+            value = f"{key}={arguments[key]}: " if key in arguments else f"{key}: " if key else ""
+            reason = value + first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {name}: {reason}") from None
 
 
 def _describe(transforms, indent=""):

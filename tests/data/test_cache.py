@@ -189,7 +189,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_leaves_nothing(table, root
 
 
 def test_decoding_that_was_stopped_resumes(table, root, capsys, monkeypatch):
-    expected, read, opened = open_(table, root), cache_module._decode, []
+    expected, read, opened = open_(table, root), cache_module.decode_image, []
     shutil.rmtree(root / ".cache")
 
     def stop_at_the_fifth(path, channels, size):
@@ -198,7 +198,7 @@ def test_decoding_that_was_stopped_resumes(table, root, capsys, monkeypatch):
             raise Stopped("SIGTERM", 143)
         return read(path, channels, size)
 
-    monkeypatch.setattr(cache_module, "_decode", stop_at_the_fifth)
+    monkeypatch.setattr(cache_module, "decode_image", stop_at_the_fifth)
     with pytest.raises(Stopped):
         open_(table, root)
     monkeypatch.undo()
