@@ -16,7 +16,7 @@ def list_stages(network):
     A group of norms alone (ConvNeXt's and Swin's last) joins the one before it.
     """
     parameters = dict(network.named_parameters())
-    stages, of_head = [], [f"head.{name}" for name, _ in network.head.named_parameters()]
+    stages, of_head = [], [name for name in parameters if not name.startswith("backbone.")]  # and what a fork adds
     for group in _group_backbone(network.backbone):
         of_head += [f"backbone.{name}" for name in group if "global_pool" in name]  # a new pooling's, as GeM's p
         names = [f"backbone.{name}" for name in group if "global_pool" not in name]

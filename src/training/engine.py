@@ -25,17 +25,12 @@ class EpochStats:
 
 
 def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
-    """Train one pass over the loader's images.
+    """Train one pass over a learner.Learner's training images; a loss that is not finite is a UserError.
 
     Args:
-        learner: learner.Learner.
         epoch: from 0; decides the batches and the augmentation.
         progress: EpochProgress of this epoch, where it resumes; None: from its start.
         after_step: called with the EpochProgress after each optimizer step; None: nothing is.
-        title: of the progress bar.
-
-    Raises:
-        UserError: the loss is not finite; names the step, the learning rate and the precision.
     """
     accelerator, model, loader, optimizer = learner.accelerator, learner.model, learner.train_loader, learner.optimizer
     accumulate, clip_norm = learner.config.optimizer.accumulate_steps, learner.config.optimizer.clip_norm

@@ -26,13 +26,9 @@ from src.training.engine import predict
 
 
 class FeatureDataset(Dataset):
-    """Rows of a table by their features; takes all keys (epoch, row, copy) of a batch at once.
+    """Rows (M,) of features (V, N, D), with their table; what else `ImageDataset.read` returns of a row is passed on.
 
-    Args:
-        features: (V, N, D) float32, of all rows of the competition; view 0 is the plain image.
-        rows: (M,) int, those of `table`.
-        table: has .targets (M, K) float32; what else `ImageDataset.read` returns of a row is passed on.
-        is_training: epochs take the views in turn, each image starting at another one; else the plain image.
+    In training the epochs take the views in turn, each image starting at another one; else view 0, the plain image.
     """
 
     def __init__(self, features, rows, table, is_training):
@@ -45,7 +41,7 @@ class FeatureDataset(Dataset):
         return len(self.rows)
 
     def __getitems__(self, keys):
-        """Return {"inputs": {"features": (B, D) float32, ...}, "index": (B,) int64, "target": (B, K) float32}."""
+        """Return a batch, as Loader yields it, for all its keys (epoch, row, copy) at once."""
         epoch, index, copy = np.array(keys, dtype=np.int64).T
         views = (epoch + index + copy) % self.num_views
         inputs = {"features": self.features[views, self.rows[index]]}
@@ -135,8 +131,8 @@ def _save(path, features):
             np.save(file, features)
         save_text(path.with_suffix(".crc"), str(zlib.crc32(features)))
     except OSError as error:
-        advice = "set cache_dir=FOLDER or train.views=0"
-        raise UserError(f"{path}: cannot be written ({error.strerror}); {advice}") from None
+        reason = f"cannot be written ({error.strerror})"
+        raise UserError(f"{path}: {reason}; set cache_dir=FOLDER or train.views=0") from None
 
 
 def _hash(backbone, words, table, config):

@@ -46,11 +46,6 @@ class Learner:
     generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
 
     @property
-    def lr(self):
-        """The backbone's learning rate now."""
-        return self.optimizer.param_groups[0]["lr"]
-
-    @property
     def scored_network(self):
         """The network whose predictions count: the average, once there is one."""
         return self.network if self.average.module is None else self.average.module
@@ -94,13 +89,6 @@ class Learner:
             if name in state or name != "scaler":  # which a run that started in another precision lacks
                 one.load_state_dict(state[name])
         align_memory(self.optimizer)
-
-    def close(self):
-        """End the loaders' workers and free the device."""
-        self.train_loader.close()
-        self.val_loader.close()
-        self.accelerator.wait_for_everyone()
-        self.accelerator.free_memory()
 
     def _stateful(self):
         named = {name: getattr(self, name) for name in ("network", "average", "optimizer", "schedule")}

@@ -25,6 +25,7 @@ def score_run(run):
     per_fold = {key: {str(fold): meta[f"{key}_score"] for fold, meta in metas.items()} for key in ("best", "last")}
     other = "last" if select == "best" else "best"
     seconds = {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()}
+    columns = metric.score_columns(targets, probs).tolist()
     scores = {
         "metric": metric.name,
         "select": select,
@@ -32,7 +33,7 @@ def score_run(run):
         "mean": float(np.mean(list(per_fold[select].values()))),
         "folds": per_fold[select],
         other: {"mean": float(np.mean(list(per_fold[other].values()))), "folds": per_fold[other]},
-        "columns": dict(zip(names, metric.score_columns(targets, probs).tolist(), strict=True)),
+        "columns": {name: None if np.isnan(value) else value for name, value in zip(names, columns, strict=True)},
         "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
         "seconds_per_fold": seconds,
     }

@@ -47,9 +47,6 @@ def choose_execution(config, device):
 
     Nothing is timed where the config leaves nothing open, or where output_dir/execution.json has the same machine,
     versions, network and size. A timed choice is written there and printed.
-
-    Raises:
-        UserError: as `resolve_execution` and `network.build_network`.
     """
     candidates = list_candidates(config, device)
     if len(candidates) == 1:
@@ -82,15 +79,10 @@ def list_candidates(config, device):
 
 
 def time_steps(step, candidates, clock=time.perf_counter):
-    """Time the candidates' steps in turn, so that the machine's other load meets all of them.
+    """Return {candidate: [seconds]} of steps taken in turn, so that other load meets them all; [] of a failed one.
 
-    Candidates whose fastest step is not clearly faster than the first one's are dropped; the others go on.
-
-    Args:
-        step: candidate -> a number that is not finite where the step failed.
-
-    Returns:
-        {candidate: [seconds]}; [] of one that failed.
+    step: candidate -> a number, not finite where it failed. Candidates that are not clearly faster than the first one
+    are dropped.
     """
     seconds, left, began = {one: [] for one in candidates}, list(candidates), clock()
     for number in range(_MOST_ROUNDS):
