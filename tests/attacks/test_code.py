@@ -17,6 +17,9 @@ from src.errors import UserError
 from src.model.network import build_network
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's, of what it refuses
+
+
 class Planted:
     """Unpickling it makes a folder."""
 
