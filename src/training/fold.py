@@ -62,10 +62,7 @@ def train_fold(run, fold):
         checkpointer.before_averaging(progress)
         _average_best_epochs(checkpointer, learner, progress, fold)
     checkpointer.finish(progress)
-    for loader in (learner.train_loader, learner.val_loader):
-        loader.close()
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()
+    learner.close()
 
 
 def evaluate(learner, probs, fold, epoch):

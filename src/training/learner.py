@@ -90,6 +90,13 @@ class Learner:
                 one.load_state_dict(state[name])
         align_memory(self.optimizer)
 
+    def close(self):
+        """End the loaders' workers and free the device."""
+        for loader in (self.train_loader, self.val_loader):
+            loader.close()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.free_memory()
+
     def _stateful(self):
         named = {name: getattr(self, name) for name in ("network", "average", "optimizer", "schedule")}
         scaler = self.accelerator.scaler
