@@ -27,9 +27,9 @@ class _Torchvision(A.ImageOnlyTransform):
 
     def apply(self, img, **params):
         image, num_threads = Image.fromarray(img[..., 0] if img.shape[2] == 1 else img), torch.get_num_threads()
+        seed = int(self.random_generator.integers(2**63))
         with torch.random.fork_rng(devices=[]):
-            # not torch.manual_seed, which would seed the GPUs as well
-            torch.default_generator.manual_seed(int(self.random_generator.integers(2**63)))
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
             torch.set_num_threads(1)  # as in a loader worker; several on busy cores take 20 times as long
             try:
                 return np.array(self._transform(image)).reshape(img.shape)
@@ -50,9 +50,7 @@ class RandAugment(_Torchvision):
 
 
 class AugMix(_Torchvision):
-    """torchvision's three chains of one to three of the paper's nine operations, blended into the image.
-
-    Severity 0 to 10 is torchvision's 1 to 10, so that the strongest operation has severity / 10 of the full strength.
+    """torchvision's AugMix, with the paper's nine operations; severity 0 to 10 is its 1 to 10.
 
     Reference: Hendrycks et al., AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty, 2019,
     arXiv:1912.02781, algorithm 1, with k = 3 and alpha = 1.
@@ -86,9 +84,8 @@ class Cutout(A.ImageOnlyTransform):
 class RandomErasing(A.ImageOnlyTransform):
     """One rectangle of random pixels in a share p of the images: .02 to .4 of the area, height over width .3 to 3.3.
 
-    Reference: Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896, algorithm 1 (A.Erasing departs
-    in area and aspect). Here the place is drawn where the rectangle fits, and pixels that are not 8-bit are drawn
-    between the image's least and largest value.
+    Reference: Zhong et al., Random Erasing Data Augmentation, 2017, arXiv:1708.04896, algorithm 1, which A.Erasing
+    departs from in area and aspect. Here the place is drawn where the rectangle fits.
     """
 
     def apply(self, img, **params):
@@ -136,12 +133,9 @@ PRESETS = {
     },
 }  # fmt: skip
 FLIPS = {  # name -> classes of transforms
-    "none": (),
-    "hflip": (A.HorizontalFlip,),
-    "vflip": (A.VerticalFlip,),
-    "hvflip": (A.HorizontalFlip, A.VerticalFlip),
+    "none": (), "hflip": (A.HorizontalFlip,), "vflip": (A.VerticalFlip,), "hvflip": (A.HorizontalFlip, A.VerticalFlip),
     "d4": (A.D4,),
-}
+}  # fmt: skip
 _AFFINE_P, _BRIGHTNESS_P = {"light": 0.7, "heavy": 0.7}, {"heavy": 0.7}  # shares of images by preset; else .9 and .5
 _RANGES = {  # smallest and largest strength of augment.kwargs
     "crop": (0.01, 1), "rotate": (0, 180), "translate": (0, 1), "scale": (0.001, 10), "brightness": (0, 1),

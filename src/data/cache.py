@@ -37,8 +37,6 @@ class ImageCache:
         self._path, self._keys, self._order = path, keys, np.argsort(keys)
         rows = np.load(path, mmap_mode="r")
         self._pixels, self._checksums = rows["pixels"], rows["checksum"]
-        if len(rows) != len(keys):
-            raise ValueError(f"{path}: not complete")
 
     def __reduce__(self):
         return ImageCache, (self._path, self._keys)  # each worker maps the rows anew
@@ -132,8 +130,7 @@ def _write_rows(path, paths, row_type, decode):
                 print(f"{path}: resumes after {num_done} of {len(paths)} images", flush=True)
             for row, pixels in enumerate(map_images(decode, paths[num_done:], "decoding"), num_done):
                 if pixels.dtype != dtype:
-                    found = f"has {pixels.dtype} pixels, {paths[0]} has {dtype}"
-                    raise UserError(f"{paths[row]}: {found}; set cache=off")
+                    raise UserError(f"{paths[row]}: has {pixels.dtype} pixels, {paths[0]} has {dtype}; set cache=off")
                 file.write(pixels)
                 file.write(zlib.crc32(pixels).to_bytes(4, "little"))
             file.flush()

@@ -92,9 +92,8 @@ class Loader:
         `start` batches are left out where an epoch (from 0) resumes; torch's random state is then left alone.
         """
         self._sampler.epoch, self._sampler.start = epoch, start
-        state = torch.get_rng_state()
-        batches = iter(self._batches)  # torch may draw a number for its workers here, but not in all epochs
-        torch.set_rng_state(state)
+        with torch.random.fork_rng(devices=[]):
+            batches = iter(self._batches)  # torch may draw a number for its workers here, but not in all epochs
         if not start:
             torch.empty((), dtype=torch.int64).random_()  # so it is drawn at each epoch's beginning, and nowhere else
         for number, batch in enumerate(batches, start):

@@ -51,8 +51,7 @@ def compute_pixel_stats(paths, channels, image_size, max_images=2000, seed=0):
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
 
     def compute_moments(path):
-        pixels = resize_image(decode_image(path, channels, image_size), image_size)
-        pixels = pixels.reshape(-1, channels).astype(np.float64)
+        pixels = resize_image(decode_image(path, channels, image_size), image_size).reshape(-1, channels).astype(float)
         return pixels.mean(axis=0), pixels.var(axis=0)
 
     means, variances = np.stack(list(map_images(compute_moments, paths[rows], "pixel mean")), axis=1)

@@ -92,9 +92,8 @@ def build_augmentation(settings, image_size, channels, is_uint8):
     view_transform = next((one for one in transforms if settings.augmix_consistency and isinstance(one, AugMix)), None)
     transforms = [one for one in transforms if one is not view_transform]
     changes_size = any(word in line.split()[1] for line in _describe(transforms) for word in _CHANGE_SIZE)
-    factor = 1.25 if changes_size else 1
-    source_size = None if is_own and changes_size else tuple(round(side * factor) for side in image_size)
-    return Augmentation(image_size, transforms, source_size, view_transform)
+    source_size = tuple(round(side * (1.25 if changes_size else 1)) for side in image_size)
+    return Augmentation(image_size, transforms, None if is_own and changes_size else source_size, view_transform)
 
 
 def _build_transform(entry):
