@@ -1,34 +1,13 @@
 """Tables hold what the CSVs and folders say, and what is wrong with them is refused in one line."""
 
-import os
-import pickle
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.competition.paths import Paths, check_not_empty
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
 from src.errors import UserError
-
-PIXEL = b"stub"  # tables look at names and sizes, never into an image
-IMAGES = {f"train/{name}.png": PIXEL for name in ("001", "002", "010")}
-BASIC = {"train_table": "train.csv", "train_image": "train/{id}.png", "targets": ["y"]}
-
-
-def names_of(table, competition):
-    return [path.removeprefix(competition.root + "/") for path in table.paths]
-
-
-def refusal(competition, load=load_train_table, *words):
-    """The UserError's line, with the folder of the test as ROOT."""
-    with pytest.raises(UserError) as caught:
-        load(competition, *words)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line.replace(competition.root, "ROOT")
+from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal
 
 
 def test_a_binary_table_keeps_ids_order_groups_and_folds(write_competition):
@@ -50,153 +29,6 @@ def test_a_binary_table_keeps_ids_order_groups_and_folds(write_competition):
         assert sorted(part.ids) == ["002", "010"]
         assert part.target_names == ("y",)
     assert table.take(np.array([2, 0])).ids.tolist() == ["002", "010"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "names", "targets"),
-    [
-        ({"task": "binary"}, ("10",), [[1], [0], [1]]),  # numbers are sorted as numbers, so 10 is last
-        ({"task": "binary", "classes": ["10", "9"]}, ("9",), [[0], [1], [0]]),
-        ({"task": "multiclass"}, ("9", "10"), [[0, 1], [1, 0], [0, 1]]),
-        ({"task": "multiclass", "classes": ["10", "9"]}, ("10", "9"), [[1, 0], [0, 1], [1, 0]]),
-    ],
-)
-def test_a_label_column_becomes_targets(write_competition, settings, names, targets):
-    competition = write_competition(
-        IMAGES | {"train.csv": "id,kind\n001,10\n002,9\n010,10\n"},
-        train_table="train.csv", train_image="train/{id}.png", label="kind", **settings,
-    )  # fmt: skip
-    table = load_train_table(competition)
-    assert table.target_names == names
-    assert table.targets.tolist() == targets
-
-
-def test_several_targets_may_be_soft(write_competition):
-    csv = "id,a,b\n001,0.25,0.75\n002,1,0\n010,0,1\n"
-    for task in ("multiclass", "multilabel"):
-        settings = BASIC | {"targets": ["b", "a"]}
-        table = load_train_table(write_competition(IMAGES | {"train.csv": csv}, **settings, task=task))
-        assert table.target_names == ("b", "a")
-        assert table.targets.tolist() == [[0.75, 0.25], [0, 1], [1, 0]]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "files", "expected"),
-    [
-        ("{folder}/{id}.png", ["x/a1.png", "y/b2.png"], ["x/a1.png", "y/b2.png"]),
-        ("train/{id[0]}/{id[1]}/{id}.png", ["train/a/1/a1.png", "train/b/2/b2.png"], None),
-        ("train/{id}.*", ["train/a1.tif", "train/b2.jpg", "train/a1.txt", "train/b2.x.jpg", "train/.b2.jpg"],
-         ["train/a1.tif", "train/b2.jpg"]),
-        ("train/*_{id}.png", ["train/7_a1.png", "train/8_b2.png"], None),
-        ("train/{id}/*/*.dcm",
-         ["train/a1/T1/s2.dcm", "train/a1/T1/s10.dcm", "train/a1/T1/s1.dcm", "train/b2/T1/s1.dcm", "train/b2/T1/a.txt"],
-         ["train/a1/T1/s2.dcm", "train/b2/T1/s1.dcm"]),
-        ("train/{id}/*",
-         ["train/a1/9.png", "train/a1/10.png", "train/a1/11.png", "train/a1/list.csv", "train/b2/1.JPG",
-          "train/b2/._1.JPG", "train/b2/._2.JPG"],
-         ["train/a1/10.png", "train/b2/1.JPG"]),
-        ("{id}*.png", ["a1-x.png", "b2.png"], ["a1-x.png", "b2.png"]),
-        ("*/{id}-*-v*.png", ["s/a1-k-v1.png", "t/b2-k-v2.png", "t/b2-k-w.png"], ["s/a1-k-v1.png", "t/b2-k-v2.png"]),
-    ],
-)  # fmt: skip
-def test_patterns_lead_to_files(write_competition, pattern, files, expected):
-    stubs = dict.fromkeys(files, PIXEL)
-    csv = {"t.csv": "id,y,folder\na1,0,x\nb2,1,y\n"}
-    competition = write_competition(stubs | csv, train_table="t.csv", train_image=pattern, targets=["y"])
-    assert names_of(load_train_table(competition), competition) == (expected or files)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("{id.__class__}.png", "not a pattern; in braces write a column, or a letter of it such as {id[0]}"),
-        ("{id:>5}.png", "not a pattern; in braces write a column, or a letter of it such as {id[0]}"),
-        ("{id!r}.png", "not a pattern; in braces write a column, or a letter of it such as {id[0]}"),
-        ("{id.png", "not a pattern; in braces write a column, or a letter of it such as {id[0]}"),
-        ("../{id}.png", "leads outside competition.root; write a path below it"),
-        ("/train/{id}.png", "leads outside competition.root; write a path below it"),
-        ("train/*.png", "all rows would get one image; name a column, for example {id}"),
-        ("{idd}.png", "no column 'idd' (found id, y); did you mean id?"),
-    ],
-)
-def test_a_wrong_pattern_is_refused(write_competition, pattern, expected):
-    settings = BASIC | {"train_image": pattern}
-    competition = write_competition(IMAGES | {"train.csv": "id,y\n001,1\n002,0\n"}, **settings)
-    assert refusal(competition) == f"competition.train_image={pattern}: {expected}"
-
-
-def test_links_lead_to_files_and_folders(write_competition):
-    """A link is as good as what it leads to; one that leads nowhere, and a folder, are no image."""
-    csv = {"train.csv": "id,y\n001,1\n002,0\n"}
-    competition = write_competition(IMAGES | csv, **BASIC | {"train_image": "*/links/{id}.*"})
-    root = Path(competition.root)
-    (root / "far/links").mkdir(parents=True)
-    os.symlink(root / "far", root / "near")
-    os.symlink(root / "train/001.png", root / "far/links/001.png")
-    os.symlink(root / "nowhere.png", root / "far/links/002.png")
-    (root / "far/links/002.jpg").mkdir()
-    assert "1 of 2 ids have no image (first: 002)" in refusal(competition)
-    (root / "far/links/002.png").unlink()
-    os.symlink(root / "train/002.png", root / "far/links/002.png")
-    assert names_of(load_train_table(competition), competition) == ["near/links/001.png", "near/links/002.png"]
-
-
-def test_paths_are_read_as_an_array_of_str_is(monkeypatch):
-    words = ["a/1.png", "b/é😀.png", "", "c/\udcff.png"]  # the last as Linux gives a name that is no UTF-8
-    monkeypatch.setattr("src.competition.paths._PATHS_AT_ONCE", 3)
-    paths, array = pickle.loads(pickle.dumps(Paths.of(iter(words)))), np.array(words)
-    assert len(paths) == 4
-    assert paths.tolist() == list(paths) == words
-    for row in (0, 3, -1, np.int64(1)):
-        assert paths[row] == array[row]
-        assert type(paths[row]) is str
-    for rows in (slice(1, 3), np.array([3, 0, 0]), [2, 1], np.array([True, False, False, True])):
-        assert isinstance(paths[rows], Paths)
-        assert paths[rows].tolist() == array[rows].tolist()
-    with pytest.raises(IndexError):
-        paths[4]
-    assert Paths.of([]).tolist() == []
-
-
-@pytest.mark.parametrize("bad", ["../../etc/passwd", "/etc/passwd", "a/../../b"])
-def test_an_id_never_leads_out_of_the_root(write_competition, bad):
-    settings = BASIC | {"train_image": "{id}"}
-    competition = write_competition({"ok.png": PIXEL, "train.csv": f"id,y\nok.png,1\n{bad},0\n"}, **settings)
-    expected = f"ROOT: the image of id '{bad}' would be outside this folder ({bad}); "
-    assert refusal(competition) == expected + "correct the id or competition.train_image, now {id}"
-
-
-def test_a_star_in_an_id_is_a_letter(write_competition):
-    competition = write_competition(IMAGES | {"train.csv": "id,y\n001,1\n*,0\n"}, **BASIC)
-    assert "1 of 2 ids have no image (first: *)" in refusal(competition)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "files", "ids", "labels", "positive"),
-    [
-        ("train/{label}/*",
-         ["train/dog/10.png", "train/dog/9.png", "train/cat/1.jpg", "train/cat/x.txt", "train/z.png"],
-         ["cat/1.jpg", "dog/9.png", "dog/10.png"], [0, 1, 1], "dog"),
-        ("train/{label}.*.jpg", ["train/dog.2.jpg", "train/cat.0.jpg"], ["cat.0.jpg", "dog.2.jpg"], [0, 1], "dog"),
-        ("{label}_*.*", ["pug_dog_1.png", "cat_2.jpg"], ["cat_2.jpg", "pug_dog_1.png"], [0, 1], "pug_dog"),
-        ("all/*_{label}.png", ["all/1_pug_dog.png", "all/2_cat.png"],
-         ["1_pug_dog.png", "2_cat.png"], [1, 0], "pug_dog"),
-        ("{label}/{id}.png", ["dog/d.png", "cat/c.png"], ["c", "d"], [0, 1], "dog"),
-    ],
-)  # fmt: skip
-def test_labels_are_read_from_paths(write_competition, pattern, files, ids, labels, positive):
-    competition = write_competition(dict.fromkeys(files, PIXEL), train_image=pattern, label="label")
-    table = load_train_table(competition)
-    assert table.ids.tolist() == ids
-    assert table.targets[:, 0].tolist() == labels
-    assert table.target_names == (positive,)
-    assert len(set(table.paths)) == len(ids)
-
-
-def test_groups_can_be_read_from_paths(write_competition):
-    files = {"train/a/p1_1.png": PIXEL, "train/b/p2_1.png": PIXEL}
-    competition = write_competition(files, train_image="train/{label}/{patient}_*.png", label="label", group="patient")
-    assert load_train_table(competition).groups.tolist() == ["p1", "p2"]
 
 
 def test_test_rows_come_from_table_then_sample_then_files(write_competition):
@@ -328,74 +160,6 @@ def test_a_wrong_training_table_is_refused(write_competition, csv, expected):
     assert refusal(competition) == expected
 
 
-def test_empty_files_are_named(tmp_path):
-    paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
-    for path, content in zip(paths, (b"x", b"", b""), strict=True):
-        Path(path).write_bytes(content)
-    check_not_empty(paths[:1])
-    with pytest.raises(UserError) as caught:
-        check_not_empty(paths)
-    assert str(caught.value) == (
-        f"{paths[1]}: cannot be decoded as an image (0 bytes); 2 of 3 are empty, copy them again or set unreadable=skip"
-    )
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, "column 'kind' holds one class only (cat); nothing can be learned, set another label"),
-        ({"label": "gap"}, "column 'gap' is empty in 1 of 3 rows (first: line 3); fill or remove them"),
-        ({"label": "three"}, "column 'three' holds 3 classes (a, b, c); set competition.task=multiclass"),
-        ({"label": "three", "classes": ["a", "b"]},
-         "column 'three' holds 'c', not among competition.classes (a, b); correct it or competition.classes"),
-        ({"label": "three", "task": "multiclass", "classes": ["a", "b", "c", "d"]},
-         "column 'three' has no row of class 'd' (found a, b, c); correct competition.classes"),
-        ({"label": None, "targets": ["p", "q"], "task": "multiclass"},
-         "1 of 3 rows do not sum to 1 (first: line 3, sum 1.5); correct them or set competition.task=multilabel"),
-        ({"label": None, "targets": ["p", "r"], "task": "multilabel"},
-         "column 'r' holds other values than 0 to 1 (2, -1); correct them"),
-        ({"label": "three", "task": "multiclass", "group": "gap"},
-         "column 'gap' is empty in 1 of 3 rows (first: line 3); fill or remove them"),
-        ({"label": "three", "task": "multiclass", "fold": "kind"},
-         "column 'kind' holds 'cat', no whole number; number the folds from 0"),
-    ],
-)  # fmt: skip
-def test_wrong_labels_are_refused(write_competition, settings, expected):
-    csv = "id,kind,gap,three,p,q,r\n001,cat,x,a,1,0,2\n002,cat,,b,0.5,1,-1\n010,cat,y,c,0,1,0\n"
-    settings = {"label": "kind", "train_table": "train.csv", "train_image": "train/{id}.png"} | settings
-    assert refusal(write_competition(IMAGES | {"train.csv": csv}, **settings)) == f"ROOT/train.csv: {expected}"
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, "competition.targets: neither targets nor label is set; set competition.targets=[COLUMN] (0/1) or "
-             "competition.label=COLUMN (class names)"),
-        ({"targets": ["a", "b"], "label": "c", "task": "multilabel"},
-         "competition.targets: both targets (a, b) and label (c) are set; keep one of them"),
-        ({"targets": ["a", "b"]},
-         "competition.task=binary: needs one target, found 2 (a, b); set competition.task=multilabel or multiclass"),
-        ({"targets": ["a"], "task": "multilabel"},
-         "competition.task=multilabel: needs several targets, found 1 (a); set competition.task=binary"),
-        ({"label": "a", "task": "multilabel"},
-         "competition.task=multilabel: label=a holds one class a row; set competition.task=multiclass"),
-        ({"targets": ["a", "a"], "task": "multilabel"},
-         "competition.targets: a column is named twice (a, a); name each once"),
-        ({"targets": ["a"], "train_table": "train.csv"}, "ROOT/train.csv: no such file; check competition.train_table"),
-        ({"targets": ["a"], "train_image": "train/*"},
-         "competition.train_image=train/*: without train_table the labels are read from the paths; "
-         "write for example train/{label}/*"),
-        ({"label": "label", "train_image": "train/{label}/*"},
-         "ROOT/train: no image found there; check competition.train_image, now train/{label}/*"),
-        ({"label": "label", "train_image": "{kind}/*"},
-         "competition.train_image={kind}/*: no column 'label' (found kind, id); "
-         "set competition.label to what the table has"),
-    ],
-)  # fmt: skip
-def test_settings_that_do_not_agree_are_refused(write_competition, settings, expected):
-    assert refusal(write_competition({"x/1.png": PIXEL}, **settings)) == expected
-
-
 def test_a_missing_root_is_refused(write_competition):
     competition = replace(write_competition({}, **BASIC), root="no/such")
     assert refusal(competition) == "ROOT: no such folder; set competition.root to the folder of the data"
@@ -417,39 +181,3 @@ def test_other_columns_stay_with_their_rows(write_competition):
     alone = write_competition({"train.csv": "id,y\n010,1\n001,0\n"}, **BASIC)
     assert load_train_table(alone).columns.shape == (2, 0)
     assert len(load_train_table(alone).take([1]).columns) == 1
-
-
-def test_stars_in_folders_are_searched_once_for_all_rows(write_competition, monkeypatch):
-    """Folders that a star stands for are found once, not for each of a million rows."""
-    ids = [f"{number:04}" for number in range(1000)]
-    files = {f"part{int(one) % 5}/{one}/image_{one}.png": PIXEL for one in ids} | {"other/0001.txt": b""}
-    csv = "id,y\n" + "".join(f"{one},{int(one) % 2}\n" for one in ids)
-    settings = BASIC | {"train_image": "p*/{id}/im*_{id}.*"}
-    competition = write_competition(files | {"train.csv": csv}, **settings)
-    scandir, listed = os.scandir, []
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
-    assert names_of(load_train_table(competition), competition) == list(files)[:1000]
-    assert len(listed) == 1 + 5 + 1000
-
-
-def test_a_link_that_cannot_be_followed_is_no_image_of_another_row(write_competition):
-    competition = write_competition(IMAGES | {"train.csv": "id,y\n001,1\n002,0\n"}, **BASIC)
-    os.symlink("loop.png", Path(competition.root) / "train/loop.png")
-    assert len(load_train_table(competition)) == 2
-    (Path(competition.root) / "train.csv").write_text("id,y\n001,1\nloop,0\n")
-    assert "1 of 2 ids have no image (first: loop)" in refusal(competition)
-
-
-@pytest.mark.parametrize("pattern", ["train/{id}.png", "train/{id}.*"])
-def test_a_large_folder_is_listed_once(write_competition, monkeypatch, pattern):
-    """Five thousand rows in one folder need one listing, so a quarter of a million take seconds."""
-    ids = [f"{number:05}" for number in range(5000)]
-    csv = "id,y\n" + "".join(f"{one},{int(one) % 2}\n" for one in ids)
-    files = {f"train/{one}.png": PIXEL for one in ids} | {"train.csv": csv}
-    competition = write_competition(files, **BASIC | {"train_image": pattern})
-    scandir, listed = os.scandir, []
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
-    start = time.perf_counter()
-    assert len(load_train_table(competition)) == 5000
-    assert time.perf_counter() - start < 5
-    assert len(listed) == 1
