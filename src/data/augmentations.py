@@ -177,7 +177,11 @@ def _choose_strengths(settings, channels, is_uint8):
     """Return {name: strength} of what such images get, in the order of AUGMENTATIONS."""
     asked = {name: strength for name, strength in settings.kwargs.items() if strength is not None}
     for name, strength in asked.items():
-        _check_strength(name, strength)
+        if name not in AUGMENTATIONS:
+            known = f"{listing(AUGMENTATIONS, 30)}{nearest(name, AUGMENTATIONS)}"
+            raise UserError(f"augment.kwargs: there is no {name}, only {known}")
+        if name in _RANGES:
+            _check_strength(f"augment.kwargs.{name}", strength, *_RANGES[name], num_numbers=1 + (name == "scale"))
     chosen, strengths = {}, PRESETS[settings.preset] | asked
     for name in AUGMENTATIONS:
         strength, fault = strengths.get(name, 0), None
@@ -196,16 +200,11 @@ def _choose_strengths(settings, channels, is_uint8):
     return chosen
 
 
-def _check_strength(name, strength):
-    where, is_scale = f"augment.kwargs.{name}", name == "scale"
-    if name not in AUGMENTATIONS:
-        known = f"{listing(AUGMENTATIONS, 30)}{nearest(name, AUGMENTATIONS)}"
-        raise UserError(f"augment.kwargs: there is no {name}, only {known}")
-    if name in _RANGES:
-        numbers = list(strength) if is_scale and isinstance(strength, (list, tuple)) else [strength]
-        is_number = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
-        if not is_number or len(numbers) != 1 + is_scale or numbers != sorted(numbers):
-            form = "[smallest, largest], for example [0.8, 1.25]" if is_scale else "a number"
-            raise UserError(f"{where}={strength}: must be {form}")
-        for number in numbers:
-            check_range(where, number, *_RANGES[name])
+def _check_strength(where, strength, low, high, num_numbers):
+    numbers = list(strength) if num_numbers == 2 and isinstance(strength, (list, tuple)) else [strength]
+    is_number = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
+    if not is_number or len(numbers) != num_numbers or numbers != sorted(numbers):
+        form = "a number" if num_numbers == 1 else "[smallest, largest], for example [0.8, 1.25]"
+        raise UserError(f"{where}={strength}: must be {form}")
+    for number in numbers:
+        check_range(where, number, low, high)

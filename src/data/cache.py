@@ -90,8 +90,7 @@ def is_worth_building(mode, num_reads, num_images):
 
 
 def _try_cache(path, keys):
-    """Return the cache of a file, or None where there is none that is complete."""
-    with suppress(OSError, ValueError, EOFError):
+    with suppress(OSError, ValueError, EOFError):  # None where there is none that is complete
         return ImageCache(path, keys)
 
 

@@ -32,12 +32,10 @@ for _library in ("PIL", "pydicom"):  # they warn of each tag that is not as it s
 def decode_image(path, channels, target_size=None):
     """Return the pixels of one file as (H, W, channels): uint8, or float32 for .npy arrays of another type than uint8.
 
+    Channels are 1 of grey and 3 of RGB (grey repeated); other numbers need an array, an RGBA image or a TIFF of grey
+    pages. A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but not below target_size, (height, width).
     Transparency is dropped; 16-bit pixels keep their high byte (colour TIFF: rounded). UserError is raised for a file
     that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
-
-    Args:
-        channels: 1 grey, 3 RGB (grey repeated); other numbers need an array, an RGBA image or a TIFF of grey pages.
-        target_size: (height, width) it will be resized to: a JPEG may be decoded at 1/2, 1/4 or 1/8, but not below.
     """
     return decode_bytes(path, read_file(path), channels, target_size)
 

@@ -46,7 +46,7 @@ class Augmentation:
     def __call__(self, image, seed):
         """Return an image (H, W, C), uint8 or float32, as (*image_size, C) of the same dtype.
 
-        With a view_transform (3, *image_size, C): that, and two images that view_transform makes of it.
+        Of several views (3, *image_size, C): that, and two images that view_transform makes of it.
         """
         if self._pipeline is None and self._view_transform is None:
             return np.ascontiguousarray(resize_image(image, self.image_size))
@@ -56,9 +56,8 @@ class Augmentation:
             if size is None:
                 factor = max(1, self.image_size[0] / height, self.image_size[1] / width)
                 size = round(height * factor), round(width * factor)
-            image = resize_image(image, size)
             self._pipeline.set_random_state(*stream)
-            image = self._pipeline(image=image)["image"]
+            image = self._pipeline(image=resize_image(image, size))["image"]
         image = np.ascontiguousarray(resize_image(image, self.image_size))
         if self._view_transform is None:
             return image
