@@ -1,85 +1,89 @@
-"""What a Config must hold: each setting its range and choices, and no two settings against each other.
-
-What one loss, curve, head or augmentation asks for is checked where it is built.
-"""
+"""What a Config must hold; what one loss, curve, head or augmentation asks for is checked where it is built."""
 
 import math
 import re
 from pathlib import Path
 
-from src.config.registry import check_keywords, check_range
+from src.config.registry import check_kwargs, check_range
 from src.config.settings import FOLD_METHODS, seconds_of, settings, value_of
 from src.errors import UserError, listing, nearest
 
 _RESERVED_NAMES = ("folds", "cache", "doctor", ".locks", ".deleted", "execution.json", "..")  # in output_dir
-_EARLY_STOPPING = {"min_delta": 0.0, "on": "score"}
-_EARLY_STOPPING_RANGES = {"min_delta": (0, None), "on": ("score", "loss")}
 
 
 def check_config(config):
-    """Check every setting's range and choices, and what must hold between settings.
-
-    Raises:
-        UserError: names the setting, what it is and what it may be.
-    """
+    """Raise a UserError that names the first setting out of its range or choices, or at odds with another."""
     for key, one in settings().items():
-        values = value_of(config, key)
+        rule, values = one.metadata, value_of(config, key)
+        choices, (pattern, other) = rule["choices"], rule["or_like"]
         for value in values if isinstance(values, (tuple, list)) else [values]:
-            _check_value(key, value, one.metadata)
-    own = config.train.early_stopping_kwargs
-    check_keywords("train.early_stopping_kwargs", "early stopping", _EARLY_STOPPING, own, _EARLY_STOPPING_RANGES)
-    for find_faults in (_find_run_faults, _find_model_faults, _find_input_faults, _find_train_faults):
-        for fault in find_faults(config):
-            raise UserError(fault)
-
-
-def _check_value(key, value, rule):
-    choices, (pattern, kind) = rule["choices"], rule["or_like"] or ("(?!)", "")
-    if choices and value not in choices and not re.fullmatch(pattern, value):
-        right = listing(choices, 20) + (kind and f", nor {kind}")
-        raise UserError(f"{key}={value}: not one of {right}{nearest(value, choices)}")
-    if rule["at_least"] is not None and value is not None:
-        check_range(key, value, rule["at_least"], rule["at_most"])
+            if choices and value not in choices and not re.fullmatch(pattern, value, re.DOTALL):
+                raise UserError(f"{key}={value}: not one of {listing(choices, 20)}{other}{nearest(value, choices)}")
+            if rule["at_least"] is not None:
+                check_range(key, value, rule["at_least"], rule["at_most"])
+    known, ranges = {"min_delta": 0.0, "on": "score"}, {"min_delta": (0, None), "on": ("score", "loss")}
+    check_kwargs("train.early_stopping_kwargs", known, config.train.early_stopping_kwargs, "early stopping", **ranges)
+    for fault in (*_find_run_faults(config), *_find_model_faults(config), *_find_input_faults(config)):
+        raise UserError(fault)
 
 
 def _find_run_faults(config):
-    fold, count, folder = config.fold, config.num_folds, config.run_folder
-    if fold is not None and fold >= count and config.folds in FOLD_METHODS and config.folds != "column":
+    fold, count, folder, budget = config.fold, config.num_folds, config.run_folder, config.time_budget
+    loss, train, schedule, patience = config.loss, config.train, config.schedule, config.train.early_stopping_epochs
+    if (fold or 0) >= count and config.folds in FOLD_METHODS and config.folds != "column":
         yield f"fold={fold}: there are num_folds={count}, counted from 0; fold={count - 1} is the last"
     if config.folds == "column" and not config.competition.fold:
         yield "folds=column: which column is not said; set competition.fold=COLUMN"
-    if (seconds := seconds_of(config.time_budget)) is not None and not seconds > 0:
-        yield f"time_budget={config.time_budget}: no time above 0; write for example 8.5h, 45m or 90s"
+    if budget is not None and not seconds_of(budget) > 0:
+        yield f"time_budget={budget}: no time above 0; write for example 8.5h, 45m or 90s"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:
         yield f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name"
+    if loss.balance and loss.class_weights:
+        yield "loss.balance: takes the weights from the counts; leave out loss.class_weights or loss.balance"
+    if not all(0 < weight < math.inf for weight in loss.class_weights):
+        yield f"loss.class_weights={loss.class_weights}: each must be above 0"
+    if loss.balance and train.sampler == "balanced":
+        yield "loss.balance: train.sampler=balanced makes rare labels up already; choose one of the two"
+    warmup, shortest = schedule.warmup_epochs, 1 if schedule.name == "onecycle" else 0.5
+    if warmup >= train.epochs and warmup > shortest:
+        yield f"schedule.warmup_epochs={warmup:g}: leaves nothing of train.epochs={train.epochs} for the curve"
+    if train.average == "soup" and train.select == "last":
+        yield "train.average=soup: picks its epochs by validation; set train.select=best"
+    if patience and train.select == "last":
+        yield f"train.early_stopping_epochs={patience}: ends some epochs after the best one; set train.select=best"
+    if patience and train.average == "swa":
+        yield "train.average=swa: averages the last epochs, which train.early_stopping_epochs may leave out; choose one"
+    plateau = {"patience_epochs": 1, "on": "loss"} | schedule.kwargs
+    is_shared = schedule.name == "plateau" and plateau["on"] == train.early_stopping_kwargs.get("on", "score")
+    if patience and is_shared and type(count := plateau["patience_epochs"]) is int and patience <= count + 1:
+        ends = f"ends the training before a plateau of schedule.kwargs.patience_epochs={count} lowers the rate"
+        yield f"train.early_stopping_epochs={patience}: {ends}; set it to {count + 2} or more"
 
 
 def _find_model_faults(config):
-    model, train, end = config.model, config.train, f"train.epochs={config.train.epochs} end before more opens"
-    freeze, head_first = f"model.freeze={model.freeze}", f"model.head_first_epochs={model.head_first_epochs}"
+    model, train, first = config.model, config.train, config.model.head_first_epochs
+    freeze, head_first = f"model.freeze={model.freeze}", f"model.head_first_epochs={first}"
+    end = f"train.epochs={train.epochs} end before more opens"
     if not model.pretrained and model.freeze != "none":
         yield f"{freeze}: random weights would never learn; set model.pretrained=true"
-    if not model.pretrained and model.head_first_epochs:
+    if not model.pretrained and first:
         yield f"{head_first}: a head learns nothing on random weights; set model.pretrained=true"
     if not model.pretrained and model.freeze_batchnorm:
         yield "model.freeze_batchnorm=true: random weights have no statistics to keep; set it to null"
     if "momentum" in model.batchnorm_kwargs and model.keeps_batchnorm:
-        where = f"model.batchnorm_kwargs.momentum={model.batchnorm_kwargs['momentum']}"
-        yield f"{where}: BatchNorm is frozen, its statistics do not move; set model.freeze_batchnorm=false"
-    if model.head_first_epochs >= train.epochs:
+        found = f"model.batchnorm_kwargs.momentum={model.batchnorm_kwargs['momentum']}"
+        yield f"{found}: BatchNorm is frozen, its statistics do not move; set model.freeze_batchnorm=false"
+    if first >= train.epochs:
         yield f"{head_first}: {end}; lower it"
     if model.freeze == "gradual" and model.gradual_epochs >= train.epochs:
         yield f"model.gradual_epochs={model.gradual_epochs}: {end}; lower it"
-    if model.freeze == "gradual" and model.head_first_epochs:
-        advice = f"set model.gradual_epochs={model.head_first_epochs} and model.head_first_epochs=0"
-        yield f"{freeze}: begins with the head alone; {advice}"
-    if model.is_head_only and model.head_first_epochs:
+    if model.freeze == "gradual" and first:
+        yield f"{freeze}: begins with the head alone; set model.gradual_epochs={first} and model.head_first_epochs=0"
+    if model.is_head_only and first:
         yield f"{freeze}: no epoch follows model.head_first_epochs; set model.freeze=none"
-    if model.is_head_only and model.grad_checkpointing:
-        yield "model.grad_checkpointing=true: a frozen backbone keeps no activations; leave it out"
-    for key in ("drop_path_rate", "dropout2d_rate"):
+    for key, off in (("grad_checkpointing", "false"), ("drop_path_rate", 0), ("dropout2d_rate", 0)):
         if model.is_head_only and getattr(model, key):
-            yield f"model.{key}: nothing drops in a frozen backbone; set it to 0"
+            yield f"model.{key}: has no effect on a frozen backbone; set it to {off}"
     if model.freeze in ("head_only", "0", "1") and (decay := config.optimizer.layer_decay) is not None:
         yield f"{freeze}: optimizer.layer_decay={decay} needs two stages of the backbone that learn; set it to null"
     if train.views > 1 and not model.is_head_only:
@@ -101,34 +105,7 @@ def _find_input_faults(config):
     for key, value in {"mix.prob": mix.prob, "augment.augmix_consistency": consistency}.items():
         if config.keeps_features and value:
             yield f"{key}: makes new images in every epoch, whose features are not kept; set train.views=0"
-    if mix.prob > 0 and mix.mixup_alpha == 0 and mix.cutmix_alpha == 0:
+    if mix.prob and not mix.mixup_alpha and not mix.cutmix_alpha:
         yield f"mix.prob={mix.prob}: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0"
-    if mix.prob > 0 and mix.off_epochs >= config.train.epochs:
+    if mix.prob and mix.off_epochs >= config.train.epochs:
         yield f"mix.off_epochs={mix.off_epochs}: nothing is mixed in train.epochs={config.train.epochs}"
-
-
-def _find_train_faults(config):
-    loss, train, schedule, patience = config.loss, config.train, config.schedule, config.train.early_stopping_epochs
-    if loss.balance and loss.class_weights:
-        yield "loss.balance: takes the weights from the counts; leave out loss.class_weights or loss.balance"
-    if any(not math.isfinite(weight) or weight <= 0 for weight in loss.class_weights):
-        yield f"loss.class_weights={loss.class_weights}: each must be above 0"
-    if loss.balance and train.sampler == "balanced":
-        yield "loss.balance: train.sampler=balanced makes rare labels up already; choose one of the two"
-    warmup, shortest = schedule.warmup_epochs, 1 if schedule.name == "onecycle" else 0.5
-    if warmup >= train.epochs and warmup > shortest:
-        yield f"schedule.warmup_epochs={warmup:g}: leaves nothing of train.epochs={train.epochs} for the curve"
-    if train.average == "soup" and train.select == "last":
-        yield "train.average=soup: picks its epochs by validation; set train.select=best"
-    if patience is None:
-        return
-    if train.select == "last":
-        yield f"train.early_stopping_epochs={patience}: ends some epochs after the best one; set train.select=best"
-    if train.average == "swa":
-        last = "the last of all train.epochs, which train.early_stopping_epochs may leave out"
-        yield f"train.average=swa: averages {last}; choose one"
-    plateau = {"patience_epochs": 1, "on": "loss"} | schedule.kwargs
-    is_shared = schedule.name == "plateau" and plateau["on"] == (_EARLY_STOPPING | train.early_stopping_kwargs)["on"]
-    if is_shared and type(count := plateau["patience_epochs"]) is int and patience <= count + 1:
-        ends = f"ends the training before a plateau of schedule.kwargs.patience_epochs={count} lowers the rate"
-        yield f"train.early_stopping_epochs={patience}: {ends}; set it to {count + 2} or more"

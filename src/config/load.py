@@ -1,59 +1,44 @@
 """key=value words and YAML files -> one checked Config, and back to YAML. OmegaConf's only door.
 
 Precedence, lowest first: defaults < configs/competition/NAME.yaml < configs/recipe/NAME.yaml < the command line.
-Mappings such as loss.kwargs are merged key by key; an empty one empties what is below.
 """
 
 import dataclasses
 import functools
-import io
 import os
 import re
 from pathlib import Path
-from typing import Optional
 
 import yaml
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from src.config.checks import check_config
-from src.config.help import as_word, example_of, nearest_setting
+from src.config.help import as_word, nearest_setting
 from src.config.registry import type_name
-from src.config.settings import REPOSITORY, Config, settings
+from src.config.settings import GROUPS, REPOSITORY, Config, settings, value_of
 from src.errors import UserError, first_line, listing, nearest
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; far deeper text ends the process within libyaml
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # an interpolation, and a value that is still to be set
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # a path cannot hold the first, a UTF-8 file the others
-_DEFAULTS = OmegaConf.structured(Config)
 
 
 def load_config(words):
-    """Build the checked Config that a command line's key=value words ask for.
-
-    Raises:
-        UserError: a word, file, key, type or value is wrong.
-    """
+    """Build the Config that a command line's key=value words ask for; a UserError names what is wrong in them."""
     words = [_split_word(word) for word in words]
     named = {"competition": "demo", "recipe": "default"} | dict(words)
-    competition = _read_named_file("competition", named["competition"])
-    recipe = _read_named_file("recipe", named["recipe"])
-    names = {"competition.name": competition[0].stem, "recipe": recipe[0].stem}
+    files = [_read_named_file(kind, named[kind]) for kind in ("competition", "recipe")]
+    names = {key: path.stem for key, (path, _) in zip(("competition.name", "recipe"), files, strict=True)}
     words = [word for word in words if word[0] not in ("competition", "recipe")]
-    return _build([competition, recipe, ("command line", names), *map(_parse_word, words)])
+    return _build([*files, ("command line", names), *map(_parse_word, words)])
 
 
 def load_saved_config(run_folder, words=()):
-    """Read the config.yaml of a run, changed by key=value words.
-
-    Raises:
-        UserError: the folder holds no config.yaml, or as `load_config`.
-    """
+    """Read the config.yaml of a run, changed by key=value words; a UserError as in `load_config`, or for no run."""
     path = Path(run_folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
-    saved = _read_yaml(path)
-    if not saved:
+    if not (saved := _read_file(path)):
         raise UserError(f"{path}: is empty; write the run's settings into it, or train anew with overwrite=true")
     return _build([(path, saved), *(_parse_word(_split_word(word)) for word in words)])
 
@@ -72,87 +57,82 @@ def _split_word(word):
 
 def _parse_word(word):
     """Return a word as a layer. Its value is YAML, but for settings that hold text: 007 and on stay what they are."""
-    key, value = word
+    key, text = word
     annotation = settings()[key].type if key in settings() else None
     try:
-        if annotation in (str, Optional[str]):
-            value = None if value == "null" and annotation is not str else value
-        else:
-            _check_yaml(value)
-            if annotation == list[str]:
-                value = yaml.load(value, Loader=yaml.BaseLoader)  # safe: every scalar is a str
-            else:
-                value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+        value = text if annotation in (str, str | None) else _parse_yaml(text, as_text=annotation == list[str])
     except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         reason = f"cannot be read ({first_line(error)})"
-        raise UserError(f"command line: {key}={value} {reason}; quote it for the shell") from None
+        raise UserError(f"command line: {key}={text} {reason}; quote it for the shell") from None
+    value = None if text == "null" and annotation == str | None else value
     return "command line", functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
 
 
 def _read_named_file(kind, name):
     """Return (path, content) of configs/<kind>/<name>.yaml, looked for in the current folder, then beside the code."""
-    folders, is_path = [Path("configs") / kind, REPOSITORY / "configs" / kind], name.endswith((".yaml", ".yml"))
-    for path in [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in folders]:
+    folders = [Path("configs") / kind, REPOSITORY / "configs" / kind]
+    paths = [Path(name)] if name.endswith((".yaml", ".yml")) else [folder / f"{name}.yaml" for folder in folders]
+    for path in paths:
         if os.path.isfile(path):  # unlike Path's, it takes any text
-            return path, _read_yaml(path)
-    if is_path:
-        raise UserError(f"{kind}={name}: no such file")
+            return path, _read_file(path)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     hint = "; python -m tools.adopt FOLDER writes one" if kind == "competition" else ""
-    there = f"(there are {listing(known)}){nearest(name, known)}"
-    raise UserError(f"{kind}={name}: no configs/{kind}/{name}.yaml {there}{hint}")
+    raise UserError(f"{kind}={name}: no {paths[0]} (there are {listing(known)}){nearest(name, known)}{hint}")
 
 
-def _read_yaml(path):
+def _read_file(path):
     """Read a YAML file into plain containers; an empty file is an empty mapping."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            text = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)}); correct it or delete it") from None
-    try:
-        _check_yaml(text)
-        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+            content = _parse_yaml(file.read(_MAX_BYTES + 1))
     except Exception as error:  # as in _parse_word
-        raise UserError(f"{path}: not valid YAML ({first_line(error)}); correct it or delete it") from None
-    if not isinstance(content, dict):
+        wrong = "cannot be read" if isinstance(error, OSError) else "not valid YAML"
+        raise UserError(f"{path}: {wrong} ({first_line(error)}); correct it or delete it") from None
+    if content is not None and not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not settings; write lines such as image_size: 128")
-    return content
+    return content or {}
 
 
-def _check_yaml(text):
-    """Raise a YAMLError for text that would keep the readers of YAML busy for ever, or end the process."""
+def _parse_yaml(text, as_text=False):
+    """Return YAML's value in plain containers, as_text: of strings; refuse what would stall or crash its readers."""
     if len(text) > _MAX_BYTES:
-        raise YAMLError(f"over {_MAX_BYTES // 10**6} MB")
+        raise yaml.YAMLError(f"over {_MAX_BYTES // 10**6} MB")
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise YAMLError(f"more than {_MAX_DEPTH} levels deep")
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels deep")
+    if as_text:
+        return yaml.load(text, Loader=yaml.BaseLoader)  # safe: every scalar is a str
+    return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
 
 
 def _build(layers):
     """Lay [(where, plain containers), ...] over the defaults, lowest first; return the frozen, checked Config."""
-    found, nested = {}, {}
+    found = {}
     for where, layer in layers:
         for key, value in _read_layer(layer, where):
             found[key] = where, _merge(found[key][1], value) if key in found else value
-    for key, (_, value) in found.items():
-        group, _, name = key.rpartition(".")
-        (nested.setdefault(group, {}) if group else nested)[name] = value
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(_DEFAULTS, nested))
-    except Exception:  # of values that are not of the right type, OmegaConf raises whatever it runs into
-        for key, (where, value) in found.items():
-            _check_type(key, value, where)
-        raise
-    config = dataclasses.replace(config, image_size=tuple(config.image_size))
+    config = OmegaConf.structured(Config)
+    for group in (config, *(config[name] for name in GROUPS)):
+        OmegaConf.set_readonly(group, False)
+    for key, (where, value) in found.items():
+        annotation = settings()[key].type
+        try:
+            if isinstance(value, list) and any(isinstance(one, (list, tuple, dict)) for one in value):
+                assert "Any" in str(annotation)  # OmegaConf takes a list of lists for one of numbers
+            OmegaConf.update(config, key, value)
+        except Exception:  # of values that are not of the right type, OmegaConf raises whatever it runs into
+            example = {"int | None": 5, "float | None": 0.5}.get(str(annotation), value_of(Config(), key))
+            wrong = f"{key}={as_word(value)} is not {type_name(annotation)}"
+            raise UserError(f"{where}: {wrong}; for example {key}={as_word(example)}") from None
+    config = OmegaConf.to_object(config)
     check_config(config)
     return config
 
 
 def _merge(below, above):
-    """Merge mappings key by key, to any depth; an empty one, or another value, takes the place of what is below."""
+    """Merge mappings such as loss.kwargs key by key, to any depth; an empty one, or another value, replaces them."""
     if not (isinstance(below, dict) and isinstance(above, dict) and above):
         return above
     return below | {key: _merge(below.get(key), value) for key, value in above.items()}
@@ -174,21 +154,7 @@ def _read_layer(layer, where, prefix=""):
             value = [] if value == "none" else [value]
         if isinstance(value, dict):
             value = {"on" if name is True else name: part for name, part in value.items()}  # YAML reads on as true
-        if isinstance(value, list):
-            _check_type(key, value, where)  # here, as OmegaConf takes a list for a number
         yield key, value
-
-
-def _check_type(key, value, where):
-    one, (group, _, name) = settings()[key], key.rpartition(".")
-    is_nested = isinstance(value, list) and any(isinstance(item, (list, tuple, dict)) for item in value)
-    try:
-        if (value is None and "Optional" not in str(one.type)) or (is_nested and "Any" not in str(one.type)):
-            raise TypeError
-        OmegaConf.merge(_DEFAULTS[group] if group else _DEFAULTS, {name: value})
-    except Exception:  # as in _build
-        wrong = f"{key}={as_word(value)} is not {type_name(one.type)}"
-        raise UserError(f"{where}: {wrong}; for example {key}={example_of(one)}") from None
 
 
 def _check_text(key, value, where):
@@ -199,5 +165,4 @@ def _check_text(key, value, where):
     elif isinstance(value, str) and _READ_BY_OMEGACONF.search(value):
         raise UserError(f"{where}: {key}={value}: settings hold no formulas and no variables; write out what is meant")
     elif isinstance(value, str) and _NO_TEXT.search(value):
-        advice = "write it in plain letters, or set PYTHONUTF8=1"
-        raise UserError(f"{where}: {key}={value}: holds NUL or is no UTF-8; {advice}")
+        raise UserError(f"{where}: {key}={value}: holds NUL or is no UTF-8; write plain letters, or set PYTHONUTF8=1")

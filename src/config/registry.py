@@ -9,68 +9,76 @@ from pathlib import Path
 from src.errors import UserError, listing, nearest
 
 _LARGEST = 10**15  # a larger whole number is a slip, and torch's and numpy's integers end soon after
-_TYPE_NAMES = {"dict": "a mapping", "list": "a list", "tuple": "two whole numbers", "int": "a whole number"}
-_TYPE_NAMES |= {"float": "a number", "bool": "true or false"}
+_TYPE_NAMES = {"dict": "a mapping", "tuple[int": "two whole numbers", "list": "a list", "tuple": "a list"}
+_TYPE_NAMES |= {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
 _YAML = {"None": "null", "True": "true", "False": "false", "()": "[]"}
 
 
 def list_names(file, registry):
     """Return the keys of a registry: a dict literal in src/<file>, which is parsed and not imported."""
-    return tuple(_read_entries(file, registry))
+    return tuple(_read_module(file).get(registry, ()))
 
 
 def list_keywords(file, registry):
     """Return {name: "gamma=2.0, ..."} of the entries whose function or class is in the registry's file."""
-    defined, found = {getattr(one, "name", None): one for one in _parse(file).body}, {}
-    for name, value in _read_entries(file, registry).items():
+    module, found = _read_module(file), {}
+    for name, value in module.get(registry, {}).items():
         value = value.args[0] if isinstance(value, ast.Call) and value.args else value  # Metric(rmse, ...)
-        function = defined.get(getattr(value, "id", ""))
-        if isinstance(function, ast.ClassDef):
-            function = next((one for one in function.body if getattr(one, "name", "") == "__init__"), None)
-        if function is not None and function.args.defaults:
-            keywords = zip(function.args.args[::-1], function.args.defaults[::-1], strict=False)
-            words = [f"{one.arg}={_YAML.get(text := ast.unparse(tree), text.strip(chr(39)))}" for one, tree in keywords]
-            found[name] = ", ".join(words[::-1])
+        tree = module.get(getattr(value, "id", None))
+        if isinstance(tree, ast.ClassDef):
+            tree = next((one for one in tree.body if getattr(one, "name", "") == "__init__"), None)
+        if isinstance(tree, ast.FunctionDef) and (defaults := [ast.unparse(one) for one in tree.args.defaults]):
+            keywords = zip(tree.args.args[-len(defaults) :], defaults, strict=True)
+            found[name] = ", ".join(f"{one.arg}={_YAML.get(text, text.strip(chr(39)))}" for one, text in keywords)
     return found
 
 
-def check_kwargs(where, function, kwargs, name=None, **ranges):
+@functools.cache
+def _read_module(file):
+    """Return {name: syntax tree} of what src/<file> defines, and of a dict {key: syntax tree}; of no file, nothing."""
+    path, found = Path(__file__).resolve().parents[1] / file, {}
+    for one in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []:
+        for target in getattr(one, "targets", [getattr(one, "target", one)]):  # x = ..., x: dict = ..., def x()
+            value = getattr(one, "value", one)
+            if isinstance(value, ast.Dict):
+                value = {getattr(key, "value", None): tree for key, tree in zip(value.keys, value.values, strict=True)}
+            found.setdefault(getattr(target, "id", getattr(target, "name", None)), value)
+    return found
+
+
+def check_kwargs(where, function, kwargs, name=None, /, **ranges):
     """Check the user's keywords: the function has them, with a default, of the default's type and within their range.
 
-    Args:
-        where: the setting, for example loss.kwargs.
-        name: of the function in messages; None: its own.
-        ranges: (lowest, highest) or the choices of a keyword, for example gamma=(0, None) or on=("score", "loss").
+    where: the setting, for example loss.kwargs; function: or its {keyword: default}; name: its name in messages;
+    ranges: (lowest, highest) or the choices of a keyword, for example gamma=(0, None) or on=("score", "loss").
     """
-    parameters = inspect.signature(function).parameters.values()
-    known = {one.name: one.default for one in parameters if one.default is not one.empty}
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        known = dict.fromkeys(kwargs) | known
-    check_keywords(where, name or function.__name__, known, kwargs, ranges)
-
-
-def check_keywords(where, name, known, kwargs, ranges):
-    """As `check_kwargs`, for `known` {keyword: default} instead of a function."""
+    known = function
+    if callable(function):
+        parameters = inspect.signature(function).parameters.values()
+        known = dict.fromkeys(kwargs if any(one.kind is one.VAR_KEYWORD for one in parameters) else ())
+        known |= {one.name: one.default for one in parameters if one.default is not one.empty}
     for key, value in kwargs.items():
         if key not in known:
             advice = nearest(key, known) or f"; leave it out, or empty what a file sets with {where}={{}}"
-            raise UserError(f"{where}: {name} has no {key} (it has {listing(known, 20) or 'none'}){advice}")
-        if not _is_like(value, known[key]):
-            kind = "a list" if isinstance(known[key], tuple) else type_name(type(known[key]))
-            raise UserError(f"{where}.{key}={value}: must be {kind}; the default is {known[key]}")
-        if isinstance(value, str) and value not in ranges.get(key, [value]):
-            choices = f"{listing(ranges[key], 20)}{nearest(value, ranges[key])}"
-            raise UserError(f"{where}.{key}={value}: not one of {choices}")
-        if isinstance(value, (int, float)):
-            check_range(f"{where}.{key}", value, *ranges.get(key, (None, None)))
+            its = f"{name or function.__name__} has no {key} (it has {listing(known, 20) or 'none'})"
+            raise UserError(f"{where}: {its}{advice}")
+        default, limits = known[key], ranges.get(key, (None, None))
+        right, given, is_choice = type_name(type(default)), type_name(type(value)), isinstance(limits[0], str)
+        if default is not None and given != right and (given, right) != ("a whole number", "a number"):
+            raise UserError(f"{where}.{key}={value}: must be {right}; the default is {default}")
+        if is_choice and value not in (default, *limits):
+            raise UserError(f"{where}.{key}={value}: not one of {listing(limits, 20)}{nearest(value, limits)}")
+        if not is_choice and (key in ranges or isinstance(value, (int, float))):
+            check_range(f"{where}.{key}", value, *limits)
 
 
 def check_range(where, number, low, high):
-    """Raise a UserError for a number below `low`, above `high` (None: no limit) or not finite."""
-    largest = _LARGEST if isinstance(number, int) and high is None else high
-    is_low, is_finite = low is not None and number < low, isinstance(number, int) or math.isfinite(number)
-    if is_low or not is_finite or (largest is not None and number > largest):
-        raise UserError(f"{where}={number}: must be {span(low, high if is_low else largest)}")
+    """Raise a UserError for what is neither null nor a finite number from `low` to `high` (None: no limit)."""
+    is_number = isinstance(number, (int, float)) and abs(number) < math.inf
+    high = _LARGEST if high is None and isinstance(number, int) and number > _LARGEST else high
+    is_inside = is_number and (low is None or low <= number) and (high is None or number <= high)
+    if not is_inside and number is not None:
+        raise UserError(f"{where}={number}: must be {span(low, high)}")
 
 
 def span(low, high):
@@ -83,25 +91,3 @@ def span(low, high):
 def type_name(annotation):
     """Return a type in words."""
     return next((name for word, name in _TYPE_NAMES.items() if word in str(annotation)), "a word")
-
-
-def _is_like(value, default):
-    """Whether a value has the type of a default; that of None is not known."""
-    kinds = {float: (int, float), tuple: (list, tuple), list: (list, tuple), type(None): object}
-    is_kind = isinstance(value, kinds.get(type(default), type(default)))
-    return is_kind and (default is None or isinstance(value, bool) == isinstance(default, bool))
-
-
-def _read_entries(file, registry):
-    """Return {key: syntax tree of the value}; of a registry that is not there, nothing."""
-    for one in _parse(file).body:
-        targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
-        if registry in [getattr(target, "id", None) for target in targets]:
-            return {key.value: value for key, value in zip(one.value.keys, one.value.values, strict=True)}
-    return {}
-
-
-@functools.cache
-def _parse(file):
-    path = Path(__file__).resolve().parents[1] / file
-    return ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "", str(path))

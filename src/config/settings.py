@@ -1,15 +1,11 @@
-"""Every setting: its name, type, default, unit, range and meaning.
+"""Every setting: its name, type, default, unit, range and meaning; checks.py holds what must be true between them."""
 
-`src/config/checks.py` holds what must be true between them; names such as the losses' are read from their own files.
-"""
-
-import dataclasses
 import functools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from src.config.registry import list_names
 
@@ -20,11 +16,10 @@ _OPTIMIZERS = ", ".join(list_names("training/optimizer.py", "OPTIMIZERS"))
 _AUGMENTATIONS = ", ".join(list_names("data/augmentations.py", "AUGMENTATIONS"))
 
 
-def setting(default, meaning, at_least=None, at_most=None, choices=(), or_like=None, kwargs_of=None):
-    """Return a documented field; `meaning` holds the unit and what null means.
+def setting(default, meaning, at_least=None, at_most=None, choices=(), or_like=("(?!)", ""), kwargs_of=None):
+    """Return a documented field; `meaning` holds the unit and what null means, range and choices are of each value.
 
-    Range and choices are of a value, or of each value of a list. or_like: (regular expression, its meaning) of what is
-    right apart from the choices; kwargs_of: (file, name) of the registry whose functions take the keywords.
+    or_like: (regular expression, words) of what else is right; kwargs_of: (file, registry) that the keywords go to.
     """
     rule = {"at_least": at_least, "at_most": at_most, "choices": choices, "or_like": or_like, "kwargs_of": kwargs_of}
     default = {"default_factory": default.copy} if isinstance(default, (list, dict)) else {"default": default}
@@ -35,24 +30,22 @@ def setting(default, meaning, at_least=None, at_most=None, choices=(), or_like=N
 @dataclass(frozen=True)
 class Competition:
     """Where a competition's files are and what their columns mean; `python -m tools.adopt FOLDER` writes it."""
-
     name: str = setting("demo", "competition=NAME reads configs/competition/NAME.yaml (or a path to such a file)")
     root: str = setting("", "folder that the paths below are relative to")
-    train_table: Optional[str] = setting(None, "CSV of the training rows; null: read them from train_image")
-    test_table: Optional[str] = setting(None, "CSV of the test rows; null: the sample's ids, or test_image's files")
-    sample_submission: Optional[str] = setting(None, "CSV whose columns and row order submission.csv takes; null: none")
-    solution: Optional[str] = setting(None, "CSV with the test labels, where they are known; null: none")
+    train_table: str | None = setting(None, "CSV of the training rows; null: read them from train_image")
+    test_table: str | None = setting(None, "CSV of the test rows; null: the sample's ids, or test_image's files")
+    sample_submission: str | None = setting(None, "CSV whose columns and row order submission.csv takes; null: none")
+    solution: str | None = setting(None, "CSV with the test labels, where they are known; null: none")
     id: str = setting("id", "column that names a row in every table")
-    train_image: str = setting(
-        "train/{id}", "path pattern: {column}, {id[0]} its first letter, * anything (of several files the middle one); "
-        "without train_table {label} and * read the labels from the paths")
+    train_image: str = setting("train/{id}", "path pattern: {column}, {id[0]} its first letter, * anything (of several "
+                               "files the middle one); without train_table {label} and * read labels from paths")
     test_image: str = setting("test/{id}", "path pattern of a test row's image")
     targets: list[str] = setting([], "columns of 0/1: one (binary), one-hot (multiclass) or several (multilabel)")
-    label: Optional[str] = setting(None, "column of class names; null: the labels are in targets")
+    label: str | None = setting(None, "column of class names; null: the labels are in targets")
     classes: list[str] = setting([], "order of the class names (binary: the last is positive); []: sorted")
     task: str = setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
-    group: Optional[str] = setting(None, "column whose rows stay in one fold (patient, scene); null: none")
-    fold: Optional[str] = setting(None, "column that gives each row's fold, for folds=column; null: none")
+    group: str | None = setting(None, "column whose rows stay in one fold (patient, scene); null: none")
+    fold: str | None = setting(None, "column that gives each row's fold, for folds=column; null: none")
     channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))
     metric_kwargs: dict[str, Any] = setting({}, "passed to the metric", kwargs_of=("evaluation/metrics.py", "METRICS"))
@@ -61,20 +54,17 @@ class Competition:
 @dataclass(frozen=True)
 class Model:
     """The backbone, its pretrained weights, which part of it learns, and the head on top."""
-
     backbone: str = setting("convnext_nano.in12k_ft_in1k", f"any of timm.list_models(), or {_BACKBONES}")
     pretrained: bool = setting(True, "start from pretrained weights instead of random ones")
-    weights: Optional[str] = setting(None, "file, or folder of <backbone>.safetensors; null: $WEIGHTS, else timm's hub")
+    weights: str | None = setting(None, "file, or folder of <backbone>.safetensors; null: $WEIGHTS, else timm's hub")
     kwargs: dict[str, Any] = setting({}, "passed to the backbone, for example {pad_type: same, act_layer: gelu}")
-    freeze: str = setting(
-        "none", "what learns: all, the head alone, the last n stages, or gradual (stages open one by one)",
-        choices=("none", "head_only", "gradual"), or_like=("[0-9]{1,4}", "a number of stages"))
+    freeze: str = setting("none", "what learns: all, the head, the last n stages, or gradual (stages open one by one)",
+                          choices=("none", "head_only", "gradual"), or_like=("[0-9]{1,4}", ", nor a number of stages"))
     gradual_epochs: int = setting(1, "epochs before freeze=gradual opens one more stage", at_least=1)
     head_first_epochs: int = setting(0, "epochs in which only the head learns, before what freeze says", at_least=0)
-    freeze_batchnorm: Optional[bool] = setting(None, "BatchNorm keeps its mean and variance; null: when pretrained")
+    freeze_batchnorm: bool | None = setting(None, "BatchNorm keeps its mean and variance; null: when pretrained")
     batchnorm_kwargs: dict[str, Any] = setting({}, "its momentum (a batch's share in them) and eps; {}: the backbone's")
-    drop_path_rate: float = setting(
-        0.0, "stochastic depth: share of residual branches left out, rising to the last", at_least=0, at_most=0.99)
+    drop_path_rate: float = setting(0.0, "stochastic depth, rising to this share at the end", at_least=0, at_most=0.99)
     dropout2d_rate: float = setting(0.0, "share of whole channels left out between stages", at_least=0, at_most=0.99)
     grad_checkpointing: bool = setting(False, "compute activations twice instead of keeping them: less memory, slower")
     pool: str = setting("auto", "features -> vector; auto: its own", choices=list_names("model/head.py", "POOLINGS"))
@@ -84,7 +74,6 @@ class Model:
 
     @property
     def is_head_only(self):
-        """Whether nothing but the head ever learns."""
         return self.freeze in ("head_only", "0")
 
     @property
@@ -96,18 +85,16 @@ class Model:
 @dataclass(frozen=True)
 class Augment:
     """What happens to a training image before it is seen; all of it is redrawn each epoch. See it: tools.preview."""
-
     preset: str = setting("medium", "usual strengths", choices=list_names("data/augmentations.py", "PRESETS"))
     flips: str = setting("hflip", "views that keep the label", choices=list_names("data/augmentations.py", "FLIPS"))
     kwargs: dict[str, Any] = setting({}, f"strengths in place of the preset's: of {_AUGMENTATIONS}")
-    transforms: Optional[list[Any]] = setting(None, "albumentations instead: [{Rotate: {limit: 10, p: 0.5}}, ...]")
+    transforms: list[Any] | None = setting(None, "albumentations instead: [{Rotate: {limit: 10, p: 0.5}}, ...]")
     augmix_consistency: float = setting(0.0, "weight of AugMix's consistency loss; 0: off (paper: 12)", at_least=0)
 
 
 @dataclass(frozen=True)
 class Mix:
     """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899) on training batches."""
-
     prob: float = setting(0.0, "share of batches that are mixed; 0: off", at_least=0, at_most=1)
     mixup_alpha: float = setting(0.2, "Mixup's Beta(alpha, alpha); 0: no Mixup", at_least=0)
     cutmix_alpha: float = setting(1.0, "CutMix's Beta(alpha, alpha); 0: no CutMix", at_least=0)
@@ -118,7 +105,6 @@ class Mix:
 @dataclass(frozen=True)
 class Loss:
     """What training minimises."""
-
     name: str = setting("auto", "auto: bce for binary and multilabel, cross_entropy for multiclass",
                         choices=("auto", *list_names("model/losses.py", "LOSSES")))
     kwargs: dict[str, Any] = setting({}, "passed to the loss", kwargs_of=("model/losses.py", "LOSSES"))
@@ -134,16 +120,14 @@ class Loss:
 @dataclass(frozen=True)
 class Optimizer:
     """How a step is taken."""
-
     name: str = setting("adam", f"{_OPTIMIZERS} or any of timm.optim.list_optimizers()")
     lr: float = setting(3e-4, "learning rate of the backbone at its peak", at_least=0)
     head_lr_factor: float = setting(10.0, "the head's learning rate is lr times this", at_least=0)
-    layer_decay: Optional[float] = setting(
-        None, "each stage's rate is the next one's times this, down to the input; null: alike", at_least=0, at_most=1)
+    layer_decay: float | None = setting(None, "a stage's rate as a share of the next's; null: 1", at_least=0, at_most=1)
     weight_decay: float = setting(0.0, "decay of weights (L2; of adamw, lion, lamb: decoupled)", at_least=0)
     decay_all: bool = setting(False, "weight_decay and l1_penalty also reach biases and norms")
     l1_penalty: float = setting(0.0, "L1 penalty of weights, by a proximal step that reaches zero", at_least=0)
-    clip_norm: Optional[float] = setting(None, "largest norm of the gradient; null: no clipping", at_least=1e-6)
+    clip_norm: float | None = setting(None, "largest norm of the gradient; null: no clipping", at_least=1e-6)
     accumulate_steps: int = setting(1, "batches whose gradients make one step", at_least=1)
     kwargs: dict[str, Any] = setting({}, "passed to the optimizer, for example {betas: [0.9, 0.99]}")
 
@@ -151,7 +135,6 @@ class Optimizer:
 @dataclass(frozen=True)
 class Schedule:
     """How the learning rate moves."""
-
     name: str = setting("cosine", "curve after the warm-up", choices=list_names("training/schedule.py", "SCHEDULES"))
     warmup_epochs: float = setting(0.5, "epochs of linear rise before the curve", at_least=0)
     per: str = setting("auto", "the rate moves by it; auto: step, but plateau epoch", choices=("auto", "step", "epoch"))
@@ -161,54 +144,49 @@ class Schedule:
 @dataclass(frozen=True)
 class Train:
     """How long, on how much at a time."""
-
     epochs: int = setting(10, "passes over the training images", at_least=1)
     batch_size: int = setting(32, "images per forward on one device", at_least=1)
-    batches_per_epoch: Optional[int] = setting(None, "iterations per epoch; null: what the images fill", at_least=1)
+    batches_per_epoch: int | None = setting(None, "iterations per epoch; null: what the images fill", at_least=1)
     sampler: str = setting("shuffle", "shuffle: each image once an epoch; balanced: drawn, rare labels as often",
                            choices=list_names("data/samplers.py", "SAMPLERS"))
-    num_workers: Optional[int] = setting(None, "processes that load images; null: from the number of cores", at_least=0)
-    views: int = setting(
-        1, "for model.freeze=head_only: versions of an image, plain and augmented, whose features are computed once; "
-        "0: augmented anew, and through the backbone, in every epoch", at_least=0)
-    max_images: Optional[int] = setting(None, "training images per fold, drawn at random; null: all", at_least=1)
+    num_workers: int | None = setting(None, "processes that load images; null: from the number of cores", at_least=0)
+    views: int = setting(1, "for model.freeze=head_only: versions of an image, plain and augmented, whose features are "
+                         "computed once; 0: augmented anew, and through the backbone, in every epoch", at_least=0)
+    max_images: int | None = setting(None, "training images per fold, drawn at random; null: all", at_least=1)
     average: str = setting("none", "weights scored and saved: ema over steps, swa of the last epochs, soup of the best",
                            choices=list_names("training/averaging.py", "AVERAGES"))
     average_kwargs: dict[str, Any] = setting({}, "passed to it", kwargs_of=("training/averaging.py", "AVERAGES"))
     select: str = setting("last", "epoch whose weights predict; best: by validation score", choices=("last", "best"))
-    early_stopping_epochs: Optional[int] = setting(None, "stop after so many without better; null: never", at_least=1)
+    early_stopping_epochs: int | None = setting(None, "stop after so many without better; null: never", at_least=1)
     early_stopping_kwargs: dict[str, Any] = setting({}, "min_delta=0: better by more than this; on=score or on=loss")
-    channels_last: Optional[bool] = setting(None, "memory format; null: what a few timed steps show to be faster")
+    channels_last: bool | None = setting(None, "memory format; null: what a few timed steps show to be faster")
     compile: bool = setting(False, "torch.compile the network")
 
 
 @dataclass(frozen=True)
 class Infer:
     """How test images become one prediction."""
-
     tta: list[str] = setting([], "extra views, averaged: one or [a,b]", choices=list_names("inference/tta.py", "VIEWS"))
-    batch_size: Optional[int] = setting(None, "images per forward; null: twice train.batch_size", at_least=1)
+    batch_size: int | None = setting(None, "images per forward; null: twice train.batch_size", at_least=1)
     average: str = setting("mean", "how folds are averaged", choices=list_names("inference/ensemble.py", "ENSEMBLES"))
-    output: Optional[str] = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
+    output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings of one run."""
-
     recipe: str = setting("default", "recipe=NAME reads configs/recipe/NAME.yaml (or a path to such a file)")
-    name: Optional[str] = setting(None, "the run's folder in output_dir; null: <competition>_<recipe>")
-    fold: Optional[int] = setting(None, "train this fold alone, counted from 0; null: all", at_least=0)
+    name: str | None = setting(None, "the run's folder in output_dir; null: <competition>_<recipe>")
+    fold: int | None = setting(None, "train this fold alone, counted from 0; null: all", at_least=0)
     num_folds: int = setting(5, "parts the training rows are split into", at_least=2)
-    folds: str = setting("auto", "how to split, or a my.csv", choices=FOLD_METHODS, or_like=(r"(?s).*\.csv", "a .csv"))
+    folds: str = setting("auto", "how to split, or my.csv", choices=FOLD_METHODS, or_like=(r".*\.csv", ", nor a .csv"))
     seed: int = setting(42, "of folds, first weights, sampler, augmentation", at_least=0, at_most=4_000_000_000)
     image_size: tuple[int, int] = setting((224, 224), "(height, width); one: square", at_least=8, at_most=32_768)
-    normalize: str = setting(
-        "backbone", "pixel mean and std: the backbone's, the data set's (computed), its mean alone (center) or none",
-        choices=("backbone", "dataset", "center", "none"))
+    normalize: str = setting("backbone", "pixel mean and std: the backbone's, the data set's, its mean alone or none",
+                             choices=("backbone", "dataset", "center", "none"))
     unreadable: str = setting("error", "undecodable image: stop, or skip and list it", choices=("error", "skip"))
     cache: str = setting("auto", "decoded images in one file; auto: if it pays and fits", choices=("auto", "on", "off"))
-    cache_dir: Optional[str] = setting(None, "null: .cache in competition.root, else cache in output_dir")
+    cache_dir: str | None = setting(None, "null: .cache in competition.root, else cache in output_dir")
     device: str = setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
     precision: str = setting("auto", "auto: fastest of a few timed steps", choices=("auto", "fp32", "bf16", "fp16"))
     tracking: str = setting("auto", "auto: wandb if it has a key, else offline; CSV and JSON always",
@@ -216,7 +194,7 @@ class Config:
     overwrite: bool = setting(False, "delete the run's folder first")
     checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; its end saves, too", at_least=0)
     keep_checkpoints: int = setting(2, "of an unfinished fold, in case the newest is damaged", at_least=1)
-    time_budget: Optional[str] = setting(None, "stop and save after 8.5h, 45m or 90s, to resume later; null: no limit")
+    time_budget: str | None = setting(None, "stop and save after 8.5h, 45m or 90s, to resume later; null: no limit")
     output_dir: str = setting("outputs", "folder of all runs")
     competition: Competition = field(default_factory=Competition)
     model: Model = field(default_factory=Model)
@@ -230,7 +208,6 @@ class Config:
 
     @property
     def run_folder(self):
-        """<output_dir>/<name>."""
         return Path(self.output_dir) / (self.name or f"{self.competition.name}_{self.recipe}")
 
     @property
@@ -245,17 +222,14 @@ class Config:
 # fmt: on
 
 
-GROUPS = tuple(one.name for one in dataclasses.fields(Config) if dataclasses.is_dataclass(one.default_factory))
+GROUPS = {one.name: one.type for one in fields(Config) if is_dataclass(one.type)}
 
 
 @functools.cache
-def settings(config_class=Config):
+def settings():
     """Return {dotted key: dataclass field} of every setting, in the order of the file."""
-    found = {}
-    for one in dataclasses.fields(config_class):
-        inner = settings(one.default_factory) if dataclasses.is_dataclass(one.default_factory) else {}
-        found |= {f"{one.name}.{key}": value for key, value in inner.items()} or {one.name: one}
-    return found
+    found = {one.name: one for one in fields(Config) if one.name not in GROUPS}
+    return found | {f"{name}.{one.name}": one for name, group in GROUPS.items() for one in fields(group)}
 
 
 def value_of(config, key):
@@ -265,7 +239,6 @@ def value_of(config, key):
 
 def seconds_of(text):
     """Return the seconds that "8.5h", "45m" or "90s" are; None of None, nan of another text."""
-    if text is None:
-        return None
-    unit = {"h": 3600, "m": 60, "s": 1}.get(text[-1:])
-    return float(text[:-1]) * unit if unit and re.fullmatch(r"\d+(\.\d+)?", text[:-1]) else math.nan
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text or "")
+    seconds = float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]] if found else math.nan
+    return None if text is None else seconds

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from sklearn import metrics
 
-from src.config.registry import check_keywords
+from src.config.registry import check_kwargs
 from src.errors import UserError
 
 
@@ -92,7 +92,7 @@ def build_metric(name, task, /, **kwargs):
     parameters = inspect.signature(metric.function).parameters
     known = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
     known |= {"weights": ()} if metric.has_columns else {}
-    check_keywords("competition.metric_kwargs", name, known, kwargs, metric.ranges)
+    check_kwargs("competition.metric_kwargs", known, kwargs, name, **metric.ranges)
     weights = kwargs.pop("weights", None)
     numbers = [1] if weights is None else weights
     if not any(numbers) or not all(type(one) in (int, float) and 0 <= one < math.inf for one in numbers):

@@ -38,7 +38,7 @@ SCALARS = (
     | st.integers().map(str)
     | st.floats().map(repr)
 )
-NEAR_KEYS = st.sampled_from(KEYS) | st.sampled_from(GROUPS) | st.tuples(
+NEAR_KEYS = st.sampled_from(KEYS) | st.sampled_from([*GROUPS]) | st.tuples(
     st.sampled_from(KEYS), st.integers(0, 30), st.text(string.printable, max_size=2)
 ).map(lambda one: one[0][: one[1]] + one[2] + one[0][one[1] + 1 :])  # fmt: skip
 
@@ -146,7 +146,7 @@ CONTAINERS = st.recursive(
     max_leaves=6,
 )
 LAYERS = st.dictionaries(
-    st.sampled_from(GROUPS) | NEAR_KEYS,
+    st.sampled_from([*GROUPS]) | NEAR_KEYS,
     CONTAINERS | st.dictionaries(st.sampled_from(KEYS).map(lambda key: key.rpartition(".")[2]), CONTAINERS, max_size=3),
     max_size=3,
 ).map(lambda one: yaml.safe_dump(one, allow_unicode=True).encode(errors="surrogateescape"))

@@ -49,6 +49,7 @@ def test_each_mistake_has_its_own_line(word, expected):
 
 def test_a_registry_may_be_left_for_a_file_or_a_number():
     assert load_config(["folds=my.csv", "fold=7"]).folds == "my.csv"
+    assert load_config(["folds=a\nb.csv"]).folds == "a\nb.csv"
     assert load_config([PRETRAINED, "model.freeze=2"]).model.freeze == "2"
     assert load_config(["infer.tta=[hflip,vflip]"]).infer.tta == ["hflip", "vflip"]
 
@@ -65,7 +66,7 @@ CONTRADICTIONS = [
     ([PRETRAINED, "model.freeze=gradual", "model.gradual_epochs=9"],
      "model.gradual_epochs=9: train.epochs=8 end before more opens; lower it"),
     ([PRETRAINED, "model.freeze=head_only", "model.drop_path_rate=0.1"],
-     "model.drop_path_rate: nothing drops in a frozen backbone; set it to 0"),
+     "model.drop_path_rate: has no effect on a frozen backbone; set it to 0"),
     (["model.freeze_batchnorm=true"],
      "model.freeze_batchnorm=true: random weights have no statistics to keep; set it to null"),
     ([PRETRAINED, "model.batchnorm_kwargs.momentum=0.2"],
@@ -91,7 +92,7 @@ CONTRADICTIONS = [
     ([PRETRAINED, "model.freeze=head_only", "augment.kwargs.augmix=3", "augment.augmix_consistency=12"],
      "augment.augmix_consistency: makes new images in every epoch, whose features are not kept; set train.views=0"),
     ([PRETRAINED, "model.freeze=head_only", "model.grad_checkpointing=true"],
-     "model.grad_checkpointing=true: a frozen backbone keeps no activations; leave it out"),
+     "model.grad_checkpointing: has no effect on a frozen backbone; set it to false"),
     ([PRETRAINED, "model.freeze=head_only", "model.head_first_epochs=1"],
      "model.freeze=head_only: no epoch follows model.head_first_epochs; set model.freeze=none"),
     ([PRETRAINED, "model.freeze=gradual", "model.head_first_epochs=2"],
@@ -103,8 +104,7 @@ CONTRADICTIONS = [
      "train.early_stopping_epochs=3: ends some epochs after the best one; set train.select=best"),
     (["train.average=soup"], "train.average=soup: picks its epochs by validation; set train.select=best"),
     (["train.average=swa", "train.early_stopping_epochs=2", "train.select=best"],
-     "train.average=swa: averages the last of all train.epochs, which train.early_stopping_epochs may leave out; "
-     "choose one"),
+     "train.average=swa: averages the last epochs, which train.early_stopping_epochs may leave out; choose one"),
     (["loss.balance=true", "train.sampler=balanced"],
      "loss.balance: train.sampler=balanced makes rare labels up already; choose one of the two"),
     (["loss.balance=true", "loss.class_weights=[1,2]"],

@@ -101,3 +101,13 @@ def test_a_function_without_keywords_and_one_that_takes_all():
     check_kwargs("optimizer.kwargs", lambda params, momentum=0.9, **kwargs: params, {"betas": [0.9, 0.99], "a": 1})
     with pytest.raises(UserError, match=r"optimizer\.kwargs\.momentum=x: must be a number"):
         check_kwargs("optimizer.kwargs", lambda params, momentum=0.9, **kwargs: params, {"momentum": "x"})
+
+
+def test_keywords_are_checked_against_defaults_without_a_function():
+    check_kwargs("a.kwargs", {"epochs": None}, {"epochs": None}, "a", epochs=(0.5, None))
+    for value, right in (("x", "at least 0.5"), ([1], "at least 0.5"), (0.1, "at least 0.5"), (10**16, "from 0.5 to")):
+        with pytest.raises(UserError) as caught:
+            check_kwargs("a.kwargs", {"epochs": None}, {"epochs": value}, "a", epochs=(0.5, None))
+        assert str(caught.value).startswith(f"a.kwargs.epochs={value}: must be {right}")
+    with pytest.raises(UserError, match=r"^a\.kwargs: a has no epoch \(it has epochs\); did you mean epochs\?$"):
+        check_kwargs("a.kwargs", {"epochs": None}, {"epoch": 1}, "a")

@@ -10,7 +10,7 @@ from src.config.settings import GROUPS, REPOSITORY, Config, Train, seconds_of, s
 
 
 def test_all_groups_have_one_level():
-    assert all(key.count(".") <= 1 for key in settings(Config))
+    assert all(key.count(".") <= 1 for key in settings())
     assert {key.split(".")[0] for key in settings() if "." in key} == set(GROUPS)
 
 
