@@ -1,10 +1,8 @@
-"""Which fold validates each training row: made once per seed, saved as a file, and checked before training.
-
-A fold is a number from 0; -1 is a row that is always trained on.
-"""
+"""Which fold, from 0, validates each training row (-1: none): made once per seed, saved, checked before training."""
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,7 @@ _NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are hande
 def load_folds(config, table, keep=True):
     """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and saved.
 
-    Saved as <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>.csv, with _by_<group> where there are
-    groups, so that all runs share their folds; keep=False saves none.
+    Runs share <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>[_by_<group>].csv; keep=False saves none.
     """
     method, num_folds, seed, competition = config.folds, config.num_folds, config.seed, config.competition
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
@@ -35,10 +32,8 @@ def load_folds(config, table, keep=True):
         return _read_folds(method, table, "correct it, or choose folds=auto")
     if method == "column":
         return make_folds(table, method, num_folds, seed, metric)
-    name = f"{competition.name}_{method}_{num_folds}_seed{seed}"
-    if competition.group is not None:
-        name += "_by_" + re.sub(r"[^\w-]", "_", competition.group)
-    path = Path(config.output_dir) / "folds" / f"{name}.csv"
+    by = "" if competition.group is None else "_by_" + re.sub(r"[^\w-]", "_", competition.group)
+    path = Path(config.output_dir) / "folds" / f"{competition.name}_{method}_{num_folds}_seed{seed}{by}.csv"
     if path.is_file():
         return _read_folds(path, table, "the table has changed since: delete this file")
     folds = make_folds(table, method, num_folds, seed, metric)
@@ -48,33 +43,28 @@ def load_folds(config, table, keep=True):
 
 
 def make_folds(table, method, num_folds, seed, metric):
-    """Split the rows, (N,) int64.
+    """Split the rows, (N,) int64; when a fold lacks what the metric needs, the next seeds are tried.
 
-    Args:
-        method: a key of SPLITS; auto: stratified_group with groups, else multilabel; holdout: a share of 1 / num_folds
-            is fold 0, the other rows are -1; column: table.folds, renumbered from 0.
-        num_folds: at least 2.
-        seed: of the shuffle. When a fold lacks what the metric needs, the next seeds are tried.
+    method: a key of SPLITS; auto: stratified_group with groups, else multilabel; holdout: a share of 1 / num_folds is
+    fold 0, the other rows are -1; column: table.folds, renumbered from 0.
     """
     if method == "column":
         if table.folds is None:
             raise UserError("folds=column: the table has no folds; set competition.fold=COLUMN")
         return _renumber(table.folds, "folds=column")
-    kind = method
-    if method in ("auto", "holdout"):
-        kind = "multilabel" if table.groups is None else "stratified_group"
-    unit, count = "rows", len(table)
-    if "group" in kind:
-        if table.groups is None:
-            raise UserError(f"folds={method}: the table has no groups; set competition.group=COLUMN")
-        unit, count = "groups", pd.Series(table.groups).nunique()
+    default = "multilabel" if table.groups is None else "stratified_group"
+    kind = default if method in ("auto", "holdout") else method
+    if "group" in kind and table.groups is None:
+        raise UserError(f"folds={method}: the table has no groups; set competition.group=COLUMN")
+    unit, count = ("groups", pd.Series(table.groups).nunique()) if "group" in kind else ("rows", len(table))
     if count < num_folds:
         raise UserError(f"num_folds={num_folds}: only {count} {unit} to split; lower num_folds")
     for attempt in range(_NUM_ATTEMPTS):
         folds = SPLITS[kind](table, num_folds, seed + attempt)
         if method == "holdout":
             folds = np.where(folds == 0, 0, -1)
-        if not _find_fault(table, folds, metric):
+        with suppress(UserError):
+            check_folds(table, folds, metric)
             return folds
     largest = np.bincount(number_classes(table.targets)).max()
     if metric.fold_needs == "both" and is_one_class_a_row(table.targets) and largest < num_folds:
@@ -86,8 +76,24 @@ def make_folds(table, method, num_folds, seed, metric):
 
 def check_folds(table, folds, metric):
     """Check that a group is on one side of each fold, and that both sides hold what training and the metric need."""
-    if fault := _find_fault(table, folds, metric):
-        raise UserError(fault)
+    if table.groups is not None:
+        pairs = pd.DataFrame({"group": table.groups, "fold": folds}).drop_duplicates()
+        if len(torn := pairs[pairs["group"].duplicated(keep=False)]):
+            fold, count, first = torn["fold"].max(), torn["group"].nunique(), torn["group"].iloc[0]
+            advice = "use folds=stratified_group or set competition.group=null"
+            raise UserError(f"fold {fold}: {count} groups are in training and in validation (first: {first}); {advice}")
+    numbers, is_positive = np.unique(folds[folds >= 0]), metric.positives(table.targets)
+    better = "stratified" if is_one_class_a_row(table.targets) else "multilabel"
+    advice = f"lower num_folds (now {len(numbers)}) or use folds={'auto' if table.groups is not None else better}"
+    for fold in numbers:
+        for side, rows in (("validation", folds == fold), ("training", folds != fold)):
+            counts, total = is_positive[rows].sum(axis=0), int(rows.sum())
+            if not total:
+                raise UserError(f"fold {fold}: no row is left for {side}; split into two folds or more")
+            for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
+                if metric.fold_needs == "both" and is_absent.any():
+                    name = table.target_names[int(np.flatnonzero(is_absent)[0])]
+                    raise UserError(f"fold {fold}: column {name!r} has no {sign} in {side}; {advice}")
 
 
 def describe_folds(table, folds):
@@ -107,30 +113,6 @@ def count_folds(path):
     """Return how many folds of a run's folds.csv validate."""
     folds = read_table(path)["fold"].astype(int)
     return int(folds[folds >= 0].nunique())
-
-
-def _find_fault(table, folds, metric):
-    """Return what is wrong with the folds, or None."""
-    if table.groups is not None:
-        pairs = pd.DataFrame({"group": table.groups, "fold": folds}).drop_duplicates()
-        torn = pairs[pairs["group"].duplicated(keep=False)]
-        if len(torn):
-            fold, count, first = torn["fold"].max(), torn["group"].nunique(), torn["group"].iloc[0]
-            advice = "use folds=stratified_group or set competition.group=null"
-            return f"fold {fold}: {count} groups are in training and in validation (first: {first}); {advice}"
-    numbers, is_positive = np.unique(folds[folds >= 0]), metric.positives(table.targets)
-    better = "stratified" if is_one_class_a_row(table.targets) else "multilabel"
-    advice = f"lower num_folds (now {len(numbers)}) or use folds={'auto' if table.groups is not None else better}"
-    for fold in numbers:
-        for side, rows in (("validation", folds == fold), ("training", folds != fold)):
-            counts, total = is_positive[rows].sum(axis=0), int(rows.sum())
-            if not total:
-                return f"fold {fold}: no row is left for {side}; split into two folds or more"
-            for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
-                if metric.fold_needs == "both" and is_absent.any():
-                    name = table.target_names[int(np.flatnonzero(is_absent)[0])]
-                    return f"fold {fold}: column {name!r} has no {sign} in {side}; {advice}"
-    return None
 
 
 def _read_folds(path, table, hint):

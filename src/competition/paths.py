@@ -1,7 +1,7 @@
 """Path patterns -> image files.
 
-A pattern is written relative to the competition's root: {column} is a row's value, {column[0]} a letter of it, and *
-anything within one name. A pattern that ends in * finds only images, by their suffix; .* at its end is one suffix.
+A pattern is relative to the competition's root: {column} is a row's value, {column[0]} a letter of it, and * anything
+within one name. A pattern that ends in * finds only images, by their suffix; .* at its end is one suffix.
 """
 
 import os
@@ -26,10 +26,7 @@ _OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|//")
 
 
 def find_images(competition, key, rows, ids):
-    """Return the Paths of each row's image; of several that fit the middle one in natural order.
-
-    key is train_image or test_image, which holds the pattern; rows is a table of str; ids (N,) is for messages.
-    """
+    """Return the Paths of each row's image, by the pattern train_image or test_image, `key`; rows is a table of str."""
     is_present, paths = find_present(competition, key, rows, ids)
     if not is_present.all():
         pattern = getattr(competition, key)
@@ -49,17 +46,18 @@ def find_present(competition, key, rows, ids):
 def list_images(competition, key):
     """Return (rows, paths) of the images that fit a pattern, in natural order, where no table names the rows.
 
-    The rows are a table of str: what the pattern's {names} are in each path, and the column competition.id, the path
-    below the pattern's fixed folder, unless the pattern has it. What test_image finds in a folder of its own, beside
-    the class folders, is left out of training.
+    The rows are a table of str: what the pattern's {names} are in each path, and unless it has it, the column
+    competition.id: the path below the fixed folder.
     """
     root, pattern = competition.root, getattr(competition, key)
     _check_pattern(pattern, f"competition.{key}")
     tree, top = _Tree(root), _fixed_folder(pattern)
     names, read = _compile_reader(pattern)
-    fitting = tree.match(_starred(pattern))
+    fitting = tree.match(_PLACE.sub(STAR, pattern).replace("*", STAR))
+    # what test_image finds in a folder of its own, beside the class folders, is no class
     if key == "train_image" and _fixed_folder(competition.test_image) not in ("", top):
-        fitting = sorted(set(fitting) - set(tree.match(_starred(competition.test_image))))
+        tested = tree.match(_PLACE.sub(STAR, competition.test_image).replace("*", STAR))
+        fitting = sorted(set(fitting) - set(tested))
     found = [(path, match) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (match := read(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
@@ -187,7 +185,7 @@ def _match_rows(competition, key, rows, ids):
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
-        if len(found) > 1:
+        if len(found) > 1:  # the middle one in natural order
             found = sorted(found, key=_natural)[len(found) // 2 :]
         yield f"{root}/{found[0]}" if found else ""
 
@@ -214,8 +212,7 @@ def _fill(pattern, where, rows):
 def _compile_reader(pattern):
     """Return (names, read): the match of read(path) has a group for each of the pattern's {names}.
 
-    A name takes as much as it can and a star as little, so golden_retriever_12.jpg has the {label} golden_retriever in
-    {label}_*.jpg, and 12_golden_retriever.jpg has it in *_{label}.jpg.
+    A name takes as much as it can, a star as little: {label}_*.jpg finds golden_retriever in golden_retriever_12.jpg.
     """
     names, text = [], ""
     for part in re.split(r"(\{[^}]*\}|\*)", pattern.removesuffix(".*")):
@@ -238,10 +235,6 @@ def _check_pattern(pattern, where):
         raise UserError(f"{where}={pattern}: not a pattern; {advice}")
     if _OUTSIDE.search(pattern):
         raise UserError(f"{where}={pattern}: leads outside competition.root; write a path below it")
-
-
-def _starred(pattern):
-    return _PLACE.sub(STAR, pattern).replace("*", STAR)
 
 
 def _fixed_folder(pattern):

@@ -1,7 +1,4 @@
-"""SPLITS: how rows are split into folds.
-
-A split is a function (table, num_folds, seed) -> (N,) int64, the fold that validates each row.
-"""
+"""SPLITS: how rows are split into folds, by functions (table, num_folds, seed) -> (N,) int64, each row's fold."""
 
 import warnings
 
@@ -26,12 +23,13 @@ def split_stratified(table, num_folds, seed):
 
 def split_group(table, num_folds, seed):
     """Keep groups whole."""
-    return _assign(GroupKFold, num_folds, seed, len(table), groups=_number_groups(table))
+    groups = pd.factorize(table.groups, sort=True)[0]  # as numbers, since strings sort slowly
+    return _assign(GroupKFold, num_folds, seed, len(table), groups=groups)
 
 
 def split_stratified_group(table, num_folds, seed):
     """Keep groups whole, and spread every class (with several labels a row: every label) evenly."""
-    groups = _number_groups(table)
+    groups = pd.factorize(table.groups, sort=True)[0]
     if not is_one_class_a_row(table.targets):
         has_label = np.zeros((groups.max() + 1, table.targets.shape[1]), dtype=np.int64)
         np.maximum.at(has_label, groups, positives(table.targets, False))  # those that one of the group's rows has
@@ -43,10 +41,7 @@ def split_stratified_group(table, num_folds, seed):
 
 
 def split_multilabel(table, num_folds, seed):
-    """Spread every label evenly, the rarest first; with one class a row as `split_stratified`.
-
-    Reference: Sechidis et al., On the Stratification of Multi-Label Data, 2011, ECML PKDD.
-    """
+    """Spread every label evenly, the rarest first (Sechidis et al., 2011, ECML PKDD); one class a row as stratified."""
     if is_one_class_a_row(table.targets):
         return split_stratified(table, num_folds, seed)
     has_label = positives(table.targets, False).astype(np.int64)
@@ -75,11 +70,6 @@ def number_classes(targets):
     """Return (N,) int64: rows with the same positives have the same number."""
     bits = np.packbits(positives(targets, is_one_class_a_row(targets)), axis=1)
     return pd.DataFrame(bits).groupby(list(range(bits.shape[1])), sort=True).ngroup().to_numpy()
-
-
-def _number_groups(table):
-    """Return (N,) int64: each row's group as an index of the sorted groups; strings themselves sort slowly."""
-    return pd.factorize(table.groups, sort=True)[0]
 
 
 def _assign(splitter, num_folds, seed, num_rows, classes=None, groups=None):

@@ -1,7 +1,4 @@
-"""Predictions -> submission.csv: the sample's columns and rows, and nothing that the host would refuse.
-
-`_fill_columns` holds the rules by which targets fill the sample's columns; `check_sample` tries them before training.
-"""
+"""Predictions -> submission.csv: the sample's columns and rows, and nothing that the host would refuse."""
 
 import re
 
@@ -63,8 +60,8 @@ def check_submission(frame, sample, id_column):
             continue
         if (is_outside := (values < 0) | (values > 1)).any():
             first = f"{ids[is_outside].iloc[0]}, {values[is_outside].iloc[0]:g}"
-            found = f"{is_outside.sum()} of {len(frame)} rows (first: {first})"
-            raise UserError(f"{where} leaves 0 to 1 in {found}; write probabilities")
+            found = f"leaves 0 to 1 in {is_outside.sum()} of {len(frame)} rows (first: {first})"
+            raise UserError(f"{where} {found}; write probabilities")
         if len(frame) > 1 and values.min() == values.max():
             advice = "the model has learned nothing, look at the training log"
             raise UserError(f"{where} is {values.iloc[0]:g} in every row; {advice}")
@@ -88,7 +85,7 @@ def _match_rows(sample, competition, test_ids):
 
 
 def _fill_columns(sample, competition, probs, target_names):
-    """Return {prediction column of the sample: values}."""
+    """Return {prediction column of the sample: values}, by the rules below."""
     columns = [name for name in sample.columns if name != competition.id]
     if found := _match_names(columns, target_names):
         return {name: probs[:, found[name]] for name in columns}
@@ -98,9 +95,9 @@ def _fill_columns(sample, competition, probs, target_names):
         return {columns[0]: np.array(target_names, dtype=object)[probs.argmax(axis=1)]}
     if len(target_names) == 1 and competition.classes and (found := _match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
-    found = f"columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     where = f"{competition.root}/{competition.sample_submission}"
-    raise UserError(f"{where}: its {found}; check competition.targets, label and classes")
+    found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
+    raise UserError(f"{where}: {found}; check competition.targets, label and classes")
 
 
 def _match_names(columns, names):

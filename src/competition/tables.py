@@ -48,7 +48,13 @@ def load_train_table(competition, may_be_constant=False):
         names = tuple(competition.targets)
         targets = read_targets(rows, names, competition, where, may_be_constant)
     groups = read_column(rows, competition.group, where, "group").to_numpy(dtype=str) if competition.group else None
-    folds = _read_folds(rows, competition.fold, where) if competition.fold else None
+    folds = None
+    if competition.fold:
+        folds = pd.to_numeric(read_column(rows, competition.fold, where, "fold"), errors="coerce").to_numpy(np.float64)
+        if (is_odd := ~np.isfinite(folds) | (np.mod(folds, 1) != 0)).any():
+            found = f"column {competition.fold!r} holds '{rows[competition.fold][is_odd].iloc[0]}', no whole number"
+            raise UserError(f"{where}: {found}; number the folds from 0")
+        folds = folds.astype(np.int64)
     if paths is None:
         paths = find_images(competition, "train_image", rows, ids)
     if taken := {"id", "fold"} & set(names):
@@ -57,18 +63,14 @@ def load_train_table(competition, may_be_constant=False):
 
 
 def load_test_table(competition, target_names):
-    """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image.
-
-    target_names are those of the training table; a class that training never saw is refused.
-    """
+    """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image."""
     key = "test_table" if competition.test_table else "sample_submission"
     where, rows, paths = _load_rows(competition, getattr(competition, key), key, "test_image")
     ids, label = read_ids(rows, competition.id, where), competition.label
-    if competition.test_table and label in rows:
+    if competition.test_table and label in rows:  # a class that training never saw is refused
         check_classes(rows[label], competition, target_names, where)
-    groups = None
-    if competition.group in rows:
-        groups = read_column(rows, competition.group, where, "group").to_numpy(dtype=str)
+    is_grouped = competition.group in rows
+    groups = read_column(rows, competition.group, where, "group").to_numpy(dtype=str) if is_grouped else None
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
     return ImageTable(ids, paths, None, tuple(target_names), groups, None, _other_columns(rows, competition))
@@ -104,8 +106,8 @@ def read_table(path):
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 CSV") from None
     if not header:
         raise UserError(f"{path}: is empty; copy or download it again")
-    how = {"dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
-    how["sep"] = max(",;\t", key=header.count)
+    sep = max(",;\t", key=header.count)
+    how = {"sep": sep, "dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -150,13 +152,3 @@ def read_ids(rows, name, where):
         count, first = is_repeated.sum(), ids[is_repeated][0]
         raise UserError(f"{where}: {count} of {len(rows)} rows repeat an id (first: {first}); keep one row per image")
     return ids
-
-
-def _read_folds(rows, name, where):
-    values = read_column(rows, name, where, "fold")
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
-    is_whole = np.isfinite(numbers) & (np.mod(numbers, 1) == 0)
-    if not is_whole.all():
-        odd = values[~is_whole].iloc[0]
-        raise UserError(f"{where}: column {name!r} holds '{odd}', no whole number; number the folds from 0")
-    return numbers.astype(np.int64)

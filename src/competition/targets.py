@@ -39,29 +39,27 @@ def order_classes(names):
 
 
 def read_label(rows, competition, where, target_names=None):
-    """Read the column of class names as (target_names, targets): binary the last class alone, multiclass one-hot.
-
-    With the target_names of training the table need not have every class.
-    """
+    """Read the column of class names as (target_names, targets): binary the last class alone, multiclass one-hot."""
     column, task = f"column {competition.label!r}", competition.task
     values = read_column(rows, competition.label, where, "label")
-    if target_names is not None:
+    if target_names is None:
+        found = order_classes(values)
+        classes = competition.classes or found
+        _check_known(values, classes, where, column, "competition.classes")
+        if len(found) == 1:
+            found = f"holds one class only ({found[0]})"
+            raise UserError(f"{where}: {column} {found}; nothing can be learned, set another label")
+        if absent := [name for name in classes if name not in set(found)]:
+            found = f"has no row of class {absent[0]!r} (found {listing(found)})"
+            raise UserError(f"{where}: {column} {found}; correct competition.classes")
+        if task == "binary" and len(classes) > 2:
+            found = f"{len(classes)} classes ({listing(classes)})"
+            raise UserError(f"{where}: {column} holds {found}; set competition.task=multiclass")
+        target_names = tuple(classes[-1:] if task == "binary" else classes)
+    else:  # training's, of which the table need not have every class
         check_classes(values, competition, target_names, where)
-        return target_names, _one_hot(values, target_names)
-    found = order_classes(values)
-    classes = competition.classes or found
-    _check_known(values, classes, where, column, "competition.classes")
-    if len(found) == 1:
-        found = f"holds one class only ({found[0]})"
-        raise UserError(f"{where}: {column} {found}; nothing can be learned, set another label")
-    if absent := [name for name in classes if name not in set(found)]:
-        found = f"has no row of class {absent[0]!r} (found {listing(found)})"
-        raise UserError(f"{where}: {column} {found}; correct competition.classes")
-    if task == "binary" and len(classes) > 2:
-        found = f"{len(classes)} classes ({listing(classes)})"
-        raise UserError(f"{where}: {column} holds {found}; set competition.task=multiclass")
-    names = tuple(classes[-1:] if task == "binary" else classes)
-    return names, _one_hot(values, names)
+    codes = pd.Index(target_names, dtype=str).get_indexer(values)
+    return target_names, (codes[:, None] == np.arange(len(target_names))).astype(np.float32)
 
 
 def check_classes(values, competition, target_names, where):
@@ -105,11 +103,6 @@ def read_column(rows, name, where, key):
         found = f"{is_empty.sum()} of {len(rows)} rows (first: line {np.flatnonzero(is_empty)[0] + 2})"
         raise UserError(f"{where}: column {name!r} is empty in {found}; fill or remove them")
     return rows[name]
-
-
-def _one_hot(values, names):
-    codes = pd.Index(names, dtype=str).get_indexer(values)
-    return (codes[:, None] == np.arange(len(names))).astype(np.float32)
 
 
 def _check_known(values, classes, where, column, source):

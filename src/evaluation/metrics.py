@@ -17,10 +17,9 @@ from src.errors import UserError
 class Metric:
     """How a metric is computed: a function (targets, probs) -> float, nan where it is undefined.
 
-    takes="probs": targets and probs (N, C); with per_column one column at a time, (N,) bool for one class against the
-    rest and (N,) probs. takes="classes": true and predicted labels as scikit-learn has them, (N,) class numbers, for
-    multilabel (N, C) bool; with per_column one column of those at a time. The score is the mean of the columns that
-    have one. Keywords with a default are competition.metric_kwargs; a parameter named `task` is given the task.
+    takes="probs": targets and probs (N, C). takes="classes": true and predicted labels as scikit-learn has them, (N,)
+    class numbers, for multilabel (N, C) bool. With per_column one column (N,) at a time, its targets as bool, and the
+    mean of those that have a score. Its keywords are competition.metric_kwargs; one named `task` is given the task.
     """
 
     function: Callable
@@ -29,8 +28,7 @@ class Metric:
     fold_needs: str = "rows"  # or "both": a positive and a negative of each column in training and in validation
     per_column: bool = False
     ranges: dict = field(default_factory=dict)  # {keyword: (lowest, highest)}
-    # what build_metric adds
-    name: str = ""
+    name: str = ""  # from here on what build_metric adds
     task: str = ""
     kwargs: dict = field(default_factory=dict)
     weights: list | None = None  # of each column in the mean; None: all alike
@@ -84,10 +82,7 @@ class Metric:
 
 
 def build_metric(name, task, /, **kwargs):
-    """Return the Metric of a key of METRICS for a task: binary, multiclass or multilabel.
-
-    kwargs: of the metric's function; with columns also `weights`, the share of each in the mean.
-    """
+    """Return the Metric of a name and task; kwargs: its function's, and with columns their `weights` in the mean."""
     metric = replace(METRICS[name], name=name, task=task)
     parameters = inspect.signature(metric.function).parameters
     known = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
@@ -114,11 +109,8 @@ def roc_auc(positive, probs):
 
 
 def partial_auc(positive, probs, min_tpr=0.8):
-    """Area under the ROC curve above a true-positive rate, in [0, 1 - min_tpr].
-
-    Reference: the metric of kaggle.com/competitions/isic-2024-challenge. With labels and scores flipped, the area is
-    below a false-positive rate; scikit-learn's value, standardised to [0.5, 1] (McClish, 1989), is scaled back.
-    """
+    """Area under the ROC curve above a true-positive rate, in [0, 1 - min_tpr] (kaggle.com, ISIC 2024 challenge)."""
+    # flipped, it is the area below a false-positive rate; scikit-learn's is standardised to [0.5, 1] (McClish, 1989)
     max_fpr = 1 - min_tpr
     lowest = max_fpr**2 / 2
     return lowest + (max_fpr - lowest) * (2 * metrics.roc_auc_score(~positive, -probs, max_fpr=max_fpr) - 1)

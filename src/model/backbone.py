@@ -20,15 +20,14 @@ class SimpleCNN(nn.Module):
 
     def __init__(self, channels, image_size, widths=(32, 64, 128, 256)):
         super().__init__()
-        blocks = []
+        self.blocks = nn.Sequential()
         for width in widths:
             conv = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
-            blocks.append(nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)))
+            self.blocks.append(nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)))
             channels = width
-        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, images):
-        """Map (N, C, H, W) to (N, D), of which D is the last of the widths."""
+        """Map (N, C, H, W) to (N, D); D is the last width."""
         return self.blocks(images).mean(dim=(2, 3))
 
 
@@ -49,14 +48,12 @@ def create_backbone(config, load_pretrained=True):
     if not (settings.pretrained and load_pretrained):
         return create()
     path = find_weights(name, settings.weights)
-    if is_own and path is None:
+    if path is not None:
+        return load_weights(create(), name, path) if is_own else create_from_file(create, name, path)
+    if is_own:
         advice = "give model.weights=FILE or set model.pretrained=false"
         raise UserError(f"model.pretrained=true: {name} comes without weights; {advice}")
-    if is_own:
-        return load_weights(create(), name, path)
-    if path is None:
-        return create_from_hub(create, name, settings.weights or os.environ.get("WEIGHTS"))
-    return create_from_file(create, name, path)
+    return create_from_hub(create, name, settings.weights or os.environ.get("WEIGHTS"))
 
 
 def _resolve_arguments(config):
@@ -64,8 +61,8 @@ def _resolve_arguments(config):
     name, kwargs = config.model.backbone, dict(config.model.kwargs)
     base, _, tag = name.partition(".")
     if not timm.is_model(name):
-        known = [*BACKBONES, *timm.list_models(), *timm.list_pretrained()]
-        raise UserError(f"model.backbone={name}: not a timm model{nearest(name, known)}")
+        hint = nearest(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
+        raise UserError(f"model.backbone={name}: not a timm model{hint}")
     tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
         advice = f"choose one of {', '.join(tags) or 'none'}"
@@ -132,14 +129,11 @@ def set_batchnorm(backbone, momentum=None, eps=None):
 
 
 def add_dropout2d(backbone, rate, name):
-    """Leave out a share of channels in training (Tompson et al., 2015, arXiv:1411.4280) after all stages but the last.
-
-    Behind the last comes the pooling, where leaving out channels is what model.drop_rate does.
-    """
+    """Leave out a share of channels in training (Tompson et al., 2015, arXiv:1411.4280) behind each stage but one."""
     stages = [one for one in getattr(backbone, "feature_info", ()) if "module" in one]
     if not stages:
         raise UserError(f"model.dropout2d_rate={rate}: {name} has no stages; set model.drop_rate or drop_path_rate")
-    for stage in stages[:-1]:
+    for stage in stages[:-1]:  # behind the last comes the pooling, where model.drop_rate leaves out channels
         backbone.get_submodule(stage["module"]).register_forward_hook(partial(_drop, rate, stage["num_chs"], name))
 
 

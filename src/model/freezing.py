@@ -11,16 +11,13 @@ from src.errors import UserError
 
 
 def list_stages(network):
-    """Return [(name, [parameter names])] from the input to the head; the backbone's stages are timm's coarse groups.
-
-    A group of norms alone (ConvNeXt's and Swin's last) joins the one before it.
-    """
+    """Return [(name, [parameter names])] from the input to the head; the backbone's stages are timm's coarse groups."""
     parameters = dict(network.named_parameters())
     stages, of_head = [], [name for name in parameters if not name.startswith("backbone.")]  # and what a fork adds
     for group in _group_backbone(network.backbone):
         of_head += [f"backbone.{name}" for name in group if "global_pool" in name]  # a new pooling's, as GeM's p
         names = [f"backbone.{name}" for name in group if "global_pool" not in name]
-        if stages and all(parameters[name].ndim <= 1 for name in names):
+        if stages and all(parameters[name].ndim <= 1 for name in names):  # norms: ConvNeXt's and Swin's last group
             stages[-1][1].extend(names)
         elif names:
             shared = os.path.commonprefix([name.split(".")[1:] for name in names])  # noqa: RUF071  of lists: whole words
@@ -31,12 +28,9 @@ def list_stages(network):
 def freeze(network, method, gradual_epochs=1, head_first_epochs=0):
     """Freeze the stages that do not learn in the first epoch; `open_stages` opens those that learn later.
 
-    Args:
-        method: none, head_only, a number n (the head and the last n stages of the backbone learn) or gradual (the head
-            learns, and after every `gradual_epochs` epochs one stage more; Howard and Ruder, Universal Language Model
-            Fine-tuning, 2018, arXiv:1801.06146, section 3.3).
-        head_first_epochs: epochs in which the head learns alone, before what `method` says (Kumar et al., Fine-Tuning
-            can Distort Pretrained Features, 2022, arXiv:2202.10054).
+    method: none, head_only, a number n (the head and the backbone's last n stages learn) or gradual (after every
+    `gradual_epochs` epochs one stage more; Howard and Ruder, 2018, arXiv:1801.06146, section 3.3). In the first
+    `head_first_epochs` the head learns alone (Kumar et al., 2022, arXiv:2202.10054).
     """
     num_stages = len(list_stages(network)) - 1
     if method.isdigit() and int(method) > num_stages:
@@ -60,15 +54,12 @@ def open_stages(network, epoch):
 
 
 def keep_frozen_in_eval(network):
-    """Put every module whose parameters are all frozen into eval, so that no statistic moves and nothing drops out.
-
-    With `network.freeze_batchnorm` every BatchNorm of the backbone too; its scale and shift may still learn.
-    """
+    """Put modules whose parameters are all frozen into eval, so that no statistic moves and nothing drops out."""
     for module in network.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
-    for module in network.backbone.modules() if network.freeze_batchnorm else ():
+    for module in network.backbone.modules() if network.freeze_batchnorm else ():  # scale and shift may still learn
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
@@ -76,10 +67,9 @@ def keep_frozen_in_eval(network):
 def describe_parameters(network):
     """Return a pandas table of each stage's parameters and how many of them learn."""
     parameters, rows = dict(network.named_parameters()), []
-    for stage, names in list_stages(network):
+    for stage, names in [*list_stages(network), ("all", parameters)]:
         counts = [(parameters[name].numel(), parameters[name].requires_grad) for name in names]
         rows.append((stage, sum(n for n, _ in counts), sum(n for n, learns in counts if learns)))
-    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     return pd.DataFrame(rows, columns=["stage", "parameters", "trainable"])
 
 

@@ -29,16 +29,11 @@ INITIALIZERS = {
 
 
 class MLPHead(nn.Module):
-    """Hidden layers with activation and dropout, then the last linear layer.
+    """Hidden layers of `widths` with activation and dropout, then the last linear layer.
 
-    Args:
-        widths: of the hidden layers; []: one linear layer.
-        activation: a name of ACTIVATIONS; leaky_relu falls by `leaky_slope` below zero.
-        init: a name of INITIALIZERS, for the linear layers.
-        prior_bias: the last bias starts at `prior`, (K,) the share of positives or of each class in training (Lin et
-            al., Focal Loss, 2017, arXiv:1708.02002, section 3.3).
-        dropout_samples: dropout masks at the last layer, whose logits are averaged (Inoue, Multi-Sample Dropout, 2019,
-            arXiv:1905.09788, averages their losses).
+    prior_bias: the last bias starts at `prior`, (K,) the share of positives or of each class in training (Lin et al.,
+    2017, arXiv:1708.02002, section 3.3). dropout_samples: dropout masks at the last layer, whose logits are averaged
+    (Inoue, Multi-Sample Dropout, 2019, arXiv:1905.09788, averages their losses).
     """
 
     def __init__(
@@ -50,17 +45,16 @@ class MLPHead(nn.Module):
         if any(type(width) is not int or width < 1 for width in widths):
             raise UserError(f"{key}.widths={list(widths)}: each must be a whole number, at least 1")
         if init == "zero" and widths:
-            found, advice = f"{key}.widths={list(widths)}", f"{key}.init=he_normal or {key}.widths=[]"
-            raise UserError(f"{key}.init=zero: hidden layers of zeros never learn ({found}); set {advice}")
+            found = f"hidden layers of zeros never learn ({key}.widths={list(widths)})"
+            raise UserError(f"{key}.init=zero: {found}; set {key}.init=he_normal or {key}.widths=[]")
         if dropout_samples > 1 and not drop_rate:
-            found = f"{key}.dropout_samples={dropout_samples}"
-            raise UserError(f"{found}: all masks are alike without dropout; set model.drop_rate")
+            where = f"{key}.dropout_samples={dropout_samples}"
+            raise UserError(f"{where}: all masks are alike without dropout; set model.drop_rate")
         activation = partial(nn.LeakyReLU, leaky_slope) if activation == "leaky_relu" else ACTIVATIONS[activation]
-        layers = []
+        self.hidden = nn.Sequential()
         for width in widths:
-            layers += [nn.Dropout(drop_rate), nn.Linear(num_features, width), activation()]
+            self.hidden.extend([nn.Dropout(drop_rate), nn.Linear(num_features, width), activation()])
             num_features = width
-        self.hidden = nn.Sequential(*layers)
         self.dropout = nn.Dropout(drop_rate)
         self.last = nn.Linear(num_features, num_targets)
         self.dropout_samples = dropout_samples
@@ -137,10 +131,7 @@ class NewPooling(nn.Module):
 
 
 def set_pooling(backbone, config):
-    """Give a backbone, once its weights are loaded, the named pooling; a UserError where it does not take it.
-
-    Asked for at creation, another pooling gives a ViT a new norm instead of its pretrained one.
-    """
+    """Give a backbone the named pooling, once its weights are loaded: asked earlier, a ViT gets a norm without them."""
     pooling, where = POOLINGS[config.model.pool], f"model.pool={config.model.pool}"
     if isinstance(pooling, str):
         try:

@@ -1,8 +1,7 @@
 """Logits and targets -> one number to minimise; logits -> probabilities. Always in float32, whatever the logits are.
 
 Logits and targets are (N, C). A soft target counts as its shares of hard ones. Class weights (C,) multiply the shares
-of each class, or of each column's positives: the mean over the rows of a multiclass task is divided by the sum of the
-weights, the mean over binary targets is not, both as torch has it.
+of each class, or of each column's positives; a multiclass mean is divided by their sum, a binary one not, as in torch.
 """
 
 import inspect
@@ -68,10 +67,14 @@ def asymmetric_loss(logits, targets, weights, positive_gamma=0.0, negative_gamma
 def auc_loss(logits, targets, is_multiclass, margin=1.0):
     """Squared lack of each positive to lead each negative of the batch by `margin`: a smooth stand-in for 1 - AUC.
 
-    Averaged over a column's pairs, then over the columns that have both sides in the batch; without any it is zero.
-    Targets are hard; a class is scored by the log-odds of its probability.
+    Averaged over a column's pairs, then over the columns with both sides in the batch, 0 without any; targets are hard.
     """
-    scores = _log_odds(logits) if is_multiclass else logits
+    scores = logits
+    if is_multiclass:  # log(p / (1 - p)) of each class's softmax probability p; but for the top class p is at most 1/2
+        log_probs, top = functional.log_softmax(logits, dim=1), logits.argmax(dim=1, keepdim=True)
+        log_others = torch.log1p(-log_probs.exp().clamp(max=0.9))
+        log_others_of_top = log_probs.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
+        scores = log_probs - log_others.scatter(1, top, log_others_of_top)
     positive = (targets > 0.5).float()
     pairs = positive[:, None] * (1 - positive)  # (N positives, N negatives, C)
     lacks = (margin - (scores[:, None] - scores)).clamp(min=0).square()
@@ -123,11 +126,10 @@ def build_loss(config, class_weights=None):
     """Check the loss and return (logits, targets) -> scalar; class_weights: (C,), of `resolve_class_weights`."""
     check_loss(config)
     settings, task = config.loss, config.competition.task
-    function, weights = LOSSES[settings.name_for(task)], None
+    function = LOSSES[settings.name_for(task)]
     taken = inspect.signature(function).parameters
-    if class_weights is not None:
-        assert "weights" in taken, f"{settings.name} takes no class weights"
-        weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+    assert weights is None or "weights" in taken, f"{settings.name} takes no class weights"
     given = {"weights": weights, "is_multiclass": task == "multiclass"}
     given = settings.kwargs | {key: value for key, value in given.items() if key in taken}
 
@@ -143,18 +145,16 @@ def build_loss(config, class_weights=None):
 
 
 def resolve_class_weights(settings, targets, task):
-    """Return float32 (C,): loss.class_weights, or with loss.balance from the training targets (N, C), numpy; or None.
-
-    Balanced: N / (C * rows of a class), scikit-learn's, or a column's negatives / positives; 1 where one of them is 0.
-    """
-    weights, needed = settings.class_weights, targets.shape[1]
-    if weights and len(weights) != needed:
-        advice = f"give one for each {'class' if task == 'multiclass' else 'target'}"
-        raise UserError(f"loss.class_weights={weights}: {len(weights)} given, {needed} needed; {advice}")
-    if weights:
+    """Return float32 (C,): loss.class_weights, or with loss.balance from the training targets (N, C) numpy; or None."""
+    if weights := settings.class_weights:
+        if len(weights) != targets.shape[1]:
+            found = f"{len(weights)} given, {targets.shape[1]} needed"
+            advice = f"give one for each {'class' if task == 'multiclass' else 'target'}"
+            raise UserError(f"loss.class_weights={weights}: {found}; {advice}")
         return np.array(weights, dtype=np.float32)
     if not settings.balance:
         return None
+    # scikit-learn's N / (C * rows of a class), or a column's negatives / positives; 1 where one of them is 0
     counts = targets.sum(axis=0, dtype=np.float64)
     wanted = np.full_like(counts, len(targets) / len(counts)) if task == "multiclass" else len(targets) - counts
     return np.divide(wanted, counts, out=np.ones_like(counts), where=(wanted > 0) & (counts > 0)).astype(np.float32)
@@ -179,15 +179,6 @@ def probabilities(logits, task):
 
 def _probs(logits, is_multiclass):
     return torch.softmax(logits, dim=1) if is_multiclass else torch.sigmoid(logits)
-
-
-def _log_odds(logits):
-    """Return log(p / (1 - p)) of each class's softmax probability, (N, C)."""
-    log_probs = functional.log_softmax(logits, dim=1)
-    top = logits.argmax(dim=1, keepdim=True)
-    log_others = torch.log1p(-log_probs.exp().clamp(max=0.9))  # of all but the top class p is at most a half
-    log_others_of_top = log_probs.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
-    return log_probs - log_others.scatter(1, top, log_others_of_top)
 
 
 def _error_mean(errors, targets, weights, is_multiclass):

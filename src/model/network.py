@@ -10,10 +10,7 @@ from src.model.head import build_head, set_pooling
 
 
 class Network(nn.Module):
-    """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std.
-
-    For further inputs of a row, give `extract_features` parameters of their names.
-    """
+    """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std."""
 
     def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False):
         super().__init__()
@@ -25,14 +22,15 @@ class Network(nn.Module):
 
     def normalize(self, inputs):
         """Return the inputs, of which raw images (N, H, W, C) become float32 (N, C, H, W) of mean 0 and std 1."""
-        return {name: self._normalize(value) if value.ndim == 4 else value for name, value in inputs.items()}
-
-    def _normalize(self, images):
-        assert images.shape[3] == self.pixel_mean.shape[1], f"{tuple(images.shape)} would be broadcast in silence"
-        return (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std  # channels_last: no copy
+        inputs, num_channels = dict(inputs), self.pixel_mean.shape[1]
+        for name, images in inputs.items():
+            if images.ndim == 4:  # permuted without a copy, into channels_last
+                assert images.shape[3] == num_channels, f"{tuple(images.shape)} would be broadcast in silence"
+                inputs[name] = (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+        return inputs
 
     def extract_features(self, image):
-        """Map normalised images (N, C, H, W) to features (N, D)."""
+        """Map normalised images (N, C, H, W) to features (N, D); further inputs come to parameters of their names."""
         return self.backbone(image)
 
     def forward(self, features=None, **inputs):
@@ -45,7 +43,7 @@ class Network(nn.Module):
         return tuple(self.pixel_mean.flatten().tolist()), tuple(self.pixel_std.flatten().tolist())
 
     def place(self, device, channels_last):
-        """Move to a device, the weights in channels_last format unless `channels_last` is False; return self."""
+        """Move to a device, the weights in channels_last format unless that is False; return self."""
         return self.to(device, memory_format=torch.preserve_format if channels_last is False else torch.channels_last)
 
     def train(self, mode=True):
@@ -56,12 +54,10 @@ class Network(nn.Module):
 
 
 def build_network(config, num_targets, pixel_stats=None, prior=None, load_pretrained=True):
-    """Build the network of a config, with num_targets logits, frozen as the config says.
+    """Build the network of a config, frozen as it says; without load_pretrained a checkpoint is to be loaded next.
 
-    Args:
-        pixel_stats: (mean, std) of the data set's pixels, each (C,), for normalize=dataset or center.
-        prior: (K,) share of positives, or of each class, in training; for heads that ask for it.
-        load_pretrained: False leaves random weights, for a checkpoint that is loaded next.
+    pixel_stats: the data set's (mean, std), each (C,), for normalize=dataset or center; prior: (K,) share of positives,
+    or of each class, in training, for heads that ask for it.
     """
     settings = config.model
     backbone = create_backbone(config, load_pretrained)

@@ -14,7 +14,6 @@ import timm
 from src.errors import UserError, first_line
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
-_HUB_SECONDS = 5  # to wait for the hub's first response
 
 
 def find_weights(backbone, weights=None):
@@ -83,10 +82,9 @@ def create_from_hub(create, name, folder):
     try:
         return create(pretrained=True)
     except (OSError, RuntimeError, LookupError, AttributeError) as error:
-        what = f"its pretrained weights could not be downloaded ({type(error).__name__})"
-        looked = f" and are not in {folder}" if folder else ""
+        found = f"could not be downloaded ({type(error).__name__}){f' and are not in {folder}' if folder else ''}"
         advice = "give a file with model.weights=PATH, or train from scratch with model.pretrained=false"
-        raise UserError(f"model.backbone={name}: {what}{looked}; {advice}") from None
+        raise UserError(f"model.backbone={name}: its pretrained weights {found}; {advice}") from None
 
 
 def _read(path):
@@ -111,7 +109,7 @@ def _refuse(path, name, reason):
 def _is_hub_reachable():
     host = urlparse(huggingface_hub.constants.ENDPOINT).hostname
     try:
-        with socket.create_connection((host, 443), timeout=_HUB_SECONDS):
+        with socket.create_connection((host, 443), timeout=5):
             return True
     except OSError:  # behind a proxy the name need not resolve here
         return any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
