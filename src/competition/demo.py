@@ -18,7 +18,7 @@ from src.errors import UserError
 
 
 def write_demo(root):
-    """Write the digits, split as ever, as the folder `root`, whole or not at all; one with a train.csv stays."""
+    """Write the digits, in a fixed stratified split, as `root`, whole or not at all; one with a train.csv stays."""
     root = Path(root)
     if (root / "train.csv").is_file():
         return

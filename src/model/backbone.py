@@ -129,7 +129,7 @@ def set_batchnorm(backbone, momentum=None, eps=None):
 
 
 def add_dropout2d(backbone, rate, name):
-    """Leave out a share of channels in training (Tompson et al., 2015, arXiv:1411.4280) behind each stage but one."""
+    """Drop a share of channels in training (Tompson et al., 2015, arXiv:1411.4280) after all stages but the last."""
     stages = [one for one in getattr(backbone, "feature_info", ()) if "module" in one]
     if not stages:
         raise UserError(f"model.dropout2d_rate={rate}: {name} has no stages; set model.drop_rate or drop_path_rate")
