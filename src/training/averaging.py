@@ -6,7 +6,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from src.config.registry import check_kwargs
-from src.errors import UserError
 from src.model.freezing import open_stages
 
 
@@ -43,8 +42,6 @@ class EMA(Average):
     """
 
     def __init__(self, network, total_epochs, decay=0.999):
-        if not 0 <= decay < 1:
-            raise UserError(f"train.average_kwargs.decay={decay}: must be from 0 to below 1")
         self._ema, self._num_steps = ModelEmaV3(network, decay=decay, use_warmup=True), 0
         self.module = self._ema.module
 
@@ -68,8 +65,7 @@ class SWA(Average):
     """
 
     def __init__(self, network, total_epochs, epochs=3):
-        _check_epochs(epochs, total_epochs)
-        self._swa, self._first = AveragedModel(network), total_epochs - epochs
+        self._swa, self._first = AveragedModel(network), max(total_epochs - epochs, 0)
 
     @property
     def module(self):
@@ -99,7 +95,6 @@ class Soup(Average):
     """
 
     def __init__(self, network, total_epochs, epochs=3):
-        _check_epochs(epochs, total_epochs)
         self.num_best = epochs
 
 
@@ -109,7 +104,8 @@ AVERAGES = {"none": Average, "ema": EMA, "swa": SWA, "soup": Soup}
 def build_average(train, network):
     """Return the Average that config.settings.Train asks for, of the network as it is now."""
     average = AVERAGES[train.average]
-    check_kwargs("train.average_kwargs", average, train.average_kwargs)
+    ranges = {"epochs": (1, train.epochs), "decay": (0, 0.99999)}
+    check_kwargs("train.average_kwargs", average, train.average_kwargs, train.average, **ranges)
     return average(network, train.epochs, **train.average_kwargs)
 
 
@@ -140,8 +136,3 @@ def refresh_batchnorm(network, batches):
     for norm, value in zip(norms, momenta, strict=True):
         norm.momentum = value
     network.train(was_training)
-
-
-def _check_epochs(epochs, total):
-    if not (isinstance(epochs, int) and 1 <= epochs <= total):
-        raise UserError(f"train.average_kwargs.epochs={epochs}: must be from 1 to train.epochs={total}")

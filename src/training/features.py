@@ -85,7 +85,12 @@ def load_features(run, transforms):
     if len(transforms) > 1:
         words += [len(transforms), config.seed, *augmentation.describe()]
     folder = open_folder([run.folder.path] if config.cache == "off" else list_folders(config))
-    path = folder / f"features_{_hash(network.backbone, words, table, config)}.npy"
+    digest = hashlib.sha256(repr(words).encode())
+    for name, tensor in network.backbone.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    competition = config.competition
+    digest.update(hash_images(table.paths, competition.root, competition.channels, config.image_size).encode())
+    path = folder / f"features_{digest.hexdigest()[:16]}.npy"
     waiting = f"{path}: another process computes these features; waiting"
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
         [is_there] = broadcast_object_list([accelerator.is_main_process and _is_undamaged(path)])  # one decides for all
@@ -133,14 +138,3 @@ def _save(path, features):
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
         raise UserError(f"{path}: {reason}; set cache_dir=FOLDER or train.views=0") from None
-
-
-def _hash(backbone, words, table, config):
-    """Return a hash of the words, the backbone's weights and the image files."""
-    digest = hashlib.sha256(repr(words).encode())
-    for name, tensor in backbone.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    competition = config.competition
-    digest.update(hash_images(table.paths, competition.root, competition.channels, config.image_size).encode())
-    return digest.hexdigest()[:16]

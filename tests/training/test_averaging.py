@@ -85,10 +85,10 @@ def test_ema_moves_no_random_number_and_leaves_the_network_alone():
 @pytest.mark.parametrize(
     ("average", "kwargs", "line"),
     [
-        ("ema", {"decay": 1.0}, "train.average_kwargs.decay=1.0: must be from 0 to below 1"),
-        ("ema", {"decay": -0.1}, "train.average_kwargs.decay=-0.1: must be from 0 to below 1"),
-        ("swa", {"epochs": 4}, "train.average_kwargs.epochs=4: must be from 1 to train.epochs=3"),
-        ("soup", {"epochs": 0}, "train.average_kwargs.epochs=0: must be from 1 to train.epochs=3"),
+        ("ema", {"decay": 1.0}, "train.average_kwargs.decay=1.0: must be from 0 to 0.99999"),
+        ("ema", {"decay": -0.1}, "train.average_kwargs.decay=-0.1: must be from 0 to 0.99999"),
+        ("swa", {"epochs": 4}, "train.average_kwargs.epochs=4: must be from 1 to 3"),
+        ("soup", {"epochs": 0}, "train.average_kwargs.epochs=0: must be from 1 to 3"),
     ],
 )
 def test_kwargs_outside_their_range_are_refused(average, kwargs, line):
