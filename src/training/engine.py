@@ -1,8 +1,8 @@
 """The training and prediction loops over built objects; nothing here knows the files or the competition."""
 
 import time
+from collections import namedtuple
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,14 +14,7 @@ from src.errors import UserError
 
 _CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
-
-@dataclass(frozen=True)
-class EpochStats:
-    """An epoch's mean loss, its seconds, and images per second on all devices together."""
-
-    loss: float
-    seconds: float
-    images_per_second: float
+EpochStats = namedtuple("EpochStats", "loss seconds images_per_second")  # the mean loss; images on all devices
 
 
 def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):

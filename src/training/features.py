@@ -35,7 +35,8 @@ class FeatureDataset(Dataset):
         self.features, self.rows, self.table = features, rows, table
         self.num_views = len(features) if is_training else 1
         self._dataset = ImageDataset(table, None, build_resize((8, 8)), seed=0)  # for what `read` returns
-        self._others = [name for name, value in self._dataset.read(0).items() if not _is_image(value)]
+        values = self._dataset.read(0).items()
+        self._others = [name for name, value in values if not isinstance(value, str) and np.ndim(value) != 3]
 
     def __len__(self):
         return len(self.rows)
@@ -49,10 +50,6 @@ class FeatureDataset(Dataset):
             read = [self._dataset.read(row) for row in index]
             inputs |= {name: np.stack([np.asarray(one[name]) for one in read]) for name in self._others}
         return {"inputs": inputs, "index": index, "target": self.table.targets[index]}
-
-
-def _is_image(value):
-    return isinstance(value, str) or getattr(value, "ndim", 0) == 3
 
 
 class _Backbone(nn.Module):
@@ -99,7 +96,14 @@ def load_features(run, transforms):
             if accelerator.is_main_process:
                 for unfinished in path.parent.glob(f".{path.stem}.*.tmp"):
                     unfinished.unlink()  # of a killed process
-                _save(path, np.stack(views))
+                features = np.stack(views)
+                try:
+                    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                        np.save(file, features)
+                    save_text(path.with_suffix(".crc"), str(zlib.crc32(features)))
+                except OSError as error:
+                    reason = f"cannot be written ({error.strerror})"
+                    raise UserError(f"{path}: {reason}; set cache_dir=FOLDER or train.views=0") from None
                 print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
             accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
@@ -128,13 +132,3 @@ def _is_undamaged(path):
         return str(zlib.crc32(np.load(path, mmap_mode="r"))) == path.with_suffix(".crc").read_text()
     except (OSError, ValueError):
         return False
-
-
-def _save(path, features):
-    try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, features)
-        save_text(path.with_suffix(".crc"), str(zlib.crc32(features)))
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror})"
-        raise UserError(f"{path}: {reason}; set cache_dir=FOLDER or train.views=0") from None

@@ -128,7 +128,10 @@ def build_learner(run, fold):
     )  # fmt: skip
     val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
-    prior = _compute_prior(targets, chances, class_weights, task)
+    prior = np.average(targets, axis=0, weights=chances)  # how often each target counts in the loss
+    if class_weights is not None:
+        weighted = prior * class_weights
+        prior = weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
     network = build_network(config, len(run.table.target_names), run.pixel_stats, prior)
     network.place(accelerator.device, config.train.channels_last)
     if config.train.compile:
@@ -187,12 +190,3 @@ def build_transforms(config, table):
 def derive_seed(*numbers):
     """Return one seed made of several numbers, so that seed 1, fold 2 and seed 2, fold 1 differ."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _compute_prior(targets, chances, class_weights, task):
-    """Return (K,) how often each target counts in the loss, as rows are drawn and classes are weighted."""
-    prior = np.average(targets, axis=0, weights=chances)
-    if class_weights is None:
-        return prior
-    weighted = prior * class_weights
-    return weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)

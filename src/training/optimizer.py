@@ -1,26 +1,12 @@
 """Parameter groups and the optimizer over them; a new optimizer is a class and an entry below."""
 
+from functools import partial
+
 import timm.optim
 import torch
 
 from src.errors import UserError, first_line, nearest
 from src.model.freezing import list_stages
-
-
-def momentum(params, momentum=0.9, **kwargs):
-    """SGD with momentum. Reference: Polyak, 1964."""
-    return torch.optim.SGD(params, momentum=momentum, **kwargs)
-
-
-def nesterov(params, momentum=0.9, **kwargs):
-    """SGD with Nesterov's momentum. Reference: Nesterov, 1983, as in Sutskever et al., 2013."""
-    return torch.optim.SGD(params, momentum=momentum, nesterov=True, **kwargs)
-
-
-def lamb(params, **kwargs):
-    """timm's, with a trust ratio also where nothing decays, as in the paper: You et al., 2020, arXiv:1904.00962."""
-    return timm.optim.create_optimizer_v2(params, "lamb", **{"always_adapt": True, **kwargs})
-
 
 # The textbook's names, as torch has them (timm's own sgd is Nesterov's); every further name is timm's. References:
 # sgd: Robbins and Monro, 1951; adagrad: Duchi et al., 2011; adadelta: Zeiler, 2012, arXiv:1212.5701; rmsprop: Tieleman
@@ -28,8 +14,8 @@ def lamb(params, **kwargs):
 # arXiv:1711.05101; radam: Liu et al., 2020, arXiv:1908.03265; lion: Chen et al., 2023, arXiv:2302.06675.
 OPTIMIZERS = {
     "sgd": torch.optim.SGD,
-    "momentum": momentum,
-    "nesterov": nesterov,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),  # Polyak, 1964
+    "nesterov": partial(torch.optim.SGD, momentum=0.9, nesterov=True),  # Nesterov, 1983; Sutskever et al., 2013
     "adagrad": torch.optim.Adagrad,
     "adadelta": torch.optim.Adadelta,
     "rmsprop": torch.optim.RMSprop,
@@ -37,7 +23,7 @@ OPTIMIZERS = {
     "nadam": torch.optim.NAdam,
     "adamw": torch.optim.AdamW,
     "radam": torch.optim.RAdam,
-    "lamb": lamb,
+    "lamb": partial(timm.optim.Lamb, always_adapt=True),  # the paper's, also without decay (2020, arXiv:1904.00962)
 }
 _FUSED_ON_CPU = ("sgd", "momentum", "nesterov", "adam", "adamw")
 _REFUSED = {

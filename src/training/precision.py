@@ -95,7 +95,7 @@ def time_steps(step, candidates, clock=time.perf_counter):
                 left.remove(one)
                 seconds[one] = []
         if number + 1 >= _FEWEST_ROUNDS:
-            left = [one for one in left if one == left[0] or _is_faster(min(seconds[one]), min(seconds[left[0]]))]
+            left = [one for one in left if one == left[0] or min(seconds[one]) * _MARGIN < min(seconds[left[0]])]
             if len(left) < 2 or clock() - began > _BUDGET_SECONDS:
                 break
     return seconds
@@ -106,13 +106,9 @@ def pick_fastest(seconds):
     usable = [one for one, times in seconds.items() if times]
     chosen = usable[0] if usable else next(iter(seconds))
     for one in usable:
-        if _is_faster(median(seconds[one]), min(seconds[chosen])):
+        if median(seconds[one]) * _MARGIN < min(seconds[chosen]):
             chosen = one
     return chosen
-
-
-def _is_faster(one, other):
-    return one * _MARGIN < other
 
 
 def describe_choice(seconds, chosen):
@@ -165,10 +161,7 @@ def _build_step(config, device):
 
 def _describe_case(config, device):
     """Return what decides the speed, as plain containers: machine, torch, network, images."""
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere `platform` knows the processor
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    name = f"{platform.node()}, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return {

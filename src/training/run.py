@@ -158,8 +158,13 @@ def open_folder(run, locks):
 def prepare_inputs(run):
     """Compute once what all folds share: pixel statistics, decoded images, features."""
     config, table, channels = run.config, run.table, run.config.competition.channels
-    with run.accelerator.main_process_first():
-        run.pixel_stats = _load_pixel_stats(run)
+    if config.normalize in ("dataset", "center"):
+        path = run.folder.pixel_stats
+        if run.processes.is_main_process and not (path.is_file() and run.folder.has_work()):
+            stats = compute_pixel_stats(table.paths, channels, config.image_size, seed=config.seed)
+            save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
+        run.accelerator.wait_for_everyone()
+        run.pixel_stats = tuple(np.array(load_json(path)[name]) for name in ("mean", "std"))
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
     paths, folders = ImageDataset(table, channels, transforms[1], config.seed).list_paths(), list_folders(config)
@@ -171,15 +176,3 @@ def prepare_inputs(run):
     run.caches = {size: cache for size, cache in opened.items() if cache is not None}
     if config.keeps_features:
         run.features = load_features(run, transforms)
-
-
-def _load_pixel_stats(run):
-    """Return the images' (mean, std), computed once a run; None where they are not used."""
-    config, path = run.config, run.folder.pixel_stats
-    if config.normalize not in ("dataset", "center"):
-        return None
-    if run.processes.is_main_process and not (path.is_file() and run.folder.has_work()):
-        stats = compute_pixel_stats(run.table.paths, config.competition.channels, config.image_size, seed=config.seed)
-        save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
-    saved = load_json(path)
-    return np.array(saved["mean"]), np.array(saved["std"])

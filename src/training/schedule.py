@@ -32,14 +32,11 @@ class Span:
         """Epochs of the whole fold."""
         return (self.warmup + self.moves) / self.per_epoch
 
-    def count(self, epochs):
-        """Return the moves in so many epochs, at least one; None: a third of the curve."""
+    def count(self, epochs, key):
+        """Return the moves in so many epochs, at least one; None: a third of the curve. key: their keyword."""
+        if (epochs or 0) >= self.epochs > 1:
+            raise UserError(f"schedule.kwargs.{key}={epochs:g}: never comes; train.epochs is {self.epochs:g}")
         return max(1, -(-self.moves // 3) if epochs is None else round(epochs * self.per_epoch))
-
-
-def constant(optimizer, span):
-    """The peak throughout."""
-    return lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
 def linear(optimizer, span, final_factor=0.01):
@@ -62,8 +59,7 @@ def exponential(optimizer, span, final_factor=0.01):
 
 def step(optimizer, span, step_epochs=None, gamma=0.1):
     """Falls by gamma every step_epochs (null: a third of the curve), counted from the end of the warm-up."""
-    _check_comes("step_epochs", step_epochs, span)
-    return lr_scheduler.StepLR(optimizer, step_size=span.count(step_epochs), gamma=gamma)
+    return lr_scheduler.StepLR(optimizer, step_size=span.count(step_epochs, "step_epochs"), gamma=gamma)
 
 
 def multistep(optimizer, span, milestone_epochs=(), gamma=0.1):
@@ -73,13 +69,8 @@ def multistep(optimizer, span, milestone_epochs=(), gamma=0.1):
             where = f"schedule.kwargs.milestone_epochs: {epochs}"
             raise UserError(f"{where} is outside the training; train.epochs is {span.epochs:g}")
     milestones = milestone_epochs or [span.epochs / 2, span.epochs * 3 / 4]
-    milestones = [max(1, span.count(epochs) - span.warmup) for epochs in milestones]
+    milestones = [max(1, span.count(epochs, "milestone_epochs") - span.warmup) for epochs in milestones]
     return lr_scheduler.MultiStepLR(optimizer, sorted(milestones), gamma=gamma)
-
-
-def cosine(optimizer, span):
-    """Half a cosine to zero. Reference: Loshchilov and Hutter, SGDR, 2017, arXiv:1608.03983, eq. 5, one period."""
-    return lr_scheduler.CosineAnnealingLR(optimizer, T_max=span.moves)
 
 
 def cosine_restarts(optimizer, span, restart_epochs=None, restart_factor=1):
@@ -87,9 +78,8 @@ def cosine_restarts(optimizer, span, restart_epochs=None, restart_factor=1):
 
     Reference: Loshchilov and Hutter, SGDR, 2017, arXiv:1608.03983, eq. 5.
     """
-    _check_comes("restart_epochs", restart_epochs, span)
-    periods = {"T_0": span.count(restart_epochs), "T_mult": restart_factor}
-    return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, **periods)
+    first = span.count(restart_epochs, "restart_epochs")
+    return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=first, T_mult=restart_factor)
 
 
 def onecycle(optimizer, span):
@@ -115,13 +105,13 @@ def plateau(optimizer, span, gamma=0.1, patience_epochs=1, on="loss"):
 
 
 SCHEDULES = {
-    "constant": constant,
+    "constant": lambda optimizer, span: lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0),
     "linear": linear,
     "polynomial": polynomial,
     "exponential": exponential,
     "step": step,
     "multistep": multistep,
-    "cosine": cosine,
+    "cosine": lambda optimizer, span: lr_scheduler.CosineAnnealingLR(optimizer, T_max=span.moves),  # to zero
     "cosine_restarts": cosine_restarts,
     "onecycle": onecycle,
     "plateau": plateau,
@@ -181,8 +171,3 @@ def build_schedule(settings, optimizer, epochs, steps_per_epoch):
     if rise is not None:
         curve = lr_scheduler.SequentialLR(optimizer, [rise, curve], milestones=[warmup])
     return Schedule(by_epoch=curve) if settings.per == "epoch" else Schedule(by_step=curve)
-
-
-def _check_comes(key, epochs, span):
-    if (epochs or 0) >= span.epochs > 1:
-        raise UserError(f"schedule.kwargs.{key}={epochs:g}: never comes; train.epochs is {span.epochs:g}")
