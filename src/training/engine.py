@@ -115,14 +115,12 @@ def predict(networks, loader, to_probs, precision, *, views=(), epoch=0, title="
 
 def apply_view(view, inputs):
     """Return the inputs with a view of every image (N, C, H, W), in its memory format: else each network copies it."""
-    changed = {}
-    for name, value in inputs.items():
-        if value.ndim == 4:
-            is_last = value.is_contiguous(memory_format=torch.channels_last)
-            memory_format = torch.channels_last if is_last else torch.contiguous_format
-            value = view(value).contiguous(memory_format=memory_format)
-        changed[name] = value
-    return changed
+    images = {name: value for name, value in inputs.items() if value.ndim == 4}
+    for name, value in images.items():
+        is_last = value.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if is_last else torch.contiguous_format
+        images[name] = view(value).contiguous(memory_format=memory_format)
+    return inputs | images
 
 
 def to_device(values, device):
@@ -157,11 +155,9 @@ def _check_finite(losses, rates, first, epoch, accelerator):
     values = torch.stack(losses).float().cpu()
     if not torch.isfinite(values).all():
         step = int((~torch.isfinite(values)).nonzero()[0])
-        raise UserError(
-            f"epoch {epoch + 1}, step {first + step + 1}: loss is {values[step]:.4g} (lr {rates[step]:.1e}, precision "
-            f"{accelerator.mixed_precision.replace('no', 'fp32')}); lower optimizer.lr, set optimizer.clip_norm=1 or "
-            "precision=fp32"
-        )
+        found = f"epoch {epoch + 1}, step {first + step + 1}: loss is {values[step]:.4g}"
+        how = f"lr {rates[step]:.1e}, precision {accelerator.mixed_precision.replace('no', 'fp32')}"
+        raise UserError(f"{found} ({how}); lower optimizer.lr, set optimizer.clip_norm=1 or precision=fp32")
 
 
 def _with_bar(batches, loader, title, is_shown, num_done=0):

@@ -67,11 +67,7 @@ def load_features(run, transforms):
     """Return the features (V, N, D), float32, of every image; computed once and kept beside the decoded images.
 
     Their file's name is a hash of all that decides them: image files, backbone and weights, size, precision, and with
-    several views augmentation and seed.
-
-    Args:
-        run: run.Run, all but its features.
-        transforms: of training and of validation.
+    several views augmentation and seed. run: run.Run; transforms: of training and of validation.
     """
     config, table, accelerator = run.config, run.table, run.accelerator
     network = build_network(config, len(table.target_names), run.pixel_stats)

@@ -140,20 +140,13 @@ def build_learner(run, fold):
     optimizer = build_optimizer(config.optimizer, network)
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     return Learner(
-        config=config,
-        accelerator=accelerator,
-        metric=run.metric,
-        network=network,
-        average=build_average(config.train, network),
+        config, accelerator, run.metric, network, average=build_average(config.train, network),
         loss_function=build_loss(config, class_weights),
         consistency=(lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None,
         optimizer=optimizer,
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
-        train_loader=train_loader,
-        val_loader=val_loader,
-        train_table=train_data.table,
-        val_table=val_data.table,
-    )
+        train_loader=train_loader, val_loader=val_loader, train_table=train_data.table, val_table=val_data.table,
+    )  # fmt: skip
 
 
 def choose_rows(config, fold, folds):

@@ -71,11 +71,7 @@ def _list_rates(network, settings):
 
 
 def build_optimizer(settings, network):
-    """Build the named optimizer over `build_parameter_groups`.
-
-    Raises:
-        UserError: no such optimizer, or it does not take optimizer.kwargs.
-    """
+    """Build the named optimizer over `build_parameter_groups`; a UserError where it or its kwargs do not exist."""
     name, kwargs = settings.name, dict(settings.kwargs)
     known = sorted({*OPTIMIZERS, *timm.optim.list_optimizers()})
     if name not in known:

@@ -59,11 +59,9 @@ def import_early(mode):
 
 
 def build_tracker(mode, config):
-    """Return the Tracker of a wandb run: online when a key is there, else offline; none if that fails.
+    """Return the Tracker of a wandb run in <run folder>/wandb: online when a key is there, else offline.
 
-    Args:
-        mode: auto, wandb or none.
-        config: Config, shown as the run's; wandb's files go to <run folder>/wandb.
+    Without wandb, where it fails, and for mode none it is an empty one.
     """
     if mode == "none":
         return Tracker()

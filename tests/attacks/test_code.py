@@ -16,7 +16,6 @@ from src.data.decode import decode_image
 from src.errors import UserError
 from src.model.network import build_network
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's, of what it refuses
 
 

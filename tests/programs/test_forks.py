@@ -16,9 +16,11 @@ from tests.launch import TINY
 # file, registry, name, what a fork writes before the dict, the entry
 ENTRIES = [
     ("model/losses.py", "LOSSES", "my_loss",
-     "def my_loss(logits, targets, power=2.0):\n    return (torch.sigmoid(logits) - targets).abs().pow(power).mean()", "my_loss"),
+     "def my_loss(logits, targets, power=2.0):\n    return (torch.sigmoid(logits) - targets).abs().pow(power).mean()",
+     "my_loss"),
     ("evaluation/metrics.py", "METRICS", "my_metric",
-     "def my_metric(targets, probs):\n    return np.abs(targets - probs).mean()", "Metric(my_metric, greater_is_better=False)"),
+     "def my_metric(targets, probs):\n    return np.abs(targets - probs).mean()",
+     "Metric(my_metric, greater_is_better=False)"),
     ("model/backbone.py", "BACKBONES", "my_backbone",
      "def my_backbone(channels, image_size, width=8):\n"
      "    return nn.Sequential(nn.Conv2d(channels, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())",
@@ -46,8 +48,8 @@ ENTRIES = [
 CHOSEN = [
     *("loss.name=my_loss", "loss.kwargs.power=1.5", "competition.metric=my_metric", "model.backbone=my_backbone"),
     *("model.kwargs={}", "model.kwargs.width=6", "model.head=my_head", "augment.kwargs.my_augmentation=0.3"),
-    *("train.sampler=my_sampler", "optimizer.name=my_optimizer", "schedule.name=my_schedule", "train.average=my_average"),
-    "schedule.kwargs.factor=0.3",
+    *("train.sampler=my_sampler", "optimizer.name=my_optimizer", "train.average=my_average"),
+    *("schedule.name=my_schedule", "schedule.kwargs.factor=0.3"),
 ]
 
 
@@ -102,7 +104,8 @@ def test_one_function_and_one_entry_are_trained_predicted_with_and_listed(fork):
 @pytest.mark.slow
 def test_a_pooling_and_an_image_format(fork):
     folder, run = fork
-    pooling = "class Median(nn.Module):\n    def forward(self, features):\n        return features.flatten(2).median(dim=2).values"
+    pooling = "class Median(nn.Module):\n    def forward(self, features):\n"
+    pooling += "        return features.flatten(2).median(dim=2).values"
     add_entry(folder, "model/head.py", "POOLINGS", "median", pooling, "Median")
     decoder = (
         "def decode_raw(path, data, channels):\n"
@@ -115,7 +118,8 @@ def test_a_pooling_and_an_image_format(fork):
     convert += "for path in pathlib.Path('data/demo').glob('*/*.png'):\n"
     convert += "    path.with_suffix('.raw').write_bytes(Image.open(path).tobytes()); path.unlink()"
     subprocess.run([sys.executable, "-c", convert], cwd=folder, check=True)
-    run("train.py", *TINY, "model.pool=median", "competition.train_image=train/{id}.*", "competition.test_image=test/{id}.raw")
+    images = ["competition.train_image=train/{id}.*", "competition.test_image=test/{id}.raw"]
+    run("train.py", *TINY, "model.pool=median", *images)
     run("infer.py")
     assert (folder / "outputs/demo_default/submission.csv").is_file()
 

@@ -73,8 +73,8 @@ def make_learner(accelerator, network, loader, *words, lr=0.1, consistency=None,
     schedule = build_schedule(Schedule(name="constant", warmup_epochs=0), optimizer, 1, len(loader))
     return Learner(
         load_config(words), accelerator, metric=None, network=network, average=build_average(Train(), network),
-        loss_function=bce, consistency=consistency, optimizer=optimizer, schedule=schedule, train_loader=loader, val_loader=None,
-        train_table=None, val_table=None, model=network, mixer=mixer,
+        loss_function=bce, consistency=consistency, optimizer=optimizer, schedule=schedule, train_loader=loader,
+        val_loader=None, train_table=None, val_table=None, model=network, mixer=mixer,
     )  # fmt: skip
 
 
