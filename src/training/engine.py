@@ -164,11 +164,8 @@ def _with_bar(batches, loader, title, is_shown, num_done=0):
     """Show images per second and the time left while the batches pass, on a terminal only."""
     initial = loader.num_images * num_done // max(len(loader), 1)
     disable = None if is_shown else True  # None: where stderr is no terminal
-    bar = tqdm(
-        total=loader.num_images, initial=initial, desc=title, unit=" images", leave=False, dynamic_ncols=True,
-        disable=disable,
-    )  # fmt: skip
-    with bar:
+    how = {"unit": " images", "leave": False, "dynamic_ncols": True, "disable": disable}
+    with tqdm(total=loader.num_images, initial=initial, desc=title, **how) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch["index"]))

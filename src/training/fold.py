@@ -23,11 +23,7 @@ from src.training.tracking import log_epoch
 
 
 def train_fold(run, fold):
-    """Train one fold of a run.Run, or resume it from its newest state.
-
-    Raises:
-        Stopped: by a signal or the time budget; its state is saved.
-    """
+    """Train one fold of a run.Run, or resume it from its newest state; Stopped, saved, by a signal or time_budget."""
     config, accelerator, train = run.config, run.accelerator, run.config.train
     torch.manual_seed(derive_seed(config.seed, fold))
     if accelerator.scaler is not None:

@@ -108,10 +108,8 @@ def build_learner(run, fold):
     config, accelerator, task = run.config, run.accelerator, run.config.competition.task
     train_rows, val_rows = choose_rows(config, fold, run.table.folds)
     if run.features is not None:
-        train_data, val_data = (
-            FeatureDataset(run.features, rows, run.table.take(rows), is_training)
-            for rows, is_training in ((train_rows, True), (val_rows, False))
-        )
+        train_data = FeatureDataset(run.features, train_rows, run.table.take(train_rows), is_training=True)
+        val_data = FeatureDataset(run.features, val_rows, run.table.take(val_rows), is_training=False)
     else:
         train_data, val_data = (
             ImageDataset(run.table.take(rows), config.competition.channels, transform, config.seed, run.caches)

@@ -54,12 +54,7 @@ class Run:
 
 
 def train_run(config):
-    """Train the folds that the config asks for and that are not finished; write oof.csv and scores.json.
-
-    Raises:
-        UserError: a mistake, in most cases before the first epoch.
-        Stopped: by a signal or the time budget; the same command resumes.
-    """
+    """Train the config's unfinished folds, write oof.csv and scores.json; Stopped by a signal or the time budget."""
     check_loss(config)
     interrupts = Interrupts(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
     stopped = None
@@ -111,13 +106,10 @@ def load_run(config, processes):
 
 
 def settle_execution(run, is_resumed=False):
-    """Settle the precision and memory format that the config leaves open, by one process for all; set the accelerator.
-
-    is_resumed: what the run folder keeps is taken, so that all its folds are computed alike.
-    """
+    """Settle the precision and memory format that the config leaves open, once for all processes; set the accelerator."""
     chosen = [None]
     if run.processes.is_main_process:
-        if is_resumed:
+        if is_resumed:  # all folds are computed alike
             chosen = [recall_execution(run.folder, run.config, run.processes.device)]
         chosen = [chosen[0] or choose_execution(run.config, run.processes.device)]
     run.config = broadcast_object_list(chosen)[0].apply(run.config)

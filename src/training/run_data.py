@@ -57,10 +57,7 @@ def leave_out_unreadable(config, table, path):
 
 
 def save_folds(path, table, has_work):
-    """Write a run's folds.csv: rows, folds and targets, which must not change while its folds are trained one by one.
-
-    has_work: some are trained, or are being trained, so that a change is a UserError.
-    """
+    """Write a run's folds.csv: rows, folds and targets, which must not change once a fold has work done (UserError)."""
     rows = join_columns({"id": table.ids, "fold": table.folds}, table.targets, table.target_names)
     if path.is_file() and has_work:
         _check_same(path, rows)
