@@ -106,7 +106,7 @@ def load_run(config, processes):
 
 
 def settle_execution(run, is_resumed=False):
-    """Settle the precision and memory format that the config leaves open, once for all processes; set the accelerator."""
+    """Settle the precision and memory format that the config leaves open, for all processes; set the accelerator."""
     chosen = [None]
     if run.processes.is_main_process:
         if is_resumed:  # all folds are computed alike

@@ -1,0 +1,51 @@
+"""One backbone of every timm family through the network: it trains a step and predicts the same after it is reopened."""
+
+import pytest
+import timm
+import torch
+
+from src.checkpointing.serialization import load_weights, save_weights
+from src.errors import UserError
+from src.model.freezing import list_stages
+from src.model.network import build_network
+from tests.model.building import make_config
+
+FAMILIES = sorted(timm.list_modules())
+
+
+def smallest_of(family):
+    """The family's model with the fewest parameters, of the first twelve, by building them on no device."""
+    names = timm.list_models(module=family)[:12]
+    with torch.device("meta"):
+        return min(names, key=lambda name: sum(one.numel() for one in timm.create_model(name).parameters()))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_trains_a_step_and_is_reopened(family, tmp_path):
+    if not timm.list_models(module=family):
+        pytest.skip("no models of its own")
+    name = smallest_of(family)
+    size = timm.models.get_pretrained_cfg(name, allow_unregistered=True).input_size[1:]
+    config = make_config(backbone=name, pretrained=False, image_size=size)
+    try:
+        network = build_network(config, 3)
+    except UserError as error:
+        assert name in str(error)
+        pytest.skip(str(error))
+    stages = [parameter for _, names in list_stages(network) for parameter in names]
+    assert sorted(stages) == sorted(name for name, _ in network.named_parameters())
+    inputs = network.normalize({"image": torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)})
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    network.train()
+    network(**inputs).square().mean().backward()
+    optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        before = network(**inputs)
+        assert before.shape == (2, 3)
+        weights = {key: value.clone() for key, value in network.state_dict().items()}
+        save_weights(tmp_path / "last.safetensors", weights)
+        again = build_network(config, 3, load_pretrained=False)
+        load_weights(tmp_path / "last.safetensors", again)
+        torch.testing.assert_close(again.eval()(**inputs), before, rtol=0, atol=0)
