@@ -1,4 +1,4 @@
-"""One backbone of every timm family through the network: it trains a step and predicts the same after it is reopened."""
+"""One backbone of every timm family: it trains a step and predicts the same after it is reopened."""
 
 import pytest
 import timm
@@ -31,7 +31,8 @@ def test_a_family_trains_a_step_and_is_reopened(family, tmp_path):
     try:
         network = build_network(config, 3)
     except UserError as error:
-        assert name in str(error)
+        if name not in str(error):
+            raise
         pytest.skip(str(error))
     stages = [parameter for _, names in list_stages(network) for parameter in names]
     assert sorted(stages) == sorted(name for name, _ in network.named_parameters())
