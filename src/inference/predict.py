@@ -26,7 +26,7 @@ from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import build_views
 from src.locks import hold_output
 from src.model.losses import probabilities
-from src.training.engine import predict
+from src.training.engine import apply_view, predict, to_device
 from src.training.precision import recall_execution
 
 
@@ -61,7 +61,7 @@ def infer_run(config, run_folder):
     networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
     resize = build_resize(config.image_size)
     dataset = ImageDataset(table.take(is_readable), competition.channels, resize, config.seed)
-    _check_views(networks[0], views, config, device)
+    _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
     to_probs = partial(probabilities, task=competition.task)
     index, read_probs = predict(networks, loader, to_probs, config.precision, views=views, title="test")
@@ -115,12 +115,13 @@ def _open_output(folder):
 
 
 @torch.inference_mode()
-def _check_views(network, views, config, device):
-    """Try every view on one blank image: some networks take images of one size only."""
-    blank = torch.zeros(1, config.competition.channels, *config.image_size, device=device)
+def _check_views(network, views, loader, config):
+    """Try every view on one row: some networks take images of one size only."""
+    inputs = next(loader.batches(0))["inputs"] if views else {}
+    plain = network.normalize(to_device(inputs, network.pixel_mean.device))
     for view in views:
         try:
-            network.extract_features(view(blank))
+            network(**apply_view(view, plain))
         except (RuntimeError, AssertionError) as error:
             reason = f"{config.model.backbone} cannot take it ({first_line(error)})"
             raise UserError(f"infer.tta={config.infer.tta}: {reason}") from None
