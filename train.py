@@ -11,7 +11,7 @@ USAGE = """usage: python train.py [key=value ...]
   python train.py                              the embedded competition, 5 folds
   python train.py fold=0                       one fold
   python train.py competition=NAME recipe=finetune train.epochs=5
-  python -m tools.adopt FOLDER                   make a competition of a folder
+  python -m tools.adopt FOLDER                 make a competition of a folder
 
 The same command again resumes where it stopped. All settings, with defaults:
 """
