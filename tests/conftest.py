@@ -9,7 +9,7 @@ from tests.launch import TINY, Forked
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # each has cores of its own, before torch counts them: threads that fight for cores take ten times as long
     number, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::count])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number % count :: count])
 
 
 @pytest.fixture(scope="session")
