@@ -41,6 +41,8 @@ ENTRIES = [
     ("training/averaging.py", "AVERAGES", "my_average",
      "class MyAverage(Average):\n"
      "    def __init__(self, network, total_epochs):\n        self.module = network", "MyAverage"),
+    ("competition/splits.py", "SPLITS", "my_split",
+     "def my_split(table, num_folds, seed):\n    return np.arange(len(table)) % num_folds", "my_split"),
     ("inference/tta.py", "VIEWS", "my_view", "def my_view(images):\n    return images.roll(1, 3)", "(my_view,)"),
     ("inference/ensemble.py", "ENSEMBLES", "my_ensemble",
      "def my_ensemble(probs):\n    return np.median(probs, axis=0)", "my_ensemble"),
@@ -49,7 +51,7 @@ CHOSEN = [
     *("loss.name=my_loss", "loss.kwargs.power=1.5", "competition.metric=my_metric", "model.backbone=my_backbone"),
     *("model.kwargs={}", "model.kwargs.width=6", "model.head=my_head", "augment.kwargs.my_augmentation=0.3"),
     *("train.sampler=my_sampler", "optimizer.name=my_optimizer", "train.average=my_average"),
-    *("schedule.name=my_schedule", "schedule.kwargs.factor=0.3"),
+    *("schedule.name=my_schedule", "schedule.kwargs.factor=0.3", "folds=my_split", "train.my_setting=4"),
 ]
 
 
@@ -83,14 +85,19 @@ def test_one_function_and_one_entry_are_trained_predicted_with_and_listed(fork):
     folder, run = fork
     for entry in ENTRIES:
         add_entry(folder, *entry)
+    last = '    compile: bool = setting(False, "torch.compile the network")\n'
+    mine = '    my_setting: int = setting(3, "of my own", at_least=1)\n'
+    replace(folder / "src/config/settings.py", last, last + mine)
     listed = run("train.py", "--help")
     assert [name for _, _, name, _, _ in ENTRIES if name not in listed] == []
+    assert "train.my_setting=3\n      of my own (at least 1)\n" in listed
     run("train.py", *TINY, *CHOSEN)
     scores = json.loads((folder / "outputs/demo_default/scores.json").read_text())
     oof = pd.read_csv(folder / "outputs/demo_default/oof.csv", dtype={"id": str})
     train = pd.read_csv(folder / "data/demo/train.csv", dtype=str)
     digits = [str(digit) for digit in range(10)]
     targets = (train["label"].to_numpy()[:, None] == np.array(digits)).astype(float)
+    assert oof["fold"].tolist() == [row % 2 for row in range(len(oof))]
     assert scores["metric"] == "my_metric"
     assert scores["pooled"] == pytest.approx(np.abs(targets - oof[digits].to_numpy()).mean())
     for fold in (0, 1):  # lower is better
