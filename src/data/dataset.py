@@ -68,8 +68,13 @@ class ImageDataset(Dataset):
             cache = self.caches.get(self.transform.decode_size)
             image = cache.read(value) if cache else None
             return decode_image(value, self.channels, self.transform.decode_size) if image is None else image
-        is_image = isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype in (np.uint8, np.float32)
-        return value.copy() if is_image else None  # a transform may work in place
+        return value.copy() if is_image(value) else None  # a transform may work in place
+
+
+def is_image(value):
+    """Whether a value of `ImageDataset.read` is transformed: a file's name, or pixels (H, W, C)."""
+    is_array = isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype in (np.uint8, np.float32)
+    return is_array or isinstance(value, str)
 
 
 class Loader:

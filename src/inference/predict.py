@@ -61,7 +61,8 @@ def infer_run(config, run_folder):
     networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
     resize = build_resize(config.image_size)
     dataset = ImageDataset(table.take(is_readable), competition.channels, resize, config.seed)
-    _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
+    if views:
+        _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
     to_probs = partial(probabilities, task=competition.task)
     index, read_probs = predict(networks, loader, to_probs, config.precision, views=views, title="test")
@@ -117,8 +118,7 @@ def _open_output(folder):
 @torch.inference_mode()
 def _check_views(network, views, loader, config):
     """Try every view on one row: some networks take images of one size only."""
-    inputs = next(loader.batches(0))["inputs"] if views else {}
-    plain = network.normalize(to_device(inputs, network.pixel_mean.device))
+    plain = network.normalize(to_device(next(loader.batches(0))["inputs"], network.pixel_mean.device))
     for view in views:
         try:
             network(**apply_view(view, plain))

@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from src.data.cache import hash_images, list_folders, open_folder
-from src.data.dataset import ImageDataset, build_loader
-from src.data.transforms import build_resize
+from src.data.dataset import ImageDataset, build_loader, is_image
 from src.errors import UserError
 from src.files import atomic_path, save_text
 from src.locks import hold
@@ -34,9 +33,8 @@ class FeatureDataset(Dataset):
     def __init__(self, features, rows, table, is_training):
         self.features, self.rows, self.table = features, rows, table
         self.num_views = len(features) if is_training else 1
-        self._dataset = ImageDataset(table, None, build_resize((8, 8)), seed=0)  # for what `read` returns
-        values = self._dataset.read(0).items()
-        self._others = [name for name, value in values if not isinstance(value, str) and np.ndim(value) != 3]
+        self._read = ImageDataset(table, channels=None, transform=None, seed=0).read
+        self._others = [name for name, value in self._read(0).items() if not is_image(value)]
 
     def __len__(self):
         return len(self.rows)
@@ -47,7 +45,7 @@ class FeatureDataset(Dataset):
         views = (epoch + index + copy) % self.num_views
         inputs = {"features": self.features[views, self.rows[index]]}
         if self._others:
-            read = [self._dataset.read(row) for row in index]
+            read = [self._read(row) for row in index]
             inputs |= {name: np.stack([np.asarray(one[name]) for one in read]) for name in self._others}
         return {"inputs": inputs, "index": index, "target": self.table.targets[index]}
 
@@ -63,11 +61,11 @@ class _Backbone(nn.Module):
         return self.network.extract_features(**{name: one for name, one in inputs.items() if one.ndim == 4})
 
 
-def load_features(run, transforms):
+def load_features(run, transforms, paths):
     """Return the features (V, N, D), float32, of every image; computed once and kept beside the decoded images.
 
-    Their file's name is a hash of all that decides them: image files, backbone and weights, size, precision, and with
-    several views augmentation and seed. run: run.Run; transforms: of training and of validation.
+    Their file's name is a hash of all that decides them: image files (`paths`), backbone and weights, size, precision,
+    and with several views augmentation and seed. run: run.Run; transforms: of training and of validation.
     """
     config, table, accelerator = run.config, run.table, run.accelerator
     network = build_network(config, len(table.target_names), run.pixel_stats)
@@ -82,7 +80,7 @@ def load_features(run, transforms):
     for name, tensor in network.backbone.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     competition = config.competition
-    digest.update(hash_images(table.paths, competition.root, competition.channels, config.image_size).encode())
+    digest.update(hash_images(paths, competition.root, competition.channels, config.image_size).encode())
     path = folder / f"features_{digest.hexdigest()[:16]}.npy"
     waiting = f"{path}: another process computes these features; waiting"
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():

@@ -24,7 +24,6 @@ def score_run(run):
     metas = {fold: load_json(folder.fold(fold).meta) for fold in done}
     per_fold = {key: {str(fold): meta[f"{key}_score"] for fold, meta in metas.items()} for key in ("best", "last")}
     other = "last" if select == "best" else "best"
-    seconds = {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()}
     columns = metric.score_columns(targets, probs).tolist()
     scores = {
         "metric": metric.name,
@@ -35,7 +34,7 @@ def score_run(run):
         other: {"mean": float(np.mean(list(per_fold[other].values()))), "folds": per_fold[other]},
         "columns": {name: None if np.isnan(value) else value for name, value in zip(names, columns, strict=True)},
         "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
-        "seconds_per_fold": seconds,
+        "seconds_per_fold": {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()},
     }
     save_json(folder.scores, scores)
     summary = {

@@ -8,6 +8,7 @@ import copy
 import itertools
 import math
 import platform
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -161,9 +162,12 @@ def _build_step(config, device):
 
 def _describe_case(config, device):
     """Return what decides the speed, as plain containers: machine, torch, network, images."""
-    name = f"{platform.node()}, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere `platform` knows the processor
+        names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else []
+        name = names[0] if names else platform.processor() or platform.machine()
     return {
         "device": f"{device.type}: {name}, {torch.get_num_threads()} threads",
         "version": f"torch {torch.__version__}",

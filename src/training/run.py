@@ -159,12 +159,12 @@ def prepare_inputs(run):
         run.pixel_stats = tuple(np.array(load_json(path)[name]) for name in ("mean", "std"))
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
-    paths, folders = ImageDataset(table, channels, transforms[1], config.seed).list_paths(), list_folders(config)
+    if config.cache == "off" and not config.keeps_features:
+        return  # nobody asks for the paths, of which a million take seconds
+    paths, folders = ImageDataset(table, channels, None, config.seed).list_paths(), list_folders(config)
     with run.accelerator.main_process_first():
-        opened = {
-            size: open_cache(paths, channels, size, config.competition.root, folders, config.cache, num_reads)
-            for size, num_reads in reads_at.items()
-        }
-    run.caches = {size: cache for size, cache in opened.items() if cache is not None}
+        for size, num_reads in reads_at.items():
+            cache = open_cache(paths, channels, size, config.competition.root, folders, config.cache, num_reads)
+            run.caches |= {} if cache is None else {size: cache}
     if config.keeps_features:
-        run.features = load_features(run, transforms)
+        run.features = load_features(run, transforms, paths)

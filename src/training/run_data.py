@@ -31,7 +31,6 @@ def load_run_data(config, metric):
             check_sample(sample, competition, test, table.target_names)
     table = replace(table, folds=load_folds(config, table))
     check_folds(table, table.folds, metric)
-    list_folds(config, table)
     return table
 
 

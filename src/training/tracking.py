@@ -59,10 +59,7 @@ def import_early(mode):
 
 
 def build_tracker(mode, config):
-    """Return the Tracker of a wandb run in <run folder>/wandb: online when a key is there, else offline.
-
-    Without wandb, where it fails, and for mode none it is an empty one.
-    """
+    """Return the Tracker of a wandb run, online with a key, else offline; an empty one for mode none or a failure."""
     if mode == "none":
         return Tracker()
     modes = ["online", "offline"] if _has_key() else ["offline"]
@@ -93,9 +90,7 @@ def _start(mode, config):
         seconds["finish_timeout"] = _END_SECONDS
     project = os.environ.get("WANDB_PROJECT", config.competition.name)
     settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **seconds)
-    run = wandb.init(
-        project=project, name=folder.name, dir=folder, config=asdict(config), mode=mode, settings=settings
-    )
+    run = wandb.init(project=project, name=folder.name, dir=folder, config=asdict(config), mode=mode, settings=settings)
     run.define_metric("epoch")
     run.define_metric("fold*", step_metric="epoch")
     return run

@@ -12,24 +12,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from src.config.settings import Augment
 from src.data import augmentations
 from src.data.augmentations import AugMix, Cutout, RandAugment, RandomErasing
-from src.data.transforms import Augmentation, build_augmentation, build_resize
+from src.data.transforms import Augmentation, build_resize
 from src.errors import UserError
-
-RNG = np.random.default_rng(0)
-IMAGE = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (96, 72), interpolation=cv2.INTER_CUBIC)
-FLIPS = ("none", "hflip", "vflip", "hvflip", "d4")
-PRESETS = ("light", "medium", "heavy")
-
-
-def build(size=(48, 48), channels=3, is_uint8=True, preset="medium", flips="hflip", **kwargs):
-    return build_augmentation(Augment(preset=preset, flips=flips, kwargs=kwargs), size, channels, is_uint8)
-
-
-def names(augment):
-    return " ".join(line.split()[1] for line in augment.describe())
+from tests.data.building import FLIPS, IMAGE, PRESETS, RNG, build, names
 
 
 @pytest.mark.parametrize("preset", PRESETS)

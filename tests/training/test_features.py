@@ -39,7 +39,7 @@ def load(tmp_path, table, make_run, capsys):
             table, f"competition.root={tmp_path}", "competition.channels=3", "model.kwargs={}", "normalize=backbone",
             "model.pretrained=true", f"model.weights={weights}", "model.freeze=head_only", *words,
         )  # fmt: skip
-        features = load_features(run, build_transforms(run.config, table))
+        features = load_features(run, build_transforms(run.config, table), table.paths)
         return np.array(features), ".npy: features of 6 images" in capsys.readouterr().out
 
     return load_
