@@ -22,7 +22,8 @@ MAX_PIXELS, MAX_BYTES = 200_000_000, 1_000_000_000
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism; threads in each would fight for the same cores
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken file gets one line, ours
+# A broken file gets one line, ours. OpenCV 4 has the function at its top, OpenCV 5 in a module; 0 is silent.
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at 89 megapixels; MAX_PIXELS takes its place
 for _library in ("PIL", "pydicom"):  # they warn of each tag that is not as it should be: thousands of lines
     logging.getLogger(_library).setLevel(logging.CRITICAL)
