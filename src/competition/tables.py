@@ -1,8 +1,11 @@
 """A competition's tables -> ImageTable. What the files on disk can tell to be wrong raises a UserError here."""
 
+import codecs
 import io
 import os
+import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,23 +94,20 @@ def load_solution(competition, test):
 
 
 def read_table(path):
-    """Read a CSV, separated by comma, semicolon or tab, as a table of str; only an empty cell is missing."""
+    """Read a CSV, separated by comma, semicolon, tab or |, as a table of str; only an empty cell is missing."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(0, "not a plain file")
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check competition.root and the name") from None
-    if b"\0" in content:
-        raise UserError(f"{path}: holds NUL bytes, so it is no UTF-8 text; save it as UTF-8 CSV")
-    try:
-        header = content.decode().lstrip().partition("\n")[0]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 CSV") from None
+    encoding = find_encoding(content, path)
+    header = content.decode(encoding).lstrip().partition("\n")[0]
     if not header:
         raise UserError(f"{path}: is empty; copy or download it again")
-    sep = max(",;\t", key=header.count)
+    sep = max(",;\t|", key=re.sub(r'"[^"]*"', "", header).count)
     how = {"sep": sep, "dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
+    how["encoding"] = encoding
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -119,6 +119,18 @@ def read_table(path):
     if names.duplicated().any():  # which pandas renames
         raise UserError(f"{path}: two columns are named {names[names.duplicated()].iloc[0]!r}; rename one of them")
     return table
+
+
+def find_encoding(content, path):
+    """Return the encoding of a table's bytes: UTF-8, UTF-16 with its mark, else Windows-1252, as Excel writes it."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in content and not is_utf16:
+        raise UserError(f"{path}: holds NUL bytes, so it is no text; save it as UTF-8 CSV")
+    for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            content.decode(encoding)
+            return encoding
+    raise UserError(f"{path}: neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV")
 
 
 def _load_rows(competition, table, table_key, image_key):

@@ -88,11 +88,20 @@ def test_a_test_class_that_training_never_saw_is_refused(write_competition):
 
 
 @pytest.mark.parametrize("text", ["id,y\n001,1\n002,0\n", "\ufeffid,y\n001,1\n002,0\n", "id;y\n001;1\n002;0\n",
-                                  "id\ty\n001\t1\n002\t0\n", '"id","y"\r\n"001","1"\r\n"002","0"\r\n'])  # fmt: skip
+                                  "id\ty\n001\t1\n002\t0\n", '"id","y"\r\n"001","1"\r\n"002","0"\r\n',
+                                  "id|y\n001|1\n002|0\n"])  # fmt: skip
 def test_csv_dialects_read_alike(tmp_path, text):
     (tmp_path / "t.csv").write_bytes(text.encode())
     table = read_table(tmp_path / "t.csv")
     assert table.to_dict("list") == {"id": ["001", "002"], "y": ["1", "0"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-be"])
+def test_a_table_is_read_in_the_encoding_that_it_is_written_in(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""  # which Python writes for the others itself
+    (tmp_path / "t.csv").write_bytes(f'{mark}id;"a, b, c";kind\n1;x;café\n2;y;"5 €; rue"\n'.encode(encoding))
+    expected = {"id": ["1", "2"], "a, b, c": ["x", "y"], "kind": ["café", "5 €; rue"]}
+    assert read_table(tmp_path / "t.csv").to_dict("list") == expected
 
 
 def test_only_an_empty_cell_is_missing(tmp_path):
@@ -106,9 +115,9 @@ def test_only_an_empty_cell_is_missing(tmp_path):
     ("content", "expected"),
     [
         (b"", "is empty; copy or download it again"),
-        (b"id,y\n1,\x000\n", "holds NUL bytes, so it is no UTF-8 text; save it as UTF-8 CSV"),
-        ("id,y\n1,0\n".encode("utf-16"), "holds NUL bytes, so it is no UTF-8 text; save it as UTF-8 CSV"),
-        (b"id,y\ncaf\xe9,0\n", "not UTF-8 text (byte 8); save it as UTF-8 CSV"),
+        (b"id,y\n1,\x000\n", "holds NUL bytes, so it is no text; save it as UTF-8 CSV"),
+        ("id,y\n1,0\n".encode("utf-16-le"), "holds NUL bytes, so it is no text; save it as UTF-8 CSV"),
+        (b"id,y\ncaf\x81,0\n", "neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV"),
         (b'id,y\n1,0\n"2,1\n3,0\n',
          "cannot be read as CSV (EOF inside string starting at row 2); correct its quotes and separators"),
         (b"id,y\n1,0\n2,1,5\n",
