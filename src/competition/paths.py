@@ -177,7 +177,7 @@ def _fits(name, part):
 def _match_rows(competition, key, rows, ids):
     """Yield the image file of each row, "" where there is none."""
     root, pattern, tree = competition.root, getattr(competition, key), _Tree(competition.root)
-    for row, path in enumerate(_fill(pattern, f"competition.{key}", rows)):
+    for row, path in enumerate(fill_pattern(pattern, f"competition.{key}", rows)):
         may_lead_outside = ".." in path or "//" in path or ":" in path or path[:1] in ("/", "\\")
         if may_lead_outside and _OUTSIDE.search(path):  # which is slow
             found = f"the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')})"
@@ -190,7 +190,12 @@ def _match_rows(competition, key, rows, ids):
         yield f"{root}/{found[0]}" if found else ""
 
 
-def _fill(pattern, where, rows):
+def list_places(pattern):
+    """Return the columns that a pattern names."""
+    return [name for name, _ in _PLACE.findall(pattern)]
+
+
+def fill_pattern(pattern, where, rows):
     """Return an iterator of each row's path: the pattern with the row's values, and stars."""
     _check_pattern(pattern, where)
     texts = [text.replace("*", STAR) for text in _PLACE.split(pattern)[::3]]

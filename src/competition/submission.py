@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from src.competition.tables import read_ids, read_table
-from src.competition.targets import match_ids
+from src.competition.targets import match_ids, split_labels
 from src.errors import UserError, listing
+from src.evaluation.thresholds import choose_labels
 from src.files import save_table
 
 
@@ -29,12 +30,21 @@ def check_sample(sample, competition, test, target_names):
     _match_rows(sample, competition, test.ids)
 
 
-def build_submission(sample, competition, test_ids, probs, target_names):
-    """Return probs (N, C) in the sample's columns and rows; without one as an id column and the targets."""
+def asks_for_labels(sample, competition, target_names):
+    """Whether the sample has one column for a row's class name, or names, instead of probabilities."""
+    is_one = sample is not None and len(sample.columns) == 2 and len(target_names) > 1
+    return is_one and (competition.task == "multiclass" or competition.separator is not None)
+
+
+def build_submission(sample, competition, test_ids, probs, target_names, decision=None):
+    """Return probs (N, C) in the sample's columns and rows; without one as an id column and the targets.
+
+    decision: (thresholds, may_be_none) of `choose_labels`, where the sample asks for a row's labels; None: 0.5, and none.
+    """
     if sample is None:
         return pd.DataFrame({competition.id: test_ids, **dict(zip(target_names, probs.T, strict=True))})
     rows = _match_rows(sample, competition, test_ids)
-    columns = _fill_columns(sample, competition, probs[rows], target_names)
+    columns = _fill_columns(sample, competition, probs[rows], target_names, decision)
     return pd.DataFrame({competition.id: sample[competition.id], **columns})[list(sample.columns)]
 
 
@@ -67,9 +77,9 @@ def check_submission(frame, sample, id_column):
             raise UserError(f"{where} is {values.iloc[0]:g} in every row; {advice}")
 
 
-def write_submission(path, sample, competition, test_ids, probs, target_names):
+def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
-    frame = build_submission(sample, competition, test_ids, probs, target_names)
+    frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
     check_submission(frame, sample, competition.id)
     save_table(path, frame)
 
@@ -84,20 +94,30 @@ def _match_rows(sample, competition, test_ids):
     return rows
 
 
-def _fill_columns(sample, competition, probs, target_names):
+def _fill_columns(sample, competition, probs, target_names, decision=None):
     """Return {prediction column of the sample: values}, by the rules below."""
     columns = [name for name in sample.columns if name != competition.id]
     if found := _match_names(columns, target_names):
         return {name: probs[:, found[name]] for name in columns}
     if len(columns) == 1 and len(target_names) == 1:
         return {columns[0]: probs[:, 0]}
-    if len(columns) == 1 and competition.task == "multiclass":
-        return {columns[0]: np.array(target_names, dtype=object)[probs.argmax(axis=1)]}
+    if asks_for_labels(sample, competition, target_names):
+        names = np.array(target_names, dtype=object)
+        if competition.task == "multiclass":
+            return {columns[0]: names[probs.argmax(axis=1)]}
+        separator = _find_separator(sample[columns[0]], competition.separator, target_names)
+        return {columns[0]: [separator.join(names[one]) for one in choose_labels(probs, *(decision or (0.5, True)))]}
     if len(target_names) == 1 and competition.classes and (found := _match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
     where = f"{competition.root}/{competition.sample_submission}"
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     raise UserError(f"{where}: {found}; check competition.targets, label and classes")
+
+
+def _find_separator(cells, separator, names):
+    """Return the text by which the sample joins labels: the usual one that leaves only known ones, or training's."""
+    usual = (separator, " ", ",", "|", ";")
+    return next((one for one in usual if split_labels(cells, one).isin(names).all()), separator)
 
 
 def _match_names(columns, names):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.competition.paths import Paths, find_images, list_images
+from src.competition.paths import Paths, fill_pattern, find_images, list_images, list_places
 from src.competition.targets import check_classes, check_settings, match_ids, read_column, read_label, read_targets
 from src.errors import UserError
 
@@ -50,7 +50,7 @@ def load_train_table(competition, may_be_constant=False):
     else:
         names = tuple(competition.targets)
         targets = read_targets(rows, names, competition, where, may_be_constant)
-    groups = read_column(rows, competition.group, where, "group").to_numpy(dtype=str) if competition.group else None
+    groups = read_groups(rows, competition, "group", where) if competition.group else None
     folds = None
     if competition.fold:
         folds = pd.to_numeric(read_column(rows, competition.fold, where, "fold"), errors="coerce").to_numpy(np.float64)
@@ -71,9 +71,9 @@ def load_test_table(competition, target_names):
     where, rows, paths = _load_rows(competition, getattr(competition, key), key, "test_image")
     ids, label = read_ids(rows, competition.id, where), competition.label
     if competition.test_table and label in rows:  # a class that training never saw is refused
-        check_classes(rows[label], competition, target_names, where)
-    is_grouped = competition.group in rows
-    groups = read_column(rows, competition.group, where, "group").to_numpy(dtype=str) if is_grouped else None
+        check_classes(rows, competition, target_names, where)
+    is_grouped = competition.group and set(list_columns(competition, "group")) <= set(rows)
+    groups = read_groups(rows, competition, "group", where) if is_grouped else None
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
     return ImageTable(ids, paths, None, tuple(target_names), groups, None, _other_columns(rows, competition))
@@ -151,6 +151,30 @@ def _load_rows(competition, table, table_key, image_key):
     if not len(rows):
         raise UserError(f"{where}: has a header but no rows; copy or download it again")
     return where, rows, None
+
+
+def list_columns(competition, key):
+    """Return the columns that competition.<key>, as `read_groups` reads it, is made of."""
+    named = getattr(competition, key)
+    return [competition.id] if named.startswith("re:") else list_places(named) or [named]
+
+
+def read_groups(rows, competition, key, where):
+    """Return what competition.<key> makes of each row, (N,) str: a column, {a}_{b} of columns, or re: of the id.
+
+    An id that the regular expression does not fit stays as it is.
+    """
+    named = getattr(competition, key)
+    columns = {name: read_column(rows, name, where, key) for name in list_columns(competition, key)}
+    if named.startswith("re:"):
+        ids = columns[competition.id]
+        groups = ids.str.extract(named[3:]).iloc[:, 0]
+        if groups.isna().all():
+            raise UserError(f"{where}: competition.{key}={named} fits no id (first: {ids.iloc[0]}); correct it")
+        return groups.fillna(ids).to_numpy(dtype=str)
+    if list_places(named):
+        return np.array(list(fill_pattern(named, f"competition.{key}", rows)), dtype=str)
+    return columns[named].to_numpy(dtype=str)
 
 
 def _other_columns(rows, competition):

@@ -17,9 +17,13 @@ def check_settings(competition):
     found = listing(targets)
     if label and targets:
         raise UserError(f"competition.targets: both targets ({found}) and label ({label}) are set; keep one of them")
-    if task == "multilabel" and label:
+    if task == "multilabel" and label and not competition.separator:
         found = f"label={label} holds one class a row"
-        raise UserError(f"competition.task=multilabel: {found}; set competition.task=multiclass")
+        advice = "set competition.task=multiclass, or competition.separator to the text between a cell's labels"
+        raise UserError(f"competition.task=multilabel: {found}; {advice}")
+    if competition.separator is not None and not (label and task == "multilabel" and competition.separator):
+        needs = "splits the cells of competition.label for competition.task=multilabel, and is one letter or more"
+        raise UserError(f"competition.separator={competition.separator}: {needs}; set it to null or set these")
     if len(set(targets)) < len(targets):
         raise UserError(f"competition.targets: a column is named twice ({found}); name each once")
     if targets and (len(targets) == 1) != (task == "binary"):
@@ -39,15 +43,15 @@ def order_classes(names):
 
 
 def read_label(rows, competition, where, target_names=None):
-    """Read the column of class names as (target_names, targets): binary the last class alone, multiclass one-hot."""
+    """Read the column of class names as (target_names, targets): binary the last class alone, else a column a class."""
     column, task = f"column {competition.label!r}", competition.task
-    values = read_column(rows, competition.label, where, "label")
+    labels = _list_labels(rows, competition, where)
     if target_names is None:
-        found = order_classes(values)
+        found = order_classes(labels)
         classes = competition.classes or found
-        _check_known(values, classes, where, column, "competition.classes")
-        if len(found) == 1:
-            found = f"holds one class only ({found[0]})"
+        _check_known(labels, classes, where, column, "competition.classes")
+        if len(found) < 2:
+            found = f"holds one class only ({listing(found)})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, set another label")
         if absent := [name for name in classes if name not in set(found)]:
             found = f"has no row of class {absent[0]!r} (found {listing(found)})"
@@ -57,15 +61,31 @@ def read_label(rows, competition, where, target_names=None):
             raise UserError(f"{where}: {column} holds {found}; set competition.task=multiclass")
         target_names = tuple(classes[-1:] if task == "binary" else classes)
     else:  # training's, of which the table need not have every class
-        check_classes(values, competition, target_names, where)
-    codes = pd.Index(target_names, dtype=str).get_indexer(values)
-    return target_names, (codes[:, None] == np.arange(len(target_names))).astype(np.float32)
+        check_classes(rows, competition, target_names, where)
+    targets, codes = np.zeros((len(rows), len(target_names)), dtype=np.float32), pd.Index(target_names, dtype=str)
+    places, codes = rows.index.get_indexer(labels.index), codes.get_indexer(labels)
+    targets[places[codes >= 0], codes[codes >= 0]] = 1
+    return target_names, targets
 
 
-def check_classes(values, competition, target_names, where):
+def split_labels(cells, separator):
+    """Return the labels of cells, a Series of str with the cell's index; blanks around a label do not count."""
+    labels = cells.fillna("").str.split(separator.strip() or separator, regex=False).explode().str.strip()
+    return labels[labels != ""]
+
+
+def check_classes(rows, competition, target_names, where):
     """Check a column of class names against the classes of training, where all of those are known."""
-    if classes := competition.classes or (target_names if competition.task == "multiclass" else ()):
-        _check_known(values, classes, where, f"column {competition.label!r}", "the classes of training")
+    if classes := competition.classes or (target_names if competition.task != "binary" else ()):
+        labels = _list_labels(rows, competition, where, may_be_empty=True).dropna()
+        _check_known(labels, classes, where, f"column {competition.label!r}", "the classes of training")
+
+
+def _list_labels(rows, competition, where, may_be_empty=False):
+    """Return the labels of all rows, a Series of str with the rows' index: one a row, or as many as a cell holds."""
+    separator = competition.separator
+    cells = read_column(rows, competition.label, where, "label", may_be_empty or separator is not None)
+    return cells if separator is None else split_labels(cells, separator)
 
 
 def read_targets(rows, names, competition, where, may_be_constant=False):
@@ -94,20 +114,22 @@ def read_targets(rows, names, competition, where, may_be_constant=False):
     return targets.astype(np.float32)
 
 
-def read_column(rows, name, where, key):
-    """Return the column, (N,) Series of str, that competition.<key> names; none of its cells may be empty."""
+def read_column(rows, name, where, key, may_be_empty=False):
+    """Return the column, (N,) Series of str, that competition.<key> names; may_be_empty: some of its cells are nan."""
     if name not in rows:
         hint = nearest(name, rows.columns) or f"; set competition.{key} to what the table has"
         raise UserError(f"{where}: no column {name!r} (found {listing(rows.columns)}){hint}")
-    if (is_empty := rows[name].isna()).any():
-        found = f"{is_empty.sum()} of {len(rows)} rows (first: line {np.flatnonzero(is_empty)[0] + 2})"
+    if not may_be_empty and (is_empty := rows[name].isna()).any():
+        found = f"{is_empty.sum()} of {len(rows)} rows (first: line {rows.index[is_empty][0] + 2})"
         raise UserError(f"{where}: column {name!r} is empty in {found}; fill or remove them")
     return rows[name]
 
 
-def _check_known(values, classes, where, column, source):
-    if unknown := order_classes(set(values.dropna()) - set(classes)):
-        found = f"{listing([repr(one) for one in unknown], 3)}, not among {source} ({listing(classes)})"
+def _check_known(labels, classes, where, column, source):
+    if (is_unknown := ~labels.isin(classes)).any():
+        unknown = listing([repr(one) for one in order_classes(labels[is_unknown])], 3)
+        first = "" if where.startswith("competition.") else f" (first: line {labels.index[is_unknown][0] + 2})"
+        found = f"{unknown}{first}, not among {source} ({listing(classes)})"
         raise UserError(f"{where}: {column} holds {found}; correct it or competition.classes")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.config.registry import check_kwargs, check_range
 from src.config.settings import FOLD_METHODS, seconds_of, settings, value_of
-from src.errors import UserError, listing, nearest
+from src.errors import UserError, first_line, listing, nearest
 
 _RESERVED_NAMES = ("folds", "cache", "doctor", ".locks", ".deleted", "execution.json", "..")  # in output_dir
 
@@ -34,6 +34,13 @@ def _find_run_faults(config):
         yield f"fold={fold}: there are num_folds={count}, counted from 0; fold={count - 1} is the last"
     if config.folds == "column" and not config.competition.fold:
         yield "folds=column: which column is not said; set competition.fold=COLUMN"
+    if (group := config.competition.group or "").startswith("re:"):
+        try:
+            fault = "" if re.compile(group[3:]).groups else "has no group in parentheses"
+        except (re.error, OverflowError, RecursionError) as error:
+            fault = f"is no regular expression ({first_line(error)})"
+        if fault:
+            yield f"competition.group={group}: {fault}; write for example re:^(.+)_(left|right)$"
     if budget is not None and not seconds_of(budget) > 0:
         yield f"time_budget={budget}: no time above 0; write for example 8.5h, 45m or 90s"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:

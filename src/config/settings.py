@@ -42,9 +42,12 @@ class Competition:
     test_image: str = setting("test/{id}", "path pattern of a test row's image")
     targets: list[str] = setting([], "columns of 0/1: one (binary), one-hot (multiclass) or several (multilabel)")
     label: str | None = setting(None, "column of class names; null: the labels are in targets")
+    separator: str | None = setting(None, "text between the labels of a cell of competition.label, for task=multilabel "
+                                    "(' ', ',', '|', ';' ...; a cell may be empty); null: a cell is one class name")
     classes: list[str] = setting([], "order of the class names (binary: the last is positive); []: sorted")
     task: str = setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
-    group: str | None = setting(None, "column whose rows stay in one fold (patient, scene); null: none")
+    group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "
+                                "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
     fold: str | None = setting(None, "column that gives each row's fold, for folds=column; null: none")
     channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))

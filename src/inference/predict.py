@@ -12,7 +12,7 @@ from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import save_predictions
-from src.competition.submission import load_sample, write_submission
+from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
 from src.data.dataset import ImageDataset, build_loader
@@ -21,7 +21,7 @@ from src.data.transforms import build_resize
 from src.device import resolve_device, resolve_execution, share_cores
 from src.errors import UserError, first_line
 from src.evaluation.metrics import build_metric
-from src.files import delete_unfinished
+from src.files import delete_unfinished, load_json
 from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import build_views
 from src.locks import hold_output
@@ -45,7 +45,8 @@ def infer_run(config, run_folder):
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
     output = _open_output(config.infer.output or run_folder)
-    if sample is not None and len(sample.columns) == 2 and len(target_names) > 1 and config.infer.average == "rank":
+    takes_labels = asks_for_labels(sample, competition, target_names)
+    if takes_labels and config.infer.average == "rank":
         raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
     views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
     shown = f"{len(folds)} folds" if len(folds) == num_folds else f"{len(folds)} of {num_folds} folds"
@@ -79,7 +80,8 @@ def infer_run(config, run_folder):
         written_folds = [written.fold(fold.number) for fold in folds]
         for one in (written, *written_folds):
             delete_unfinished(one.path)
-        write_submission(written.submission, sample, competition, table.ids, average, target_names)
+        decision = _load_decision(folder, target_names) if takes_labels and competition.separator else None
+        write_submission(written.submission, sample, competition, table.ids, average, target_names, decision)
         for fold, one in zip(written_folds, probs, strict=True):
             save_predictions(fold.test, table, one)
     print(f"{written.submission}: {len(table)} rows, checked")
@@ -101,6 +103,15 @@ def find_folds(folder):
     names = ", ".join(fold.path.name for fold in started)
     print(f"{folder.path}: no fold is finished; the last saved epoch is used ({names})")
     return started
+
+
+def _load_decision(folder, target_names):
+    """Return (thresholds (C,), whether a row may have no label), as the run's out-of-fold predictions have them."""
+    if not folder.scores.is_file():
+        print(f"{folder.scores}: not there yet, so a label is written from a probability of 0.5 on")
+        return 0.5, False
+    scores = load_json(folder.scores)
+    return np.array([scores["thresholds"][name] for name in target_names]), scores["may_be_none"]
 
 
 def _open_output(folder):

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import f1_score
 
 from src.competition.predictions import join_columns, load_predictions
+from src.evaluation.thresholds import choose_thresholds
 from src.files import load_json, save_json, save_table
 
 
@@ -36,6 +38,10 @@ def score_run(run):
         "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
         "seconds_per_fold": {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()},
     }
+    if run.config.competition.separator is not None:
+        thresholds = choose_thresholds(targets, probs)
+        scores["thresholds"] = dict(zip(names, thresholds.tolist(), strict=True))
+        scores["may_be_none"] = bool((run.table.targets == 0).all(axis=1).any())
     save_json(folder.scores, scores)
     summary = {
         "fold": done,
@@ -49,5 +55,8 @@ def score_run(run):
         f"out-of-fold {metric.name}: {scores['pooled']:.5f} pooled, {scores['mean']:.5f} mean of {len(done)} of "
         f"{len(run.folds)} folds, {scores['seconds']:.0f} s"
     )
+    if "thresholds" in scores:
+        f1, plain = (f1_score(targets >= 0.5, probs >= one, average="macro", zero_division=0) for one in (thresholds, 0.5))
+        print(f"a threshold for each label, found here and kept for submission.csv: mean F1 {f1:.5f}, at 0.5 {plain:.5f}")
     print(f"{folder.oof}; next: python infer.py run={folder.path}")
     return scores

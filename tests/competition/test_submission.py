@@ -77,6 +77,31 @@ def test_one_column_of_several_classes_takes_the_most_probable_name(write_compet
 
 
 @pytest.mark.parametrize(
+    ("cells", "may_be_none", "expected"),
+    [
+        ("eel dog", False, ["eel", "dog cat", "cat"]),
+        ("eel|dog", False, ["eel", "dog|cat", "cat"]),  # the sample's own way to join
+        ("eel", True, ["eel", "dog cat", ""]),
+    ],
+)
+def test_one_column_of_several_labels_takes_those_over_their_thresholds(write_competition, cells, may_be_none, expected):
+    settings = {"task": "multilabel", "label": "kinds", "separator": " ", "sample_submission": "s.csv"}
+    competition = write_competition({"s.csv": f"id,kinds\n3,{cells}\n01,cat\n02,\n"}, **settings)
+    sample, names = load_sample(competition), ("eel", "dog", "cat")
+    check_sample(sample, competition, image_table(), names)
+    probs = np.array([[0.1, 0.5, 0.4], [0.3, 0.2, 0.35], [0.5, 0.2, 0.2]])  # of 01, 02 (below all), 3
+    frame = build_submission(sample, competition, IDS, probs, names, (np.array([0.4, 0.5, 0.4]), may_be_none))
+    check_submission(frame, sample, "id")
+    assert frame["kinds"].tolist() == expected
+
+
+def test_a_sample_with_a_column_for_each_label_takes_probabilities(write_competition):
+    settings = {"task": "multilabel", "label": "kinds", "separator": " "}
+    found = filled(write_competition, "id,eel,cat,dog", PROBS, CLASSES, **settings)
+    assert found == {"eel": [0.5, 0.2, 0.3], "cat": [0.2, 0.7, 0.1], "dog": [0.3, 0.1, 0.6]}
+
+
+@pytest.mark.parametrize(
     ("header", "names", "settings"),
     [
         ("id,cat,dog,fox", CLASSES, {"task": "multiclass"}),

@@ -71,7 +71,7 @@ def test_a_label_solution_uses_the_classes_of_training(write_competition):
     assert load_solution(binary, load_test_table(binary, ("dog",))).tolist() == [[1], [0]]
     fewer = load_test_table(competition, ("ape", "cat"))
     assert refusal(competition, load_solution, fewer) == (
-        "ROOT/s.csv: column 'kind' holds 'dog', not among the classes of training (ape, cat); "
+        "ROOT/s.csv: column 'kind' holds 'dog' (first: line 3), not among the classes of training (ape, cat); "
         "correct it or competition.classes"
     )
 
@@ -190,3 +190,38 @@ def test_other_columns_stay_with_their_rows(write_competition):
     alone = write_competition({"train.csv": "id,y\n010,1\n001,0\n"}, **BASIC)
     assert load_train_table(alone).columns.shape == (2, 0)
     assert len(load_train_table(alone).take([1]).columns) == 1
+
+
+GROUPED = {"train_table": "train.csv", "train_image": "train/{id}.png", "targets": ["y"]}
+EYES = "id,y,site,side\n12_left,0,a,l\n12_right,1,a,r\n7_left,1,b,l\n9,0,b,r\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("re:^(.+)_(left|right)$", ["12", "12", "7", "9"]),
+        ("re:^(?P<eye>..)", ["12", "12", "7_", "9"]),
+        ("{site}_{side}", ["a_l", "a_r", "b_l", "b_r"]),
+    ],
+)
+def test_a_group_is_read_from_the_id_or_joined_from_columns(write_competition, group, expected):
+    files = {f"train/{name}.png": PIXEL for name in ("12_left", "12_right", "7_left", "9")}
+    settings = GROUPED | {"group": group}
+    competition = write_competition(files | {"train.csv": EYES}, **settings)
+    assert load_train_table(competition).groups.tolist() == expected
+    competition = write_competition({}, **settings, test_table="train.csv", test_image="train/{id}.png")
+    assert load_test_table(competition, ("y",)).groups.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("re:^(.+)-", "ROOT/train.csv: competition.group=re:^(.+)- fits no id (first: 12_left); correct it"),
+        ("{site}_{year}", "ROOT/train.csv: no column 'year' (found id, y, site, side); set competition.group to what "
+         "the table has"),
+    ],
+)  # fmt: skip
+def test_a_group_that_no_row_has_is_refused(write_competition, group, expected):
+    files = {f"train/{name}.png": PIXEL for name in ("12_left", "12_right", "7_left", "9")}
+    settings = GROUPED | {"group": group}
+    assert refusal(write_competition(files | {"train.csv": EYES}, **settings)) == expected

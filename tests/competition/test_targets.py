@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.competition.tables import load_train_table
+from src.competition.tables import load_solution, load_test_table, load_train_table
 from tests.competition.building import BASIC, IMAGES, PIXEL, refusal
 
 
@@ -41,7 +41,7 @@ def test_several_targets_may_be_soft(write_competition):
         ({"label": "gap"}, "column 'gap' is empty in 1 of 3 rows (first: line 3); fill or remove them"),
         ({"label": "three"}, "column 'three' holds 3 classes (a, b, c); set competition.task=multiclass"),
         ({"label": "three", "classes": ["a", "b"]},
-         "column 'three' holds 'c', not among competition.classes (a, b); correct it or competition.classes"),
+         "column 'three' holds 'c' (first: line 4), not among competition.classes (a, b); correct it or competition.classes"),
         ({"label": "three", "task": "multiclass", "classes": ["a", "b", "c", "d"]},
          "column 'three' has no row of class 'd' (found a, b, c); correct competition.classes"),
         ({"label": None, "targets": ["p", "q"], "task": "multiclass"},
@@ -72,7 +72,8 @@ def test_wrong_labels_are_refused(write_competition, settings, expected):
         ({"targets": ["a"], "task": "multilabel"},
          "competition.task=multilabel: needs several targets, found 1 (a); set competition.task=binary"),
         ({"label": "a", "task": "multilabel"},
-         "competition.task=multilabel: label=a holds one class a row; set competition.task=multiclass"),
+         "competition.task=multilabel: label=a holds one class a row; set competition.task=multiclass, or "
+         "competition.separator to the text between a cell's labels"),
         ({"targets": ["a", "a"], "task": "multilabel"},
          "competition.targets: a column is named twice (a, a); name each once"),
         ({"targets": ["a"], "train_table": "train.csv"}, "ROOT/train.csv: no such file; check competition.train_table"),
@@ -88,3 +89,53 @@ def test_wrong_labels_are_refused(write_competition, settings, expected):
 )  # fmt: skip
 def test_settings_that_do_not_agree_are_refused(write_competition, settings, expected):
     assert refusal(write_competition({"x/1.png": PIXEL}, **settings)) == expected
+
+
+TAGS = {"train_table": "train.csv", "train_image": "train/{id}.png", "label": "tags", "task": "multilabel"}
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "|", ";", ", "])
+def test_a_cell_of_several_labels_becomes_a_column_for_each_class(write_competition, separator):
+    cells = [f"10{separator}9", f" 9{separator} {separator}9 ", ""]  # in any order, twice, with blanks, none
+    csv = 'id,tags\n001,"{}"\n002,"{}"\n010,"{}"\n'.format(*cells)
+    table = load_train_table(write_competition(IMAGES | {"train.csv": csv}, **TAGS, separator=separator))
+    assert table.target_names == ("9", "10")
+    assert table.targets.tolist() == [[1, 1], [1, 0], [0, 0]]
+    settings = TAGS | {"separator": separator, "classes": ["10", "9"]}
+    table = load_train_table(write_competition(IMAGES | {"train.csv": csv}, **settings))
+    assert table.target_names == ("10", "9")
+    assert table.targets.tolist() == [[1, 1], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"classes": ["a", "b"]}, "ROOT/train.csv: column 'tags' holds 'c' (first: line 3), not among "
+         "competition.classes (a, b); correct it or competition.classes"),
+        ({"classes": ["a", "b", "c", "d"]},
+         "ROOT/train.csv: column 'tags' has no row of class 'd' (found a, b, c); correct competition.classes"),
+        ({"label": "one"}, "ROOT/train.csv: column 'one' holds one class only (a); nothing can be learned, set "
+         "another label"),
+        ({"task": "multiclass"}, "competition.separator= : splits the cells of competition.label for "
+         "competition.task=multilabel, and is one letter or more; set it to null or set these"),
+        ({"separator": ""}, "competition.task=multilabel: label=tags holds one class a row; set "
+         "competition.task=multiclass, or competition.separator to the text between a cell's labels"),
+    ],
+)  # fmt: skip
+def test_wrong_cells_of_several_labels_are_refused(write_competition, settings, expected):
+    csv = "id,tags,one\n001,a b,a\n002,c,\n010,b,a\n"
+    settings = TAGS | {"separator": " "} | settings
+    assert refusal(write_competition(IMAGES | {"train.csv": csv}, **settings)) == expected
+
+
+def test_a_solution_of_several_labels_a_cell_is_read_by_trainings_classes(write_competition):
+    files = IMAGES | {"train.csv": "id,tags\n001,b a\n002,\n", "solution.csv": "id,tags\n002,b\n001,\n"}
+    settings = {"test_table": "train.csv", "test_image": "train/{id}.png", "solution": "solution.csv"}
+    competition = write_competition(files, **TAGS, **settings, separator=" ")
+    test = load_test_table(competition, ("a", "b"))
+    assert load_solution(competition, test).tolist() == [[0, 0], [0, 1]]
+    competition = write_competition({"train.csv": "id,tags\n001,b a\n002,c\n"}, **TAGS, **settings, separator=" ")
+    assert refusal(competition, load_test_table, ("a", "b")) == (
+        "ROOT/train.csv: column 'tags' holds 'c' (first: line 3), not among the classes of training (a, b); correct it "
+        "or competition.classes"
+    )

@@ -14,7 +14,14 @@ import pandas as pd
 from src.competition.folds import load_folds
 from src.competition.paths import Paths, find_present, list_images
 from src.competition.submission import check_sample, load_sample
-from src.competition.tables import ImageTable, load_test_table, load_train_table, read_table
+from src.competition.tables import (
+    ImageTable,
+    list_columns,
+    load_test_table,
+    load_train_table,
+    read_groups,
+    read_table,
+)
 from src.competition.targets import read_label, read_targets
 from src.config.settings import Config
 from src.errors import UserError
@@ -146,8 +153,10 @@ def _salvage(competition, side, rows, target_names, findings):
         return None
     names, targets = _salvage_targets(competition, rows, findings) if side == "train" else (target_names, None)
     group, groups = competition.group, None
-    if group in rows:
-        groups = rows[group].fillna(pd.Series([f"(no {group}, {one})" for one in ids])).to_numpy(dtype=str)
+    if group and set(columns := list_columns(competition, "group")) <= set(rows):
+        for name in columns:
+            rows[name] = rows[name].fillna(pd.Series([f"(no {name}, {one})" for one in ids]))
+        groups = read_groups(rows, competition, "group", key)
     columns = rows.drop(columns=[competition.id, competition.label, *competition.targets], errors="ignore")
     return ImageTable(ids, paths, targets, tuple(names), groups, None, columns)
 

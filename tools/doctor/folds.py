@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from src.competition.folds import check_folds, describe_folds
+from src.competition.splits import number_classes
 from src.errors import UserError
-from tools.doctor.findings import Fact, Finding, make_finding, name_rows
+from tools.doctor.findings import MAX_NAMES, Fact, Finding, make_finding, name_rows
 
 _ASSUMED_AUC = 0.9  # of the model whose standard error is computed
 _LARGE_ERROR = 0.05  # of a fold's AUC; a gain of .05 is then noise
@@ -16,7 +17,7 @@ _MAX_COLUMNS = 10  # columns that the facts list
 
 def check_split(data):
     """Return (findings, facts) about the folds of a `CompetitionData`, and its groups in train and test."""
-    findings, table, folds = [*_check_test_groups(data)], data.train, data.folds
+    findings, table, folds = [*_check_test_groups(data), *_check_stems(data)], data.train, data.folds
     if folds is None:
         return findings, []
     split = _find_split_groups(table.groups, folds)
@@ -118,6 +119,44 @@ def _check_test_groups(data):
             "test images have others of their group in train, validation images have none: the test score may be "
             "better than the out-of-fold score",
             **name_rows(shared),
+        )
+
+
+def propose_group(ids, classes, num_folds):
+    """Return (setting, groups): competition.group as re: and (N,) str, of what many ids begin with; None: few share it.
+
+    The shortest beginning counts that makes twice as many groups as folds, none of which has a fifth of the rows.
+    It is none where it is the class: as many beginnings as classes.
+
+    Args:
+        ids: (N,) str.
+        classes: (N,) int, rows of the same number have the same targets.
+    """
+    for pattern in (*(rf"^(.+)(?:[_\-/ ][^_\-/ ]+){{{count}}}$" for count in (3, 2, 1)), r"^(.*\d)[A-Za-z]+$"):
+        ids = pd.Series(ids)
+        groups = ids.str.extract(pattern)[0].fillna(ids)
+        sizes = groups.map(groups.value_counts())
+        is_many = (sizes > 1).mean() >= 0.5 and sizes.max() <= len(ids) / 5
+        if is_many and groups.nunique() >= max(2 * num_folds, 1 + len(np.unique(classes))):
+            return f"re:{pattern.replace('{1}', '')}", groups.to_numpy(dtype=str)
+    return None
+
+
+def _check_stems(data):
+    table, competition = data.train, data.config.competition
+    if table is None or table.targets is None or competition.group is not None or data.config.folds.endswith(".csv"):
+        return
+    if found := propose_group(table.ids, number_classes(table.targets), data.config.num_folds):
+        setting, groups = found
+        sizes = pd.Series(groups).value_counts()
+        shown = [", ".join(table.ids[groups == one][:3]) for one in sizes.index[:MAX_NAMES] if sizes[one] > 1]
+        yield Finding(
+            "warning",
+            f"{sizes[sizes > 1].sum()} of {len(table)} ids begin alike in groups, as {shown[0]} do, and no group is set",
+            "images of one patient or scene in two folds make the out-of-fold score too good: where these belong "
+            f"together, set 'competition.group={setting}'",
+            names=tuple(shown),
+            num_names=int((sizes > 1).sum()),
         )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tools.doctor.folds import check_split, compute_auc_error, compute_fold_errors
+from tools.doctor.folds import check_split, compute_auc_error, compute_fold_errors, propose_group
 from tools.doctor.leaks import compute_auc
 
 
@@ -88,3 +88,45 @@ def test_groups_of_train_that_are_in_test(clinic):
     [finding] = found_in(clinic)[1]
     assert (finding.severity, finding.num_names) == ("note", 1)
     assert finding.title == "1 groups (patient) are in train and in test"
+
+
+@pytest.mark.parametrize(
+    ("template", "group"),
+    [
+        ("{0}_{1}", "12"), ("{0}{1[0]}", "12"), ("p{0}_img{2}", "p12"), ("IM-{0:04}-{2:04}", "IM-0012"),
+        ("p{0}/{1}_{2}.png", "p12"), ("train_{0}_{1}", "train_12"), ("{0}-{1}-{2}_x", "12"),
+    ],
+)  # fmt: skip
+def test_ids_that_begin_alike_are_proposed_as_groups(template, group):
+    ids = np.array([template.format(row // 2, ("left", "right")[row % 2], row % 2) for row in range(60)])
+    setting, groups = propose_group(ids, np.arange(60) % 3, 5)
+    assert setting.startswith("re:")
+    assert groups[24] == groups[25] == group
+    assert groups[26] != group
+    assert len(np.unique(groups)) == 30
+
+
+@pytest.mark.parametrize("template", ["d{0:04}", "train_{0}", "{0:x}a-{0:x}", "class{1}_{0}", "{2}-{3}"])
+def test_ids_of_one_beginning_or_of_classes_are_no_groups(template):
+    ids = np.array([template.format(row, row % 12, row // 20, row % 20) for row in range(60)])
+    assert propose_group(ids, np.arange(60) % 12, 5) is None
+
+
+def test_patients_two_eyes_without_a_group_are_a_warning_and_the_advice_works(clinic):
+    for side, count in (("train", 160), ("test", 60)):
+        table, names = clinic.read(side), []
+        for row, image_id in enumerate(table["id"]):
+            names.append(f"{side}{row // 2}_{('left', 'right')[row % 2]}")
+            (clinic.root / side / f"{image_id}.jpg").rename(clinic.root / side / f"{names[-1]}.jpg")
+        assert len(names) == count
+        clinic.save(table.assign(id=names), side)
+    clinic.save(clinic.read("test")[["id"]].assign(sick=0.5), "sample_submission")
+    [finding, *_] = found_in(clinic, "competition.group=null")[1]
+    assert finding.severity == "warning"
+    assert finding.title == (
+        "160 of 160 ids begin alike in groups, as train0_left, train0_right do, and no group is set"
+    )
+    word = "competition.group=" + finding.advice.partition("competition.group=")[2].rstrip("'")
+    data = found_in(clinic, word)[0]
+    assert data.train.groups[:3].tolist() == ["train0", "train0", "train1"]
+    assert all(len(np.unique(data.folds[data.train.groups == one])) == 1 for one in data.train.groups)
