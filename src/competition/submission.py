@@ -39,7 +39,7 @@ def asks_for_labels(sample, competition, target_names):
 def build_submission(sample, competition, test_ids, probs, target_names, decision=None):
     """Return probs (N, C) in the sample's columns and rows; without one as an id column and the targets.
 
-    decision: (thresholds, may_be_none) of `choose_labels`, where the sample asks for a row's labels; None: 0.5, and none.
+    decision: (thresholds, may_be_none) of `choose_labels`, for a sample that asks for labels; None: 0.5, and none.
     """
     if sample is None:
         return pd.DataFrame({competition.id: test_ids, **dict(zip(target_names, probs.T, strict=True))})

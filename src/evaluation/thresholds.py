@@ -5,7 +5,7 @@ from sklearn.metrics import precision_recall_curve
 
 
 def choose_thresholds(targets, probs):
-    """Return the threshold of each column, (C,), whose F1 on targets and probs (N, C) is the best; 0.5 without positives.
+    """Return each column's threshold, (C,), whose F1 on targets and probs (N, C) is the best; 0.5 without positives.
 
     It lies halfway between the lowest probability that it takes and the next one below, 0 if there is none.
     """

@@ -56,7 +56,8 @@ def score_run(run):
         f"{len(run.folds)} folds, {scores['seconds']:.0f} s"
     )
     if "thresholds" in scores:
-        f1, plain = (f1_score(targets >= 0.5, probs >= one, average="macro", zero_division=0) for one in (thresholds, 0.5))
-        print(f"a threshold for each label, found here and kept for submission.csv: mean F1 {f1:.5f}, at 0.5 {plain:.5f}")
+        how = {"average": "macro", "zero_division": 0}
+        best, plain = (f1_score(targets >= 0.5, probs >= one, **how) for one in (thresholds, 0.5))
+        print(f"thresholds of the labels, chosen here for submission.csv: mean F1 {best:.5f}, at 0.5 {plain:.5f}")
     print(f"{folder.oof}; next: python infer.py run={folder.path}")
     return scores

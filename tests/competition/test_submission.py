@@ -84,7 +84,7 @@ def test_one_column_of_several_classes_takes_the_most_probable_name(write_compet
         ("eel", True, ["eel", "dog cat", ""]),
     ],
 )
-def test_one_column_of_several_labels_takes_those_over_their_thresholds(write_competition, cells, may_be_none, expected):
+def test_one_column_of_labels_takes_those_over_their_thresholds(write_competition, cells, may_be_none, expected):
     settings = {"task": "multilabel", "label": "kinds", "separator": " ", "sample_submission": "s.csv"}
     competition = write_competition({"s.csv": f"id,kinds\n3,{cells}\n01,cat\n02,\n"}, **settings)
     sample, names = load_sample(competition), ("eel", "dog", "cat")

@@ -41,7 +41,8 @@ def test_several_targets_may_be_soft(write_competition):
         ({"label": "gap"}, "column 'gap' is empty in 1 of 3 rows (first: line 3); fill or remove them"),
         ({"label": "three"}, "column 'three' holds 3 classes (a, b, c); set competition.task=multiclass"),
         ({"label": "three", "classes": ["a", "b"]},
-         "column 'three' holds 'c' (first: line 4), not among competition.classes (a, b); correct it or competition.classes"),
+         "column 'three' holds 'c' (first: line 4), not among competition.classes (a, b); correct it or "
+         "competition.classes"),
         ({"label": "three", "task": "multiclass", "classes": ["a", "b", "c", "d"]},
          "column 'three' has no row of class 'd' (found a, b, c); correct competition.classes"),
         ({"label": None, "targets": ["p", "q"], "task": "multiclass"},

@@ -152,7 +152,8 @@ def _check_stems(data):
         shown = [", ".join(table.ids[groups == one][:3]) for one in sizes.index[:MAX_NAMES] if sizes[one] > 1]
         yield Finding(
             "warning",
-            f"{sizes[sizes > 1].sum()} of {len(table)} ids begin alike in groups, as {shown[0]} do, and no group is set",
+            f"{sizes[sizes > 1].sum()} of {len(table)} ids begin alike in groups, as {shown[0]} do, and no group is "
+            "set",
             "images of one patient or scene in two folds make the out-of-fold score too good: where these belong "
             f"together, set 'competition.group={setting}'",
             names=tuple(shown),
