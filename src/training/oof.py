@@ -2,10 +2,9 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score
 
 from src.competition.predictions import join_columns, load_predictions
-from src.evaluation.thresholds import choose_thresholds
+from src.evaluation.thresholds import choose_thresholds, compute_mean_f1
 from src.files import load_json, save_json, save_table
 
 
@@ -56,8 +55,7 @@ def score_run(run):
         f"{len(run.folds)} folds, {scores['seconds']:.0f} s"
     )
     if "thresholds" in scores:
-        how = {"average": "macro", "zero_division": 0}
-        best, plain = (f1_score(targets >= 0.5, probs >= one, **how) for one in (thresholds, 0.5))
+        best, plain = (compute_mean_f1(targets, probs, one) for one in (thresholds, np.full(len(names), 0.5)))
         print(f"thresholds of the labels, chosen here for submission.csv: mean F1 {best:.5f}, at 0.5 {plain:.5f}")
     print(f"{folder.oof}; next: python infer.py run={folder.path}")
     return scores
