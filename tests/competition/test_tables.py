@@ -82,7 +82,7 @@ def test_a_test_class_that_training_never_saw_is_refused(write_competition):
         files, test_table="test.csv", test_image="test/{id}.png", label="kind", task="multiclass"
     )
     assert refusal(competition, load_test_table, ("ape", "cat")) == (
-        "ROOT/test.csv: column 'kind' holds 'bee', not among the classes of training (ape, cat); "
+        "ROOT/test.csv: column 'kind' holds 'bee' (first: line 2), not among the classes of training (ape, cat); "
         "correct it or competition.classes"
     )
 
