@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from src.config.load import load_config
-from src.device import Execution, autocast, resolve_device, resolve_execution, resolve_precision, share_cores
+from src.device import (
+    Execution,
+    autocast,
+    has_bf16_units,
+    resolve_device,
+    resolve_execution,
+    resolve_precision,
+    share_cores,
+)
 from src.errors import UserError
 
 CPU = torch.device("cpu")
@@ -16,6 +24,36 @@ def test_auto_is_fp32_on_a_cpu_and_fp16_is_refused_there():
     assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="precision=fp16: a CPU does not train in fp16; set precision=bf16"):
         resolve_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("capability", "isa", "is_there"),
+    [
+        ("AVX512", "", True),
+        ("AVX512", "AVX512_CORE_BF16", True),
+        ("AVX512", "DEFAULT", True),
+        ("AVX512", "AVX512_CORE", False),
+        ("AVX512", "AVX2", False),
+        ("AVX512", "avx2_vnni_2", False),
+        ("AVX2", "", False),
+    ],
+)
+def test_bf16_needs_instructions_that_are_there_and_allowed(monkeypatch, capability, isa, is_there):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert has_bf16_units() == is_there
+
+
+@pytest.mark.parametrize(("has_onednn", "knows"), [(True, True), (True, False), (False, True)])
+def test_on_arm_onednn_knows_the_instructions(monkeypatch, has_onednn, knows):
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: has_onednn)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: knows)
+    assert has_bf16_units() == (has_onednn and knows)
 
 
 def test_what_the_config_leaves_open_goes_by_the_rule():

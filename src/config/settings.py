@@ -162,7 +162,7 @@ class Train:
     select: str = setting("last", "epoch whose weights predict; best: by validation score", choices=("last", "best"))
     early_stopping_epochs: int | None = setting(None, "stop after so many without better; null: never", at_least=1)
     early_stopping_kwargs: dict[str, Any] = setting({}, "min_delta=0: better by more than this; on=score or on=loss")
-    channels_last: bool | None = setting(None, "memory format; null: what a few timed steps show to be faster")
+    channels_last: bool | None = setting(None, "memory format; null: true, on a GPU the faster of a few timed steps")
     compile: bool = setting(False, "torch.compile the network")
 
 

@@ -16,7 +16,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.freeze_batchnorm = freeze_batchnorm
+        self.freeze_batchnorm, self.is_channels_last = freeze_batchnorm, True
         self.register_buffer("pixel_mean", torch.as_tensor(pixel_mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("pixel_std", torch.as_tensor(pixel_std, dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -24,9 +24,12 @@ class Network(nn.Module):
         """Return the inputs, of which raw images (N, H, W, C) become float32 (N, C, H, W) of mean 0 and std 1."""
         inputs, num_channels = dict(inputs), self.pixel_mean.shape[1]
         for name, images in inputs.items():
-            if images.ndim == 4:  # permuted without a copy, into channels_last
+            if images.ndim == 4:
                 assert images.shape[3] == num_channels, f"{tuple(images.shape)} would be broadcast in silence"
-                inputs[name] = (images.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_std
+                images = images.permute(0, 3, 1, 2)  # without a copy, which is channels_last
+                if not self.is_channels_last:  # a clone: of one channel .contiguous() keeps the strides
+                    images = images.clone(memory_format=torch.contiguous_format)
+                inputs[name] = (images.float() - self.pixel_mean) / self.pixel_std
         return inputs
 
     def extract_features(self, image):
@@ -43,8 +46,9 @@ class Network(nn.Module):
         return tuple(self.pixel_mean.flatten().tolist()), tuple(self.pixel_std.flatten().tolist())
 
     def place(self, device, channels_last):
-        """Move to a device, the weights in channels_last format unless that is False; return self."""
-        return self.to(device, memory_format=torch.preserve_format if channels_last is False else torch.channels_last)
+        """Move to a device, weights and images in channels_last format unless that is False; return self."""
+        self.is_channels_last = channels_last is not False
+        return self.to(device, memory_format=torch.channels_last if self.is_channels_last else torch.preserve_format)
 
     def train(self, mode=True):
         """Switch between training and evaluation; what is frozen stays in evaluation."""

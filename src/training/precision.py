@@ -2,6 +2,7 @@
 
 The choice changes a score's last digits, so noise must not change it: a rule goes first (fp32 on a CPU, bf16 or fp16 on
 a GPU, channels_last), and another candidate replaces it only where its median step clearly beats the rule's fastest.
+On a CPU bf16 is the only one, where there are instructions for it.
 """
 
 import copy
@@ -16,16 +17,17 @@ from statistics import median
 
 import torch
 
-from src.device import Execution, autocast, resolve_execution, resolve_precision
-from src.errors import UserError
+from src.device import Execution, autocast, has_bf16_units, resolve_execution, resolve_precision
+from src.errors import UserError, listing
 from src.files import load_json, save_json
 from src.model.freezing import open_stages
 from src.model.network import build_network
 
 _MARGIN = 1.2  # less is not worth rougher numbers, and two measurements on one machine differ by a tenth
+_HOPELESS = 2.0  # a first step that takes so many times the rule's is the last
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20  # steps of each candidate; the first of them warms up
-_BUDGET_SECONDS = 6.0  # no round begins after it, once the fewest are done
-_CPU_STEP_SECONDS = 0.4  # on a CPU, steps take 2 to 8 images, as many as fit into this time
+_GPU_SECONDS, _CPU_SECONDS = 6.0, 2.0  # no round begins that would end after them; on a GPU once the fewest are done
+_CPU_STEP_SECONDS = 0.2  # on a CPU, steps take 2 to 8 images, as many as fit into this time
 
 
 def recall_execution(run_folder, config, device):
@@ -60,7 +62,10 @@ def choose_execution(config, device):
     for candidate in candidates:
         if {"case": case, "chosen": asdict(candidate)} in entries:
             return candidate
-    seconds = time_steps(_build_step(config, device), candidates)
+    precisions = listing(dict.fromkeys(one.precision for one in candidates))
+    print(f"timing a few training steps ({precisions}) of {config.model.backbone}", flush=True)
+    step, budget = _build_step(config, device, {one.channels_last for one in candidates})
+    seconds = time_steps(step, candidates, budget, 1 if device.type == "cpu" else _FEWEST_ROUNDS)
     chosen = pick_fastest(seconds)
     others = [entry for entry in entries if entry.get("case") != case]
     save_json(path, [*others, {"case": case, "chosen": asdict(chosen)}])
@@ -70,36 +75,41 @@ def choose_execution(config, device):
 
 def list_candidates(config, device):
     """Return the Executions that may be chosen, the rule's first."""
-    rule = resolve_execution(config, device)
+    rule, is_cpu = resolve_execution(config, device), device.type == "cpu"
     precisions, formats = [rule.precision], [rule.channels_last]
-    if config.precision == "auto" and device.type != "mps":
-        precisions.append("bf16" if device.type == "cpu" else "fp32")
-    if config.train.channels_last is None:
+    if config.precision == "auto" and (has_bf16_units() if is_cpu else device.type == "cuda"):
+        precisions.append("bf16" if is_cpu else "fp32")
+    if config.train.channels_last is None and not is_cpu:  # where no network was clearly slower in channels_last
         formats.append(False)
     return [Execution(precision, is_last) for is_last, precision in itertools.product(formats, precisions)]
 
 
-def time_steps(step, candidates, clock=time.perf_counter):
+def time_steps(step, candidates, budget, fewest=_FEWEST_ROUNDS, clock=time.perf_counter):
     """Return {candidate: [seconds]} of steps taken in turn, so that other load meets them all; [] of a failed one.
 
-    step: candidate -> a number, not finite where it failed. Candidates that are not clearly faster than the first one
-    are dropped.
+    The first step, which warms up, counts where there is no other. Candidates that are not clearly faster than the
+    first one are dropped.
+
+    Args:
+        step: candidate -> a number, not finite where it failed.
+        budget: seconds; after `fewest` rounds none begins that would end later.
     """
     seconds, left, began = {one: [] for one in candidates}, list(candidates), clock()
-    for number in range(_MOST_ROUNDS):
+    for number in range(1, _MOST_ROUNDS + 1):
         for one in list(left):
             start = clock()
             is_finite = math.isfinite(step(one))
-            if number > 0:
-                seconds[one].append(clock() - start)
+            seconds[one].append(clock() - start)
             if not is_finite:
                 left.remove(one)
                 seconds[one] = []
-        if number + 1 >= _FEWEST_ROUNDS:
-            left = [one for one in left if one == left[0] or min(seconds[one]) * _MARGIN < min(seconds[left[0]])]
-            if len(left) < 2 or clock() - began > _BUDGET_SECONDS:
-                break
-    return seconds
+        margin = 1 / _HOPELESS if number < _FEWEST_ROUNDS else _MARGIN
+        fastest = {one: min(seconds[one][1:] or seconds[one]) for one in left}
+        left = [one for one in left if one == left[0] or fastest[one] * margin < fastest[left[0]]]
+        ahead = sum(seconds[one][-1] for one in left)
+        if len(left) < 2 or (number >= fewest and clock() - began + ahead > budget):
+            break
+    return {one: times[1:] or times for one, times in seconds.items()}
 
 
 def pick_fastest(seconds):
@@ -124,18 +134,21 @@ def describe_choice(seconds, chosen):
     return f"{words}: timed, {name} is {min(seconds[chosen]) / others[best]:.1f} times as fast"
 
 
-def _build_step(config, device):
-    """Return candidate -> the gradient's norm after one training step on random images; nan: it cannot be computed.
+def _build_step(config, device, formats):
+    """Return (step, the seconds that are left to time it).
 
-    The weights are random and stay so: only the time counts. All stages that open during training are open.
+    step: candidate -> the gradient's norm after one training step on random images; nan: it cannot be computed. The
+    weights are random and stay so: only the time counts. All stages that open during training are open.
+    formats: values of `channels_last` that are to be timed.
     """
     rule, size = resolve_execution(config, device), (*config.image_size, config.competition.channels)
     rng = {"devices": [device] if device.type == "cuda" else []}
     with torch.random.fork_rng(**rng):
-        network = build_network(config, 1, load_pretrained=False).to(device)
+        network = build_network(config, 1, load_pretrained=False)
         open_stages(network, config.train.epochs - 1)
         images = torch.randint(0, 256, (config.train.batch_size, *size), dtype=torch.uint8).to(device)
-    networks = {False: network, True: copy.deepcopy(network).to(memory_format=torch.channels_last)}
+    copies = [network, *(copy.deepcopy(network) for _ in range(len(formats) - 1))]
+    networks = {one: each.place(device, one) for one, each in zip(formats, copies, strict=True)}
 
     def step(candidate):
         network = networks[candidate.channels_last]
@@ -153,11 +166,17 @@ def _build_step(config, device):
         network.zero_grad()
         return norm
 
-    if device.type == "cpu":
-        batch, images = images, images[:2]
-        fastest = min(time_steps(step, [rule])[rule])
-        images = batch[: max(2, min(8, int(2 * _CPU_STEP_SECONDS / fastest)))]
-    return step
+    if device.type != "cpu":
+        return step, _GPU_SECONDS
+    batch, images, began = images, images[:2], time.perf_counter()
+    for _ in range(2):  # the first warms up; two images that take long are enough
+        start = time.perf_counter()
+        step(rule)
+        seconds = time.perf_counter() - start
+        if seconds > _CPU_STEP_SECONDS:
+            break
+    images = batch[: max(2, min(8, int(2 * _CPU_STEP_SECONDS / seconds)))]
+    return step, _CPU_SECONDS - (time.perf_counter() - began)
 
 
 def _describe_case(config, device):

@@ -77,6 +77,19 @@ def test_normalize_by_the_backbones_statistics(channels):
     assert normalized.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_activations_are_in_the_memory_format_that_is_asked_for(channels, is_last):
+    network = build(channels=channels).place("cpu", is_last)
+    convs = [one for one in network.backbone.modules() if isinstance(one, torch.nn.Conv2d)]
+    strides, given = [], {"image": torch.randint(0, 256, (2, 96, 64, channels), dtype=torch.uint8)}
+    for conv in convs:
+        conv.register_forward_hook(lambda module, inputs, output: strides.append(output.stride(1)))
+    network(**network.normalize(given))
+    assert len(strides) == len(convs) > 3
+    assert {stride == 1 for stride in strides} == {is_last}
+
+
 def test_normalize_by_given_statistics_or_none():
     pixels = torch.rand(2, 4, 4, 3) * 7
     kept = pixels.clone()

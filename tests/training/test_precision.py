@@ -66,39 +66,65 @@ def test_of_two_that_are_as_fast_the_earlier_is_taken():
 
 def test_the_first_round_warms_up_and_the_steps_take_turns():
     machine = Machine(a=[50, 1, 2, 3], b=[90, 0.1, 0.2, 0.3])  # the warm-up uses up the seconds
-    seconds = time_steps(machine.step, ["a", "b"], machine.clock)
+    seconds = time_steps(machine.step, ["a", "b"], 6, clock=machine.clock)
     assert seconds == {"a": pytest.approx([1, 2]), "b": pytest.approx([0.1, 0.2])}
     machine = Machine(a=[0.9] + [0.1] * 19, b=[0.9] + [0.01] * 19)
-    seconds = time_steps(machine.step, ["a", "b"], machine.clock)
+    seconds = time_steps(machine.step, ["a", "b"], 6, clock=machine.clock)
     assert seconds == {"a": pytest.approx([0.1] * 19), "b": pytest.approx([0.01] * 19)}
+
+
+def test_on_a_cpu_nothing_ends_after_the_budget():
+    machine = Machine(a=[0.5, 0.5], b=[0.3, 0.2])
+    seconds = time_steps(machine.step, ["a", "b"], 2, fewest=1, clock=machine.clock)
+    assert seconds == {"a": pytest.approx([0.5]), "b": pytest.approx([0.2])}  # a third round would end at 2.2
+    machine = Machine(a=[1.0], b=[0.6])
+    seconds = time_steps(machine.step, ["a", "b"], 2, fewest=1, clock=machine.clock)
+    assert seconds == {"a": pytest.approx([1.0]), "b": pytest.approx([0.6])}  # the first steps are all there is
 
 
 def test_what_is_not_faster_is_given_up():
     machine = Machine(a=[0.1] * 6, b=[0.1] * 6, c=[0.1] * 6)
-    seconds = time_steps(machine.step, ["a", "b", "c"], machine.clock)
+    seconds = time_steps(machine.step, ["a", "b", "c"], 6, clock=machine.clock)
     assert [len(times) for times in seconds.values()] == [2, 2, 2]
     assert machine.num_steps == 9
+
+
+def test_a_first_step_of_twice_the_rules_is_the_last():
+    machine = Machine(a=[0.1] * 2, b=[0.21] * 2)
+    seconds = time_steps(machine.step, ["a", "b"], 6, clock=machine.clock)
+    assert (machine.num_steps, pick_fastest(seconds)) == (2, "a")
 
 
 def test_what_gives_no_finite_numbers_is_never_chosen():
     machine = Machine(a=[0.1] * 20, b=[0.01] * 20)
     machine.norms["b"] = math.nan
-    seconds = time_steps(machine.step, ["a", "b"], machine.clock)
+    seconds = time_steps(machine.step, ["a", "b"], 6, clock=machine.clock)
     assert seconds["b"] == []
     assert pick_fastest(seconds) == "a"
     machine = Machine(a=[0.1] * 20, b=[0.3] * 20)
     machine.norms["a"] = math.inf
-    assert pick_fastest(time_steps(machine.step, ["a", "b"], machine.clock)) == "b"
+    assert pick_fastest(time_steps(machine.step, ["a", "b"], 6, clock=machine.clock)) == "b"
 
 
-def test_what_the_config_names_is_kept():
-    def words_of(*words):
-        return [(one.precision, one.channels_last) for one in list_candidates(load_config(words), CPU)]
+def list_words(words, device):
+    return [(one.precision, one.channels_last) for one in list_candidates(load_config(words), device)]
 
-    assert words_of() == [("fp32", True), ("bf16", True), ("fp32", False), ("bf16", False)]
-    assert words_of("precision=bf16") == [("bf16", True), ("bf16", False)]
-    assert words_of("train.channels_last=false") == [("fp32", False), ("bf16", False)]
-    assert words_of("precision=bf16", "train.channels_last=true") == [("bf16", True)]
+
+def test_what_the_config_names_is_kept(monkeypatch):
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    assert list_words([], CPU) == [("fp32", True), ("bf16", True)]
+    assert list_words(["precision=bf16"], CPU) == [("bf16", True)]
+    assert list_words(["train.channels_last=false"], CPU) == [("fp32", False), ("bf16", False)]
+    gpu = torch.device("cuda")
+    assert list_words(["precision=bf16"], gpu) == [("bf16", True), ("bf16", False)]
+    assert list_words(["precision=fp32", "train.channels_last=true"], gpu) == [("fp32", True)]
+
+
+def test_without_instructions_for_bf16_nothing_is_timed(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: False)
+    assert choose() == RULE
+    assert (capsys.readouterr().out, list(tmp_path.iterdir())) == ("", [])
 
 
 def test_the_choice_is_printed_in_words_to_paste():
@@ -126,12 +152,13 @@ def timed(tmp_path, monkeypatch):
     """The path of execution.json in a folder of its own, and the list of what was timed; bf16 is twice as fast."""
     calls = []
 
-    def fake(step, candidates):
+    def fake(step, candidates, budget, fewest):
         calls.append(candidates)
         return {one: [1.0 if one.precision == "fp32" else 0.5] for one in candidates}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(precision, "_build_step", lambda config, device: None)
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(precision, "_build_step", lambda config, device, formats: (None, 2.0))
     monkeypatch.setattr(precision, "time_steps", fake)
     return tmp_path / "outputs/execution.json", calls
 
@@ -143,16 +170,18 @@ def choose(*words):
 def test_a_choice_is_remembered_for_its_case_only(timed, capsys):
     _, calls = timed
     assert choose() == BF16
-    printed = capsys.readouterr().out
-    assert printed == "precision=bf16 train.channels_last=true: timed, fp32 is 0.5 times as fast\n"
+    assert capsys.readouterr().out == (
+        "timing a few training steps (fp32, bf16) of test_resnet\n"
+        "precision=bf16 train.channels_last=true: timed, fp32 is 0.5 times as fast\n"
+    )
     assert choose("optimizer.lr=0.5", "model.weights=elsewhere") == BF16
     assert (len(calls), capsys.readouterr().out) == (1, "")
-    for number, word in enumerate(("image_size=24", "train.batch_size=4", "model.kwargs={}", "precision=bf16"), 2):
+    for number, word in enumerate(("image_size=24", "train.batch_size=4", "model.kwargs={}"), 2):
         choose(word)
         assert len(calls) == number, word
-    assert choose() == BF16
-    assert choose("precision=fp32", "train.channels_last=true") == RULE
-    assert len(calls) == 5
+    assert choose() == choose("precision=bf16") == BF16
+    assert choose("precision=fp32") == RULE
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, {}]", "\xff\xfe", '[{"case": {}, "chosen": 3}]'])
@@ -178,6 +207,7 @@ def test_an_entry_that_is_no_candidate_is_not_taken(timed):
 @pytest.mark.parametrize("words", [[], ["model.pretrained=true", "model.freeze=head_only", "model.kwargs={}"]])
 def test_a_real_network_is_timed_and_nothing_random_moves(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
     before = torch.get_rng_state()
     config = load_config(["image_size=32", "model.drop_rate=0.5", *words])
     assert choose_execution(config, CPU) in list_candidates(config, CPU)
@@ -185,7 +215,7 @@ def test_a_real_network_is_timed_and_nothing_random_moves(words, tmp_path, monke
 
 
 def test_a_step_that_cannot_be_computed_is_nan_but_not_the_rules(monkeypatch):
-    step = precision._build_step(load_config(["image_size=32"]), CPU)
+    step, _ = precision._build_step(load_config(["image_size=32"]), CPU, {True})
     assert math.isfinite(step(RULE))
 
     def refuse(*args):
