@@ -6,7 +6,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def save_report(path, rows, command, **more):
         more: further entries: settings, targets, summaries.
     """
     command = command if isinstance(command, str) else shlex.join(command)
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
     save_json(path, {"command": command, "date": date, "made_by": describe_machine(), **more, "rows": rows})
 
 

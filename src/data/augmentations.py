@@ -45,7 +45,7 @@ class RandAugment(_Torchvision):
     """
 
     def __init__(self, magnitude, p=1.0):
-        super().__init__("RandAugment", p, magnitude=round(3 * magnitude), interpolation="bilinear")
+        super().__init__("RandAugment", p, magnitude=round(3 * magnitude), interpolation=Image.BILINEAR)
         self.magnitude = magnitude
 
 

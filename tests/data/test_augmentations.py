@@ -392,8 +392,8 @@ def test_a_pipeline_of_one_transform_depends_on_the_seed_and_not_on_earlier_call
 def test_randaugment_and_augmix_are_torchvisions_with_a_tenth_of_its_range_for_each_unit(channels):
     image = np.ascontiguousarray(IMAGE[..., :channels])
     for ours, theirs in [
-        (RandAugment(10), v2.RandAugment(2, 30, interpolation="bilinear")),
-        (RandAugment(4.4), v2.RandAugment(2, 13, interpolation="bilinear")),
+        (RandAugment(10), v2.RandAugment(2, 30, interpolation=Image.BILINEAR)),
+        (RandAugment(4.4), v2.RandAugment(2, 13, interpolation=Image.BILINEAR)),
         (AugMix(10), v2.AugMix(10, all_ops=False)),
         (AugMix(3), v2.AugMix(4, all_ops=False)),
         (AugMix(0.1), v2.AugMix(1, all_ops=False)),

@@ -27,8 +27,8 @@ def test_activation_by_name(backbone, name, kind):
 
 
 def test_arguments_that_a_backbone_does_not_take():
-    assert refusal(backbone="poolformer_s12", kwargs={"act_layer": "tanh"}) == (
-        "model.kwargs.act_layer: poolformer_s12 does not take it; set model.kwargs={}"
+    assert refusal(backbone="vgg11", kwargs={"drop_block_rate": 0.1}) == (
+        "model.kwargs.drop_block_rate: vgg11 does not take it; set model.kwargs={}"
     )
     assert refusal(backbone="vgg11", drop_path_rate=0.2) == (
         "model.drop_path_rate: vgg11 does not take it; set model.drop_path_rate=0"

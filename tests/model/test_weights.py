@@ -129,7 +129,7 @@ def test_an_unreachable_hub_is_one_quick_line(monkeypatch, capfd, tmp_path):
     message = refusal(backbone="test_resnet.r160_in1k", pretrained=True, weights=str(tmp_path))
     assert time.perf_counter() - began < 5
     assert message.startswith(
-        "model.backbone=test_resnet.r160_in1k: its pretrained weights could not be downloaded (LocalEntryNotFoundError)"
+        "model.backbone=test_resnet.r160_in1k: its pretrained weights could not be downloaded ("
     )
     assert message.endswith("give a file with model.weights=PATH, or train from scratch with model.pretrained=false")
     assert capfd.readouterr() == ("", "")
