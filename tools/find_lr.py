@@ -135,8 +135,9 @@ def find_lr(config, num_steps=NUM_STEPS):
         raise UserError("optimizer.lr=0: the sweep is centred on this rate; leave it out, or set for example 1e-3")
     import torch  # here, since these imports take seconds and a typo should not
 
+    from src.data.samplers import derive_seed
     from src.data.scan import compute_pixel_stats
-    from src.training.learner import build_learner, derive_seed
+    from src.training.learner import build_learner
     from src.training.optimizer import build_optimizer
     from src.training.run import load_run, settle_execution, start_processes
     from src.training.schedule import Schedule
@@ -148,7 +149,7 @@ def find_lr(config, num_steps=NUM_STEPS):
         channels = config.competition.channels
         run.pixel_stats = compute_pixel_stats(run.table.paths, channels, config.image_size, seed=config.seed)
     fold = run.folds[0] if config.fold is None else config.fold
-    torch.manual_seed(derive_seed(config.seed, fold))
+    torch.manual_seed(derive_seed("weights", config.seed, fold))
     run.config = replace(run.config, train=replace(run.config.train, average="none", average_kwargs={}))
     learner = build_learner(run, fold)
     learner.schedule, unit = Schedule(), replace(config.optimizer, lr=1.0)

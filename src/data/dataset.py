@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.competition.paths import Paths
 from src.data.decode import decode_image
-from src.data.samplers import Ordered, Shuffled
+from src.data.samplers import Ordered, Shuffled, derive_seed
 from src.errors import UserError
 
 
@@ -53,9 +53,8 @@ class ImageDataset(Dataset):
         try:
             for name, value in self.read(row).items():
                 if (image := self._load(value)) is not None:
-                    numbers = (self.seed, *key, num_images) if num_images else (self.seed, *key)
-                    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-                    value, num_images = self.transform(image, seed), num_images + 1
+                    value = self.transform(image, derive_seed("image", self.seed, *key, num_images))
+                    num_images += 1
                 inputs[name] = value
         except UserError as error:
             return {"error": str(error)}
@@ -90,6 +89,11 @@ class Loader:
     def __len__(self):
         return len(self._sampler)
 
+    @property
+    def smallest_batch(self):
+        """Images of the smallest training batch of all processes."""
+        return self._sampler.smallest
+
     def batches(self, epoch, start=0):
         """Yield {"inputs": {name: (N, ...) tensor}, "index": (N,) int64[, "target": (N, K) float32]}.
 
@@ -116,8 +120,8 @@ class Loader:
 def build_loader(dataset, batch_size, num_workers, sampler=None, shuffle_seed=None, rank=0, world_size=1, **drawing):
     """Build the Loader of process `rank` of `world_size`; num_workers=0 loads without further processes.
 
-    The sampler yields batches of keys; None: `Shuffled` by shuffle_seed, with num_batches and chances as given in
-    `drawing`, or `Ordered` without a shuffle_seed.
+    The sampler yields batches of keys; None: `Shuffled` by shuffle_seed, with num_batches, chances and at_least as
+    given in `drawing`, or `Ordered` without a shuffle_seed.
     """
     if sampler is None and shuffle_seed is None:
         sampler = Ordered(len(dataset), batch_size, rank, world_size)

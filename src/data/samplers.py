@@ -1,13 +1,24 @@
-"""Which rows make each batch of an epoch, for one process of several; numpy only.
+"""Which rows make each batch of an epoch, for one process of several, and the seeds of a run; numpy only.
 
 Batches are lists of keys (epoch, row, copy): copy counts a row's earlier draws in the same epoch, so that each is
 augmented anew. Set `epoch`, and `start`, the number of batches to leave out, before iterating.
 """
 
+import zlib
+
 import numpy as np
 import pandas as pd
 
 from src.errors import UserError
+
+
+def derive_seed(purpose, *numbers):
+    """Return one seed made of a word and several numbers below 2 ** 32: seed 1, fold 2 is not seed 2, fold 1.
+
+    Their count is among what is hashed, as numpy's SeedSequence fills up with zeros: (1, 2) would be (1, 2, 0, 0).
+    """
+    words = (zlib.crc32(purpose.encode()), len(numbers), *numbers)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Ordered:
@@ -36,10 +47,11 @@ class Shuffled:
     Args:
         batch_size: largest number of rows per batch of one process.
         num_batches: batches of an epoch, all full; None: as many as it takes to see every row once.
+        at_least: rows of every batch of one process; where they are too few, the batch before takes them.
         chances: (num_rows,) weights of being drawn, with replacement; None: no row comes twice before all came once.
     """
 
-    def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, chances=None):
+    def __init__(self, num_rows, batch_size, seed, rank=0, world_size=1, num_batches=None, chances=None, at_least=1):
         if num_rows < world_size:
             raise UserError(f"{num_rows} training images: too few for {world_size} processes; use fewer processes")
         self.epoch = self.start = 0
@@ -47,17 +59,18 @@ class Shuffled:
         self._chances = None if chances is None else chances / chances.sum()
         whole = batch_size * world_size
         self._num_drawn = num_rows if num_batches is None else num_batches * whole
-        num_batches = num_batches or min(-(-num_rows // whole), num_rows // world_size)
+        num_batches = num_batches or max(1, min(-(-num_rows // whole), num_rows // (world_size * at_least)))
         batches = np.array_split(np.arange(self._num_drawn), num_batches)  # places among the rows of an epoch
         self._batches = [np.array_split(batch, world_size)[rank] for batch in batches]
         self.num_images = sum(map(len, self._batches))
+        self.smallest = len(batches[-1]) // world_size  # rows of the smallest batch of all processes
         self.shares = [len(mine) * world_size / len(batch) for mine, batch in zip(self._batches, batches, strict=True)]
 
     def __len__(self):
         return len(self._batches)
 
     def __iter__(self):
-        rng = np.random.default_rng((self._seed, self.epoch))
+        rng = np.random.default_rng(derive_seed("sampler", self._seed, self.epoch))
         if self._chances is None:
             passes = -(-self._num_drawn // self._num_rows)
             rows = np.concatenate([rng.permutation(self._num_rows) for _ in range(passes)])[: self._num_drawn]

@@ -12,20 +12,21 @@ from accelerate.utils import gather_object
 from src.checkpointing.checkpointer import Checkpointer
 from src.checkpointing.progress import EpochProgress, is_better
 from src.checkpointing.serialization import copy_to_cpu, load_weights
+from src.data.samplers import derive_seed
 from src.errors import UserError, listing
 from src.evaluation.metrics import log_loss
 from src.model.freezing import describe_parameters, open_stages
 from src.model.losses import probabilities
 from src.training.averaging import compute_mean_weights
 from src.training.engine import predict, train_one_epoch
-from src.training.learner import build_learner, derive_seed
+from src.training.learner import build_learner
 from src.training.tracking import log_epoch
 
 
 def train_fold(run, fold):
     """Train one fold of a run.Run, or resume it from its newest state; Stopped, saved, by a signal or time_budget."""
     config, accelerator, train = run.config, run.accelerator, run.config.train
-    torch.manual_seed(derive_seed(config.seed, fold))
+    torch.manual_seed(derive_seed("weights", config.seed, fold))
     if accelerator.scaler is not None:
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)  # each fold finds its own scale
     learner = build_learner(run, fold)
@@ -100,7 +101,7 @@ def _average_best_epochs(checkpointer, learner, progress, fold):
     accelerator, config, metric = learner.accelerator, learner.config, learner.metric
     accelerator.wait_for_everyone()
     began, best = time.perf_counter(), progress.best_epochs(learner.average.num_best, metric)
-    torch.manual_seed(derive_seed(config.seed, fold, progress.epoch, accelerator.process_index))
+    torch.manual_seed(derive_seed("mean", config.seed, fold, progress.epoch, accelerator.process_index))
     average, states = copy.deepcopy(learner.network), []
     open_stages(average, progress.epoch - 1)  # as in the last epoch, also where the fold resumes after it
     for epoch in best:
@@ -129,5 +130,3 @@ def _print_start(run, fold, learner, progress, epoch_progress):
     print(f"\nfold {fold}: {len(learner.train_table)} training and {len(learner.val_table)} validation images")
     if fold == 0 or run.config.fold is not None:
         print(describe_parameters(learner.network).to_string(index=False))
-
-

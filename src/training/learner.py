@@ -1,6 +1,8 @@
 """What one fold trains, built from the config: network, average, loss, optimizer, schedule and loaders."""
 
+import copy
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from src.config.settings import Config
 from src.data.dataset import ImageDataset, Loader, build_loader
 from src.data.decode import decode_image
 from src.data.mixup_cutmix import Mixer
-from src.data.samplers import SAMPLERS
+from src.data.samplers import SAMPLERS, derive_seed
 from src.data.transforms import build_augmentation, build_resize
 from src.errors import UserError
 from src.evaluation.metrics import Metric
@@ -67,8 +69,8 @@ class Learner:
                 self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
                 self.accelerator._models.clear()  # or the wrappers of all epochs stay in memory
                 self.model = self.accelerator.prepare_model(self.network)
-        torch.manual_seed(derive_seed(*seed_words))
-        self.generator.manual_seed(derive_seed(*seed_words))
+        torch.manual_seed(derive_seed("epoch", *seed_words))
+        self.generator.manual_seed(derive_seed("mix", *seed_words))
 
     def refresh_batchnorm(self, network, epoch):
         """Give averaged weights BatchNorm statistics of their own, by one more look at an epoch's images."""
@@ -120,10 +122,6 @@ def build_learner(run, fold):
     targets = train_data.table.targets
     class_weights = resolve_class_weights(config.loss, targets, task)
     chances = SAMPLERS[config.train.sampler](targets, task)
-    train_loader = build_loader(
-        train_data, config.train.batch_size, shuffle_seed=config.seed, num_batches=config.train.batches_per_epoch,
-        chances=chances, **processes,
-    )  # fmt: skip
     val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
     prior = np.average(targets, axis=0, weights=chances)  # how often each target counts in the loss
@@ -132,6 +130,7 @@ def build_learner(run, fold):
         prior = weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
     network = build_network(config, len(run.table.target_names), run.pixel_stats, prior)
     network.place(accelerator.device, config.train.channels_last)
+    train_loader = _build_train_loader(run, network, train_data, chances=chances, **processes)
     if config.train.compile:
         network.compile()
     weight = config.augment.augmix_consistency
@@ -147,12 +146,43 @@ def build_learner(run, fold):
     )  # fmt: skip
 
 
+def _build_train_loader(run, network, data, **options):
+    """Build the Loader of training; batches of one image only for a network that learns from one.
+
+    BatchNorm cannot where it sees one value a channel, in the head or on a map of 1x1: an image that would be alone
+    then comes to the batch before.
+    """
+    train, seed = run.config.train, run.config.seed
+    build = partial(
+        build_loader, data, train.batch_size, shuffle_seed=seed, num_batches=train.batches_per_epoch, **options
+    )
+    loader = build()
+    if loader.smallest_batch > 1:
+        return loader
+    trial = copy.deepcopy(network)  # whose running statistics move
+    open_stages(trial, train.epochs - 1)
+    try:
+        with torch.no_grad():
+            alone = build_loader(data, 1, num_workers=0)
+            trial(**next(iterate_inputs(alone, 0, network.normalize, run.accelerator.device)))
+    except ValueError:
+        why = f"the BatchNorm of {run.config.model.backbone} or its head needs two images to learn from"
+        if train.batch_size == 1:
+            raise UserError(f"train.batch_size=1: {why}; set train.batch_size=2 or more") from None
+        if len(data) < 2 * options["world_size"]:
+            advice = "add images" if train.max_images is None else "set train.max_images=null"
+            raise UserError(f"{len(data)} training image of the fold: {why}; {advice}") from None
+        run.accelerator.print(f"batches of up to {train.batch_size + 1} images: {why}")
+        return build(at_least=2)
+    return loader
+
+
 def choose_rows(config, fold, folds):
     """Return the rows (int indices, in order) that a fold trains and validates on."""
     train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
     if config.train.max_images is not None and len(train_rows) > config.train.max_images:
-        chosen = np.random.default_rng((config.seed, fold)).choice(train_rows, config.train.max_images, replace=False)
-        train_rows = np.sort(chosen)
+        rng = np.random.default_rng(derive_seed("max_images", config.seed, fold))
+        train_rows = np.sort(rng.choice(train_rows, config.train.max_images, replace=False))
     return train_rows, val_rows
 
 
@@ -176,8 +206,3 @@ def build_transforms(config, table):
     if not is_uint8 and config.normalize == "backbone":
         raise UserError(f"normalize=backbone: {first} is not an 8-bit image; set normalize=dataset")
     return build_augmentation(config.augment, config.image_size, channels, is_uint8), build_resize(config.image_size)
-
-
-def derive_seed(*numbers):
-    """Return one seed made of several numbers, so that seed 1, fold 2 and seed 2, fold 1 differ."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

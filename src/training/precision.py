@@ -146,7 +146,7 @@ def _build_step(config, device, formats):
     with torch.random.fork_rng(**rng):
         network = build_network(config, 1, load_pretrained=False)
         open_stages(network, config.train.epochs - 1)
-        images = torch.randint(0, 256, (config.train.batch_size, *size), dtype=torch.uint8).to(device)
+        images = torch.randint(0, 256, (max(2, config.train.batch_size), *size), dtype=torch.uint8).to(device)
     copies = [network, *(copy.deepcopy(network) for _ in range(len(formats) - 1))]
     networks = {one: each.place(device, one) for one, each in zip(formats, copies, strict=True)}
 

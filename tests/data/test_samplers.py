@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from src.data.samplers import SAMPLERS, Ordered, Shuffled
+from src.data.samplers import SAMPLERS, Ordered, Shuffled, derive_seed
 
 balanced = SAMPLERS["balanced"]
 
@@ -79,3 +79,21 @@ def test_both_resume_within_an_epoch():
         sampler.start = 2
         assert list(sampler) == whole[2:]
         assert {epoch for batch in whole for epoch, _, _ in batch} == {3}
+
+
+def test_seeds_of_other_purposes_counts_and_orders_differ():
+    words = [(), (0,), (42, 1), (1, 42), (42, 1, 0), (42, 1, 0, 0), (42, 1, 0, 0, 1)]
+    seeds = {derive_seed(purpose, *numbers) for purpose in ("image", "epoch") for numbers in words}
+    assert len(seeds) == 2 * len(words)
+    assert derive_seed("image", 42, 1) == derive_seed("image", 42, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "world_size", "at_least", "expected"),
+    [(3, 1, 1, [2, 1]), (3, 1, 2, [3]), (5, 1, 2, [3, 2]), (1, 1, 2, [1]), (7, 2, 1, [4, 3]), (7, 2, 2, [7])],
+)
+def test_a_row_that_would_be_alone_comes_to_the_batch_before(num_rows, world_size, at_least, expected):
+    each = [Shuffled(num_rows, 2, 0, rank, world_size, at_least=at_least) for rank in range(world_size)]
+    assert [sum(map(len, batches)) for batches in zip(*each, strict=True)] == expected
+    assert {one.smallest for one in each} == {min(expected) // world_size}
+    assert sorted(row for one in each for row in rows(one)) == list(range(num_rows))

@@ -64,7 +64,10 @@ def read_meta(run, fold):
     return json.loads(run.folder.fold(fold).meta.read_text())
 
 
-@pytest.mark.parametrize("words", [[], ["model.backbone=simple_cnn", "model.kwargs={}"]], ids=["demo", "own backbone"])
+OWN = ["model.backbone=simple_cnn", "model.kwargs={}", "seed=1"]
+
+
+@pytest.mark.parametrize("words", [[], OWN], ids=["demo", "own backbone"])
 def test_the_selected_epoch_is_that_of_val_csv_the_weights_and_the_scores(train, table, words):
     """By the metric, computed again from what is on disk, and by the network, opened again."""
     runs = {select: train([0, 1], *words, f"train.select={select}", f"name={select}") for select in ("best", "last")}

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from src.competition.paths import Paths
 from src.data.dataset import ImageDataset
 from src.errors import UserError
-from src.training.learner import build_learner, build_transforms, choose_rows, count_reads, derive_seed
+from src.training.engine import train_one_epoch
+from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 
 FOLDS = np.array([0, 1, 0, 1, -1, 1])
 RARE = np.eye(10)[[0, 0, 0, 0, 0, 1]]  # of fold 0's training rows 1, 3, 4, 5 one has class 1
@@ -46,6 +47,51 @@ def test_rows_of_the_fold_validate_and_all_others_train(table, build):
     assert learner.val_table.ids.tolist() == ["0", "2"]
     assert learner.train_table.ids.tolist() == ["1", "3", "4", "5"]
     assert len(build(table, "train.max_images=3").train_table) == 3
+
+
+HEADLESS = "the BatchNorm of test_resnet or its head needs two images to learn from"
+WITH_BATCHNORM = ["model.kwargs={}", "image_size=32"]  # whose last maps are of 1x1
+
+
+def batch_sizes(learner):
+    return [len(batch["index"]) for batch in learner.train_loader.batches(0)]
+
+
+def test_an_image_that_would_be_alone_comes_to_the_batch_before_where_batchnorm_is(table, build, capsys):
+    words = ["train.max_images=3", "train.batch_size=2"]
+    assert batch_sizes(build(table, *words, "image_size=32")) == [2, 1]
+    assert capsys.readouterr().out == ""
+    learner = build(table, *words, *WITH_BATCHNORM)
+    assert (batch_sizes(learner), capsys.readouterr().out) == ([3], f"batches of up to 3 images: {HEADLESS}\n")
+    train_one_epoch(learner_in_epoch(learner), 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train.batch_size=1"], f"train.batch_size=1: {HEADLESS}; set train.batch_size=2 or more"),
+        (["train.max_images=1"], f"1 training image of the fold: {HEADLESS}; set train.max_images=null"),
+    ],
+)
+def test_batchnorm_refuses_to_learn_from_single_images(table, build, words, line):
+    with pytest.raises(UserError) as error:
+        build(table, *words, *WITH_BATCHNORM)
+    assert str(error.value) == line
+    train_one_epoch(learner_in_epoch(build(table, *words, "image_size=32")), 0)  # without BatchNorm it learns
+
+
+def test_frozen_batchnorm_takes_single_images(table, build, tmp_path):
+    save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), tmp_path / "w.safetensors")
+    words = [*WITH_BATCHNORM, "model.pretrained=true", f"model.weights={tmp_path}/w.safetensors", "train.batch_size=1"]
+    train_one_epoch(learner_in_epoch(build(table, *words)), 0)
+    words += ["model.freeze=gradual", "model.freeze_batchnorm=false"]  # it learns from the second epoch on
+    with pytest.raises(UserError, match="train.batch_size=1: the BatchNorm of test_resnet"):
+        build(table, *words)
+
+
+def learner_in_epoch(learner):
+    learner.start_epoch(0, 1)
+    return learner
 
 
 def test_own_crops_see_the_image_at_its_own_size(table, build):
@@ -156,7 +202,7 @@ def test_an_epoch_s_random_numbers_are_those_of_its_seed(table, build):
         draws.append((torch.rand(3), torch.rand(3, generator=learner.generator)))
     assert all(torch.equal(one, other) for one, other in zip(draws[0], draws[2], strict=True))
     assert not torch.equal(draws[0][0], draws[1][0])
-    assert derive_seed(1, 2) != derive_seed(2, 1)
+    assert not torch.equal(*draws[0])  # dropout and mixing draw apart
 
 
 def test_stages_open_as_epochs_begin(table, build, tmp_path, capsys):
