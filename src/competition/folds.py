@@ -1,5 +1,6 @@
 """Which fold, from 0, validates each training row (-1: none): made once per seed, saved, checked before training."""
 
+import math
 import os
 import re
 from contextlib import suppress
@@ -8,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.competition.splits import SPLITS, is_one_class_a_row, number_classes
+from src.competition.splits import SPLITS
 from src.competition.tables import read_table
 from src.competition.targets import match_ids, read_column
 from src.errors import UserError, listing
-from src.evaluation.metrics import build_metric, positives
+from src.evaluation.metrics import build_metric
 from src.files import save_table
 
 _NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are handed out
@@ -21,9 +22,10 @@ _NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are hande
 def load_folds(config, table, keep=True):
     """Return the fold of each row, (N,) int64: the user's file, else the one made before, else made now and saved.
 
-    Runs share <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<seed>[_by_<group>].csv; keep=False saves none.
+    Runs share <output_dir>/folds/<competition>_<folds>_<num_folds>_seed<fold_seed>[_by_<group>].csv; keep=False saves
+    none.
     """
-    method, num_folds, seed, competition = config.folds, config.num_folds, config.seed, config.competition
+    method, num_folds, seed, competition = config.folds, config.num_folds, config.fold_seed, config.competition
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     if metric.weights is not None and len(metric.weights) != len(table.target_names):
         found = f"{len(metric.weights)} weights for {len(table.target_names)} columns ({listing(table.target_names)})"
@@ -56,9 +58,10 @@ def make_folds(table, method, num_folds, seed, metric):
     kind = default if method in ("auto", "holdout") else method
     if "group" in kind and table.groups is None:
         raise UserError(f"folds={method}: the table has no groups; set competition.group=COLUMN")
-    unit, count = ("groups", pd.Series(table.groups).nunique()) if "group" in kind else ("rows", len(table))
-    if count < num_folds:
-        raise UserError(f"num_folds={num_folds}: only {count} {unit} to split; lower num_folds")
+    if (count := _count_units(table, kind)) < num_folds:
+        unit = "groups" if "group" in kind else "rows"
+        advice = _advise(table, metric, method, num_folds, seed)
+        raise UserError(f"num_folds={num_folds}: only {count} {unit} to split; {advice}")
     for attempt in range(_NUM_ATTEMPTS):
         folds = SPLITS[kind](table, num_folds, seed + attempt)
         if method == "holdout":
@@ -66,16 +69,14 @@ def make_folds(table, method, num_folds, seed, metric):
         with suppress(UserError):
             check_folds(table, folds, metric)
             return folds
-    largest = np.bincount(number_classes(table.targets)).max()
-    if metric.fold_needs == "both" and is_one_class_a_row(table.targets) and largest < num_folds:
-        if largest == 1:
-            raise UserError("folds: every class has one row only and cannot be learned and scored; add images to each")
-        raise UserError(f"num_folds={num_folds}: the largest class has only {largest} rows; lower num_folds")
     return folds
 
 
-def check_folds(table, folds, metric):
-    """Check that a group is on one side of each fold, and that both sides hold what training and the metric need."""
+def check_folds(table, folds, metric, config=None):
+    """Check that a group is on one side of each fold, and that both sides hold what training and the metric need.
+
+    config: the Config that made the folds, on which the advice is tried; None: there is none.
+    """
     if table.groups is not None:
         pairs = pd.DataFrame({"group": table.groups, "fold": folds}).drop_duplicates()
         if len(torn := pairs[pairs["group"].duplicated(keep=False)]):
@@ -83,23 +84,54 @@ def check_folds(table, folds, metric):
             advice = "use folds=stratified_group or set competition.group=null"
             raise UserError(f"fold {fold}: {count} groups are in training and in validation (first: {first}); {advice}")
     numbers, is_positive = np.unique(folds[folds >= 0]), metric.positives(table.targets)
-    better = "stratified" if is_one_class_a_row(table.targets) else "multilabel"
-    advice = f"lower num_folds (now {len(numbers)}) or use folds={'auto' if table.groups is not None else better}"
+    fault = ""
     for fold in numbers:
         for side, rows in (("validation", folds == fold), ("training", folds != fold)):
             counts, total = is_positive[rows].sum(axis=0), int(rows.sum())
             if not total:
                 raise UserError(f"fold {fold}: no row is left for {side}; split into two folds or more")
             for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
-                if metric.fold_needs == "both" and is_absent.any():
-                    name = table.target_names[int(np.flatnonzero(is_absent)[0])]
-                    raise UserError(f"fold {fold}: column {name!r} has no {sign} in {side}; {advice}")
+                if not fault and metric.fold_needs == "both" and is_absent.any():
+                    column = int(np.flatnonzero(is_absent)[0])
+                    rows_of_it = int((is_positive[:, column] == (sign == "positive")).sum())
+                    found = f"column {table.target_names[column]!r} has no {sign} in {side} ({rows_of_it} in all)"
+                    fault = f"fold {fold}: {found}"
+        truth = table.targets[folds == fold]
+        if not fault and math.isnan(metric.score(truth, truth)):
+            fault = f"fold {fold}: {metric.name} is not defined on its {len(truth)} validation rows"
+    if fault:
+        how = () if config is None else (config.folds, config.num_folds, config.fold_seed)
+        raise UserError(f"{fault}; {_advise(table, metric, *how) if how else 'choose other folds'}")
+
+
+def _advise(table, metric, method, num_folds, seed):
+    """Return the setting that makes folds which can be scored: fewer of them where that works, else another metric."""
+    if method == "column" or method.endswith(".csv"):
+        source = method if method.endswith(".csv") else "competition.fold"
+        return f"give each fold such rows in {source}, or set competition.metric=log_loss, which needs none"
+    is_positive, count = metric.positives(table.targets), min(num_folds, _count_units(table, method))
+    rarest = int(np.minimum(is_positive.sum(axis=0), (~is_positive).sum(axis=0)).min())
+    fewer = min(count, num_folds - 1, rarest if metric.fold_needs == "both" else num_folds)
+    for other, number in (("auto", num_folds), (method, fewer), (method, 2)):
+        if (other, number) != (method, num_folds) and 1 < number <= _count_units(table, other):
+            with suppress(UserError):
+                check_folds(table, make_folds(table, other, number, seed, metric), metric)
+                return f"set num_folds={number}" if other == method else f"set folds={other}"
+    if count < 2:
+        return "add images"
+    fewer = "" if count == num_folds else f"num_folds={count} and "
+    return f"set {fewer}competition.metric=log_loss, which needs none, or add images"
+
+
+def _count_units(table, method):
+    """Return how many rows, or groups where these stay whole, a method of `make_folds` can deal out."""
+    is_grouped = "group" in method or (method in ("auto", "holdout") and table.groups is not None)
+    return len(np.unique(table.groups)) if is_grouped else len(table)
 
 
 def describe_folds(table, folds):
     """Return a table with a line per fold: its rows, groups and positives of each column (of many: the fewest)."""
-    is_positive = positives(table.targets, is_one_class_a_row(table.targets))
-    by_fold = pd.DataFrame(is_positive, columns=list(table.target_names)).groupby(folds)
+    by_fold = pd.DataFrame(table.positives, columns=list(table.target_names)).groupby(folds)
     lines = by_fold.sum()
     if len(lines.columns) > 12:
         lines = lines.min(axis=1).to_frame("min positives")

@@ -7,12 +7,10 @@ import pandas as pd
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from src.evaluation.metrics import positives
-
 
 def split_stratified(table, num_folds, seed):
     """Spread every class evenly over the folds."""
-    classes = number_classes(table.targets)
+    classes = number_classes(table.positives)
     if np.bincount(classes).max() >= num_folds:
         return _assign(StratifiedKFold, num_folds, seed, len(table), classes)
     # scikit-learn wants one class that large; here a fold gets at most one row of each
@@ -30,11 +28,11 @@ def split_group(table, num_folds, seed):
 def split_stratified_group(table, num_folds, seed):
     """Keep groups whole, and spread every class (with several labels a row: every label) evenly."""
     groups = pd.factorize(table.groups, sort=True)[0]
-    if not is_one_class_a_row(table.targets):
+    if not is_one_class_a_row(table.positives):
         has_label = np.zeros((groups.max() + 1, table.targets.shape[1]), dtype=np.int64)
-        np.maximum.at(has_label, groups, positives(table.targets, False))  # those that one of the group's rows has
+        np.maximum.at(has_label, groups, table.positives)  # those that one of the group's rows has
         return _assign(MultilabelStratifiedKFold, num_folds, seed, len(has_label), has_label)[groups]
-    classes = number_classes(table.targets)
+    classes = number_classes(table.positives)
     if np.bincount(classes).max() < num_folds:  # which scikit-learn refuses
         return split_group(table, num_folds, seed)
     return _assign(StratifiedGroupKFold, num_folds, seed, len(table), classes, groups)
@@ -42,9 +40,9 @@ def split_stratified_group(table, num_folds, seed):
 
 def split_multilabel(table, num_folds, seed):
     """Spread every label evenly, the rarest first (Sechidis et al., 2011, ECML PKDD); one class a row as stratified."""
-    if is_one_class_a_row(table.targets):
+    if is_one_class_a_row(table.positives):
         return split_stratified(table, num_folds, seed)
-    has_label = positives(table.targets, False).astype(np.int64)
+    has_label = table.positives.astype(np.int64)
     return _assign(MultilabelStratifiedKFold, num_folds, seed, len(table), has_label)
 
 
@@ -62,13 +60,13 @@ SPLITS = {
 }
 
 
-def is_one_class_a_row(targets):
-    return targets.shape[1] == 1 or bool(np.allclose(targets.sum(axis=1), 1, atol=1e-3))
+def is_one_class_a_row(is_positive):
+    return is_positive.shape[1] == 1 or bool((is_positive.sum(axis=1) == 1).all())
 
 
-def number_classes(targets):
-    """Return (N,) int64: rows with the same positives have the same number."""
-    bits = np.packbits(positives(targets, is_one_class_a_row(targets)), axis=1)
+def number_classes(is_positive):
+    """Return (N,) int64: rows with the same positives (N, C) bool have the same number."""
+    bits = np.packbits(is_positive, axis=1)
     return pd.DataFrame(bits).groupby(list(range(bits.shape[1])), sort=True).ngroup().to_numpy()
 
 

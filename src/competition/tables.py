@@ -15,6 +15,7 @@ import pandas as pd
 from src.competition.paths import Paths, fill_pattern, find_images, list_images, list_places
 from src.competition.targets import check_classes, check_settings, match_ids, read_column, read_label, read_targets
 from src.errors import UserError
+from src.evaluation.metrics import positives
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ImageTable:
     groups: np.ndarray | None  # (N,) str; equal ones stay in one fold
     folds: np.ndarray | None  # (N,) int64, the table's own; None: competition.fold names no column
     columns: pd.DataFrame | None = None  # N rows of str, nan where empty: all but id, label and targets
+    is_multiclass: bool = False  # a row has one class: the largest of its targets
 
     def __len__(self):
         return len(self.ids)
@@ -37,7 +39,12 @@ class ImageTable:
         arrays = (self.ids, self.paths, self.targets, self.groups, self.folds)
         ids, paths, targets, groups, folds = (None if one is None else one[rows] for one in arrays)
         columns = None if self.columns is None else self.columns.iloc[rows].reset_index(drop=True)
-        return ImageTable(ids, paths, targets, self.target_names, groups, folds, columns)
+        return ImageTable(ids, paths, targets, self.target_names, groups, folds, columns, self.is_multiclass)
+
+    @property
+    def positives(self):
+        """(N, C) bool: which columns are true of a row, by the rule of the metrics."""
+        return positives(self.targets, self.is_multiclass)
 
 
 def load_train_table(competition, may_be_constant=False):
@@ -60,9 +67,10 @@ def load_train_table(competition, may_be_constant=False):
         folds = folds.astype(np.int64)
     if paths is None:
         paths = find_images(competition, "train_image", rows, ids)
-    if taken := {"id", "fold"} & set(names):
-        raise UserError(f"{where}: a target is named {taken.pop()!r}, which oof.csv uses itself; rename the column")
-    return ImageTable(ids, paths, targets, names, groups, folds, _other_columns(rows, competition))
+    if taken := {"id", "fold", *(f"target_{name}" for name in names)} & set(names):
+        raise UserError(f"{where}: a target is named {min(taken)!r}, which oof.csv uses itself; rename the column")
+    is_multiclass = competition.task == "multiclass"
+    return ImageTable(ids, paths, targets, names, groups, folds, _other_columns(rows, competition), is_multiclass)
 
 
 def load_test_table(competition, target_names):

@@ -94,13 +94,13 @@ def read_targets(rows, names, competition, where, may_be_constant=False):
     for name in names:
         values = pd.to_numeric(read_column(rows, name, where, "targets"), errors="coerce").to_numpy(dtype=np.float64)
         column = f"column {name!r}"
-        is_right = np.isin(values, (0, 1)) if competition.task == "binary" else (values >= 0) & (values <= 1)
+        is_right = (values >= 0) & (values <= 1)
         if not is_right.all():
-            allowed, advice = "0 to 1", "correct them"
+            advice = "correct them"
             if competition.task == "binary":
-                allowed, advice = "0 and 1", f"set competition.targets=[] and competition.label={name} for class names"
+                advice = f"set competition.targets=[] and competition.label={name} for class names"
             found = listing(rows[name][~is_right].unique(), 3)
-            raise UserError(f"{where}: {column} holds other values than {allowed} ({found}); {advice}")
+            raise UserError(f"{where}: {column} holds other values than 0 to 1 ({found}); {advice}")
         if not may_be_constant and values.min() == values.max():
             found = f"holds one class only ({rows[name].iloc[0]})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, leave it out")

@@ -183,7 +183,8 @@ class Config:
     fold: int | None = setting(None, "train this fold alone, counted from 0; null: all", at_least=0)
     num_folds: int = setting(5, "parts the training rows are split into", at_least=2)
     folds: str = setting("auto", "how to split, or my.csv", choices=FOLD_METHODS, or_like=(r".*\.csv", ", nor a .csv"))
-    seed: int = setting(42, "of folds, first weights, sampler, augmentation", at_least=0, at_most=4_000_000_000)
+    fold_seed: int = setting(42, "of the folds alone", at_least=0, at_most=4_000_000_000)
+    seed: int = setting(42, "of first weights, sampler, augmentation", at_least=0, at_most=4_000_000_000)
     image_size: tuple[int, int] = setting((224, 224), "(height, width); one: square", at_least=8, at_most=32_768)
     normalize: str = setting("backbone", "pixel mean and std: the backbone's, the data set's, its mean alone or none",
                              choices=("backbone", "dataset", "center", "none"))

@@ -20,7 +20,8 @@ def score_run(run):
         own = table.folds == fold
         probs[own] = load_predictions(folder.fold(fold).val, table.ids[own], names)
     targets, probs = table.targets[rows], probs[rows]
-    save_table(folder.oof, join_columns({"id": table.ids[rows], "fold": table.folds[rows]}, probs, names))
+    known = {f"target_{name}": column for name, column in zip(names, targets.T, strict=True)}
+    save_table(folder.oof, join_columns({"id": table.ids[rows], "fold": table.folds[rows]} | known, probs, names))
 
     metas = {fold: load_json(folder.fold(fold).meta) for fold in done}
     per_fold = {key: {str(fold): meta[f"{key}_score"] for fold, meta in metas.items()} for key in ("best", "last")}

@@ -135,7 +135,7 @@ def open_folder(run, locks):
                 execution = Execution(run.config.precision, run.config.train.channels_last)
                 save_execution(folder, execution, run.accelerator.device)
             run.table = leave_out_unreadable(config, run.table, folder.unreadable)
-        check_folds(run.table, run.table.folds, run.metric)
+        check_folds(run.table, run.table.folds, run.metric, config)
         if is_main:
             save_folds(folder.folds, run.table, is_busy or folder.has_work())
         run.unfinished = [fold for fold in wanted if not folder.fold(fold).is_finished()]

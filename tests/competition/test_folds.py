@@ -70,9 +70,13 @@ def test_further_shuffles_are_tried_when_one_cannot_be_scored():
 @pytest.mark.parametrize(
     ("table", "method", "num_folds", "expected"),
     [
-        (table_of([0, 1, 0]), "auto", 5, "num_folds=5: only 3 rows to split; lower num_folds"),
-        (table_of([0, 1] * 6, ["p", "q"] * 6), "auto", 5, "num_folds=5: only 2 groups to split; lower num_folds"),
-        (table_of([0, 1] * 3), "auto", 5, "num_folds=5: the largest class has only 3 rows; lower num_folds"),
+        (table_of([0, 1, 0]), "auto", 5, "num_folds=5: only 3 rows to split; set num_folds=3 and "
+         "competition.metric=log_loss, which needs none, or add images"),
+        (table_of([0, 1, 0, 1]), "auto", 5, "num_folds=5: only 4 rows to split; set num_folds=2"),
+        (table_of([0, 1] * 6, ["p", "q"] * 6), "stratified_group", 5, "num_folds=5: only 2 groups to split; set "
+         "num_folds=2 and competition.metric=log_loss, which needs none, or add images"),
+        (table_of([0, 0, 1, 1] * 3, ["p", "q"] * 6), "auto", 5, "num_folds=5: only 2 groups to split; set num_folds=2"),
+        (table_of([0, 1] * 6, ["p"] * 12), "auto", 5, "num_folds=5: only 1 groups to split; add images"),
         (table_of([0, 1] * 6), "group", 2, "folds=group: the table has no groups; set competition.group=COLUMN"),
         (table_of([0, 1] * 6), "stratified_group", 2,
          "folds=stratified_group: the table has no groups; set competition.group=COLUMN"),
@@ -87,18 +91,18 @@ def test_a_split_that_cannot_be_made_is_refused(table, method, num_folds, expect
     [
         ([0, 1, 0, 1], None, [0, 0, 1, 1], "binary", None),
         ([0, 1, 0, 0], None, [0, 0, 1, 1], "binary",
-         "fold 0: column 'a' has no positive in training; lower num_folds (now 2) or use folds=stratified"),
+         "fold 0: column 'a' has no positive in training (1 in all); choose other folds"),
         ([0, 0, 0, 1, 0, 1], None, [0, 0, 1, 1, 2, 2], "binary",
-         "fold 0: column 'a' has no positive in validation; lower num_folds (now 3) or use folds=stratified"),
+         "fold 0: column 'a' has no positive in validation (2 in all); choose other folds"),
         ([0, 1, 1, 1, 0, 1], None, [0, 0, 1, 1, 2, 2], "binary",
-         "fold 1: column 'a' has no negative in validation; lower num_folds (now 3) or use folds=stratified"),
+         "fold 1: column 'a' has no negative in validation (2 in all); choose other folds"),
         ([0, 0, 0.4, 0.6, 0, 0.5], None, [1, 1, 0, 0, -1, -1], "binary",
-         "fold 1: column 'a' has no positive in validation; lower num_folds (now 2) or use folds=stratified"),
+         "fold 1: column 'a' has no positive in validation (2 in all); choose other folds"),
         ([[1, 1], [0, 0], [1, 0], [0, 0]], None, [0, 0, 1, 1], "multilabel",
-         "fold 0: column 'b' has no positive in training; lower num_folds (now 2) or use folds=multilabel"),
+         "fold 0: column 'b' has no positive in training (1 in all); choose other folds"),
         ([[1, 0], [0, 1], [1, 0], [0, 1]], None, [0, 1, 1, 0], "multiclass", None),
         ([[1, 0, 0], [0, 1, 0], [0.4, 0.3, 0.3], [0.3, 0.4, 0.3]], None, [0, 0, 1, 1], "multiclass",
-         "fold 0: column 'c' has no positive in validation; lower num_folds (now 2) or use folds=stratified"),
+         "fold 0: column 'c' has no positive in validation (0 in all); choose other folds"),
         ([0, 1, 0, 1], ["p", "p", "q", "q"], [0, 0, 1, 1], "binary", None),
         ([0, 1, 0, 1, 0], ["p", "p", "q", "p", "q"], [0, 0, 1, 1, -1], "binary",
          "fold 1: 2 groups are in training and in validation (first: p); "
@@ -128,7 +132,7 @@ def test_a_description_counts_rows_groups_and_positives():
 
 @pytest.fixture
 def config(tmp_path):
-    return Config(output_dir=str(tmp_path / "out"), competition=Competition(name="pets"), num_folds=2, seed=5)
+    return Config(output_dir=str(tmp_path / "out"), competition=Competition(name="pets"), num_folds=2, fold_seed=5)
 
 
 def test_a_metric_that_scores_any_rows_needs_no_class_on_both_sides():
@@ -137,7 +141,7 @@ def test_a_metric_that_scores_any_rows_needs_no_class_on_both_sides():
     assert np.unique(folds).tolist() == [0, 1, 2, 3, 4]
     assert len(set(folds[20:23])) == 3
     check_folds(table, folds, ACCURACY)
-    expected = "fold 0: column 'c' has no positive in validation; lower num_folds (now 5) or use folds=stratified"
+    expected = "fold 0: column 'c' has no positive in validation (1 in all); choose other folds"
     assert refusal(check_folds, table, np.roll(np.arange(24) % 5, 2), build_metric("roc_auc", "multiclass")) == expected
     one_side = "fold 0: no row is left for training; split into two folds or more"
     assert refusal(check_folds, table, np.zeros(24, int), ACCURACY) == one_side
@@ -155,11 +159,89 @@ def test_classes_smaller_than_the_folds_are_spread_for_such_a_metric():
     folds = make_folds(table_of(targets, groups), "auto", 5, 0, ACCURACY)
     assert pd.Series(folds).groupby(groups).nunique().max() == 1
     assert np.unique(folds).tolist() == [0, 1, 2, 3, 4]
-    one_row_a_class = table_of(np.eye(8))
-    assert np.bincount(make_folds(one_row_a_class, "auto", 2, 0, ACCURACY)).tolist() == [4, 4]
-    assert refusal(make_folds, one_row_a_class, "auto", 2, 0, build_metric("roc_auc", "multiclass")) == (
-        "folds: every class has one row only and cannot be learned and scored; add images to each"
+    assert np.bincount(make_folds(table_of(np.eye(8)), "auto", 2, 0, ACCURACY)).tolist() == [4, 4]
+
+
+LOG_LOSS = "set competition.metric=log_loss, which needs none, or add images"
+RARE = np.eye(3)[[0] * 20 + [1] * 6 + [2]]  # one row of the last class
+OF_BOTH = np.eye(2)[[0] * 20 + [1] * 3][:, [0, 1, 1]] * [1, 1, 1]  # 3 rows of the last two labels
+
+
+@pytest.mark.parametrize(
+    ("targets", "groups", "words", "advice"),
+    [
+        (RARE, None, {}, LOG_LOSS),
+        (RARE, None, {"folds": "stratified"}, LOG_LOSS),
+        (RARE, None, {"folds": "kfold"}, LOG_LOSS),
+        (RARE, None, {"folds": "holdout"}, LOG_LOSS),
+        (RARE, np.arange(27) // 2, {}, LOG_LOSS),
+        (np.eye(8), None, {"num_folds": 2}, LOG_LOSS),
+        (OF_BOTH, None, {}, "set num_folds=3"),
+        (OF_BOTH, None, {"folds": "multilabel"}, "set num_folds=3"),
+        (OF_BOTH, np.arange(23), {}, "set num_folds=3"),
+        ([0] * 100 + [1] * 5, None, {"folds": "kfold", "num_folds": 5}, "set folds=auto"),
+        ([0] * 20 + [1] * 3, None, {"folds": "holdout", "num_folds": 23}, "set num_folds=3"),
+    ],
+)  # fmt: skip
+def test_folds_that_cannot_be_scored_are_answered_by_advice_that_works(config, targets, groups, words, advice):
+    task = "binary" if np.ndim(targets) == 1 else "multiclass" if len(targets) != 23 else "multilabel"
+    table = table_of(targets, groups, names=tuple("abcdefgh")[: np.shape(targets)[1]] if task != "binary" else None)
+    config = replace(config, competition=replace(config.competition, task=task), **({"num_folds": 5} | words))
+    for _ in range(2):
+        metric = build_metric(config.competition.metric, task)
+        folds = load_folds(config, table, keep=False)
+        if advice is None:
+            assert check_folds(table, folds, metric, config) is None
+            break
+        line = refusal(check_folds, table, folds, metric, config)
+        assert line.partition("; ")[2] == advice
+        key, _, value = advice.removeprefix("set ").partition(",")[0].partition("=")
+        if key == "competition.metric":
+            config = replace(config, competition=replace(config.competition, metric=value))
+        else:
+            config = replace(config, **{key: int(value) if key == "num_folds" else value})
+        advice = None
+
+
+def test_a_users_own_folds_are_told_to_correct_them(config, tmp_path):
+    table, own = table_of([0] * 6 + [1, 1]), "0,0 1,0 2,0 3,1 4,1 5,1 6,1 7,1"
+    (tmp_path / "mine.csv").write_text("id,fold\n" + "".join(f"000{one}\n" for one in own.split()))
+    source, expected = str(tmp_path / "mine.csv"), "fold 0: column 'a' has no positive in validation (2 in all); "
+    for folds, where in ((source, source), ("column", "competition.fold")):
+        config = replace(config, folds=folds)
+        table = replace(table, folds=np.array([0, 0, 0, 1, 1, 1, 1, 1]))
+        assert refusal(check_folds, table, load_folds(config, table), AUC, config) == (
+            f"{expected}give each fold such rows in {where}, or set competition.metric=log_loss, which needs none"
+        )
+
+
+def test_a_metric_that_is_nan_even_for_the_truth_is_refused_before_training():
+    kappa, table = build_metric("quadratic_kappa", "multiclass"), table_of(np.eye(3)[[0, 0, 1, 2]])
+    assert refusal(check_folds, table, np.array([0, 0, 1, 1]), kappa) == (
+        "fold 0: quadratic_kappa is not defined on its 2 validation rows; choose other folds"
     )
+    check_folds(table, np.array([0, 1, 0, 1]), kappa)
+
+
+def test_soft_classes_are_split_and_scored_by_the_same_largest_share():
+    shares = np.array([[0.4, 0.35, 0.25], [0.3, 0.45, 0.25], [0.3, 0.3, 0.4]])[np.arange(30) % 3]
+    table = replace(table_of(shares), is_multiclass=True)
+    assert table.positives.tolist() == build_metric("roc_auc", "multiclass").positives(shares).tolist()
+    folds = make_folds(table, "auto", 5, 0, build_metric("roc_auc", "multiclass"))
+    assert describe_folds(table, folds)[["a", "b", "c"]].to_numpy().tolist() == [[2, 2, 2]] * 5
+    several = table_of(shares)  # as several labels none is true of any row
+    several_auc = build_metric("roc_auc", "multilabel")
+    assert not several.positives.any()
+    assert refusal(check_folds, several, np.arange(30) % 5, several_auc) == (
+        "fold 0: column 'a' has no positive in validation (0 in all); choose other folds"
+    )
+
+
+def test_the_fold_seed_alone_decides_the_folds(config):
+    table = table_of([0, 1] * 20)
+    folds = load_folds(config, table, keep=False).tolist()
+    assert load_folds(replace(config, seed=1), table, keep=False).tolist() == folds
+    assert load_folds(replace(config, fold_seed=1), table, keep=False).tolist() != folds
 
 
 def test_folds_are_made_once_and_read_in_the_tables_order(config, tmp_path):
@@ -174,7 +256,7 @@ def test_folds_are_made_once_and_read_in_the_tables_order(config, tmp_path):
     again = load_folds(config, table)
     assert again.dtype == np.int64
     assert again.tolist() == (1 - folds).tolist()
-    assert load_folds(replace(config, seed=6), table).tolist() == make_folds(table, "auto", 2, 6, AUC).tolist()
+    assert load_folds(replace(config, fold_seed=6), table).tolist() == make_folds(table, "auto", 2, 6, AUC).tolist()
 
 
 def test_folds_kept_without_groups_are_not_those_with_groups(config, tmp_path):
@@ -234,7 +316,10 @@ def test_folds_that_the_user_brought(config, tmp_path, csv, expected):
 
 def test_the_metric_of_the_config_decides_what_a_fold_must_hold(config):
     table, config = table_of([0, 1, 0, 1, 0, 1]), replace(config, num_folds=5)
-    assert refusal(load_folds, config, table) == "num_folds=5: the largest class has only 3 rows; lower num_folds"
+    metric = build_metric("roc_auc", "binary")
+    assert refusal(check_folds, table, load_folds(config, table, keep=False), metric, config) == (
+        "fold 3: column 'a' has no positive in validation (3 in all); set num_folds=3"
+    )
     config = replace(config, competition=replace(config.competition, metric="accuracy"))
     assert np.unique(load_folds(config, table)).tolist() == [0, 1, 2, 3, 4]
 

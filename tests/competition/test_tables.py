@@ -153,10 +153,10 @@ def test_rows_longer_than_the_header_are_refused(tmp_path):
         ("id,y\n001,1\n002,\n",
          "ROOT/train.csv: column 'y' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
         ("id,y\n001,1\n002,nan\n",
-         "ROOT/train.csv: column 'y' holds other values than 0 and 1 (nan); set competition.targets=[] and "
+         "ROOT/train.csv: column 'y' holds other values than 0 to 1 (nan); set competition.targets=[] and "
          "competition.label=y for class names"),
         ("id,y\n001,2\n002,no\n010,1\n",
-         "ROOT/train.csv: column 'y' holds other values than 0 and 1 (2, no); set competition.targets=[] and "
+         "ROOT/train.csv: column 'y' holds other values than 0 to 1 (2, no); set competition.targets=[] and "
          "competition.label=y for class names"),
         ("id,y\n001,1\n002,1\n",
          "ROOT/train.csv: column 'y' holds one class only (1); nothing can be learned, leave it out"),

@@ -140,3 +140,18 @@ def test_a_solution_of_several_labels_a_cell_is_read_by_trainings_classes(write_
         "ROOT/train.csv: column 'tags' holds 'c' (first: line 3), not among the classes of training (a, b); correct it "
         "or competition.classes"
     )
+
+
+def test_one_soft_target_may_be_binary(write_competition):
+    table = load_train_table(write_competition(IMAGES | {"train.csv": "id,y\n001,0.25\n002,1\n010,0.5\n"}, **BASIC))
+    assert table.targets.tolist() == [[0.25], [1], [0.5]]
+    assert table.positives.tolist() == [[False], [True], [True]]
+
+
+def test_the_largest_share_of_a_class_is_its_positive(write_competition):
+    csv = "id,a,b,c\n001,0.4,0.3,0.3\n002,0.3,0.4,0.3\n010,0.3,0.3,0.4\n"
+    settings = BASIC | {"targets": ["a", "b", "c"]}
+    for task, expected in (("multiclass", [[1, 0, 0], [0, 1, 0], [0, 0, 1]]), ("multilabel", [[0] * 3] * 3)):
+        table = load_train_table(write_competition(IMAGES | {"train.csv": csv}, **settings, task=task))
+        assert table.positives.tolist() == expected
+        assert table.take([0, 2]).positives.tolist() == [expected[0], expected[2]]

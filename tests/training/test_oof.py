@@ -51,7 +51,8 @@ def test_the_selected_epochs_are_scored_and_the_others_listed(make, capsys, sele
         "columns": {"t0": pytest.approx(pooled)}, "seconds": 21.0, "seconds_per_fold": {"0": 10.0, "1": 11.0},
     }  # fmt: skip
     oof = pd.read_csv(run.folder.oof)
-    assert oof.columns.tolist() == ["id", "fold", "t0"]
+    assert oof.columns.tolist() == ["id", "fold", "target_t0", "t0"]
+    assert oof["target_t0"].tolist() == TARGETS[rows, 0].tolist()
     assert oof["id"].tolist() == rows
     assert oof["fold"].tolist() == FOLDS[rows].tolist()
     np.testing.assert_allclose(oof["t0"], PROBS[rows, 0])

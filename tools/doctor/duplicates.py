@@ -85,7 +85,7 @@ def make_joint_folds(data, pairs):
     clusters = connect(len(table), links).astype(str)
     try:
         joint, config = dataclasses.replace(table, groups=clusters), data.config
-        return make_folds(joint, "auto", config.num_folds, config.seed, data.metric)
+        return make_folds(joint, "auto", config.num_folds, config.fold_seed, data.metric)
     except UserError:  # too few groups, which check_split reports
         return None
 

@@ -30,7 +30,7 @@ def check_split(data):
                 **name_rows(split),
             )
         )
-    elif fault := _find_fault(table, folds, data.metric):
+    elif fault := _find_fault(data):
         findings.append(make_finding(fault))
     errors = compute_fold_errors(table.targets, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
@@ -85,15 +85,17 @@ def compute_fold_errors(targets, folds):
     return pd.DataFrame(rows, columns=["fold", "column", "positives", "error"])
 
 
-def _find_fault(table, folds, metric):
+def _find_fault(data):
     """Return what is wrong with the folds, or ""; constant columns, which no split can help, are left out."""
-    is_positive = metric.positives(table.targets)
+    table, folds = data.train, data.folds
+    is_positive = data.metric.positives(table.targets)
     varies = is_positive.any(axis=0) & ~is_positive.all(axis=0)
     if not varies.any():
         return ""
     names = tuple(np.array(table.target_names)[varies].tolist())
     try:
-        check_folds(replace(table, targets=table.targets[:, varies], target_names=names), folds, metric)
+        part = replace(table, targets=table.targets[:, varies], target_names=names)
+        check_folds(part, folds, replace(data.metric, weights=None), data.config)
     except UserError as error:
         return str(error)
     return ""
@@ -146,7 +148,7 @@ def _check_stems(data):
     table, competition = data.train, data.config.competition
     if table is None or table.targets is None or competition.group is not None or data.config.folds.endswith(".csv"):
         return
-    if found := propose_group(table.ids, number_classes(table.targets), data.config.num_folds):
+    if found := propose_group(table.ids, number_classes(table.positives), data.config.num_folds):
         setting, groups = found
         sizes = pd.Series(groups).value_counts()
         shown = [", ".join(table.ids[groups == one][:3]) for one in sizes.index[:MAX_NAMES] if sizes[one] > 1]

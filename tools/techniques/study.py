@@ -19,7 +19,7 @@ BASES = {
     ),
 }  # fmt: skip
 BASE = Technique("base", "", "The base, with nothing changed.", "")
-_OWN_WORDS = ("name", "seed", "output_dir", "overwrite")  # which the study sets
+_OWN_WORDS = ("name", "seed", "fold_seed", "output_dir", "overwrite")  # which the study sets
 _load = functools.cache(load_config)  # of tuples; the table asks for the same configs after each technique
 
 
@@ -54,7 +54,7 @@ class Study:
         Raises:
             UserError: the settings refuse the technique.
         """
-        own = (f"name={_name_run(technique, seed)}", f"seed={seed}", f"output_dir={self.output}")
+        own = (f"name={_name_run(technique, seed)}", f"seed={seed}", f"fold_seed={seed}", f"output_dir={self.output}")
         return _load((*self.base_words, *self.words_of(technique), *own))
 
     def run_of(self, technique, seed):

@@ -42,7 +42,7 @@ def test_wrong_labels_leave_the_images(clinic):
     table.loc[3, "sick"] = "perhaps"
     clinic.save(table)
     data, findings = clinic.load()
-    assert "holds other values than 0 and 1 (perhaps)" in findings[0].title
+    assert "holds other values than 0 to 1 (perhaps)" in findings[0].title
     assert [one.severity for one in findings] == ["error"]
     assert data.train.targets is None
     assert data.folds is None
