@@ -48,7 +48,7 @@ class Competition:
     task: str = setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
     group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "
                                 "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
-    fold: str | None = setting(None, "column that gives each row's fold, for folds=column; null: none")
+    fold: str | None = setting(None, "column of each row's fold (-1: always trained on), for folds=column; null: none")
     channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))
     metric_kwargs: dict[str, Any] = setting({}, "passed to the metric", kwargs_of=("evaluation/metrics.py", "METRICS"))
@@ -182,7 +182,8 @@ class Config:
     name: str | None = setting(None, "the run's folder in output_dir; null: <competition>_<recipe>")
     fold: int | None = setting(None, "train this fold alone, counted from 0; null: all", at_least=0)
     num_folds: int = setting(5, "parts the training rows are split into", at_least=2)
-    folds: str = setting("auto", "how to split, or my.csv", choices=FOLD_METHODS, or_like=(r".*\.csv", ", nor a .csv"))
+    folds: str = setting("auto", "how to split, or my.csv (columns id and fold; fold -1: always trained on)",
+                         choices=FOLD_METHODS, or_like=(r".*\.csv", ", nor a .csv"))
     fold_seed: int = setting(42, "of the folds alone", at_least=0, at_most=4_000_000_000)
     seed: int = setting(42, "of first weights, sampler, augmentation", at_least=0, at_most=4_000_000_000)
     image_size: tuple[int, int] = setting((224, 224), "(height, width); one: square", at_least=8, at_most=32_768)

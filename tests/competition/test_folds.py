@@ -317,9 +317,8 @@ def test_folds_that_the_user_brought(config, tmp_path, csv, expected):
 def test_the_metric_of_the_config_decides_what_a_fold_must_hold(config):
     table, config = table_of([0, 1, 0, 1, 0, 1]), replace(config, num_folds=5)
     metric = build_metric("roc_auc", "binary")
-    assert refusal(check_folds, table, load_folds(config, table, keep=False), metric, config) == (
-        "fold 3: column 'a' has no positive in validation (3 in all); set num_folds=3"
-    )
+    line = refusal(check_folds, table, load_folds(config, table, keep=False), metric, config)
+    assert line.endswith("has no positive in validation (3 in all); set num_folds=3")
     config = replace(config, competition=replace(config.competition, metric="accuracy"))
     assert np.unique(load_folds(config, table)).tolist() == [0, 1, 2, 3, 4]
 

@@ -31,7 +31,8 @@ def test_a_run_leaves_what_the_readme_promises(tiny_run):
     train, oof = read(folder / "data/demo/train.csv"), read(run / "oof.csv")
     scores = json.loads((run / "scores.json").read_text())
     assert list(oof.columns) == ["id", "fold", *(f"target_{digit}" for digit in DIGITS), *DIGITS]
-    assert oof[[f"target_{digit}" for digit in DIGITS]].to_numpy().argmax(axis=1).tolist() == train["label"].astype(int).tolist()
+    targets = oof[[f"target_{digit}" for digit in DIGITS]].to_numpy()
+    assert targets.argmax(axis=1).tolist() == train["label"].astype(int).tolist()
     assert oof["id"].tolist() == train["id"].tolist()
     assert oof["fold"].tolist() == read(run / "folds.csv")["fold"].tolist()
     np.testing.assert_allclose(oof[DIGITS].sum(axis=1), 1, atol=1e-5)
