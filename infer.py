@@ -9,7 +9,7 @@ from src.errors import one_line_errors
 USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 
   run=FOLDER               the run to use; left out: the newest one
-  device= precision= unreadable= train.num_workers= competition.root=
+  device= threads= precision= unreadable= train.num_workers= competition.root=
                            where and how it runs now; all else is the run's own
 """
 

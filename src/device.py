@@ -1,13 +1,17 @@
 """The device, the precision and memory format of a run on it, and how the cores are shared."""
 
 import ctypes
+import math
 import os
 import platform
+import statistics
 import sys
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import joblib
+import psutil
 import torch
 
 from src.errors import UserError
@@ -77,19 +81,105 @@ def autocast(device, precision):
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtypes[precision])
 
 
-def share_cores(device, num_workers=None):
-    """Divide this process's cores between torch and the loader's workers; return the number of workers.
+def share_cores(device, num_workers=None, threads=None):
+    """Divide this process's cores between torch and the loader's workers; return (number of workers, ThreadGuard).
 
     On a CPU the forward needs the cores: few cores get no workers, more get one for every four, unless `num_workers`
     says otherwise. Busy workers beside as many torch threads as cores make a step 10 to 20 times slower.
+    threads: of torch on a CPU; None: the cores that are left, and one while other programs use them.
     """
-    cores = max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = max(1, joblib.cpu_count() // num_processes)
     if num_workers is None:
         num_workers = cores // 4 if device.type == "cpu" else min(cores, 8)
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, cores - num_workers))
-        _keep_freed_memory()
-    return num_workers
+    if device.type != "cpu":
+        return num_workers, ThreadGuard(1)
+    most = threads or max(1, cores - num_workers)
+    torch.set_num_threads(most)
+    _keep_freed_memory()
+    return num_workers, ThreadGuard(most if threads is None and num_processes == 1 else 1)
+
+
+class ThreadGuard:
+    """Lets torch go on with one thread while it is faster, because other programs use the cores.
+
+    OpenMP waits for its slowest thread, so that two threads on two cores beside a busy program may take 20 times as
+    long as one. Where steps take several times their best, or others are seen to use the cores, one thread is tried for
+    some steps, and stays where it is faster; later all are tried again. An undisturbed run keeps its threads, and with
+    them its last bits.
+
+    Args:
+        most: torch's threads as they are now; 1: nothing is done.
+        count_others: () -> cores in use by other programs since the last call.
+    """
+
+    _BLOCK, _SLOW, _MARGIN = 3, 3.0, 1.2  # steps that are compared; times the best; times as fast
+    _BUSY, _PAUSE = 0.25, 20.0  # share of the cores; seconds to the next trial, doubled by each in vain
+
+    def __init__(self, most=1, count_others=None, clock=time.perf_counter):
+        self._most, self._count_others, self._clock = most, count_others or OtherPrograms().count, clock
+        self._block, self._best, self._before, self._has_said, self._pause = [], math.inf, None, False, self._PAUSE
+        self._last = self._next = clock()
+
+    def after_step(self, seconds=None):
+        """Called after each step with its seconds; None: those since the last call."""
+        if self._most == 1:
+            return
+        now, is_one = self._clock(), torch.get_num_threads() == 1
+        self._block.append(now - self._last if seconds is None else seconds)
+        self._last = now
+        is_hopeless = self._before is not None and self._block[-1] > self._SLOW * self._before
+        if len(self._block) < self._BLOCK and not is_hopeless:
+            return
+        step, self._block = statistics.median(self._block), []
+        if self._before is not None:
+            self._end_trial(step, is_one, now)
+        elif now >= self._next:
+            self._best = min(self._best, math.inf if is_one else step)
+            is_busy = step > self._SLOW * self._best or self._count_others() > self._BUSY * self._most
+            if is_one or is_busy:
+                self._before = step
+                torch.set_num_threads(self._most if is_one else 1)
+
+    def _end_trial(self, step, is_one, now):
+        """Stay with the number of threads that was tried where its step is faster than the one before."""
+        is_better = step * self._MARGIN < self._before
+        if not is_better:
+            torch.set_num_threads(self._most if is_one else 1)
+        elif is_one and not self._has_said:
+            self._has_said = True
+            print(
+                f"other programs use the cores: torch goes on with 1 thread instead of {self._most}, now "
+                f"{self._before / step:.1f} times as fast; tries {self._most} again later (threads=N keeps N)",
+                flush=True,
+            )
+        self._pause = self._PAUSE if is_better else 2 * self._pause
+        self._before, self._next = None, now + self._pause
+
+
+class OtherPrograms:
+    """Counts the cores that other programs use; none where this process sees more cores than it may use."""
+
+    def __init__(self):
+        self._can_see = psutil.cpu_count() == joblib.cpu_count()
+        self._before = self._read()
+
+    def count(self):
+        """Return their mean number since the last count; 0 within a second after it."""
+        if not self._can_see or time.perf_counter() - self._before[0] < 1:
+            return 0.0
+        before, self._before = self._before, self._read()
+        seconds, every, own = (now - then for now, then in zip(self._before, before, strict=True))
+        return (every - own) / seconds
+
+    def _read(self):
+        """Return (time, CPU seconds of all programs, of this one and its loader processes)."""
+        times, own = psutil.cpu_times(), time.process_time()
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                own += sum(child.cpu_times()[:2])
+        idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)  # guest is in user, too
+        return time.perf_counter(), sum(times) - idle - getattr(times, "guest_nice", 0.0), own
 
 
 def _keep_freed_memory():

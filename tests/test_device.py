@@ -7,6 +7,7 @@ import torch
 from src.config.load import load_config
 from src.device import (
     Execution,
+    ThreadGuard,
     autocast,
     has_bf16_units,
     resolve_device,
@@ -80,13 +81,83 @@ def test_threads_and_loaders_together_fill_the_cores(monkeypatch):
     before = torch.get_num_threads()
     try:
         monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
-        assert share_cores(CPU) == 2
+        assert share_cores(CPU)[0] == 2
         assert torch.get_num_threads() == 6
-        assert share_cores(CPU, num_workers=3) == 3
+        assert share_cores(CPU, num_workers=3)[0] == 3
         assert torch.get_num_threads() == 5
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-        assert share_cores(CPU) == 0
+        assert share_cores(CPU, threads=3)[0] == 0
+        assert torch.get_num_threads() == 3
+        assert share_cores(CPU)[0] == 0
         assert torch.get_num_threads() == 2
-        assert share_cores(torch.device("cuda")) == 2
+        assert share_cores(torch.device("cuda"))[0] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+class Machine:
+    """A clock that only steps move; a step takes as long as the machine's load and torch's threads make it."""
+
+    def __init__(self, guard_of):
+        self.now, self.others, self.seconds = 0.0, 0.0, {2: 0.1, 1: 0.15}
+        self.guard = guard_of(lambda: self.others, lambda: self.now)
+
+    def run(self, num_steps):
+        """Return the threads of each step."""
+        used = []
+        for _ in range(num_steps):
+            used.append(torch.get_num_threads())
+            self.now += self.seconds[used[-1]]
+            self.guard.after_step(self.seconds[used[-1]])
+        return used
+
+
+@pytest.fixture
+def machine():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield Machine(lambda others, clock: ThreadGuard(2, others, clock))
+    torch.set_num_threads(before)
+
+
+def test_an_undisturbed_run_keeps_its_threads(machine):
+    assert machine.run(1000) == [2] * 1000
+    machine.seconds = {2: 0.25, 1: 0.15}  # slower, but not several times
+    assert machine.run(1000) == [2] * 1000
+
+
+def test_a_busy_machine_gets_one_thread_until_it_is_free_again(machine, capsys):
+    machine.run(30)
+    machine.seconds = {2: 2.0, 1: 0.2}
+    assert machine.run(20) == [2] * 3 + [1] * 17
+    assert capsys.readouterr().out == (
+        "other programs use the cores: torch goes on with 1 thread instead of 2, now 10.0 times as fast; tries 2 "
+        "again later (threads=N keeps N)\n"
+    )
+    assert machine.run(300).count(2) == 2  # a step after 20 s and one after 40 more are tried in vain
+    machine.seconds = {2: 0.1, 1: 0.15}
+    assert machine.run(3000)[-1] == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_machine_that_is_busy_from_the_start_is_seen_by_what_others_use(machine):
+    machine.seconds, machine.others = {2: 2.0, 1: 0.2}, 1.5
+    assert machine.run(20) == [2] * 3 + [1] * 17
+
+
+def test_a_trial_that_is_slower_ends_at_once(machine, capsys):
+    machine.seconds, machine.others = {2: 0.1, 1: 0.5}, 1.5
+    assert machine.run(100) == [2] * 3 + [1] + [2] * 96
+    assert capsys.readouterr().out == ""
+
+
+def test_a_fixed_number_is_kept(machine):
+    machine.guard = ThreadGuard(1)
+    machine.seconds, machine.others = {2: 9.0, 1: 0.2}, 1.5
+    assert machine.run(50) == [2] * 50
+    before = torch.get_num_threads()
+    try:
+        _, machine.guard = share_cores(CPU, threads=2)
+        assert machine.run(50) == [2] * 50
     finally:
         torch.set_num_threads(before)

@@ -36,7 +36,7 @@ DOORS = {
     "joblib": ("data/", "device.py"),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
-    "psutil": ("files.py",),
+    "psutil": ("device.py", "files.py"),
     "pydicom": ("data/",),
     "safetensors": ("checkpointing/serialization.py", "model/weights.py"),
     "scipy": ("evaluation/", "inference/ensemble.py"),

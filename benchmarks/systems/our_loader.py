@@ -29,7 +29,7 @@ def build_training_loader(config):
     size, num_reads = augmentation.decode_size, config.train.epochs * len(table)
     folders = list_folders(config)
     cache = open_cache(table.paths, competition.channels, size, competition.root, folders, config.cache, num_reads)
-    num_workers = share_cores(resolve_device(config.device), config.train.num_workers)
+    num_workers, _ = share_cores(resolve_device(config.device), config.train.num_workers)
     caches = {} if cache is None else {size: cache}
     dataset = ImageDataset(table, competition.channels, augmentation, config.seed, caches)
     return build_loader(dataset, config.train.batch_size, num_workers, shuffle_seed=config.seed)

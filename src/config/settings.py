@@ -193,6 +193,8 @@ class Config:
     cache: str = setting("auto", "decoded images in one file; auto: if it pays and fits", choices=("auto", "on", "off"))
     cache_dir: str | None = setting(None, "null: .cache in competition.root, else cache in output_dir")
     device: str = setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
+    threads: int | None = setting(None, "torch's on a CPU, whose number decides the last bits; null: as many as cores, "
+                                  "but one while other programs use them", at_least=1, at_most=1024)
     precision: str = setting("auto", "auto: fastest of a few timed steps", choices=("auto", "fp32", "bf16", "fp16"))
     tracking: str = setting("auto", "auto: wandb if it has a key, else offline; CSV and JSON always",
                             choices=("auto", "wandb", "none"))

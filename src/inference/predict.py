@@ -40,7 +40,7 @@ def infer_run(config, run_folder):
     folds = find_folds(folder)
     target_names = folds[0].load_target_names()
     device = resolve_device(config.device)
-    num_workers = share_cores(device, config.train.num_workers)
+    num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
     config = (recall_execution(folder, config, device) or resolve_execution(config, device)).apply(config)
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
@@ -66,7 +66,9 @@ def infer_run(config, run_folder):
         _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
     to_probs = partial(probabilities, task=competition.task)
-    index, read_probs = predict(networks, loader, to_probs, config.precision, views=views, title="test")
+    index, read_probs = predict(
+        networks, loader, to_probs, config.precision, views=views, title="test", after_batch=guard.after_step
+    )
     loader.close()
     probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
     probs[:, np.flatnonzero(is_readable)[index]] = read_probs

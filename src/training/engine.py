@@ -35,6 +35,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
         write_rng_state(progress.rng_state, accelerator.device, learner.generator)
     batches = _with_bar(loader.batches(epoch, first), loader, title, accelerator.is_main_process, first)
     for step, batch in enumerate(batches, first):
+        start = time.perf_counter()
         inputs = learner.network.normalize(to_device(_join_views(batch["inputs"]), accelerator.device))
         targets = to_device(batch["target"], accelerator.device)
         if learner.mixer:
@@ -60,6 +61,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
             progress.num_batches, progress.seconds = step + 1, time.perf_counter() - began
             if after_step:
                 after_step(progress)
+        learner.guard.after_step(time.perf_counter() - start)
         if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
             _check_finite(losses[first:], rates, first, epoch, accelerator)
     mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()

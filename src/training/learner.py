@@ -14,6 +14,7 @@ from src.data.decode import decode_image
 from src.data.mixup_cutmix import Mixer
 from src.data.samplers import SAMPLERS, derive_seed
 from src.data.transforms import build_augmentation, build_resize
+from src.device import ThreadGuard
 from src.errors import UserError
 from src.evaluation.metrics import Metric
 from src.model.freezing import open_stages
@@ -46,6 +47,7 @@ class Learner:
     model: torch.nn.Module | None = None  # the network as accelerate wraps it
     mixer: Mixer | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
+    guard: ThreadGuard = field(default_factory=ThreadGuard)
 
     @property
     def scored_network(self):
@@ -143,6 +145,7 @@ def build_learner(run, fold):
         optimizer=optimizer,
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
         train_loader=train_loader, val_loader=val_loader, train_table=train_data.table, val_table=val_data.table,
+        guard=run.guard,
     )  # fmt: skip
 
 

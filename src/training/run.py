@@ -18,7 +18,7 @@ from src.config.settings import Config, seconds_of
 from src.data.cache import list_folders, open_cache
 from src.data.dataset import ImageDataset
 from src.data.scan import compute_pixel_stats
-from src.device import Execution, resolve_device, share_cores
+from src.device import Execution, ThreadGuard, resolve_device, share_cores
 from src.errors import Stopped, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
@@ -43,6 +43,7 @@ class Run:
     table: ImageTable  # all rows; .folds is the fold that validates each
     processes: PartialState
     num_workers: int  # of each loader
+    guard: ThreadGuard = field(default_factory=ThreadGuard)
     accelerator: Accelerator | None = None
     folds: list[int] = field(default_factory=list)  # that validate
     unfinished: list[int] = field(default_factory=list)  # to be trained by this command
@@ -100,9 +101,9 @@ def load_run(config, processes):
     metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
     with processes.main_process_first():  # it may write the demo and the folds
         table = load_run_data(config, metric)
-    num_workers = share_cores(processes.device, config.train.num_workers)
+    num_workers, guard = share_cores(processes.device, config.train.num_workers, config.threads)
     folds = list_folds(config, table)
-    return Run(config, RunFolder(config.run_folder), metric, table, processes, num_workers, folds=folds)
+    return Run(config, RunFolder(config.run_folder), metric, table, processes, num_workers, guard, folds=folds)
 
 
 def settle_execution(run, is_resumed=False):

@@ -103,7 +103,7 @@ def score_versions(data, table, fold):
     """
     config, channels = data.config, data.config.competition.channels
     device = resolve_device(config.device)
-    num_workers = share_cores(device, config.train.num_workers)
+    num_workers, _ = share_cores(device, config.train.num_workers, config.threads)
     execution = recall_execution(RunFolder(fold.path.parent), config, device) or resolve_execution(config, device)
     network = load_network(config, fold).place(device, execution.channels_last)
     is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8

@@ -43,7 +43,7 @@ def check_resources(data, rows):
     config = data.config
     try:
         device = resolve_device(config.device)
-        num_workers = share_cores(device, config.train.num_workers)
+        num_workers, _ = share_cores(device, config.train.num_workers, config.threads)
         costs = measure_costs(config, data.train, rows, device)
         val_counts = np.bincount(data.folds[data.folds >= 0])
         needs = estimate_needs(config, costs, val_counts, len(data.train), num_workers)
