@@ -3,7 +3,7 @@
 import sys
 
 from src.checkpointing.run_folder import load_run
-from src.config.help import help_text
+from src.config.help import help_asked
 from src.errors import one_line_errors
 
 USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
@@ -17,8 +17,8 @@ USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 def main(words):
     """Run the command line `words`."""
     with one_line_errors():
-        if {"--help", "-h"} & set(words):
-            print(USAGE + help_text("infer."))
+        if (text := help_asked(words, ("infer",))) is not None:
+            print(USAGE + text)
             return
         run_folder, config = load_run(words)
         from src.inference.predict import infer_run  # here, since torch takes seconds and a typo should not

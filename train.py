@@ -2,7 +2,7 @@
 
 import sys
 
-from src.config.help import help_text
+from src.config.help import help_asked
 from src.config.load import load_config
 from src.errors import one_line_errors
 
@@ -13,15 +13,15 @@ USAGE = """usage: python train.py [key=value ...]
   python train.py competition=NAME recipe=finetune train.epochs=5
   python -m tools.adopt FOLDER                 make a competition of a folder
 
-The same command again resumes where it stopped. All settings, with defaults:
+The same command again resumes where it stopped. Settings, with defaults:
 """
 
 
 def main(words):
     """Run the command line `words`."""
     with one_line_errors():
-        if {"--help", "-h"} & set(words):
-            print(USAGE + help_text())
+        if (text := help_asked(words)) is not None:
+            print(USAGE + text)
             return
         config = load_config(words)
         from src.training.tracking import import_early  # here, since these take seconds and a typo should not

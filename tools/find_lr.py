@@ -1,17 +1,20 @@
 """Find a learning rate: python -m tools.find_lr [key=value ...] [output=FILE.png]
 
-A short training whose rate rises exponentially. It is the loop of training, one optimizer step at a time: the same
-augmentation, mixing, clipping and precision. The trained network is discarded.
+A short training whose rate rises exponentially finds where to look; short trainings at a few rates there, each with the
+run's own schedule, find what to propose. All use the loop of training: the same augmentation, mixing, clipping and
+precision. The trained networks are discarded.
 """
 
 import math
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from src.config.help import help_text
+from src.config.help import help_asked
 from src.config.load import load_config
 from src.errors import UserError, one_line_errors
 from src.files import atomic_path, save_json, save_table
@@ -21,37 +24,43 @@ USAGE = """usage: python -m tools.find_lr [key=value ...] [output=FILE.png]
   python -m tools.find_lr                        the embedded competition
   python -m tools.find_lr competition=NAME recipe=finetune train.batch_size=64
 
-It takes the words of train.py and trains 200 steps on one fold's training rows,
-from a thousandth of optimizer.lr up to a thousand times of it. It prints a rate
-to paste, and draws the curve in outputs/lr_<competition>_<recipe>.png; the same
-numbers are in the .csv, what it prints is in the .json. A rate holds for its
-optimizer, batch size and backbone. All settings, with defaults:
+It takes the words of train.py and trains on one fold's training rows: 100 steps
+from a thousandth of optimizer.lr up to a thousand times of it, then at most 100
+steps at each of three to nine rates, of which it prints the best, to paste. The
+curve is outputs/lr_<competition>_<recipe>.png, with the same numbers in a .csv
+and what is printed in a .json. A rate holds for its optimizer, batch size,
+backbone and length of training. Settings, with defaults:
 """
-NUM_STEPS = 200
+NUM_STEPS = 100  # of the sweep
+TRY_STEPS = 100  # optimizer steps of each rate that is tried; a shorter run is tried as a whole
 _SPAN = 1000.0  # the sweep goes from a thousandth of optimizer.lr to a thousand times of it
-_SMOOTHING = 0.9  # weight of the last smoothed loss in the next one
+_SMOOTHING = 0.8  # weight of the last smoothed loss in the next one
 _STOP_FACTOR = 4  # the sweep ends when the smoothed loss is over so many times the best
-_HALF_WINDOW = 0.5  # decades to either side of a rate from which its slope is computed
-_CLEAR_FALL = 0.1  # share of the loss; it falls by less at random too
+_FACTOR = 10**0.5  # from one rate that is tried to the next
+_MOST_TRIES = 8
+_MOST_IMAGES = 1000  # held-out images that a try is judged by
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a sweep proposes: `lr` to train with, `lowest`, the rate of the lowest loss, and `fall` down to it.
+    """What is proposed: `lr` to train with; `lowest`, the rate at which the sweep's loss was lowest; the rates tried.
 
-    The fall is a share of the loss before it. Where it is small, the proposal is a guess among noise.
+    losses: {rate: loss of held-out images, inf where it exploded}; chance: the same of predicting each target's mean.
     """
 
     lr: float
     lowest: float
-    fall: float
+    losses: dict
+    chance: float
+    num_steps: int  # of each try
+    num_held_out: int
 
 
 def main(words):
     """Run the command line `words`."""
     with one_line_errors():
-        if {"--help", "-h"} & set(words):
-            print(USAGE + help_text())
+        if (text := help_asked(words)) is not None:
+            print(USAGE + text)
             return
         outputs = [word.removeprefix("output=") for word in words if word.startswith("output=")]
         config = load_config([word for word in words if not word.startswith("output=")])
@@ -84,16 +93,21 @@ def report(config, sweep, proposal, num_images, path):
     save_table(path.with_suffix(".csv"), sweep)
     draw_sweep(path, sweep, proposal, config.optimizer.lr, title)
     conditions = {"backbone": config.model.backbone, "batch_size": batch_size, "optimizer": config.optimizer.name}
-    counts = {"num_steps": len(sweep), "num_images": num_images, "lr_now": config.optimizer.lr}
+    counts = {"num_sweep_steps": len(sweep), "num_images": num_images, "lr_now": config.optimizer.lr}
     save_json(path.with_suffix(".json"), conditions | counts | {"proposal": proposal and asdict(proposal)})
     print(f"{title}: {len(sweep)} steps, {num_images} training images")
     print(*(path.with_suffix(suffix) for suffix in (".png", ".csv", ".json")), sep="\n")
     if proposal is None:
         raise UserError(f"{path}: the loss fell at no rate; look at the data, the loss and model.freeze")
-    now = f"now {config.optimizer.lr:.1e}; the loss was lowest at {proposal.lowest:.1e}"
-    print(f"optimizer.lr={proposal.lr:.1e}   ({now})")
-    if proposal.fall < _CLEAR_FALL:
-        print(f"the loss fell by {proposal.fall:.0%} only, so this is a guess: look at the curve")
+    now, loss = config.optimizer.lr, proposal.losses[proposal.lr]
+    print(f"tried for {proposal.num_steps} steps: loss of {proposal.num_held_out} held-out images")
+    for lr, one in sorted(proposal.losses.items()):
+        print(f"  {lr:.1e}  {one:.4f}{' now' if lr == now else ''}")
+    print(f"optimizer.lr={proposal.lr:.1e}   (now {now:.1e}; the sweep's loss was lowest at {proposal.lowest:.1e})")
+    if not 0.1 <= proposal.lr / now <= 10:
+        print(f"that is far from optimizer.lr={now:.1e}, which the settings have: try both")
+    if loss >= proposal.chance:
+        print(f"no rate was better than chance ({proposal.chance:.4f}), so this is a guess")
 
 
 def draw_sweep(path, sweep, proposal, lr_now, title):
@@ -105,11 +119,15 @@ def draw_sweep(path, sweep, proposal, lr_now, title):
     axes.plot(sweep["lr"], sweep["loss"], color="tab:blue", alpha=0.3, label="loss of each step")
     axes.plot(sweep["lr"], sweep["smoothed"], color="tab:blue", linewidth=2.5, label="smoothed")
     if proposal is not None:
-        height = sweep["smoothed"][(sweep["lr"] - proposal.lr).abs().idxmin()]
-        axes.plot(proposal.lr, height, "o", color="tab:red", markersize=10, label=f"proposal {proposal.lr:.1e}")
+        tried = {lr: loss for lr, loss in sorted(proposal.losses.items()) if loss < math.inf}
+        label = f"held-out loss after {proposal.num_steps} steps"
+        axes.plot(tried.keys(), tried.values(), "s--", color="tab:orange", label=label)
+        place = (proposal.lr, proposal.losses[proposal.lr])
+        axes.plot(*place, "o", color="tab:red", markersize=10, label=f"proposal {proposal.lr:.1e}")
     if lr_now > 0:
         axes.axvline(lr_now, color="black", linestyle="--", label=f"optimizer.lr {lr_now:.1e}")
-    low, high = sweep["smoothed"].min(), sweep["smoothed"].iloc[0]
+    shown = [sweep["smoothed"].min(), sweep["smoothed"].iloc[0], *(proposal.losses.values() if proposal else ())]
+    low, high = min(shown), sweep["smoothed"].iloc[0]
     margin = 0.2 * (high - low) or 1.0
     axes.set(xscale="log", xlabel="learning rate of the backbone", ylabel="training loss", title=title)
     axes.set_ylim(low - margin, high + 3 * margin)  # or the explosion at the end flattens all that matters
@@ -136,7 +154,6 @@ def find_lr(config, num_steps=NUM_STEPS):
     import torch  # here, since these imports take seconds and a typo should not
 
     from src.data.samplers import derive_seed
-    from src.data.scan import compute_pixel_stats
     from src.training.learner import build_learner
     from src.training.optimizer import build_optimizer
     from src.training.run import load_run, settle_execution, start_processes
@@ -145,19 +162,148 @@ def find_lr(config, num_steps=NUM_STEPS):
     run = load_run(config, start_processes(config))
     _leave_out_unreadable(run)
     settle_execution(run)
-    if config.normalize in ("dataset", "center"):
-        channels = config.competition.channels
-        run.pixel_stats = compute_pixel_stats(run.table.paths, channels, config.image_size, seed=config.seed)
     fold = run.folds[0] if config.fold is None else config.fold
+    _prepare_inputs(run, fold, num_steps * config.train.batch_size * config.optimizer.accumulate_steps)
+    own = {"average": "none", "average_kwargs": {}, "compile": False}
+    run.config = replace(run.config, train=replace(run.config.train, **own))
     torch.manual_seed(derive_seed("weights", config.seed, fold))
-    run.config = replace(run.config, train=replace(run.config.train, average="none", average_kwargs={}))
     learner = build_learner(run, fold)
     learner.schedule, unit = Schedule(), replace(config.optimizer, lr=1.0)
     learner.optimizer = build_optimizer(unit, learner.network)
     learner.start_epoch(0, config.seed, fold, 0, run.accelerator.process_index)
     sweep = sweep_lr(learner, config.optimizer.lr / _SPAN, config.optimizer.lr * _SPAN, num_steps)
     learner.close()
-    return sweep, propose_lr(sweep["lr"], sweep["smoothed"]), len(learner.train_table)
+    return sweep, propose_lr(run, fold, sweep), len(learner.train_table)
+
+
+def propose_lr(run, fold, sweep):
+    """Return the Proposal: of the rates tried from a tenth of where the sweep's loss was lowest, and today's, the best.
+
+    A tenth is fastai's and Smith's share. Alone it ruins some runs: the sweep warms untrained networks up far more
+    slowly than training does, so that the lowest loss comes at rates that are 20 times too high for them, while for
+    pretrained networks, whose heads learn faster, it comes early. The first tenth of the sweep is left out: its
+    smoothed losses are means of a few batches.
+
+    Args:
+        run: training.run.Run with its inputs prepared; its config's rate is replaced.
+        fold: its number.
+        sweep: table of `sweep_lr`.
+
+    Returns:
+        None where the sweep's loss fell at no rate.
+
+    Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186, section 3.3, for the
+    sweep; Howard and Gugger, fastai, 2020, arXiv:2002.04688, for the tenth. That rates are then tried is ours.
+    """
+    start = len(sweep) // 10
+    lowest = start + int(np.argmin(sweep["smoothed"].to_numpy()[start:]))
+    if lowest == start:
+        return None
+    lowest, now = float(sweep["lr"][lowest]), run.config.optimizer.lr
+    trial = Trial(run, fold)
+    losses = climb(trial.compute_loss, lowest / 10)
+    if now not in losses:
+        losses[now] = trial.compute_loss(now)
+    return Proposal(min(losses, key=losses.get), lowest, losses, trial.chance, trial.num_steps, trial.num_held_out)
+
+
+def climb(compute_loss, start):
+    """Return {rate: loss} of rates around `start`, each a half decade from the next: as far as the loss falls.
+
+    First upwards, then, where that was no better, downwards.
+    """
+    rates = [float(f"{start * _FACTOR**step:.1e}") for step in range(-_MOST_TRIES, _MOST_TRIES + 1)]
+    losses = [math.inf] * len(rates)
+    place, tried = _MOST_TRIES, [_MOST_TRIES]
+    losses[place] = compute_loss(rates[place])
+    for sign in (1, -1):
+        place = _MOST_TRIES
+        while len(tried) < _MOST_TRIES:
+            place += sign
+            tried.append(place)
+            losses[place] = compute_loss(rates[place])
+            if losses[place] > losses[place - sign] or (sign == 1 and losses[place] == math.inf):
+                break
+        if sign == 1 and losses[_MOST_TRIES + 1] < losses[_MOST_TRIES]:
+            break
+    return {rates[place]: losses[place] for place in sorted(tried)}
+
+
+class Trial:
+    """Trains a fold for a few steps at a rate, as many epochs as the run has but shorter ones; nothing is kept."""
+
+    def __init__(self, run, fold):
+        from src.data.dataset import ImageDataset, build_loader
+        from src.data.transforms import build_resize
+        from src.evaluation.metrics import log_loss
+        from src.training.features import FeatureDataset
+        from src.training.learner import choose_rows
+
+        config = run.config
+        train_rows, rows = choose_rows(config, fold, run.table.folds)
+        if len(rows) > _MOST_IMAGES:
+            rows = np.sort(np.random.default_rng(config.seed).choice(rows, _MOST_IMAGES, replace=False))
+        table = run.table.take(rows)
+        if run.features is None:
+            resize = build_resize(config.image_size)
+            dataset = ImageDataset(table, config.competition.channels, resize, config.seed, run.caches)
+        else:
+            dataset = FeatureDataset(run.features, rows, table, is_training=False)
+        self._loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
+        self._run, self._fold, self._targets, self.num_held_out = run, fold, table.targets, len(rows)
+        self._compute = partial(log_loss, task=config.competition.task)
+        share = run.table.targets[train_rows].mean(axis=0, keepdims=True)
+        self.chance = self._compute(table.targets, np.repeat(share, len(rows), axis=0))
+        wanted = -(-TRY_STEPS * config.optimizer.accumulate_steps // config.train.epochs)
+        full = config.train.batches_per_epoch or -(-len(train_rows) // config.train.batch_size)
+        self._num_batches = None if wanted >= full else wanted
+        self.num_steps = config.train.epochs * -(-min(wanted, full) // config.optimizer.accumulate_steps)
+
+    def compute_loss(self, lr):
+        """Return the mean log loss of the held-out images after training at a rate; inf where that exploded."""
+        import torch
+
+        from src.data.samplers import derive_seed
+        from src.model.losses import probabilities
+        from src.training.engine import predict, train_one_epoch
+        from src.training.learner import build_learner
+
+        run, config = self._run, self._run.config
+        batches = self._num_batches or config.train.batches_per_epoch
+        train, optimizer = replace(config.train, batches_per_epoch=batches), replace(config.optimizer, lr=lr)
+        run.config = replace(config, train=train, optimizer=optimizer)
+        torch.manual_seed(derive_seed("weights", config.seed, self._fold))
+        learner = build_learner(run, self._fold)
+        run.config = config
+        try:
+            for epoch in range(config.train.epochs):
+                learner.start_epoch(epoch, config.seed, self._fold, epoch, run.accelerator.process_index)
+                title = f"optimizer.lr={lr:.1e} {epoch + 1}/{config.train.epochs}"
+                stats = train_one_epoch(learner, epoch, title=title)
+                learner.schedule.end_epoch(score=-stats.loss, loss=stats.loss)
+        except UserError:  # of a loss that is not finite: the sweep has decoded the images
+            return math.inf
+        finally:
+            learner.close()
+        to_probs = partial(probabilities, task=config.competition.task)
+        index, probs = predict([learner.network], self._loader, to_probs, config.precision)
+        return self._compute(self._targets[index], probs[0]) if np.isfinite(probs).all() else math.inf
+
+
+def _prepare_inputs(run, fold, num_reads):
+    """Open or make what training would share between folds, where the sweep's reads, a number of images, pay for it."""
+    from src.checkpointing.run_folder import RunFolder
+    from src.training.learner import choose_rows
+    from src.training.run import prepare_inputs
+
+    config, folder, num_rows = run.config, run.folder, len(choose_rows(run.config, fold, run.table.folds)[0])
+    views = config.train.views if num_reads > len(run.table) else 0
+    run.config = replace(config, train=replace(config.train, epochs=-(-num_reads // num_rows), views=views))
+    run.unfinished = [fold]
+    with TemporaryDirectory() as temporary:  # no run folder is touched
+        run.folder = RunFolder(temporary)
+        prepare_inputs(run)
+    run.config, run.folder = config, folder
 
 
 def _leave_out_unreadable(run):
@@ -234,45 +380,6 @@ def _repeat(loader):
     while True:
         yield from loader.batches(epoch)
         epoch += 1
-
-
-def propose_lr(lrs, losses):
-    """Return the Proposal of a sweep: the geometric middle between where the loss begins to fall and an upper end.
-
-    The upper end is where the loss falls most steeply, but at most a tenth of the lowest loss's rate. Alone it is too
-    high for networks without pretrained weights: the sweep warms them up far more slowly than training does. The loss
-    begins to fall where it has come a tenth of the way down. The first tenth of the sweep is left out: its smoothed
-    losses are means of a few batches.
-
-    Args:
-        lrs: (N,) rising rates.
-        losses: (N,) smoothed losses.
-
-    Returns:
-        None where the loss fell at no rate.
-
-    Reference: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, arXiv:1506.01186, section 3.3, for the
-    sweep and its lower end; Howard and Gugger, fastai, 2020, arXiv:2002.04688, for the two rules of the upper end. The
-    middle, and slopes from a decade of losses instead of two neighbours, are ours.
-    """
-    decades, losses = np.log10(np.asarray(lrs, dtype=float)), np.asarray(losses, dtype=float)
-    start = len(losses) // 10
-    end = start + int(np.argmin(losses[start:]))
-    if end == start:
-        return None
-    slopes = [_compute_slope(decades, losses, step) for step in range(start, end + 1)]
-    steepest = decades[start + int(np.argmin(slopes))]
-    begin = decades[start + int(np.argmax(losses[start:] <= 0.9 * losses[start] + 0.1 * losses[end]))]
-    upper = min(steepest, decades[end] - 1)
-    fall = 1 - losses[end] / losses[start]
-    return Proposal(float(10 ** ((min(begin, upper) + upper) / 2)), float(10 ** decades[end]), float(fall))
-
-
-def _compute_slope(decades, losses, step):
-    """Return the slope per decade of the least-squares line through the losses around a step."""
-    near = np.abs(decades - decades[step]) <= _HALF_WINDOW
-    x, y = decades[near], losses[near]
-    return np.sum((x - x.mean()) * y) / np.sum((x - x.mean()) ** 2) if len(x) > 1 else 0.0
 
 
 if __name__ == "__main__":

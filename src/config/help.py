@@ -4,8 +4,13 @@ import textwrap
 
 from src.config.registry import list_keywords, span
 from src.config.settings import GROUPS, Config, settings, value_of
-from src.errors import nearest
+from src.errors import UserError, nearest
 
+COMMON = (  # what most people change, and what --help alone shows
+    *("recipe", "name", "fold", "folds", "seed", "image_size", "overwrite", "competition.name", "competition.metric"),
+    *("model.backbone", "model.pretrained", "model.weights", "model.freeze", "augment.preset", "augment.flips"),
+    *("mix.prob", "loss.name", "optimizer.name", "optimizer.lr", "train.epochs", "train.batch_size", "infer.tta"),
+)
 _OTHER_NAMES = {  # of other trainers
     "amp": "precision", "cutmix": "mix.prob", "mixup": "mix.prob", "dropout": "model.drop_rate", "loss": "loss.name",
     "img_size": "image_size", "size": "image_size", "wd": "optimizer.weight_decay", "workers": "train.num_workers",
@@ -33,10 +38,29 @@ _RENAMED = {"infer.checkpoint": "train.select"} | {
 }
 
 
-def help_text(prefix=""):
-    """Return every setting whose key begins so, with its default and meaning, grouped, for 80 columns."""
+def help_asked(words, common=COMMON):
+    """Return the help that a command line asks for, None if for none; a UserError where nothing has the name asked for.
+
+    `--help` lists the settings or groups in `common`, `--help all` all, `--help loss` those whose names begin so.
+    """
+    if not {"--help", "-h"} & set(words):
+        return None
+    topics = [word for word in words if "=" not in word and not word.startswith("-")]
+    topic = topics[0].rstrip(".*") if topics else ""
+    if not topic:
+        keys = [key for key in settings() if {key, key.partition(".")[0]} & set(common)]
+        more = f"All {len(settings())} settings: --help all; those of one name: for example --help loss"
+        return f"{help_text(keys)}\n\n{more}"
+    keys = [key for key in settings() if topic == "all" or any(one.startswith(topic) for one in (key, *key.split(".")))]
+    if not keys:
+        raise UserError(f"--help {topic}: no setting begins so{nearest_setting(topic)}")
+    return help_text(keys)
+
+
+def help_text(keys):
+    """Return the settings of some keys with default and meaning, grouped, for 80 columns."""
     lines, group = [], ""
-    for key in filter(lambda key: key.startswith(prefix), settings()):
+    for key in keys:
         head, rule = key.rpartition(".")[0], settings()[key].metadata
         if head != group:
             group, about = head, GROUPS[head].__doc__
@@ -70,4 +94,4 @@ def nearest_setting(key):
         return f"; did you mean {' or '.join(alike)}?"
     if key in GROUPS:
         return f"; {key}.* is a group, set one of its settings"
-    return nearest(key, known) or "; --help lists all"
+    return nearest(key, known) or "; see --help all"

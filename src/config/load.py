@@ -51,7 +51,7 @@ def config_yaml(config):
 def _split_word(word):
     key, sign, value = word.partition("=")
     if not sign or not key.strip():
-        raise UserError(f"command line: {word!r} is not key=value; write for example train.epochs=3 (--help lists all)")
+        raise UserError(f"command line: {word!r} is not key=value; write for example train.epochs=3 (see --help all)")
     return key.strip(), value
 
 

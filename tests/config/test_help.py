@@ -1,19 +1,47 @@
 """--help, and what helps who has typed a name that is no setting."""
 
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
-from src.config.help import _OTHER_NAMES, _RENAMED, as_word, help_text, nearest_setting
+from src.config.help import _OTHER_NAMES, _RENAMED, COMMON, as_word, help_asked, nearest_setting
 from src.config.load import load_config
 from src.config.registry import list_keywords
 from src.config.settings import REPOSITORY, settings
+from src.errors import UserError
 
 
-def test_help_lists_every_setting_within_80_columns():
-    text = help_text()
+def keys_of(text):
+    return [line.strip().partition("=")[0] for line in text.splitlines() if re.match(r"  [a-z]", line)]
+
+
+def test_help_alone_shows_what_people_change_on_two_screens_at_most():
+    text = help_asked(["--help"])
+    assert sorted(keys_of(text)) == sorted(COMMON)
+    assert set(COMMON) <= set(settings())
+    assert 15 <= len(COMMON) <= 25
+    assert len(text.splitlines()) <= 80
+    assert max(map(len, text.splitlines())) <= 80
+    last = f"All {len(settings())} settings: --help all; those of one name: for example --help loss"
+    assert text.splitlines()[-1] == last
+    assert help_asked(["competition=mine", "-h"]) == text
+    assert help_asked(["train.epochs=3"]) is None
+
+
+def test_help_of_a_name_shows_the_settings_that_begin_so():
+    assert keys_of(help_asked(["--help", "loss"])) == [key for key in settings() if key.startswith("loss.")]
+    assert keys_of(help_asked(["mix.*", "--help"])) == [key for key in settings() if key.startswith("mix.")]
+    assert keys_of(help_asked(["--help", "lr"])) == ["optimizer.lr"]
+    assert keys_of(help_asked(["--help"], ("infer",))) == [key for key in settings() if key.startswith("infer.")]
+    with pytest.raises(UserError, match=r"^--help optimzer.lr: no setting begins so; did you mean optimizer.lr\?$"):
+        help_asked(["--help", "optimzer.lr"])
+
+
+def test_help_all_lists_every_setting_within_80_columns():
+    text = help_asked(["--help", "all"])
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"  {key}=" in text for key in settings())
     for line in (
@@ -28,7 +56,7 @@ def test_help_lists_every_setting_within_80_columns():
 
 
 def test_help_lists_the_names_of_registries_and_their_keywords():
-    text = " ".join(help_text().split())
+    text = " ".join(help_asked(["--help", "all"]).split())
     for key, one in settings().items():
         assert all(name in text for name in one.metadata["choices"]), key
         for name, keywords in list_keywords(*(one.metadata["kwargs_of"] or ("", ""))).items():

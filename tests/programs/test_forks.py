@@ -88,7 +88,7 @@ def test_one_function_and_one_entry_are_trained_predicted_with_and_listed(fork):
     last = '    compile: bool = setting(False, "torch.compile the network")\n'
     mine = '    my_setting: int = setting(3, "of my own", at_least=1)\n'
     replace(folder / "src/config/settings.py", last, last + mine)
-    listed = run("train.py", "--help")
+    listed = run("train.py", "--help", "all")
     assert [name for _, _, name, _, _ in ENTRIES if name not in listed] == []
     assert "train.my_setting=3\n      of my own (at least 1)\n" in listed
     run("train.py", *TINY, *CHOSEN)

@@ -271,8 +271,8 @@ def test_two_thousand_steps_and_fifty_epochs_need_no_more_memory(undisturbed):
 
 
 def test_a_closed_pipe_ends_in_silence(tmp_path):
-    """python train.py --help | head -1"""
-    command = f"{sys.executable} {REPOSITORY}/train.py --help | head -1"
+    """python train.py --help all | head -1"""
+    command = f"{sys.executable} {REPOSITORY}/train.py --help all | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.startswith("usage: python train.py")
     assert done.stderr == ""
