@@ -17,11 +17,11 @@ USAGE = """usage: python -m tools.preview [key=value ...] [output=FILE.png]
   python -m tools.preview competition=NAME augment.preset=heavy
   python -m tools.preview competition=NAME recipe=NAME output=seen.png
 
-Draws the first six training images: resized, then as seven epochs see them, and
-mixed with each other where mix.prob says so. It takes all settings of train.py
-(python train.py --help lists them). Without output=FILE.png the image is
-outputs/preview_<competition>_<recipe>.png. The .json beside it holds the
-transforms that it prints."""
+Draws six training images, of as many classes as there are: resized, then as
+seven epochs see them, and mixed with each other where mix.prob says so. It
+takes all settings of train.py (python train.py --help all lists them). Without
+output=FILE.png the image is outputs/preview_<competition>_<recipe>.png. The
+.json beside it holds the transforms that it prints."""
 
 _WIDTH = 80
 _NUM_ROWS, _NUM_AUGMENTED = 6, 7
@@ -50,7 +50,7 @@ def _preview(words):
     if config.competition.name == "demo":
         write_demo(config.competition.root)
     table = load_train_table(config.competition)
-    table = table.take(slice(min(_NUM_ROWS, len(table))))
+    table = table.take(choose_rows(table.targets, _NUM_ROWS, config.seed))
     columns, transforms = compute_columns(config, table)
     changes = [word for word in words if not word.startswith(("competition=", "recipe=", "seed=", "output="))]
     title = f"competition={config.competition.name} recipe={config.recipe} seed={config.seed} {' '.join(changes)}"
@@ -64,6 +64,21 @@ def _preview(words):
         print(indent + textwrap.shorten(line, _WIDTH - len(indent), placeholder=" ..."))
     if config.mix.prob:
         print(f"  p={config.mix.prob:.2f} Mixup or CutMix of a whole batch; here these {len(table)} images are one")
+
+
+def choose_rows(targets, num_rows, seed):
+    """Return rows (int) in random order, of each class one before a second of any, from targets (N, C) in [0, 1].
+
+    A row counts as its rarest label; rows without a label are a class of their own.
+    """
+    import numpy as np
+    import pandas as pd
+
+    targets = np.nan_to_num(targets)
+    has_label = (targets > 0) & (targets >= np.minimum(0.5, targets.max(axis=1, keepdims=True)))
+    rarest = np.where(has_label, has_label.sum(axis=0), np.inf).argmin(axis=1)
+    classes = pd.Series(np.where(has_label.any(axis=1), rarest, -1)).sample(frac=1, random_state=seed)
+    return classes.groupby(classes).cumcount().sort_values(kind="stable").index[:num_rows].to_numpy()
 
 
 def compute_columns(config, table):
@@ -90,19 +105,21 @@ def compute_columns(config, table):
     datasets = [ImageDataset(table, channels, one, config.seed) for one in (build_resize(size), augmentation)]
     plain, augmented = (build_loader(dataset, len(table), num_workers=0) for dataset in datasets)
 
-    labels = [_describe_targets(targets, table.target_names) for targets in table.targets]
+    names = config.competition.classes if len(table.target_names) == 1 else table.target_names
+    names = names or table.target_names
+    labels = [_describe_targets(targets, names) for targets in table.targets]
     ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
     columns = [("resized", _join_images(next(plain.batches(0))["inputs"]), ids)]
     mixer = Mixer(config.mix) if config.mix.prob else None
     for epoch in range(_NUM_AUGMENTED):
-        inputs, captions = next(augmented.batches(epoch))["inputs"], None
+        inputs, captions = next(augmented.batches(epoch))["inputs"], labels
         if augmentation.num_views > 1:
             views = [f"epoch {epoch}", *(f"epoch {epoch}, AugMix {number}" for number in (1, 2))]
-            columns += [(heading, _join_images(inputs)[:, view], None) for view, heading in enumerate(views)]
+            columns += [(heading, _join_images(inputs)[:, view], labels) for view, heading in enumerate(views)]
             continue
         if mixer:
             inputs, targets = _mix(mixer, inputs, table.targets, config.seed + epoch)
-            captions = [_describe_targets(row, table.target_names) for row in targets]
+            captions = [_describe_targets(row, names) for row in targets]
         columns.append((f"epoch {epoch}", _join_images(inputs), captions))
     return columns[: 1 + _NUM_AUGMENTED], augmentation.describe()
 
@@ -166,10 +183,14 @@ def _join_images(inputs):
 
 
 def _describe_targets(targets, names):
-    """Return a row's targets as a caption: a binary one as it is, else those that are not 0, the largest first."""
+    """Return a row's targets as a caption: those that are not 0, the largest first; of one without classes its value.
+
+    names: of the targets, or of a binary one's two classes.
+    """
     if len(names) == 1:
         return f"{names[0]}={targets[0]:.2g}"
-    positive = sorted((-value, name) for value, name in zip(targets.tolist(), names, strict=True) if value >= 0.005)
+    values = targets.tolist() if len(targets) > 1 else [1 - targets[0], targets[0]]
+    positive = sorted((-value, name) for value, name in zip(values, names, strict=True) if value >= 0.005)
     return ", ".join(name if value <= -0.995 else f"{name} {-value:.2f}" for value, name in positive) or "none"
 
 

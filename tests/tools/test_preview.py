@@ -17,7 +17,7 @@ from src.config.settings import REPOSITORY
 from src.data.dataset import ImageDataset, build_loader
 from src.data.mixup_cutmix import Mixer
 from src.data.transforms import build_augmentation, build_resize
-from tools.preview import _fit, compute_columns, main
+from tools.preview import _describe_targets, _fit, choose_rows, compute_columns, main
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoc
             assert np.array_equal(images, next(loader.batches(epoch))["inputs"]["image"].numpy())
     rows = pd.read_csv("data/demo/train.csv", dtype=str)[:6]
     assert columns[0][2] == [f"{row.id}\n{row.label}" for row in rows.itertuples()]
-    assert all(captions is None for _, _, captions in columns[1:])
+    assert all(captions == rows["label"].tolist() for _, _, captions in columns[1:])
     assert len({images.tobytes() for _, images, _ in columns}) == 8
 
 
@@ -144,17 +144,50 @@ def test_few_arrays_of_many_channels(folder, capsys, task, targets):
     pixels = np.asarray(Image.open("cube.png").convert("L"))
     assert 1200 <= pixels.shape[1] <= 1400
     assert pixels.shape[0] < 650
-    first = arrays[0, 0]
+    shown = choose_rows(load_train_table(load_config(["competition=cube"]).competition).targets, 4, 42)
+    first = arrays[shown[0], 0]
     expected = np.rint((first - first.min()) * 255 / np.ptp(first))
     cell = pixels[88:188, 10:160]  # 5x5 dots for each pixel
     assert np.abs(cell[2::5, 2::5] - expected).max() <= 1
     table = load_train_table(load_config(["competition=cube"]).competition)
-    captions = compute_columns(load_config(["competition=cube"]), table)[0][0][2]
-    expected = {
-        "binary": ["0\na=0", "1\na=1", "2\na=0", "3\na=1"],
-        "multilabel": ["0\nnone", "1\na", "2\nb", "3\na, b"],
-    }
-    assert captions == expected[task]
+    (_, _, captions), *others = compute_columns(load_config(["competition=cube"]), table)[0]
+    expected = {"binary": ["a=0", "a=1", "a=0", "a=1"], "multilabel": ["none", "a", "b", "a, b"]}[task]
+    assert captions == [f"{row}\n{label}" for row, label in enumerate(expected)]
+    assert all(captions == expected for _, _, captions in others)
+
+
+def one_hot(*classes):
+    return np.eye(max(classes) + 1, dtype=np.float32)[list(classes)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_table_sorted_by_class_shows_all_classes(seed):
+    classes = np.repeat([0, 1, 2], [90, 9, 1])
+    chosen = choose_rows(one_hot(*classes), 6, seed)
+    assert sorted(classes[chosen][:3]) == [0, 1, 2]
+    assert sorted(classes[chosen][3:5]) == [0, 1]
+    assert classes[chosen][5] in (0, 1)
+    assert len(set(chosen)) == 6
+    binary = choose_rows(np.repeat([0, 1], 50)[:, None].astype(np.float32), 6, seed)
+    assert sorted(binary >= 50) == [False] * 3 + [True] * 3
+    assert len(set(choose_rows(one_hot(*np.repeat(np.arange(120), 7)), 120, seed) // 7)) == 120
+    assert sorted(choose_rows(one_hot(0, 1), 6, seed)) == [0, 1]
+
+
+def test_a_row_of_several_labels_counts_as_its_rarest():
+    common, both, none = [1, 0], [1, 1], [0, 0]
+    targets = np.array([common] * 40 + [both] + [none] * 40, np.float32)
+    for seed in range(5):
+        assert sorted(np.digitize(choose_rows(targets, 3, seed), [40, 41])) == [0, 1, 2]
+    soft = np.array([[0.4, 0.3, 0.3]] * 9 + [[0.3, 0.4, 0.3]] + [[np.nan, 0.0, 1.0]], np.float32)
+    assert set(choose_rows(soft, 3, 0)) >= {9, 10}
+
+
+def test_captions_name_both_classes_of_a_binary_label():
+    assert _describe_targets(np.array([0.0]), ["cat", "dog"]) == "cat"
+    assert _describe_targets(np.array([1.0]), ["cat", "dog"]) == "dog"
+    assert _describe_targets(np.array([0.25]), ["cat", "dog"]) == "cat 0.75, dog 0.25"
+    assert _describe_targets(np.array([1.0]), ["dog"]) == "dog=1"
 
 
 def test_captions_take_two_lines_and_are_cut_in_the_middle():
@@ -197,9 +230,11 @@ def test_mistakes_are_one_line(folder, capsys, words, message):
 
 def test_an_unreadable_image_is_one_line(folder, capsys):
     main(["image_size=24"])
-    (folder / "data" / "demo" / "train" / "d0002.png").write_bytes(b"")
+    table = load_train_table(load_config([]).competition)
+    path = str(table.paths[choose_rows(table.targets, 6, 42)[2]])
+    (folder / path).write_bytes(b"")
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["image_size=24"])
     complained = capsys.readouterr().err
-    assert complained == "error: data/demo/train/d0002.png: cannot be decoded as an image (0 bytes)\n"
+    assert complained == f"error: {path}: cannot be decoded as an image (0 bytes)\n"
