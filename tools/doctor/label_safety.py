@@ -31,6 +31,7 @@ from tools.doctor.findings import Fact, Finding
 
 _MIN_DROP = 0.01  # of the score, worth a finding where its interval excludes 0
 _MAX_IMAGES = 500  # held-out images of a fold, drawn at random
+_NUM_SHUFFLES = 20  # of the predictions among the images, to see what chance reaches
 _FLIPS = ("HorizontalFlip", "VerticalFlip")  # always measured, since competitors try them first
 
 
@@ -53,15 +54,27 @@ def check_label_safety(data, run_folder):
         raise UserError(f"{run_folder}: was trained on other rows than the table has; leave out run=")
     row_of = {name: row for row, name in enumerate(table.ids.tolist())}
     rows, folds = np.array([row_of[name] for name in saved["id"]]), saved["fold"].astype(int).to_numpy()
-    scores = {}
+    scores, chances, rises, turned = {}, [], [], {}
     for fold in run.finished_folds():
         held_out = rows[folds == fold.number]
         if len(held_out) > _MAX_IMAGES:
             held_out = np.sort(np.random.default_rng(0).choice(held_out, _MAX_IMAGES, replace=False))
-        for name, value in score_versions(data, table.take(held_out), fold).items():
-            scores.setdefault(name, []).append(value)
+        held_out = table.take(held_out)
+        found = predict_versions(data, held_out, fold)
+        for name, probs in found.items():
+            scores.setdefault(name, []).append(data.metric.score(held_out.targets, probs))
+            if data.config.competition.task == "multiclass":
+                counts = count_turned(held_out.targets, found["plain", True], probs)
+                turned[name[0]] = turned.get(name[0], 0) + counts
+        rng, plain = np.random.default_rng(0), found["plain", True]
+        shuffled = [data.metric.score(held_out.targets, rng.permutation(plain)) for _ in range(_NUM_SHUFFLES)]
+        chances.append(max(shuffled) if data.metric.greater_is_better else min(shuffled))
+        before, last = [np.mean(shuffled), *read_table(fold.log)["val_score"].astype(float)][-2:]
+        rises.append(last - before)
     was_trained = load_saved_config(run_folder).augment == data.config.augment
-    return compare_scores(scores, data.config.num_folds, data.metric, was_trained)
+    findings, facts = compare_scores(scores, data.config.num_folds, data.metric, was_trained, chances, rises)
+    lines = describe_turned(turned, table.target_names)
+    return findings, [*facts, Fact("label safety: which class is taken for which", lines)] if lines else facts
 
 
 def build_versions(config, is_uint8):
@@ -93,8 +106,33 @@ def build_versions(config, is_uint8):
     return versions
 
 
-def score_versions(data, table, fold):
-    """Return {(name, whether training uses it): score} of one fold's network on some images.
+def count_turned(targets, plain, probs):
+    """Return (K, K) counts: images of class i that are known as they are, and now taken for class j."""
+    truth, counts = targets.argmax(axis=1), np.zeros((targets.shape[1],) * 2, int)
+    is_known = plain.argmax(axis=1) == truth
+    np.add.at(counts, (truth[is_known], probs.argmax(axis=1)[is_known]), 1)
+    return counts
+
+
+def describe_turned(turned, names):
+    """Return a line for each version under which a quarter of a class, three images or more, is taken for another.
+
+    turned: {version: counts of `count_turned`}; names: of the classes.
+    """
+    lines = []
+    for version, counts in turned.items():
+        totals, found = counts.sum(axis=1), []
+        for one, other in np.argwhere(counts >= np.maximum(3, totals[:, None] / 4)):
+            if one != other:
+                text = f"{names[one]} -> {names[other]} ({counts[one, other]} of {totals[one]})"
+                found.append((counts[one, other] / totals[one], text))
+        if found:
+            lines.append(f"{version}: {', '.join(text for _, text in sorted(found, reverse=True)[:6])}")
+    return tuple(lines)
+
+
+def predict_versions(data, table, fold):
+    """Return {(name, whether training uses it): probs (N, K)} of one fold's network on some images.
 
     Args:
         data: CompetitionData of the run's config.
@@ -107,33 +145,44 @@ def score_versions(data, table, fold):
     execution = recall_execution(RunFolder(fold.path.parent), config, device) or resolve_execution(config, device)
     network = load_network(config, fold).place(device, execution.channels_last)
     is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8
-    to_probs, scores = partial(probabilities, task=config.competition.task), {}
+    to_probs, found = partial(probabilities, task=config.competition.task), {}
     for name, (version, is_used) in build_versions(config, is_uint8).items():
         loader = build_loader(ImageDataset(table, channels, version, config.seed), config.eval_batch_size, num_workers)
         index, probs = predict([network], loader, to_probs, execution.precision)
         loader.close()
-        scores[name, is_used] = data.metric.score(table.targets[index], probs[0])
-    return scores
+        found[name, is_used] = probs[0][np.argsort(index)]
+    return found
 
 
-def compare_scores(scores, num_folds, metric, was_trained=True):
+def compare_scores(scores, num_folds, metric, was_trained=True, chances=(), rises=()):
     """Return (findings, facts) from the scores of all versions.
+
+    Before a run has learned, an augmentation has nothing to take away: there is no finding where the score is not above
+    chance, nor one of a drop that is smaller than what the run still gained in its last epoch.
 
     Args:
         scores: {(name, whether training uses it): [score of each fold]}; ("plain", True) is the reference.
         num_folds: of the split.
         metric: evaluation.metrics.Metric of the scores.
         was_trained: whether the run was trained with this augmentation; False: the command line changed it.
+        chances: the best score of shuffled predictions, of each fold.
+        rises: what the last epoch added to each fold's validation score; of a first epoch, what it added to chance.
     """
-    plain = np.array(scores["plain", True])
+    plain, sign = np.array(scores["plain", True]), 1 if metric.greater_is_better else -1
     findings, lines = [], [f"{plain.mean():.4f}  plain, mean of {len(plain)} folds"]
+    least = max(_MIN_DROP, sign * np.mean(rises)) if len(rises) else _MIN_DROP
+    if len(chances) and sign * (plain.mean() - np.mean(chances)) <= 0:
+        least = np.inf
+        lines.append(f"{np.mean(chances):.4f}  by chance: the run has not learned, so nothing below says much")
+    elif least > _MIN_DROP:
+        lines.append(f"{least:.4f}  was added by the last epoch: train longer before a smaller drop below says much")
     for (name, is_used), values in scores.items():
         if name == "plain":
             continue
-        drop = (plain - np.array(values)) * (1 if metric.greater_is_better else -1)
+        drop = (plain - np.array(values)) * sign
         low = paired_interval(drop, num_folds)[1] if len(drop) > 1 else drop[0]
         lines.append(f"{np.mean(values):.4f}  {name}" + ("" if is_used else " of every image (not in training)"))
-        if is_used and drop.mean() >= _MIN_DROP and low > 0:
+        if is_used and drop.mean() >= least and low > 0:
             verb = "falls" if metric.greater_is_better else "rises"
             change = f"{verb} from {plain.mean():.4f} to {np.mean(values):.4f}"
             title = f"{metric.name} of the run's held-out images {change}"

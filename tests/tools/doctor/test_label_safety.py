@@ -10,8 +10,16 @@ from src.competition.demo import write_demo
 from src.config.load import load_config, load_saved_config
 from src.errors import UserError
 from src.evaluation.metrics import build_metric
+from tests.launch import run_here
 from tools.doctor.competition_data import load_data
-from tools.doctor.label_safety import build_versions, check_label_safety, compare_scores, score_versions
+from tools.doctor.label_safety import (
+    build_versions,
+    check_label_safety,
+    compare_scores,
+    count_turned,
+    describe_turned,
+    predict_versions,
+)
 
 
 def judged(**scores):
@@ -50,6 +58,36 @@ def test_a_metric_that_should_be_low_is_worse_when_it_rises():
     assert finding.title.startswith("log_loss of the run's held-out images rises from 0.3100 to 0.5100 under Rotate")
 
 
+def judged_after(chances, rises, plain=0.9, metric="roc_auc", **others):
+    scores = {("plain", True): [plain] * 2} | {(name, True): [value] * 2 for name, value in others.items()}
+    findings, [fact] = compare_scores(scores, 2, build_metric(metric, "binary"), True, chances, rises)
+    return len(findings), fact.lines[1]
+
+
+def test_nothing_is_said_before_a_run_has_learned():
+    assert judged_after([0.55, 0.56], [0.001, 0.002], Rotate=0.8) == (1, "0.8000  Rotate")
+    assert judged_after([0.55, 0.56], [0.05, 0.15], Rotate=0.81) == (
+        0,
+        "0.1000  was added by the last epoch: train longer before a smaller drop below says much",
+    )
+    assert judged_after([0.55, 0.56], [0.05, 0.15], Rotate=0.79)[0] == 1
+    learned_nothing = (0, "0.6200  by chance: the run has not learned, so nothing below says much")
+    assert judged_after([0.61, 0.63], [0.0, 0.0], plain=0.61, Rotate=0.4) == learned_nothing
+    assert judged_after([0.7, 0.7], [-0.05, -0.05], plain=0.5, metric="log_loss", Rotate=0.54)[0] == 0
+    assert judged_after([0.7, 0.7], [-0.05, -0.05], plain=0.5, metric="log_loss", Rotate=0.56)[0] == 1
+    assert judged_after([0.7, 0.7], [0.0, 0.0], plain=0.71, metric="log_loss", Rotate=0.99)[0] == 0
+
+
+def test_a_class_that_is_taken_for_another_is_named():
+    names, targets = ("six", "nine", "one"), np.eye(3)[[0] * 5 + [1] * 4 + [2] * 4]
+    plain = np.eye(3)[[0] * 4 + [2] + [1] * 4 + [2] * 4]  # one six is not known as it is
+    turned = np.eye(3)[[1] * 4 + [1] + [0] * 3 + [1] + [2, 2, 0, 0]]
+    counts = count_turned(targets, plain, turned)
+    assert counts.tolist() == [[0, 4, 0], [3, 1, 0], [2, 0, 2]]
+    expected = "VerticalFlip: six -> nine (4 of 4), nine -> six (3 of 4)"  # two ones are too few
+    assert describe_turned({"plain": count_turned(targets, plain, plain), "VerticalFlip": counts}, names) == (expected,)
+
+
 def test_each_part_is_tried_alone_and_flips_in_any_case():
     config = load_config(["augment.preset=medium", "augment.flips=hflip"])
     versions = build_versions(config, True)
@@ -67,19 +105,34 @@ def test_each_part_is_tried_alone_and_flips_in_any_case():
 
 
 @pytest.mark.slow
+def test_a_run_of_one_epoch_gives_no_warning(tmp_path, monkeypatch):
+    words = ["train.epochs=1", "num_folds=2", "image_size=16", "tracking=none", "precision=fp32"]
+    run_here("train.py", *words, "train.channels_last=true", "train.max_images=300", "model.kwargs={}", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_folder = Path("outputs/demo_default")
+    blackened = "augment.transforms=[{RandomGamma: {gamma_limit: [2000, 2000], p: 1}}]"
+    data, _ = load_data(load_saved_config(run_folder, [blackened]))
+    findings, [fact, *_] = check_label_safety(data, run_folder)
+    assert findings == []
+    assert "by chance" in fact.lines[1] or "was added by the last epoch" in fact.lines[1]
+
+
+@pytest.mark.slow
 def test_a_trained_run_cannot_read_blackened_images(tiny_run, monkeypatch):
     folder, run_folder = tiny_run[0], Path("outputs/demo_default")
     monkeypatch.chdir(folder)
     config = load_saved_config(run_folder, ["augment.transforms=[{RandomGamma: {gamma_limit: [2000, 2000], p: 1}}]"])
     write_demo(config.competition.root)
     data, _ = load_data(config)
-    _, [fact] = check_label_safety(data, run_folder)
-    assert len(fact.lines) == 5
+    _, [fact, *_] = check_label_safety(data, run_folder)
     scores = {line.split(maxsplit=1)[1]: float(line.split()[0]) for line in fact.lines}
     assert scores["RandomGamma"] < scores["plain, mean of 2 folds"] - 0.02
     held_out = data.train.take(np.arange(100))
-    plain = score_versions(data, held_out, RunFolder(run_folder).fold(0))["plain", True]
-    assert 0.5 < plain <= 1
+    found = predict_versions(data, held_out, RunFolder(run_folder).fold(0))
+    assert 0.5 < data.metric.score(held_out.targets, found["plain", True]) <= 1
+    assert {name for name, _ in found} == {"plain", "all of it", "RandomGamma", "HorizontalFlip", "VerticalFlip"}
+    assert all(probs.shape == (100, 10) for probs in found.values())
+    assert np.array_equal(found["RandomGamma", True], found["all of it", True])
 
 
 def test_a_run_of_other_rows_or_without_folds_is_refused(clinic, tmp_path):
