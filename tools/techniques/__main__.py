@@ -1,12 +1,10 @@
-"""The command python -m tools.techniques: trains the study and writes its table, or draws one of two plots."""
+"""The command python -m tools.techniques: trains the study and writes its table."""
 
 import sys
 
 from src.errors import one_line_errors
 
 USAGE = """usage: python -m tools.techniques [competition=NAME] [key=value ...]
-       python -m tools.techniques schedules [output=FILE.png]
-       python -m tools.techniques transfer RUN=label ... [output=FILE.png]
 
 Trains a base run, then the base with one technique of the catalogue at a time,
 on the same folds, and writes a table of the differences. The same command again
@@ -19,10 +17,6 @@ resumes where it stopped; several commands may share the seeds between them.
   write=FILE.md      also writes the table into this file, between its lines
                      <!-- techniques:NAME --> and <!-- /techniques:NAME -->
   key=value          settings of the base, as for train.py
-
-schedules draws the learning rate of every schedule over 30 epochs, and transfer
-the validation score of runs (folders) over the seconds they trained; both write
-the same numbers into a .json beside the image.
 """
 
 
@@ -32,12 +26,7 @@ def main(words):
         print(USAGE)
         return
     with one_line_errors():
-        if words[:1] in (["schedules"], ["transfer"]):
-            from tools.techniques.plots import plot  # here, as help does not wait for these imports
-
-            plot(words[0], words[1:])
-            return
-        from tools.techniques.runs import run_study
+        from tools.techniques.runs import run_study  # here, as help does not wait for these imports
         from tools.techniques.study import read_words
 
         study = read_words(words)
