@@ -53,6 +53,12 @@ def open_stages(network, epoch):
     return before != [parameter.requires_grad for parameter in parameters.values()]
 
 
+def learns_head_alone(network):
+    """Return whether nothing outside `network.head` learns in any epoch."""
+    is_frozen = getattr(network, "freeze_plan", ("none",))[0] in ("head_only", "0")
+    return is_frozen and all(name.startswith("head.") for name in list_stages(network)[-1][1])
+
+
 def keep_frozen_in_eval(network):
     """Put modules whose parameters are all frozen into eval, so that no statistic moves and nothing drops out."""
     for module in network.modules():

@@ -1,12 +1,14 @@
 """Averages of weights, over steps and over epochs; a new one is a subclass of Average and an entry below."""
 
+import copy
+
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from src.config.registry import check_kwargs
-from src.model.freezing import open_stages
+from src.model.freezing import learns_head_alone, open_stages
 
 
 class Average:
@@ -38,16 +40,23 @@ class Average:
 class EMA(Average):
     """Exponential moving average of weights and running statistics: timm's, whose decay rises to `decay`.
 
+    Where the head learns alone, it alone is averaged: the frozen backbone never moves.
+
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
     """
 
     def __init__(self, network, total_epochs, decay=0.999):
-        self._ema, self._num_steps = ModelEmaV3(network, decay=decay, use_warmup=True), 0
+        self._is_head_alone, self._num_steps = learns_head_alone(network), 0
+        learning = network.head if self._is_head_alone else network
+        self._ema = ModelEmaV3(learning, decay=decay, use_warmup=True)
         self.module = self._ema.module
+        if self._is_head_alone:
+            self.module = copy.deepcopy(network).eval()
+            self.module.head = self._ema.module
 
     def after_step(self, network):
         self._num_steps += 1
-        self._ema.update(network, self._num_steps)
+        self._ema.update(network.head if self._is_head_alone else network, self._num_steps)
 
     def state_dict(self):
         return {"weights": self.module.state_dict(), "num_steps": self._num_steps}

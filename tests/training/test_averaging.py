@@ -108,6 +108,29 @@ def test_soup_keeps_as_many_epochs_as_it_averages_and_no_other_average_does():
     assert [build(one, nn.Linear(1, 1)).num_best for one in ("none", "ema", "swa")] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("pool", ["avg", "gem"])  # whose power learns, inside the backbone
+def test_ema_of_a_frozen_backbone_is_that_of_the_whole_network(pool):
+    words = ["model.backbone=resnet10t", "model.kwargs={}", "image_size=32", "model.freeze=head_only", "train.views=0"]
+    config = load_config([*words, "model.pretrained=true", f"model.pool={pool}"])
+    network = build_network(config, 2, load_pretrained=False)
+    ema, whole = build("ema", network, decay=0.5), ModelEmaV3(network, decay=0.5, use_warmup=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    averaged = {id(tensor) for tensor in ema._ema.module.parameters()}
+    assert len(averaged) == len(list((network if pool == "gem" else network.head).parameters()))
+    for step in range(1, 5):
+        network(image=torch.randn(2, 1, 32, 32)).sum().backward()
+        optimizer.step()
+        ema.after_step(network)
+        whole.update(network, step)
+    for name, tensor in whole.module.state_dict().items():
+        torch.testing.assert_close(ema.module.state_dict()[name], tensor, msg=name)
+    again = build("ema", network, decay=0.5)
+    again.load_state_dict(copy.deepcopy(ema.state_dict()))
+    for one in (ema, again):
+        one.after_step(network)
+    assert all(one.equal(other) for one, other in zip(again.module.parameters(), ema.module.parameters(), strict=True))
+
+
 def test_mean_weights_keep_counters_whole():
     states = [
         {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(5)},
