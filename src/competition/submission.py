@@ -1,11 +1,12 @@
 """Predictions -> submission.csv: the sample's columns and rows, and nothing that the host would refuse."""
 
+import os
 import re
 
 import numpy as np
 import pandas as pd
 
-from src.competition.tables import read_ids, read_table
+from src.competition.tables import is_count, read_ids, read_table
 from src.competition.targets import match_ids, split_labels
 from src.errors import UserError, listing
 from src.evaluation.thresholds import choose_labels
@@ -13,12 +14,17 @@ from src.files import save_table
 
 
 def load_sample(competition):
-    """Read the sample submission as a table of str; None where the competition has none."""
+    """Read the sample submission as a table of str; None where the competition has none.
+
+    A first column that only counts rows is the table's index, which submission.csv gets again.
+    """
     if not competition.sample_submission:
         return None
-    where = f"{competition.root}/{competition.sample_submission}"
+    where = os.path.join(competition.root, competition.sample_submission)
     sample = read_table(where)
     read_ids(sample, competition.id, where)
+    if sample.columns[0] != competition.id and is_count(sample.iloc[:, 0]):
+        sample = sample.set_index(sample.columns[0])
     if len(sample.columns) < 2 or not len(sample):
         raise UserError(f"{where}: {len(sample)} rows of {listing(sample.columns)}; it needs an id and predictions")
     return sample
@@ -26,6 +32,8 @@ def load_sample(competition):
 
 def check_sample(sample, competition, test, target_names):
     """Check before training that the sample has the rows of `test`, an ImageTable, and columns that can be filled."""
+    if _name_long(sample, competition, test.ids, target_names) is not None:
+        return
     _fill_columns(sample, competition, np.zeros((0, len(target_names))), target_names)
     _match_rows(sample, competition, test.ids)
 
@@ -43,6 +51,9 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
     """
     if sample is None:
         return pd.DataFrame({competition.id: test_ids, **dict(zip(target_names, probs.T, strict=True))})
+    if (long := _name_long(sample, competition, test_ids, target_names)) is not None:
+        values = pd.Series(probs.ravel(), index=long.ravel()).loc[sample[competition.id]]
+        return sample.assign(**{name: values.to_numpy() for name in sample.columns if name != competition.id})
     rows = _match_rows(sample, competition, test_ids)
     columns = _fill_columns(sample, competition, probs[rows], target_names, decision)
     return pd.DataFrame({competition.id: sample[competition.id], **columns})[list(sample.columns)]
@@ -81,7 +92,20 @@ def write_submission(path, sample, competition, test_ids, probs, target_names, d
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
     frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
     check_submission(frame, sample, competition.id)
+    if frame.index.name is not None:
+        frame = frame.reset_index().rename(columns={"Unnamed: 0": ""})  # which pandas calls a column without a name
     save_table(path, frame)
+
+
+def _name_long(sample, competition, test_ids, target_names):
+    """Return the sample's ids as (N, C) str, where it has a row <id>_<target> of each row and target; else None."""
+    if len(sample.columns) == 2 and len(sample) == len(test_ids) * len(target_names) > len(test_ids):
+        for sign in "_-|:. /":
+            names = np.array([f"{sign}{name}" for name in target_names])
+            ids = np.char.add(np.array(test_ids, dtype=str)[:, None], names)
+            if set(ids.ravel()) == set(sample[competition.id]):
+                return ids
+    return None
 
 
 def _match_rows(sample, competition, test_ids):

@@ -110,12 +110,14 @@ def read_table(path):
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check competition.root and the name") from None
     encoding = find_encoding(content, path)
-    header = content.decode(encoding).lstrip().partition("\n")[0]
+    header, _, rest = content.decode(encoding).lstrip().partition("\n")
+    skipped = int(re.fullmatch(r'"?sep=."?', header.strip()) is not None)  # a line for Excel
+    header = rest.partition("\n")[0] if skipped else header
     if not header:
         raise UserError(f"{path}: is empty; copy or download it again")
     sep = max(",;\t|", key=re.sub(r'"[^"]*"', "", header).count)
     how = {"sep": sep, "dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
-    how["encoding"] = encoding
+    how |= {"encoding": encoding, "skiprows": skipped}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -124,6 +126,7 @@ def read_table(path):
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path}: cannot be read as CSV ({reason}); correct its quotes and separators") from None
+    names, table.columns = names.str.strip(), table.columns.str.strip()
     if names.duplicated().any():  # which pandas renames
         raise UserError(f"{path}: two columns are named {names[names.duplicated()].iloc[0]!r}; rename one of them")
     return table
@@ -141,6 +144,12 @@ def find_encoding(content, path):
     raise UserError(f"{path}: neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV")
 
 
+def is_count(values):
+    """Whether a column only counts the rows, from 0 or 1: the index that a program has written."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy()
+    return len(numbers) > 2 and any(np.array_equal(numbers, np.arange(len(numbers)) + first) for first in (0, 1))
+
+
 def _load_rows(competition, table, table_key, image_key):
     """Return (where, rows, paths): a table's rows, with None for paths, or those that the image files make."""
     if not os.path.isdir(competition.root):
@@ -152,7 +161,7 @@ def _load_rows(competition, table, table_key, image_key):
             advice = "write for example train/{label}/*"
             raise UserError(f"{where}: without train_table the labels are read from the paths; {advice}")
         return where, *list_images(competition, image_key)
-    where = f"{competition.root}/{table}"
+    where = os.path.join(competition.root, table)
     if not os.path.isfile(where):  # unlike Path's, it takes any text
         raise UserError(f"{where}: no such file; check competition.{table_key}")
     rows = read_table(where)

@@ -95,6 +95,33 @@ def test_one_column_of_labels_takes_those_over_their_thresholds(write_competitio
     assert frame["kinds"].tolist() == expected
 
 
+def test_a_sample_with_a_row_per_id_and_target_is_written_long(write_competition, tmp_path):
+    asked = [f"{one}_{name}" for one in ("3", "01", "02") for name in ("eel", "cat", "dog")]
+    text = "id,Label\n" + "".join(f"{one},0.5\n" for one in asked)
+    competition = write_competition({"sample.csv": text}, sample_submission="sample.csv", task="multilabel")
+    sample = load_sample(competition)
+    check_sample(sample, competition, image_table(), CLASSES)
+    write_submission(tmp_path / "submission.csv", sample, competition, IDS, PROBS, CLASSES)
+    assert (tmp_path / "submission.csv").read_text().splitlines() == [
+        "id,Label", "3_eel,0.5", "3_cat,0.2", "3_dog,0.3", "01_eel,0.2", "01_cat,0.7", "01_dog,0.1",
+        "02_eel,0.3", "02_cat,0.1", "02_dog,0.6",
+    ]  # fmt: skip
+    line = refusal(check_sample, sample, competition, image_table(["01", "02", "4"]), CLASSES)
+    assert "its columns Label cannot be filled from the targets cat, dog, eel" in line
+
+
+@pytest.mark.parametrize(("name", "first"), [("", 0), ("row", 1)])
+def test_a_column_that_counts_rows_is_left_alone(write_competition, tmp_path, name, first):
+    text = f"{name},id,y\n" + "".join(f"{first + row},{one},0\n" for row, one in enumerate(("3", "01", "02")))
+    competition = write_competition({"sample.csv": text}, sample_submission="sample.csv")
+    sample = load_sample(competition)
+    check_sample(sample, competition, image_table(), ("y",))
+    write_submission(tmp_path / "submission.csv", sample, competition, IDS, PROBS[:, :1], ("y",))
+    assert pd.read_csv(tmp_path / "submission.csv", dtype=str, header=None).fillna("").to_numpy().tolist() == [
+        [name, "id", "y"], [str(first), "3", "0.2"], [str(first + 1), "01", "0.7"], [str(first + 2), "02", "0.1"],
+    ]  # fmt: skip
+
+
 def test_a_sample_with_a_column_for_each_label_takes_probabilities(write_competition):
     settings = {"task": "multilabel", "label": "kinds", "separator": " "}
     found = filled(write_competition, "id,eel,cat,dog", PROBS, CLASSES, **settings)

@@ -6,9 +6,9 @@ import textwrap
 from pathlib import Path
 
 from src.errors import UserError, nearest, one_line_errors
-from src.files import save_json, save_text
+from src.files import save_json, save_table, save_text
 from tools.adopt.competition_file import WIDTH, competition_yaml, yaml_value
-from tools.adopt.folder import scan, unpack_zip
+from tools.adopt.folder import unpack_archives
 from tools.adopt.layout import recognise
 
 USAGE = "python -m tools.adopt FOLDER [name=NAME] [output=FILE.yaml] [overwrite=true] [unzip=true]"
@@ -17,10 +17,12 @@ HELP = f"""usage: {USAGE}
 Reads the folder of a competition's data and writes its competition file, to be
 checked by eye: configs/competition/NAME.yaml, or the file that output= names.
 It prints each decision with its reason; outputs/adopt/NAME.json holds the same.
+Tables that cannot be used as they are stay so; outputs/adopt/NAME/ gets copies.
 
   name=NAME         the folder's name if left out
   overwrite=true    replaces a file that is there
-  unzip=true        unpacks the folder's .zip archives first
+  unzip=true        unpacks the folder's archives, and those in them, first:
+                    .zip and .tar, and .7z and .rar if 7z or bsdtar is there
 """
 _KEY_WIDTH = 19
 _INDENT = " " * _KEY_WIDTH
@@ -37,13 +39,16 @@ def main(words):
         return
     folder, path, overwrite, unzip = _read_words(words)
     is_default = path == _default_path(path.stem)
-    unpacked = [archive for archive in scan(folder).archives if unzip and archive.endswith(".zip")]
-    for archive in unpacked:
-        count, target = unpack_zip(folder, archive)
+    unpacked = []
+    for archive, count, target in unpack_archives(folder) if unzip else ():
+        unpacked.append(archive)
         print(f"unpacked {archive}: {count} files into {target}")
-    layout = recognise(folder, unpacked)
+    layout = recognise(folder, unpacked, Path("outputs") / "adopt" / path.stem)
     print("\n".join(_report(folder, layout)))
     _save_report(folder, layout, path)
+    for copy, table in layout.copies.items():
+        save_table(copy, table)
+        print(f"wrote {copy}")
     text = competition_yaml(layout, folder)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         print(f"\n{path} is unchanged")

@@ -4,13 +4,17 @@ Tables hold str. The sample submission's columns decide first, then values and n
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from src.competition.targets import order_classes
+from src.errors import listing
 
-_LABEL_WORDS = ("target", "label", "labels", "class", "category", "answer", "outcome", "diagnosis", "y", "has", "is")
+_LABEL_WORDS = (
+    *("target", "label", "labels", "tags", "class", "category", "answer", "outcome", "diagnosis", "y", "has", "is"),
+)
 # Best first: what belongs to one patient is most alike.
 _GROUP_WORDS = (
     *("patient", "subject", "person", "individual", "participant", "lesion", "case", "slide", "wsi", "specimen"),
@@ -19,6 +23,9 @@ _GROUP_WORDS = (
 )
 _NOT_GROUP_WORDS = ("anatom", "age", "sex", "num", "number", "count", "position")
 _NOT_LABEL_WORDS = ("fold", "split", "width", "height", "age", "sex", "gender", "source")
+_SEVERAL_WORDS = ("labels", "tags", "attributes", "categories", "classes", "findings", "diagnoses", "genres")
+_MOST_CELLS = 200  # that are compared with each other
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "?")  # in a column of numbers
 _NEGATIVE_WORDS = ("no", "non", "not", "negative", "neg", "normal", "healthy", "benign", "absent", "none", "control")
 
 
@@ -29,34 +36,37 @@ class LabelColumns:
     task: str = "binary"
     targets: list[str] = field(default_factory=list)
     label: str | None = None
+    separator: str | None = None  # between the labels of a cell
     classes: list[str] = field(default_factory=list)
+    missing: str = ""  # how many answers are, in words; empty: none
     why: str = ""
     why_classes: str = ""
     doubts: list[str] = field(default_factory=list)
 
 
-def find_label_columns(train, asked, free):
+def find_label_columns(train, asked, free, sample=None):
     """Find the columns that hold the labels.
 
     Args:
         train: table of str, one row per image.
         asked: the sample submission's columns but for the id; empty when there is no sample.
         free: columns that may hold labels: they name no row or image, and are not in the test table.
+        sample: the sample submission, a table of str, whose cells may show several labels.
     """
     known = [name for name in asked if name in train]
     if asked and len(known) == len(asked):
-        return _from_columns(train, known, f"the sample asks for {'it' if len(known) == 1 else 'them'}", asked)
+        return _from_columns(train, known, f"the sample asks for {'it' if len(known) == 1 else 'them'}", asked, sample)
     if len(asked) > 1:
         for name in free:
             if classes := match_classes(asked, train[name].unique()):
                 why = "its values are the sample's columns"
-                return LabelColumns("multiclass", [], name, classes, why, "as in the sample")
+                return LabelColumns("multiclass", [], name, classes=classes, why=why, why_classes="as in the sample")
     if known:
         found = _from_columns(train, known, "the sample asks for them", known)
         missing = [name for name in asked if name not in train]
         found.doubts.append(f"the sample also asks for {', '.join(missing[:3])}: no such training column")
         return found
-    return _from_values(train, free, asked)
+    return _from_values(train, free, asked, sample)
 
 
 def match_classes(columns, values):
@@ -108,6 +118,12 @@ def describe_classes(labels, asked):
     return LabelColumns("binary", classes=classes, why_classes=f"{positive} is positive ({how})", doubts=doubts)
 
 
+def several_labels(labels, found):
+    """Return the LabelColumns of a column whose cells hold several labels, joined by |."""
+    classes, why = order_classes(labels), "rows of one image have several"
+    return LabelColumns("multilabel", [], found.label, "|", classes, "", why, "sorted", found.doubts)
+
+
 def find_group(train, taken):
     """Find the column whose equal values mean the same patient, slide, scene ...
 
@@ -131,47 +147,154 @@ def find_group(train, taken):
     return None, rejected or "no column named like a patient, slide or scene"
 
 
-def _from_columns(train, columns, why, asked):
+def _from_columns(train, columns, why, asked, sample=None):
     """Return the LabelColumns of these columns: 0/1 each, or one of class names."""
-    numbers = train[columns].apply(pd.to_numeric, errors="coerce")
-    if len(columns) == 1 and numbers.isin([0, 1]).all(axis=None):
-        return LabelColumns("binary", columns, why=f"{why}; 0/1, {100 * numbers.mean().iloc[0]:.1f} % are 1")
+    numbers, missing = train[columns].apply(pd.to_numeric, errors="coerce"), _is_missing(train[columns])
+    if len(columns) == 1 and (numbers.isin([0, 1]) | missing).all(axis=None) and not missing.all(axis=None):
+        found = LabelColumns("binary", columns, why=f"{why}; 0/1, {100 * numbers.mean().iloc[0]:.1f} % are 1")
+        return _note_missing(found, train[columns], missing)
     if len(columns) > 1:
-        if ((numbers.sum(axis=1) - 1).abs() < 1e-3).all():
+        if ((numbers.sum(axis=1) - 1).abs() < 1e-3)[~missing.any(axis=1)].all() and not missing.all(axis=None):
             found = LabelColumns("multiclass", columns, why=f"{why}; every row sums to 1")
         else:
             found = LabelColumns("multilabel", columns, why=f"{why}; rows have none or several")
-        for name in numbers.columns[~((numbers >= 0) & (numbers <= 1)).all()]:
+        for name in numbers.columns[~(((numbers >= 0) & (numbers <= 1)) | missing).all()]:
             found.doubts.append(f"column {name} holds other values than 0 to 1; correct it, or leave it out of targets")
-        return found
+        return _note_missing(found, train[columns], missing)
     name, labels = columns[0], train[columns[0]]
+    shown = sample[name] if sample is not None and name in sample else ()
+    separator, reason, doubt = find_separator(labels, name, shown)
+    if separator:
+        classes = order_classes({part for cell in labels for part in split_cell(cell, separator)})
+        matched = match_classes(asked, classes) if len(asked) > 1 else []
+        found = LabelColumns("multilabel", [], name, separator, matched or classes, "", f"{why}; {reason}", "sorted")
+        found.doubts += [doubt] * bool(doubt)
+        return found
     found = describe_classes(set(labels) - {""}, asked)
     found.label, found.why = name, f"{why}; {labels.nunique()} class names"
-    if (labels == "").any():
-        found.doubts.append(f"{(labels == '').sum()} rows of {name} are empty; remove or fill them")
+    found.doubts += [doubt] * bool(doubt)
+    _note_missing(found, labels.to_frame(), (labels == "").to_frame())
     if _is_measure(labels):
         found.doubts.append(f"{name} looks like a measure ({labels.iloc[0]} ...); only classes can be predicted")
-    known = set(labels)
-    if several := sorted(one for one in known if len(words := re.split("[ ,;|]+", one)) > 1 and set(words) <= known):
-        found.doubts.append(f"{name} holds several labels in a cell ({several[0]!r}); make a 0/1 column of each")
     return found
 
 
-def _from_values(train, free, asked):
+def _is_missing(cells):
+    return cells.apply(lambda one: one.str.strip().str.lower().isin(_MISSING))
+
+
+def _note_missing(found, cells, missing):
+    """Record how many answers are missing, and how they are written."""
+    if count := int(missing.to_numpy().sum()):
+        words = sorted(set(cells.to_numpy()[missing.to_numpy()]))
+        shown = listing([repr(one) if one else "an empty cell" for one in words], 3)
+        rows = f"in {int(missing.any(axis=1).sum())} of {len(cells)} rows"
+        found.missing = f"{count} answers are missing ({shown}) {rows}"
+        what = "such cells count for nothing" if found.task == "multilabel" else "such rows are left out of training"
+        found.doubts.append(f"{found.missing}: {what}")
+    return found
+
+
+def split_cell(cell, separator):
+    """Return the labels of a cell."""
+    return [part.strip() for part in cell.split(separator.strip() or separator) if part.strip()]
+
+
+def find_separator(labels, name, shown=()):
+    """Find the text between the labels of a cell, where its cells hold several.
+
+    A blank may as well be a part of a class name (golden retriever), so that proof is asked for.
+
+    Args:
+        labels: the column's cells.
+        shown: the sample submission's cells of that column.
+
+    Returns: (separator or None, reason, a doubt or None).
+    """
+    cells = sorted({cell.strip() for cell in set(labels)} - {""})
+    for sign in "|;, ":
+        parts = {cell: split_cell(cell, sign) for cell in cells}
+        several = {cell: one for cell, one in parts.items() if len(one) > 1}
+        if not several:
+            continue
+        counts, alone = Counter(part for one in parts.values() for part in set(one)), set(cells) - set(several)
+        first = next(iter(several))
+        composed = [cell for cell, one in several.items() if set(one) <= alone]
+        lengths = {len(one) for one in parts.values()}
+        unseen = [one for cell in set(shown) if len(one := split_cell(cell, sign)) > 1 and cell not in parts]
+        is_named = bool(set(_words(name)) & set(_SEVERAL_WORDS)) and len(counts) <= len(cells) + 1
+        is_sure = (
+            len({frozenset(one) for one in several.values()}) < len(set(map(tuple, several.values())))  # in any order
+            or any(set(one) <= set(counts) for one in unseen)  # the sample joins them as no training row does
+            or all(part.isdigit() for part in counts)
+            or 2 * len(composed) >= len(several)  # their labels stand alone, too
+            or (len(lengths) > 2 and len(cells) >= 2 * len(counts))
+            or (sign in "|;" and composed)
+        )
+        chance = "if these are single class names, set competition.separator=null and competition.task=multiclass"
+        if is_sure or is_named:
+            separator = sign if sign == " " or any(sign + " " not in cell for cell in several) else sign + " "
+            reason = f"{len(counts)} labels, several in a cell, between them {separator!r} (as in {first!r})"
+            doubt = f"the cells of {name} are read as several labels ({first!r}); {chance}"
+            return separator, reason, None if is_sure else doubt
+        some = [set(one) for one in several.values()][:_MOST_CELLS]
+        is_nested = sum(one < other for one in some for other in some) > 1
+        if composed or is_nested or (sign != " " and max(counts.values()) > 1):
+            setting = f"competition.separator={sign!r} competition.task=multilabel competition.classes=[]"
+            doubt = f"{name} may hold several labels in a cell ({(composed or [first])[0]!r}); if so, set {setting}"
+            return None, "", doubt
+    return None, "", None
+
+
+def _may_be_label(cells, name):
+    """Whether a column has few values, or its cells hold few labels in many ways."""
+    if 2 <= cells.nunique() <= len(cells) / 2:
+        return True
+    cells = cells.iloc[:: -(-len(cells) // (100 * _MOST_CELLS))]
+    separator = find_separator(cells, name)[0]
+    return bool(separator) and len({part for cell in cells for part in split_cell(cell, separator)}) <= len(cells) / 2
+
+
+def find_stems(ids, labels):
+    """Find the stem that ids of one patient or scene share (123_left, 123_right).
+
+    labels: what each row is labelled with; stems that are the labels themselves group nothing.
+
+    Returns: (a regular expression whose first group is the stem, reason), or None.
+    """
+    ids = ids.str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
+    sides = "(left|right|Left|Right|LEFT|RIGHT|OD|OS|L|R)"
+    for sign, form in (("_", "(.+)_([^_]+)"), ("-", "(.+)-([^-]+)"), ("", f"(.*[0-9])()?{sides}")):
+        parts = ids.str.extract(f"^{form}$")
+        stems, ends = parts[0], parts.iloc[:, -1]
+        if stems.isna().any():
+            continue
+        sizes, kinds = stems.value_counts(), sorted(set(ends))
+        many, usual = sizes[sizes > 1].sum() >= 0.5 * len(ids), len(kinds) <= min(20, 0.2 * len(ids))
+        is_class = len(sizes) <= 2 * len(set(labels)) and labels.groupby(stems).nunique().max() == 1
+        if len(sizes) >= 5 and many and usual and sizes.max() <= 20 and not is_class:
+            words = "|".join(map(re.escape, kinds)) if len(kinds) <= 6 else "[^_-]+"
+            shown = listing(ids[stems == sizes.index[0]], 2)
+            return f"re:^(.+){sign}({words})", f"{sizes[sizes > 1].sum()} of {len(ids)} ids begin alike, as {shown}"
+    return None
+
+
+def _from_values(train, free, asked, sample):
     """Choose by names and values, as no sample column is a training column."""
-    classes = [name for name in free if 2 <= train[name].nunique() <= len(train) / 2 and not _is_measure(train[name])]
+    classes = [name for name in free if _may_be_label(train[name], name) and not _is_measure(train[name])]
     classes = [name for name in classes if not set(_words(name)) & {*_GROUP_WORDS, *_NOT_LABEL_WORDS}]
     binary = [name for name in classes if _is_01(train[name])]
     named = [name for name in classes if set(_words(name)) & set(_LABEL_WORDS)]
     named.sort(key=lambda name: min(_LABEL_WORDS.index(word) for word in _words(name) if word in _LABEL_WORDS))
-    if len(asked) != 1 and len(binary) > 1 and (train[binary].astype(float).sum(axis=1) == 1).all():
+    is_one = train[binary].apply(pd.to_numeric, errors="coerce").sum(axis=1) == 1
+    if len(asked) != 1 and len(binary) > 1 and is_one.all():
         return _from_columns(train, binary, "by their values", asked)
     if len(asked) != 1 and len(binary) > 1 and not named:
         return _from_columns(train, binary, "all the 0/1 columns", asked)
     if not classes:
         return LabelColumns(doubts=["no column looks like a label; set targets (0/1) or label (class names)"])
     chosen = (named or binary or classes)[0]
-    found = _from_columns(train, [chosen], "by its name" if named else "by its values", asked)
+    found = _from_columns(train, [chosen], "by its name" if named else "by its values", asked, sample)
     if asked and len(asked) == 1:
         found.why += f"; the sample's {asked[0]} is no column"
     if len(classes) > 1:
@@ -182,7 +305,8 @@ def _from_values(train, free, asked):
 
 
 def _is_01(column):
-    return column.isin(["0", "1", "0.0", "1.0"]).all()
+    is_missing = _is_missing(column.to_frame()).iloc[:, 0]
+    return column[~is_missing].isin(["0", "1", "0.0", "1.0"]).all() and not is_missing.all()
 
 
 def _is_measure(column):

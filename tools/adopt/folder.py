@@ -1,16 +1,22 @@
 """The files of a competition's folder: images, tables and archives; and how archives are unpacked safely."""
 
+import functools
 import os
+import shutil
+import subprocess
+import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
 from src.competition.paths import IMAGE_SUFFIXES
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 _ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", *_TAR_SUFFIXES)
+_OTHER_SUFFIXES = (".h5", ".hdf5", ".tfrec", ".tfrecord", ".tfrecords", ".npz", ".mat", ".pkl", ".lmdb", ".parquet")
 _MAX_DEPTH = 8  # levels of folders, which ends a link that leads back up
 
 
@@ -21,6 +27,8 @@ class Files:
     images: dict[str, list[str]] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # JSON and text, which may be tables
+    others: list[str] = field(default_factory=list)  # of kinds that may hold images and are not read
 
     @property
     def paths(self):
@@ -42,48 +50,94 @@ def scan(folder):
     _scan_into(files, path, "", 0)
     files.tables.sort(key=lambda path: (path.count("/"), path))
     files.archives.sort()
+    files.others.sort()
+    files.texts.sort()
     return files
 
 
 def unpack_command(folder, archives):
     """Return the shell command that unpacks these archives into the folder."""
-    if all(one.endswith(".zip") for one in archives):
-        return f"python -m tools.adopt {quote(str(folder))} unzip=true"
-    commands = []
+    own, commands = (".zip", *_TAR_SUFFIXES), []
     for one in archives:
-        path = Path(folder) / one
-        tool = "tar -xf {} -C {}" if one.lower().endswith(_TAR_SUFFIXES) else "7z x {} -o{}"
-        commands.append(tool.format(quote(str(path)), quote(str(path.parent))))
+        if not one.lower().endswith(own):
+            path = Path(folder) / one
+            commands.append(f"7z x {quote(str(path))} -o{quote(str(path.parent))}")
+    if any(one.lower().endswith(own) for one in archives):
+        commands.append(f"python -m tools.adopt {quote(str(folder))} unzip=true")
     return " && ".join(commands)
 
 
-def unpack_zip(folder, archive):
-    """Unpack a .zip beside itself, except files that are there in full size already.
+def unpack_archives(folder):
+    """Unpack every archive of a folder, and those inside of them; yield (archive, number of files, their folder).
+
+    Archives for which this machine has no program stay packed.
+
+    Raises:
+        UserError: as `unpack` does.
+    """
+    done = set()
+    while left := [archive for archive in scan(folder).archives if archive not in done]:
+        for archive in left:
+            done.add(archive)
+            if unpacked := unpack(folder, archive):
+                yield archive, *unpacked
+
+
+def unpack(folder, archive):
+    """Unpack an archive beside itself, except files that are there in full size already.
 
     An archive of images without a folder is unpacked into one named after it: train.zip into train/.
 
-    Returns: (number of files, the folder they are in).
+    Returns: (number of files, the folder they are in), or None where no program on this machine can.
 
     Raises:
         UserError: damaged, encrypted, a member would leave the folder, or the folder cannot be written.
     """
-    path = Path(folder) / archive
+    path, lower = Path(folder) / archive, archive.lower()
     try:
-        with zipfile.ZipFile(path) as packed:
-            members = [one for one in packed.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX")]
-            bare = [one for one in members if one.filename.lower().endswith(IMAGE_SUFFIXES) and "/" not in one.filename]
-            target = path.parent / path.stem if bare else path.parent
-            for one in members:
-                if not (target / one.filename).resolve().is_relative_to(target.resolve()):
-                    raise UserError(f"{path}: its member {one.filename} would leave {target}; unpack it by hand")
-            for one in members:
-                file = target / one.filename
-                if not (file.is_file() and file.stat().st_size == one.file_size):
-                    packed.extract(one, target)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{path}: cannot be unpacked ({error}); download it again") from None
+        if lower.endswith(".zip"):
+            return _unpack_zip(path)
+        if lower.endswith(_TAR_SUFFIXES):
+            return _unpack_tar(path)
+        program = next((one for one in ("7z", "7zz", "7za", "bsdtar") if shutil.which(one)), None)
+        if program is None:
+            return None
+        before = len(scan(folder).paths)
+        words = ["-xf", path.name] if program == "bsdtar" else ["x", "-y", path.name]
+        done = subprocess.run([program, *words], cwd=path.parent, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{path}: cannot be unpacked ({program} ends with {done.returncode}); download it again")
+        return len(scan(folder).paths) - before, path.parent
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be unpacked ({first_line(error)}); download it again") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be unpacked here ({error.strerror}); unpack it elsewhere") from None
+        raise UserError(f"{path}: cannot be unpacked here ({error.strerror or error}); unpack it elsewhere") from None
+
+
+def _unpack_zip(path):
+    with zipfile.ZipFile(path) as packed:
+        members = [one for one in packed.infolist() if not one.is_dir()]
+        return _extract(packed.extract, path, {one.filename: (one, one.file_size) for one in members})
+
+
+def _unpack_tar(path):
+    with tarfile.open(path) as packed:
+        members = {one.name: (one, one.size) for one in packed.getmembers() if one.isfile()}
+        return _extract(functools.partial(packed.extract, filter="data"), path, members)
+
+
+def _extract(extract, path, members):
+    """Extract {name: (member, bytes)}; return (number of files, their folder)."""
+    members = {name: one for name, one in members.items() if not name.startswith("__MACOSX")}
+    is_bare = any(name.lower().endswith(IMAGE_SUFFIXES) and "/" not in name for name in members)
+    target = path.parent / path.stem.removesuffix(".tar") if is_bare else path.parent
+    for name in members:
+        if not (target / name).resolve().is_relative_to(target.resolve()):
+            raise UserError(f"{path}: its member {name} would leave {target}; unpack it by hand")
+    for name, (member, size) in members.items():
+        file = target / name
+        if not (file.is_file() and file.stat().st_size == size):
+            extract(member, target)
     return len(members), target
 
 
@@ -101,10 +155,14 @@ def _scan_into(files, folder, relative, depth):
                 continue  # a pipe or a device
             elif lower.endswith(IMAGE_SUFFIXES):
                 names.append(name)
-            elif lower.endswith(".csv"):
+            elif lower.endswith((".csv", ".tsv")):
                 files.tables.append(relative + name)
             elif lower.endswith(_ARCHIVE_SUFFIXES):
                 files.archives.append(relative + name)
+            elif lower.endswith((".json", ".txt")):
+                files.texts.append(relative + name)
+            elif lower.endswith(_OTHER_SUFFIXES):
+                files.others.append(relative + name)
     if names:
         files.images[relative.rstrip("/")] = sorted(names)
     if depth < _MAX_DEPTH:

@@ -5,16 +5,33 @@ The tables decide first; without one that leads to the images, folder or file na
 
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.tables import is_count
+from src.config.settings import settings
 from src.errors import UserError, listing
-from tools.adopt.columns import describe_classes, find_group, find_label_columns
+from tools.adopt.columns import describe_classes, find_group, find_label_columns, find_stems, several_labels
+from tools.adopt.corrections import drop_repeats, find_boxes, join_labels, signs_to_zeros, take_test_rows
 from tools.adopt.folder import Files, scan, unpack_command
 from tools.adopt.images import choose_channels, choose_image_size, read_headers
-from tools.adopt.patterns import DICOM_SUFFIXES, any_image, match_column, match_labels, roles
-from tools.adopt.tables import choose_test, choose_train, match_table, read_tables, spread, take_sample, take_solution
+from tools.adopt.patterns import DICOM_SUFFIXES, Match, any_image, find_siblings, match_column, match_labels, roles
+from tools.adopt.tables import (
+    choose_test,
+    choose_train,
+    find_sample_key,
+    is_key,
+    join_all,
+    match_table,
+    read_others,
+    read_tables,
+    refine,
+    spread,
+    take_sample,
+    take_solution,
+)
 
 _NUM_IMAGES = 50  # whose headers are read
 
@@ -27,31 +44,53 @@ class Layout:
     settings: dict[str, tuple] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    folder: object = ""
+    output: Path = Path()
+    copies: dict[Path, object] = field(default_factory=dict)  # path -> corrected table, to be written there
+    notes: dict[str, list] = field(default_factory=lambda: defaultdict(list))  # path of a table -> what was corrected
 
     def decide(self, key, value, why):
         """Record a setting of the competition group."""
+        if f"competition.{key}" not in settings():  # TEMPORARY
+            return
         self.settings[f"competition.{key}"] = (value, why)
+
+    def decide_table(self, key, path, table, why):
+        """Record a table by its path; one that was corrected is copied, and what was done is said."""
+        notes = self.notes.pop(path, [])
+        if notes:
+            path = self.output / f"{key.removesuffix('_table')}.csv"
+            self.copies[path] = table
+            self.doubts += filter(None, notes)
+            path, why = str(path), f"{why}; a corrected copy"
+        self.decide(key, path, why)
 
     def value(self, key):
         """Return what was decided for a setting of the competition group, or None."""
         return self.settings.get(f"competition.{key}", (None,))[0]
 
 
-def recognise(folder, unpacked=()):
+def recognise(folder, unpacked=(), output=None):
     """Decide every key of the competition file of `folder`.
 
     Args:
         unpacked: its archives that were just unpacked.
+        output: the folder for corrected copies of tables, which `Layout.copies` holds; None: outputs/adopt/<folder>.
 
     Raises:
         UserError: nothing to adopt: no such folder, no images, or nothing that labels them.
     """
-    layout = Layout(scan(folder))
+    output = output or Path("outputs") / "adopt" / Path(folder).name
+    layout = Layout(scan(folder), folder=folder, output=Path(output).absolute())
     if not layout.files.images:
         raise UserError(_no_images(folder, layout.files))
-    tables, layout.doubts = read_tables(folder, layout.files.tables)
-    sample, solution = take_sample(tables), take_solution(tables)
-    train_path, match, rivals = choose_train(tables, sample, layout.files.images)
+    tables, layout.doubts = read_tables(folder, layout.files.tables, layout.notes)
+    sample, solution = take_sample(tables, layout.files.images), take_solution(tables)
+    join_all(tables, layout.notes)
+    train_path, match, rivals = choose_train(tables, sample, layout.files.images, layout.notes)
+    if train_path is None and (others := read_others(folder, layout.files.texts, layout.notes)):
+        train_path, match, rivals = choose_train(others, sample, layout.files.images, layout.notes)
+        tables |= others if train_path else {}
     if rivals:
         layout.doubts.append(
             f"{listing(rivals)} could be the training table too, with the same columns as {train_path}"
@@ -77,29 +116,83 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     """Fill the layout when a training table names the images."""
     train, images = tables.pop(train_path), layout.files.images
     row_id = sample.id if sample.id in train else column
-    if sample.id and sample.id not in train:
-        layout.doubts.append(f"the sample names its rows by {sample.id}, the training table by {column}; rename one")
+    shared = bool(sample.ids) and not any(sample.ids & set(train[name]) for name in train)
     if row_id != column:
-        by_id = match_column(spread(train), row_id, images, "train")
+        by_id = match_column(spread(train), row_id, images, "train", shared)
         if by_id and by_id.share >= match.share - 0.01:
             column, match = row_id, by_id
     test_path, test = choose_test(tables, sample, [row_id, column])
-
-    layout.decide("train_table", train_path, f"{len(train)} rows; {column} leads to the images")
-    _decide_test_rows(layout, sample, test_path, test)
-    layout.decide("id", row_id, "names a row in each table" if test is not None or sample.id else "names a row")
-    layout.decide("train_image", match.pattern, _why_pattern(match, images, len(spread(train)), "training", layout))
-    if not train[row_id].is_unique:
-        layout.doubts.append(f"{train[row_id].duplicated().sum()} training rows repeat an id; keep one row per image")
-    source = test if test is not None else sample.table
-    _decide_test_image(layout, source, test_path or sample.path, [column, row_id], set(train[row_id]))
-
+    split = None if test is not None else take_test_rows(train, row_id, sample)
+    if split:
+        train, test, sentence = split
+        test_path = f"{train_path}, test rows"
+        layout.notes[train_path].append(sentence)
+        layout.notes[test_path] += [""]
+        match = match_column(spread(train), column, images, "train", shared) or match
+    train, match = refine(train, column, match, images, "train", shared, layout.notes[train_path])
+    train = signs_to_zeros(train, layout.notes[train_path])
+    key = None if test is None else find_sample_key(test, sample.ids)
+    is_grouped = key is not None and ("{" in key or not is_key(test, key))
+    row_id = column if is_grouped else row_id
     # A column in the path may be the class folder: it names no row, so it may hold the labels.
-    in_path = [name for name in re.findall(r"\{([^{}\[]+)", match.pattern) if train[name].nunique() > len(train) / 2]
-    free = [name for name in train if name not in (row_id, column, *in_path, *([] if test is None else test))]
-    found = find_label_columns(train, sample.asked, free)
+    in_path = re.findall(r"\{([^{}\[]+)", " ".join(match.patterns))
+    in_path = [name for name in in_path if train[name].nunique() > len(train) / 2]
+    taken = {row_id, column, *in_path, *([] if test is None or split else test)}
+    free = [name for name in train if name not in taken]
+    found = find_label_columns(train, sample.asked, free, sample.table)
+    train, found = _keep_one_row(layout, train_path, train, row_id, found, sample)
+
+    layout.decide_table("train_table", train_path, train, f"{len(train)} rows; {column} leads to the images")
+    columns, train_ids = [column, row_id], set(train[row_id])
+    test_match = _decide_test_rows(layout, sample, test_path, test, columns, train_ids)
+    why = "names a row in each table" if test is not None or sample.id else "names a row"
+    counting = [name for name in train if name not in (row_id, column) and is_count(train[name])]
+    layout.decide("id", row_id, f"{why}; {listing(counting)} only counts rows and is left alone" if counting else why)
+    if is_grouped:
+        count = f"{len(sample.ids)} for {len(test)} test rows"
+        layout.decide("predict_by", key, f"what the sample's {sample.id} names: {count}")
+        layout.decide("predict_with", "mean", "of the predictions of such rows; or max")
+    elif sample.id and sample.id != row_id:
+        layout.doubts.append(f"the sample calls {sample.id} what the tables call {row_id}; they are matched by value")
+    layout.decide("train_image", match.pattern, _why_pattern(match, images, len(spread(train)), "training", layout))
+    layout.doubts += find_siblings(match.pattern, train, spread(train), images)
+    _decide_test_image(layout, *test_match)
     _decide_labels(layout, found)
-    layout.decide("group", *find_group(train, {row_id, column, found.label, *found.targets}))
+    _decide_group(layout, train, row_id, {row_id, column, found.label, *found.targets}, found)
+
+
+def _decide_group(layout, train, row_id, taken, found):
+    """Decide the column that groups rows, or the beginning that ids share."""
+    group, why = find_group(train, taken)
+    labels = train[[found.label] if found.label else found.targets].agg(" ".join, axis=1)
+    if group is None and (stems := find_stems(train[row_id], labels)):
+        group, why = stems
+        layout.doubts.append(f"{why}: they stay in one fold; if not of one patient or scene, set group to null")
+    layout.decide("group", group, why)
+
+
+def _keep_one_row(layout, path, train, row_id, found, sample):
+    """Return the training table with one row per id, and the LabelColumns of it.
+
+    Raises:
+        UserError: the table is of detection: what is asked for is boxes, or a class of each box.
+    """
+    labels, boxes = [found.label] if found.label else found.targets, find_boxes(train)
+    kept, sentences, clashing = drop_repeats(train, row_id, labels)
+    num_ids, num_clashing = train[row_id].nunique(), clashing[row_id].nunique()
+    is_several = num_clashing > 0.1 * num_ids
+    if boxes and (is_several or not labels or find_boxes(sample.asked)):
+        advice = "to classify whole images, put a CSV with a row per image and its labels in its place"
+        found = f"{path} is of object detection: boxes in {listing(boxes)}, {len(train)} rows of {num_ids} images"
+        raise UserError(f"{layout.folder}: {found}; {advice}")
+    if boxes:
+        layout.doubts.append(f"{path} has boxes ({listing(boxes)}), which are not used: whole images are classified")
+    if is_several and found.label:
+        kept, found = join_labels(train, row_id, found.label), several_labels(train[found.label].unique(), found)
+        several = f"{num_clashing} of {num_ids} ids have rows of several labels"
+        sentences = [f"{several}: the copy has a row of each id, whose cell holds all, joined by |"]
+    layout.notes[path] += sentences
+    return kept, found
 
 
 def _decide_by_names(layout, tables, sample, folder):
@@ -109,17 +202,17 @@ def _decide_by_names(layout, tables, sample, folder):
     train = train or {path: names for path, names in images.items() if not roles(path)}
     found = match_labels(train) if train else None
     if not found or len(found[1]) < 2:
-        raise UserError(_no_labels(folder, layout.files))
+        raise UserError(_no_labels(folder, layout, {**tables, **({sample.path: sample.table} if sample.path else {})}))
     pattern, labels = found
     test_path, test = choose_test(tables, sample, [sample.id, "id"])
     row_id = sample.id or ("id" if test is None else test.columns[0])
     layout.decide("train_table", None, "none: the labels are in the paths")
-    _decide_test_rows(layout, sample, test_path, test)
+    test_match = _decide_test_rows(layout, sample, test_path, test, [row_id], set())
     layout.decide("id", row_id, "names a test row; a training row is named by its path")
     why = "a folder per class" if pattern.endswith("/*") else "the label is in the file's name"
     counts = ", ".join(f"{label} {count}" for label, count in labels.most_common(3))
     layout.decide("train_image", pattern, f"{why}: {counts}{' ...' if len(labels) > 3 else ''}")
-    _decide_test_image(layout, test if test is not None else sample.table, test_path or sample.path, [row_id], set())
+    _decide_test_image(layout, *test_match)
     test_folder = (layout.value("test_image") or "").split("/")[0]
     beside = {path.split("/")[0] for path in set(images) - set(train)} - {test_folder}
     if pattern.startswith("{label}/") and beside:
@@ -134,47 +227,73 @@ def _decide_by_names(layout, tables, sample, folder):
         layout.doubts.append(f"{left_out} images in a validation folder are left out; move them to the training ones")
 
 
-def _decide_test_rows(layout, sample, test_path, test):
+def _decide_test_rows(layout, sample, test_path, test, columns, train_ids):
+    """Decide the tables of the test rows; return (path, table, Match) of those that `_decide_test_image` needs."""
+    images, path, source, match = layout.files.images, test_path or sample.path, test, None
+    if source is None and sample.path:
+        source = sample.table.drop(columns=sample.asked)
+    if source is not None:
+        rows, columns = spread(source), [name for name in dict.fromkeys(columns) if name in source]
+        shared = bool(train_ids) and not any(train_ids & set(source[name]) for name in columns)
+        matches = [(name, match_column(rows, name, images, "test", shared)) for name in columns]
+        best = max((one for one in matches if one[1]), key=lambda one: round(one[1].share, 2), default=None)
+        best = best or match_table(source, images, "test", shared) or ([*columns, sample.id][0], Match("", 0))
+        source, match = refine(source, *best, images, "test", shared, layout.notes[path])
     why = f"{len(test)} rows" if test is not None else "none; the sample has the ids" if sample.path else "none"
-    layout.decide("test_table", test_path, why)
+    if test is None and layout.notes[path]:
+        layout.decide_table("test_table", path, source, f"{len(source)} rows, the sample's")
+    else:
+        layout.decide_table("test_table", test_path, source, why)
     why = "none: submission.csv gets the test rows as they come"
     if sample.path:
-        why = f"{len(sample.table)} rows; asks for {listing(sample.asked, 3)}"
+        why = f"{sample.num_rows} rows; asks for {listing(sample.asked, 3)}"
     layout.decide("sample_submission", sample.path, why)
+    return path, source, match
 
 
-def _decide_test_image(layout, source, where, columns, train_ids):
-    """Find the test images by the ids of the test table or the sample, else by their folder's name."""
+def _decide_test_image(layout, path, source, match):
+    """Decide where the test images are: by the ids of the test table or the sample, else by their folder's name."""
     images = layout.files.images
     if source is None:
         test = {path: names for path, names in images.items() if "test" in roles(path)}
         if test:
             layout.decide("test_image", any_image(test), "every image in the test folder")
         else:
-            layout.doubts.append("no test images found; training works, infer.py has nothing to predict")
+            missing = "no test images found; training works, infer.py has nothing to predict"
+            layout.doubts.append(missing + _name_unread(images, layout.files.others))
         return
-    rows, columns = spread(source), [name for name in dict.fromkeys(columns) if name in source]
-    shared = bool(train_ids) and not any(train_ids & set(source[name]) for name in columns)
-    matches = [match for name in columns if (match := match_column(rows, name, images, "test", shared))]
-    match = max(matches, key=lambda one: round(one.share, 2), default=None)
-    if match is None:
-        match = (match_table(source, images, "test", shared) or (None, None))[1]
-    if match:
-        layout.decide("test_image", match.pattern, _why_pattern(match, images, len(rows), "test", layout))
+    if match.share:
+        why = _why_pattern(match, images, len(spread(source)), "test", layout)
+        layout.decide("test_image", match.pattern, why)
         return
     train_image = layout.value("train_image")
+    train_image = train_image if isinstance(train_image, str) and "image_file" not in train_image else "{label}"
     same = "{label}" not in train_image and re.search("train", train_image, re.IGNORECASE)
     guess = re.sub("train", "test", train_image, count=1) if same else f"test/{{{layout.value('id')}}}"
     layout.decide("test_image", guess, "a guess: no such image is there")
-    layout.doubts.append(f"no image for the ids of {where} is there; test_image is a guess")
+    missing = f"no image for the ids of {path} is there; test_image is a guess"
+    layout.doubts.append(missing + _name_unread(images, layout.files.others))
+
+
+def _name_unread(images, others):
+    """Return words on files that may hold the images that are missing, or an empty string."""
+    if not others:
+        return ""
+    suffix = next((PurePosixPath(name).suffix for names in images.values() for name in names), ".png")
+    advice = f"write each as a file, test/<id>{suffix}, and adopt again"
+    return f"; {listing(others)} may hold them but is not read: {advice}"
 
 
 def _decide_labels(layout, found):
     if found.label:
         layout.decide("label", found.label, found.why)
+        if found.separator:
+            layout.decide("separator", found.separator, "between the labels of a cell")
         layout.decide("classes", found.classes, found.why_classes)
     else:
         layout.decide("targets", found.targets, found.why)
+    if found.missing:
+        layout.decide("missing", "drop", found.missing)
     count = len(found.classes or found.targets)
     meaning = {"binary": "yes or no", "multiclass": f"one of {count}", "multilabel": f"any of {count}"}
     layout.decide("task", found.task, meaning[found.task])
@@ -184,7 +303,8 @@ def _decide_labels(layout, found):
 def _decide_images(layout, folder):
     """Read the headers of some training images; decide channels, size and normalisation."""
     train_image = layout.value("train_image")
-    pattern = re.sub(r"\\\*|\\\{.*?\\\}", ".*", re.escape(train_image))
+    train_image = [train_image] if isinstance(train_image, str) else train_image
+    pattern = "|".join(re.sub(r"\\\*|\\\{.*?\\\}", ".*", re.escape(one)) for one in train_image)
     paths = layout.files.paths
     paths = [path for path in paths if re.fullmatch(pattern, path)] or paths
     paths = paths[:: -(-len(paths) // _NUM_IMAGES)]
@@ -207,8 +327,9 @@ def _decide_images(layout, folder):
 
 
 def _why_pattern(match, images, num_rows, kind, layout):
-    """Return the reason for a pattern; padded names and rows without an image are doubts."""
-    pattern, reasons = match.pattern, []
+    """Return the reason for a pattern; rows without an image are doubts."""
+    pattern, *more = match.patterns
+    reasons = [f"or, for other rows, {listing(more)}"] if more else []
     if "*" in pattern.rpartition("}")[2].removesuffix(".*"):
         reasons.append("a folder per row: of all its files the middle one by name is read")
         if "/*/" in pattern:
@@ -222,14 +343,10 @@ def _why_pattern(match, images, num_rows, kind, layout):
     dicom = any(names[0].lower().endswith(DICOM_SUFFIXES) for names in images.values())
     if dicom and not pattern.lower().endswith((*DICOM_SUFFIXES, "*")):
         reasons.append("8-bit images, preferred to the DICOM files")
-    if match.padding:
-        layout.doubts.append(
-            f"the names of the {kind} images are padded with zeros to {match.padding} digits, the ids are not: "
-            "rewrite the column in the tables with zeros"
-        )
     if match.share < 1:
         missing = round((1 - match.share) * num_rows)
-        layout.doubts.append(f"{missing} of {num_rows} {kind} rows looked at have no image at {pattern}")
+        where = " or ".join(match.patterns)
+        layout.doubts.append(f"{missing} of {num_rows} {kind} rows looked at have no image at {where}")
     return "; ".join(reasons) or f"all {num_rows} {kind} rows looked at have an image there"
 
 
@@ -239,14 +356,22 @@ def _no_images(folder, files):
         command = unpack_command(folder, files.archives)
         return f"{folder}: no images yet, only archives ({listing(files.archives)}); unpack them: {command}"
     with os.scandir(folder) as entries:
-        found = listing(files.tables) if files.tables else "other files" if any(entries) else "nothing"
+        found = [*files.tables, *files.others]
+        found = listing(found) if found else "other files" if any(entries) else "nothing"
     return f"{folder}: no images (found {found}); unpack the competition's data there ({listing(IMAGE_SUFFIXES, 20)})"
 
 
-def _no_labels(folder, files):
-    """The line for images that nothing labels."""
-    first, count, tables = files.paths[0], len(files.paths), listing(files.tables) if files.tables else "no table"
-    line = f"{folder}: nothing labels the {count} images (first: {first}; {tables})"
+def _no_labels(folder, layout, tables):
+    """The line for images that nothing labels: what each table lacks, or holds that is no label of an image."""
+    files, reasons = layout.files, list(layout.doubts)
+    for path, table in tables.items():
+        row = ", ".join(f"{name}={value}" for name, value in list(table.iloc[0].items())[:3])
+        if boxes := find_boxes(table):
+            reasons.append(f"{path} is of object detection (boxes in {listing(boxes)})")
+        else:
+            reasons.append(f"{path} names none of them (first row: {row})")
+    line = f"{folder}: nothing labels the {len(files.paths)} images (first: {files.paths[0]}): "
+    line += "; ".join(reasons) or "there is no table"
     if files.archives:
         command = unpack_command(folder, files.archives)
         return f"{line}, but there are archives ({listing(files.archives)}); unpack them: {command}"

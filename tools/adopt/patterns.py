@@ -7,6 +7,7 @@ the pattern that explains most rows, with the fewest wildcards, wins.
 import itertools
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -18,19 +19,31 @@ _ROLE_WORDS = {"train": ("train",), "test": ("test",), "val": ("val", "dev")}
 # Folders that hold something other than the images of a row.
 _SIDE_WORDS = ("mask", "seg", "annot", "label", "thumb", "preview", "heatmap")
 _NO_NAME = re.compile(r"[{}\[\]:!.]")  # a column with one of these cannot be named in a pattern
+_MOST_LETTERS = 4  # of a value, that a folder is named by
 _STAR = 100  # cost of a wildcard folder: any pattern without one is preferred
 
 
 @dataclass(frozen=True)
 class Match:
-    """A pattern, and the share of the rows tried for which an image is there.
+    """A pattern (several: a row's image is at one of them), and the share of the rows tried that have an image there.
 
-    `padding` is the length to which the names on disk are padded with zeros that the values do not have, or 0.
+    `padding` is the length to which the names on disk are padded with zeros that the values do not have, or 0;
+    `covered` the numbers of the rows tried that have an image.
     """
 
-    pattern: str
+    pattern: str | list[str]
     share: float
     padding: int = 0
+    covered: frozenset[int] = frozenset()
+
+    @property
+    def patterns(self):
+        return [self.pattern] if isinstance(self.pattern, str) else self.pattern
+
+
+def is_side(folder):
+    """Whether a folder or pattern holds something other than the images: masks, thumbnails ..."""
+    return any(word.startswith(_SIDE_WORDS) for word in re.findall("[a-z]+", folder.lower()))
 
 
 def roles(path):
@@ -65,11 +78,10 @@ def match_column(rows, column, folders, role, shared=False):
 
     def rank(pattern):
         covered, cost = found[pattern]
-        words = re.findall("[a-z]+", pattern.lower())
         return (
             bool(roles(pattern) - {role}),
             cost >= _STAR,
-            any(word.startswith(_SIDE_WORDS) for word in words),
+            is_side(pattern),
             -round(len(covered) / len(rows), 2),
             role not in roles(pattern),
             cost,
@@ -80,7 +92,8 @@ def match_column(rows, column, folders, role, shared=False):
 
     best = min(found, key=rank)
     padding = re.search(r":0>(\d+)\}", best)
-    return Match(re.sub(r":0>\d+", "", best), len(found[best][0]) / len(rows), int(padding[1]) if padding else 0)
+    covered = frozenset(found[best][0])
+    return Match(re.sub(r":0>\d+", "", best), len(covered) / len(rows), int(padding[1]) if padding else 0, covered)
 
 
 def _compose(text):
@@ -112,6 +125,41 @@ def match_labels(folders):
                 name = "{label}" + sign + "*" if label_first else "*" + sign + "{label}"
                 return "/".join([*fixed, name + suffix]), labels
     return None
+
+
+def find_siblings(pattern, table, rows, folders):
+    """Return sentences on files that have a row's id in their name beside the one that is read, where many rows do.
+
+    rows: those of the table that are looked at; a file that another row of the table names is no such file.
+    """
+    last = pattern.rpartition("/")[2] if isinstance(pattern, str) else "*"
+    column = re.search(r"\{([^}\[]+)\}", last)
+    if "*" in last.removesuffix(".*") or column is None:
+        return []
+    names = {_compose(folder): sorted(map(_compose, names)) for folder, names in folders.items()}
+    known, found = set(table[column[1]]), []
+    for row in rows.to_dict("records"):
+        more = _list_siblings(pattern, column, row, names)
+        found += [more] if (more := [one for one in more if PurePosixPath(one).stem not in known]) else []
+    if len(found) < 0.05 * len(rows):
+        return []
+    share, shown = round(100 * len(found) / len(rows)), ", ".join(found[0][:3])
+    which = "the others are not read; write another pattern to read another one"
+    return [f"{pattern} reads one of several files: {share} % of the ids looked at have more (first: {shown}); {which}"]
+
+
+def _list_siblings(pattern, column, row, names):
+    """Return the names that begin with a row's id, as a whole word, and are of another stem than its image's."""
+    fill = lambda hit: row[hit[1]][int(hit[2] or 0) :][: 1 if hit[2] else None]  # noqa: E731
+    folder, _, own = _compose(re.sub(r"\{([^}\[]+)(?:\[(\d+)\])?\}", fill, pattern)).rpartition("/")
+    value = PurePosixPath(_compose(row[column[1]])).stem
+    start = own[: own.index(value) + len(value)] if value in own else own
+    listed = names.get(folder, [])
+    first = bisect_left(listed, start)
+    more = list(itertools.takewhile(lambda name: name.startswith(start), listed[first : first + 100]))
+    stem = own.removesuffix(".*").removesuffix(_suffix(own))
+    more = [one for one in more if not one[len(start)].isalnum() and PurePosixPath(one).stem != stem]
+    return more if len(more) < 100 else []
 
 
 def any_image(folders):
@@ -147,7 +195,7 @@ def _propose(rows, column, folders):
         if last:
             wanted[last].append((row, PurePosixPath(lead).parts))
     found = {}
-    for read in (_read_exactly, _read_padded, _read_affixed):
+    for read in (_read_exactly, _read_padded, _read_affixed, _read_both):
         for row, prefix, ends in _hits(wanted, column, folders, read):
             ways = [_ways_to_write(place, prefix, column, records[row], varying) for place in range(len(prefix))]
             for *parts, (end, end_cost) in itertools.product(*ways, ends):
@@ -191,12 +239,13 @@ def _hits(wanted, column, folders, read):
 
 
 def _ways_to_write(place, prefix, column, record, varying):
-    """Return [(text, cost)]: a folder's name as it is, as a letter of the value, as another column, as anything."""
+    """Return [(text, cost)]: a folder's name as it is, as letters of the value, as another column, as anything."""
     part = prefix[place]
     letter = sum(len(one) == 1 for one in prefix[:place])
     ways = [(part, 0), ("*", _STAR)]
-    if part == record[column][letter : letter + 1]:
-        ways.append((f"{{{column}[{letter}]}}", 1))
+    for first in {0, letter}:
+        if len(part) <= _MOST_LETTERS and part == record[column][first : first + len(part)]:
+            ways.append(("".join(f"{{{column}[{first + index}]}}" for index in range(len(part))), len(part)))
     return ways + [(f"{{{other}}}", 2) for other in varying if record[other] == part]
 
 
@@ -221,6 +270,12 @@ def _read_affixed(stem, column):
         if after:
             readings.append((key, f"{{{column}}}{sign}{after}"))
     return readings
+
+
+def _read_both(stem, column):
+    """The name is the value with zeros and a word before it: 7 -> img_0007."""
+    signs = re.fullmatch(r"(.*\D)(\d+)", stem)
+    return [(key, signs[1] + text) for key, text in _read_padded(signs[2], column)] if signs else []
 
 
 def _suffix(name):

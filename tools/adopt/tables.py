@@ -6,13 +6,20 @@ whose ids lead to images on disk.
 
 import re
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from src.competition.tables import read_table
-from src.errors import UserError
-from tools.adopt.patterns import match_column, roles
+from src.competition.tables import find_encoding, is_count, read_table
+from src.config.settings import settings
+from src.errors import UserError, listing
+from tools.adopt.corrections import find_boxes, locate_images, pivot_long
+from tools.adopt.patterns import Match, is_side, match_column, roles
+from tools.adopt.readers import add_header, join_parts, read_json, read_lists
 
 _NUM_ROWS = 300  # of a table, whose images are looked for on disk
+_LEAST_DISTINCT = 0.02  # share of rows with an id of their own, where there are several rows an image
+_MOST_PATTERNS = 6
+_MOST_TEXTS = 500  # files of lists that are read, where no CSV leads to the images
 
 
 @dataclass
@@ -24,10 +31,11 @@ class Sample:
     id: str | None
     asked: list[str]
     ids: set[str]
+    num_rows: int = 0
 
 
-def read_tables(folder, paths):
-    """Read every CSV; return ({relative path: table of str}, [a sentence for each that cannot be read])."""
+def read_tables(folder, paths, notes):
+    """Read every CSV; return ({relative path: table of str}, [a sentence for each that cannot be read as it is])."""
     tables, doubts = {}, []
     for path in paths:
         try:
@@ -35,12 +43,43 @@ def read_tables(folder, paths):
         except UserError as error:
             doubts.append(f"not read: {error}")
             continue
+        if (headed := add_header(table)) is not None:
+            notes[path].append(f"{path} has no header: its copy names the columns {listing(headed.columns)}")
+            table = headed
         if len(table):
             tables[path] = table
+        if (encoding := find_encoding((Path(folder) / path).read_bytes(), path)) != "utf-8-sig":
+            name = {"cp1252": "Windows-1252 (Latin-1)", "utf-16": "UTF-16"}[encoding]
+            doubts.append(f"{path} is read as {name}, since it is not in UTF-8; look at its letters with accents")
     return tables, doubts
 
 
-def take_sample(tables):
+def read_others(folder, paths, notes):
+    """Read tables of JSON and text, {relative path: table of str}; what each becomes is said in `notes`."""
+    texts = [path for path in paths if path.lower().endswith(".txt")]
+    tables = read_lists(folder, texts if len(texts) <= _MOST_TEXTS else [])
+    for path in [path for path in paths if path.lower().endswith(".json")][:_MOST_TEXTS]:
+        if (table := read_json(Path(folder) / path)) is not None and len(table):
+            tables[path] = table
+    for path in tables:
+        what = f"{path} is no CSV"
+        if "label" in tables[path] and PurePosixPath(path).stem in set(tables[path]["label"]):
+            what = f"{path} and others beside it list the images of a label each"
+        notes[path].append(f"{what}: the copy is a CSV of the columns {listing(tables[path].columns)}")
+    return tables
+
+
+def join_all(tables, notes):
+    """Replace tables that are parts of one by the whole."""
+    parts = {path: table for path, table in tables.items() if roles(_stem(path)) != {"test"}}
+    for first, whole, others in join_parts(parts):
+        notes[first].append(f"{listing([first, *others])} are parts of one table: the copy has the rows of all")
+        tables[first] = whole
+        for path in others:
+            del tables[path]
+
+
+def take_sample(tables, images):
     """Remove the sample submission from the tables and return it; its id is a column that other tables have too."""
     named = [path for path in tables if re.search("sample|submission", _stem(path))]
     named = [path for path in named if "train" not in roles(_stem(path))]
@@ -48,10 +87,25 @@ def take_sample(tables):
     if path is None:
         return Sample(None, None, None, [], set())
     table = tables.pop(path)
+    row_id = _choose_id(table, tables, images)
+    asked = [name for name in table if name != row_id]
+    if asked and table.columns[0] == asked[0] and is_count(table[asked[0]]):  # the index that a program has written
+        asked, table = asked[1:], table.drop(columns=asked[0])
+    return Sample(path, table, row_id, asked, set(table[row_id]), len(table))
+
+
+def _choose_id(table, tables, images):
+    """Return the sample's id: a column that other tables have too; of several, the one that does not count rows."""
     distinct = [name for name in table if table[name].is_unique]
     shared = [name for name in distinct if any(name in other for other in tables.values())]
-    row_id = (shared or distinct or list(table))[0]
-    return Sample(path, table, row_id, [name for name in table if name != row_id], set(table[row_id]))
+    candidates = shared or distinct or list(table)
+    named = [name for name in candidates if not re.fullmatch(r"unnamed: \d+|index|idx|row", name.lower().strip())]
+    first, *others = named or candidates
+    if others and is_count(table[first]):
+        rows = spread(table)
+        leading = [name for name in others if match_column(rows, name, images, "test", shared=True)]
+        return next((name for name in leading if not is_count(table[name])), first)
+    return first
 
 
 def take_solution(tables):
@@ -61,18 +115,15 @@ def take_solution(tables):
     return path
 
 
-def choose_train(tables, sample, images):
+def choose_train(tables, sample, images, notes):
     """Return (path, (column, Match), rivals) of the table whose rows lead to training images; None, None without.
 
-    Rivals are paths of others that do, and have the same columns.
+    Rivals are paths of others that do, and have the same columns. Tables are taken as they are if one leads there, else
+    with a row per image where they have one per image and label, else with several rows an image, else by file names
+    alone; a table that is replaced in `tables` has its sentences in `notes`, {path: [sentences]}.
     """
-    found = {}
-    for path, table in tables.items():
-        if roles(_stem(path)) != {"test"} or len(tables) == 1:
-            shared = bool(sample.ids) and not any(sample.ids & set(table[name]) for name in table)
-            match = match_table(table, images, "train", shared)
-            if match and match[1].share >= 0.5:
-                found[path] = match
+    found = _match_tables(tables, sample, images, 0.9) or _match_pivoted(tables, sample, images, notes)
+    found = found or _match_tables(tables, sample, images, _LEAST_DISTINCT) or _match_located(tables, images, notes)
 
     def rank(path):
         table, words = tables[path], roles(_stem(path))
@@ -92,23 +143,142 @@ def choose_train(tables, sample, images):
     return best, found.get(best), rivals
 
 
+def _match_tables(tables, sample, images, least):
+    """Return {path: (column, Match)} of the tables that lead to training images."""
+    found = {}
+    for path, table in tables.items():
+        if roles(_stem(path)) != {"test"} or len(tables) == 1:
+            shared = bool(sample.ids) and not any(sample.ids & set(table[name]) for name in table)
+            match = match_table(table.drop(columns=sample.asked, errors="ignore"), images, "train", shared, least)
+            if match and match[1].share >= 0.5 and _names_many(table[match[0]], images):
+                found[path] = match
+    return found
+
+
+def _names_many(values, images):
+    """Whether a column has values enough to name images, and is not a class or a number that a file is called by."""
+    return values.nunique() >= min(0.5 * len(values), 0.2 * sum(map(len, images.values())))
+
+
+def _match_pivoted(tables, sample, images, notes):
+    """As `_match_tables`, of long tables made wide; where they lead to images, they and the sample are replaced."""
+    wide = {path: one for path, table in tables.items() if (one := pivot_long(table, list(table)))}
+    found = _match_tables({path: table for path, (table, *_) in wide.items()}, sample, images, 0.9)
+    if not found:
+        return {}
+    for path, (table, _, names) in wide.items():
+        what = f"{path} has a row per image and label"
+        notes[path].append(f"{what}; its copy has a row per image and a column of each of {len(names)} labels")
+        tables[path] = table
+    if sample.path and (one := pivot_long(sample.table, [sample.id])):
+        sample.table, _, sample.asked = one
+        sample.ids = set(sample.table[sample.id])
+        notes[sample.path].append("the sample's ids are <image>_<label>: submission.csv gets a row of each again")
+    return found
+
+
+def _match_located(tables, images, notes):
+    """As `_match_tables`, of tables whose values name files in other words; they get a column of the files."""
+    found = {}
+    for path, table in list(tables.items()):
+        rows = spread(table)
+        shares = {}
+        for name in (one for one in table if table[one].nunique() >= _LEAST_DISTINCT * len(table)):
+            paths, _ = locate_images(rows[name], images, "train")
+            shares[name] = sum(map(bool, paths)) / len(rows) if _names_many(table[name], images) else 0
+        best = max(shares, key=shares.get, default=None)
+        if best is not None and shares[best] >= 0.5 and roles(_stem(path)) != {"test"}:
+            tables[path], match = _add_files(table, best, images, "train", False, notes[path])
+            found[path] = best, match
+    return found
+
+
+def _add_files(table, column, images, role, shared, notes):
+    """Return the table with a column of each row's file, and the Match that reads it."""
+    paths, reasons = locate_images(table[column], images, role, shared)
+    name = _free_name(table, "image_file")
+    first = next(index for index, path in enumerate(paths) if path)
+    shown = listing(reasons or ["a name that no pattern can hold"], 3)
+    shown = f"{shown} (first: {table[column].iloc[first]!r} for {paths[first]})"
+    notes.append(f"{column} names the {role} images with {shown}; the copy's {name} has the files")
+    covered = frozenset(index for index, path in enumerate(paths) if path)
+    return table.assign(**{name: paths}), Match(f"{{{name}}}", len(covered) / len(paths), 0, covered)
+
+
+def refine(table, column, match, images, role, shared, notes):
+    """Improve a match that misses rows or needs zeros: by further patterns, or by a column more.
+
+    Returns: (table, Match); what is added to the table is said in `notes`.
+    """
+    if match.padding:
+        name, count = _free_name(table, f"{column}_padded"), match.padding
+        found = f"the {role} images' names are padded with zeros to {count} digits, {column} is not"
+        notes.append(f"{found}; the copy's {name} is")
+        pattern = match.pattern.replace(f"{{{column}}}", f"{{{name}}}")
+        table = table.assign(**{name: table[column].str.zfill(count)})
+        return table, Match(pattern, match.share, 0, match.covered)
+    rows, patterns, covered = spread(table), [match.pattern], set(match.covered)
+    can_list = settings()["competition.test_image"].type is not str  # TEMPORARY
+    while (
+        can_list and len(covered) < len(rows) and len(patterns) < _MOST_PATTERNS and "{image_file}" not in match.pattern
+    ):
+        rest = [index for index in range(len(rows)) if index not in covered]
+        more = match_column(rows.iloc[rest], column, images, role, shared)
+        if more is None or more.share < 0.1 or more.padding or is_side(more.pattern):
+            break
+        patterns.append(more.pattern)
+        covered |= {rest[index] for index in more.covered}
+    if len(covered) < len(rows) and "*" not in match.pattern and "{image_file}" not in match.pattern:
+        paths, _ = locate_images(rows[column], images, role, shared)
+        if sum(map(bool, paths)) > len(covered):
+            return _add_files(table, column, images, role, shared, notes)
+    if len(patterns) == 1:
+        return table, match
+    return table, Match(patterns, len(covered) / len(rows), 0, frozenset(covered))
+
+
+def _free_name(table, name):
+    return next(one for one in (name, *(f"{name}_{number}" for number in range(2, 100))) if one not in table)
+
+
 def choose_test(tables, sample, columns):
     """Remove the test table and return (path, table): the one with the sample's ids, else the one of that name."""
     for path in sorted(tables, key=lambda path: ("test" not in roles(_stem(path)), path)):
         table = tables[path]
-        same = any(set(table[name]) == sample.ids for name in table)
+        same = find_sample_key(table, sample.ids) is not None
         named = "test" in roles(_stem(path)) and any(name in table for name in columns)
         if same if sample.ids else named:
             return path, tables.pop(path)
     return None, None
 
 
-def match_table(table, images, role, shared=False):
-    """Return (column, Match) of the column that leads to most images, among those that name each row once."""
+def find_sample_key(table, ids):
+    """Return the column, or {a}_{b} of two, whose values are the sample's ids; None where there is none."""
+    for name in table:
+        if set(table[name]) == ids:
+            return name
+    for one, other in permutations([name for name in table if not re.search(r"[{}]", name)], 2):
+        for sign in "_-":
+            if table[one].iloc[0] + sign + table[other].iloc[0] in ids and set(table[one] + sign + table[other]) == ids:
+                return f"{{{one}}}{sign}{{{other}}}"
+    return None
+
+
+def is_key(table, key):
+    """Whether every row has a value of its own of a column, or of {a}_{b}."""
+    return not table.duplicated(re.findall(r"\{([^}]+)\}", key) or [key]).any()
+
+
+def match_table(table, images, role, shared=False, least=0.9):
+    """Return (column, Match) of the column that leads to most images.
+
+    least: share of the rows tried that have a value of their own.
+    """
     rows = spread(table)
-    columns = [name for name in table if rows[name].nunique() >= 0.9 * len(rows)]
+    columns = [name for name in table if rows[name].nunique() >= least * len(rows) and name not in find_boxes(table)]
     matches = [(name, match_column(rows, name, images, role, shared)) for name in columns]
-    return max((one for one in matches if one[1]), key=lambda one: round(one[1].share, 2), default=None)
+    found = [one for one in matches if one[1]]
+    return max(found, key=lambda one: (round(one[1].share, 2), not is_count(table[one[0]])), default=None)
 
 
 def spread(table):

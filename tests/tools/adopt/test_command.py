@@ -1,8 +1,11 @@
 """The command: what it prints and writes, unpacking, and the exact line of each refusal."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pandas as pd
@@ -148,6 +151,47 @@ def test_zipped_images_are_unpacked_with_or_without_a_folder_inside(folder, tmp_
     (root / "test" / "012.jpg").write_bytes(b"half")
     main([folder, "unzip=true"])
     assert (root / "test" / "012.jpg").stat().st_size > 4
+
+
+def test_archives_in_archives_are_unpacked_at_once(folder, tmp_path, capsys):
+    root = tmp_path / folder
+    files = {place: sorted((root / place).iterdir()) for place in ("train", "test")}
+    pack(root / "train.zip", {file.name: file.read_bytes() for file in files["train"]})
+    with tarfile.open(root / "test.tar.gz", "w:gz") as packed:
+        for file in files["test"]:
+            packed.add(file, f"test/{file.name}")
+    names = ("train.zip", "test.tar.gz")
+    pack(root / "inner.zip", {name: (root / name).read_bytes() for name in names})
+    pack(root / "all.zip", {"inner.zip": (root / "inner.zip").read_bytes()})
+    for path in (*files["train"], *files["test"], root / "inner.zip", *(root / name for name in names)):
+        path.unlink()
+    main([folder, "unzip=true"])
+    printed = capsys.readouterr().out
+    assert "unpacked train.zip: 12 files into data/Tiny Cactus/train\n" in printed
+    assert "unpacked test.tar.gz: 4 files into data/Tiny Cactus\n" in printed
+    assert (tmp_path / "configs" / "competition" / "tiny_cactus.yaml").read_text() == WRITTEN
+
+
+def test_an_archive_that_no_program_here_unpacks_is_named_with_its_command(folder, tmp_path, capsys, monkeypatch):
+    root = tmp_path / folder
+    pack(root / "all.zip", {"test.7z": b""})
+    shutil.rmtree(root / "test")
+    monkeypatch.setenv("PATH", "")
+    main([folder, "unzip=true"])
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "- still packed: test.7z; 7z x 'data/Tiny Cactus/test.7z' -o'data/Tiny Cactus'" in printed
+
+
+def test_corrected_copies_are_written_beside_the_report(folder, tmp_path, capsys):
+    rows = pd.read_csv(tmp_path / folder / "train.csv")
+    host = rows.assign(id="train\\" + rows["id"]).to_csv(index=False)
+    (tmp_path / folder / "train.csv").write_text(host)
+    main([folder])
+    copy = tmp_path / "outputs" / "adopt" / "tiny_cactus" / "train.csv"
+    assert f"\nwrote {copy}\n" in capsys.readouterr().out
+    assert pd.read_csv(copy)["image_file"].tolist() == [f"train/{one}" for one in rows["id"]]
+    assert (tmp_path / folder / "train.csv").read_text() == host
+    assert load_config(["competition=tiny_cactus"]).competition.train_table == str(copy)
 
 
 def test_unsafe_and_damaged_archives_are_refused(folder, tmp_path):

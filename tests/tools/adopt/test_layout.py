@@ -6,71 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from src.competition.paths import IMAGE_SUFFIXES
-from src.competition.submission import check_sample, load_sample
-from src.competition.tables import load_test_table, load_train_table
-from src.config.load import load_config
 from src.errors import UserError
-from tools.adopt.competition_file import competition_yaml
+from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_one
 from tools.adopt.layout import recognise
-
-
-def images(folder, names, size=(32, 32), mode="RGB"):
-    """Write a tiny image, array or stub of each name; size is (width, height)."""
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".npy":
-            np.save(path, np.zeros(size, np.float16))
-        elif path.suffix in (".dcm", ".dicom"):
-            path.write_bytes(b"stub")
-        else:
-            Image.new(mode, size).save(path)
-
-
-def table(path, **columns):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(columns).to_csv(path, index=False)
-
-
-def decided(folder, without=("root", "metric", "channels", "image_size")):
-    """The decided settings by their last word, without those that say nothing, and without None."""
-    layout = recognise(folder)
-    found = {key.rpartition(".")[2]: value for key, (value, _) in layout.settings.items()}
-    assert found["root"] == str(folder)
-    assert found["metric"] == "roc_auc"
-    return {key: value for key, value in found.items() if key not in without and value is not None}
-
-
-def prove(tmp_path, folder, names, targets, train_ids=None):
-    """Load both tables by the competition file, as training will; every path exists. Returns the test table.
-
-    `targets` is flat for one column, class numbers for several.
-    """
-    path = tmp_path / "adopted.yaml"
-    path.write_text(competition_yaml(recognise(folder), folder), encoding="utf-8")
-    competition = load_config([f"competition={path}"]).competition
-    train = load_train_table(competition)
-    test = load_test_table(competition, train.target_names)
-    assert all(Path(path).is_file() for path in (*train.paths, *test.paths))
-    assert list(train.target_names) == names
-    found = train.targets[:, 0] if len(names) == 1 else train.targets.argmax(axis=1)
-    assert found.tolist() == list(targets)
-    assert train_ids is None or list(train.ids) == train_ids
-    if competition.sample_submission:
-        check_sample(load_sample(competition), competition, test, train.target_names)
-    return test
-
-
-def ids(start, count, form="{}"):
-    return [form.format(number) for number in range(start, start + count)]
-
-
-def zero_one(count):
-    return [number % 2 for number in range(count)]
-
 
 COMMON = {"train_table": "train.csv", "sample_submission": "sample_submission.csv", "task": "binary"}
 
@@ -224,22 +164,22 @@ def test_brain_tumor_with_a_folder_of_slices_per_row(tmp_path, padded):
     form = "{:05}" if padded else "{}"
     table(folder / "train_labels.csv", BraTS21ID=ids(0, 12, form), MGMT_value=zero_one(12))
     table(folder / "sample_submission.csv", BraTS21ID=ids(12, 4, form), MGMT_value=[0.5] * 4)
-    assert decided(folder) == COMMON | {
-        "train_table": "train_labels.csv",
+    copies, column = Path("outputs/adopt/brain").absolute(), "BraTS21ID" if padded else "BraTS21ID_padded"
+    tables = {"train_table": f"{copies}/train.csv", "test_table": f"{copies}/test.csv"}
+    assert decided(folder) == COMMON | ({"train_table": "train_labels.csv"} if padded else tables) | {
         "id": "BraTS21ID",
-        "train_image": "train/{BraTS21ID}/FLAIR/*.dcm",
-        "test_image": "test/{BraTS21ID}/FLAIR/*.dcm",
+        "train_image": f"train/{{{column}}}/FLAIR/*.dcm",
+        "test_image": f"test/{{{column}}}/FLAIR/*.dcm",
         "targets": ["MGMT_value"],
     }
     assert "middle slice" in recognise(folder).settings["competition.train_image"][1]
-    if padded:
-        test = prove(tmp_path, folder, ["MGMT_value"], zero_one(12))
-        assert test.paths[0].endswith("test/00012/FLAIR/Image-2.dcm")
-        return
-    assert recognise(folder).doubts[0] == (
-        "the names of the training images are padded with zeros to 5 digits, the ids are not: "
-        "rewrite the column in the tables with zeros"
-    )
+    test = prove(tmp_path, folder, ["MGMT_value"], zero_one(12))
+    assert test.paths[0].endswith("test/00012/FLAIR/Image-2.dcm")
+    assert recognise(folder).doubts == [
+        f"the {role} images' names are padded with zeros to 5 digits, BraTS21ID is not; the copy's BraTS21ID_padded is"
+        for role in ("train", "test")
+        if not padded
+    ]
 
 
 def test_older_data_in_a_folder_below_is_left_out_and_reported(tmp_path):
@@ -480,11 +420,7 @@ def test_group(tmp_path, column, values, group, why):
 @pytest.mark.parametrize(
     ("columns", "doubt"),
     [
-        (
-            {"labels": ["rust", "scab", "rust scab"] * 4},
-            "labels holds several labels in a cell ('rust scab'); make a 0/1",
-        ),
-        ({"label": ["a", "a", "b", ""] * 3}, "3 rows of label are empty; remove or fill them"),
+        ({"label": ["a", "a", "b", ""] * 3}, "3 answers are missing (an empty cell) in 3 of 12 rows: such"),
         ({"target": [row / 7 for row in range(12)]}, "no column looks like a label; set targets (0/1) or label"),
         (
             {"red": zero_one(12), "green": ["x", "y", "z"] * 4},
@@ -535,6 +471,6 @@ def test_refusals(tmp_path):
     (tmp_path / "x" / "train.zip").unlink()
     images(tmp_path / "x" / "all", ["x.png", "y.png"])
     assert line() == (
-        "/x: nothing labels the 2 images (first: all/x.png; train.csv); "
+        "/x: nothing labels the 2 images (first: all/x.png): train.csv names none of them (first row: id=1); "
         "add a CSV with a column of their names and one of labels"
     )

@@ -1,0 +1,135 @@
+"""What columns mean: several labels in a cell or a name of two words, an index, ids that begin alike."""
+
+import pandas as pd
+import pytest
+
+from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_one
+from tools.adopt.columns import find_separator, find_stems
+from tools.adopt.layout import recognise
+
+PLANET = ["clear primary", "haze primary agriculture", "cloudy", "clear primary water", "haze primary", "clear water"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "name", "shown", "separator"),
+    [
+        (PLANET, "tags", (), " "),
+        (PLANET, "x", ("primary clear agriculture water road"[:-5],), " "),  # as no training row has it
+        (PLANET, "x", (), None),
+        (["scab", "rust", "scab rust", "healthy", "complex", "rust complex"], "x", ("healthy",), " "),
+        (["a b", "b a", "c"], "x", (), " "),
+        (["51 616 734", "51", "12 734"], "x", (), " "),
+        (["Effusion", "Mass", "Effusion|Mass", "No Finding"], "Finding Labels", (), "|"),
+        (["cat;dog", "dog", "cat"], "x", (), ";"),
+        (["cat, dog", "dog", "cat"], "x", (), ", "),
+        (["cat,dog", "dog", "cat"], "x", (), ","),
+        (["golden retriever", "labrador retriever", "pug", "bull dog"], "breed", (), None),
+        (["Black Sigatoka", "Yellow Sigatoka", "Healthy", "Panama disease"], "label", ("Healthy",), None),
+        (["no tumor", "tumor"], "label", (), None),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus", "hen"], "label", (), None),
+        (["fresh apple", "rotten apple", "fresh kiwi", "rotten kiwi", "fresh fig", "rotten fig"], "label", (), None),
+    ],
+)
+def test_several_labels_in_a_cell_and_names_with_blanks(cells, name, shown, separator):
+    assert find_separator(pd.Series(cells), name, shown)[0] == separator
+
+
+def test_where_it_is_unsure_it_says_so():
+    assert find_separator(pd.Series(PLANET), "x") == (
+        None,
+        "",
+        "x may hold several labels in a cell ('clear primary'); if so, set competition.separator=' ' "
+        "competition.task=multilabel competition.classes=[]",
+    )
+    assert find_separator(pd.Series(PLANET), "tags")[2] == (
+        "the cells of tags are read as several labels ('clear primary'); if these are single class names, "
+        "set competition.separator=null and competition.task=multiclass"
+    )
+    assert find_separator(pd.Series(["golden retriever", "labrador retriever", "pug"]), "breed")[2] is None
+
+
+def write_images(folder, train, test):
+    images(folder, [f"train/{one}.jpg" for one in train] + [f"test/{one}.jpg" for one in test])
+
+
+def test_planet_no_tag_stands_alone(tmp_path):
+    folder = tmp_path / "planet"
+    train, test = ids(0, 12, "train_{}"), ids(0, 4, "test_{}")
+    write_images(folder, train, test)
+    cells = ["clear primary", "haze primary agriculture", "clear primary water"]
+    table(folder / "train.csv", image_name=train, tags=cells * 4)
+    table(folder / "sample_submission.csv", image_name=test, tags=["primary clear agriculture water"] * 4)
+    found = decided(folder)
+    tags = ["agriculture", "clear", "haze", "primary", "water"]
+    assert (found["label"], found["task"], found["separator"], found["classes"]) == ("tags", "multilabel", " ", tags)
+    assert recognise(folder).doubts == []
+    prove(tmp_path, folder, tags, [1, 0, 1] * 4)  # the first of each row's tags
+
+
+def test_plant_pathology_2021(tmp_path):
+    folder = tmp_path / "plants"
+    write_images(folder, ids(0, 12, "a{}"), ids(0, 4, "b{}"))
+    cells = ["scab", "scab frog_eye_leaf_spot", "frog_eye_leaf_spot", "healthy"]
+    table(folder / "train.csv", image=ids(0, 12, "a{}.jpg"), labels=cells * 3)
+    table(folder / "sample_submission.csv", image=ids(0, 4, "b{}.jpg"), labels=["healthy"] * 4)
+    found = decided(folder)
+    assert (found["label"], found["task"], found["separator"]) == ("labels", "multilabel", " ")
+    prove(tmp_path, folder, ["frog_eye_leaf_spot", "healthy", "scab"], [2, 0, 0, 1] * 3)
+
+
+@pytest.mark.parametrize(("name", "first"), [("Unnamed: 0", 0), ("", 0), ("index", 1), ("row", 1), ("nr", 0)])
+def test_an_index_is_told_and_left_alone(tmp_path, name, first):
+    folder = tmp_path / "index"
+    write_images(folder, ids(0, 12, "a{}"), ids(20, 5, "a{}"))
+    images(folder, ids(0, 12, "train/{}.jpg") if first else [])  # an index may name files, too
+    count = lambda number: range(first, first + number)  # noqa: E731
+    table(folder / "train.csv", **{name: count(12)}, id=ids(0, 12, "a{}"), target=zero_one(12))
+    table(folder / "sample_submission.csv", **{name: count(5)}, id=ids(20, 5, "a{}"), target=[0.5] * 5)
+    found = decided(folder)
+    assert (found["id"], found["train_image"], found["targets"]) == ("id", "train/{id}.jpg", ["target"])
+    shown = name or "Unnamed: 0"
+    why = f"names a row in each table; {shown} only counts rows and is left alone"
+    assert recognise(folder).settings["competition.id"][1] == why
+    prove(tmp_path, folder, ["target"], zero_one(12), ids(0, 12, "a{}"))
+
+
+def test_ids_that_count_and_are_the_only_ones_stay_ids(tmp_path):
+    folder = tmp_path / "counted"
+    write_images(folder, ids(1, 12), ids(1, 4))
+    table(folder / "train.csv", id=ids(1, 12), target=zero_one(12))
+    table(folder / "sample_submission.csv", id=ids(1, 4), target=[0.1, 0.2, 0.3, 0.4])
+    assert decided(folder)["id"] == "id"
+    prove(tmp_path, folder, ["target"], zero_one(12), ids(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("names", "group", "shown"),
+    [
+        ([f"{n}_{side}" for n in range(8) for side in ("left", "right")], "re:^(.+)_(left|right)", "0_left, 0_right"),
+        ([f"{n}_{side}.jpg" for n in range(8) for side in ("OD", "OS")], "re:^(.+)_(OD|OS)", "0_OD, 0_OS"),
+        ([f"p{n}-{part}" for n in range(8) for part in (1, 2)], "re:^(.+)-(1|2)", "p0-1, p0-2"),
+        ([f"P{n:03}{side}" for n in range(8) for side in ("OD", "OS")], "re:^(.+)(OD|OS)", "P000OD, P000OS"),
+        ([f"img_{n:04}" for n in range(16)], None, None),
+        ([f"{n:04}" for n in range(16)], None, None),
+        ([f"{n * 7919:016x}" for n in range(16)], None, None),
+        ([f"cat_{n}" if n % 2 else f"dog_{n}" for n in range(16)], None, None),
+        ([f"2020_{n:02}_{n * 31 % 17}" for n in range(16)], None, None),
+        ([f"c{n // 2}_{n % 2}" for n in range(16)], None, None),  # c0 ... c7 are the labels
+    ],
+)
+def test_ids_that_begin_alike(names, group, shown):
+    labels = pd.Series([one.split("_")[0] if one[0] == "c" else str(row // 2 % 2) for row, one in enumerate(names)])
+    expected = group and (group, f"16 of 16 ids begin alike, as {shown}")
+    assert find_stems(pd.Series(names), labels) == expected
+
+
+def test_two_eyes_of_a_patient_stay_in_one_fold(tmp_path):
+    folder = tmp_path / "eyes"
+    train = [f"{n}_{side}" for n in range(100, 110) for side in ("left", "right")]
+    write_images(folder, train, ["200_left", "200_right"])
+    table(folder / "train.csv", image=train, level=ids(0, 5) * 4)
+    assert decided(folder)["group"] == "re:^(.+)_(left|right)"
+    assert recognise(folder).doubts[0] == (
+        "20 of 20 ids begin alike, as 100_left, 100_right: they stay in one fold; "
+        "if not of one patient or scene, set group to null"
+    )
