@@ -126,7 +126,6 @@ def read_table(path):
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path}: cannot be read as CSV ({reason}); correct its quotes and separators") from None
-    names, table.columns = names.str.strip(), table.columns.str.strip()
     if names.duplicated().any():  # which pandas renames
         raise UserError(f"{path}: two columns are named {names[names.duplicated()].iloc[0]!r}; rename one of them")
     return table

@@ -39,7 +39,7 @@ def read_tables(folder, paths, notes):
     tables, doubts = {}, []
     for path in paths:
         try:
-            table = read_table(Path(folder) / path).fillna("")
+            table = read_table(Path(folder) / path).fillna("").rename(columns=str.strip)
         except UserError as error:
             doubts.append(f"not read: {error}")
             continue
