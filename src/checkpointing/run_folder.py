@@ -30,6 +30,7 @@ class FoldFolder:
         self.val = self.path / "val.csv"  # validation predictions of the epoch that counts
         self.test = self.path / "test.csv"  # test predictions
         self.meta = self.path / "meta.json"  # epochs and scores; the fold is finished
+        self.wandb_id = self.path / "wandb_id"  # of the fold that a command trains alone
 
     def weights(self, select):
         """Return the path of the weights that count: best.safetensors or last.safetensors, as train.select says."""
@@ -77,6 +78,7 @@ class RunFolder:
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
         self.execution = self.path / "execution.json"  # precision and memory format, by device
+        self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
 
     def fold(self, number):
         """Return the FoldFolder of a fold, whether it exists or not."""

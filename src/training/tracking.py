@@ -8,7 +8,11 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from dataclasses import asdict
+
+from src.checkpointing.run_folder import RunFolder
+from src.files import save_text
 
 _SERVER = "api.wandb.ai"
 _ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 30, 60  # to wait for wandb's server
@@ -90,10 +94,28 @@ def _start(mode, config):
         seconds["finish_timeout"] = _END_SECONDS
     project = os.environ.get("WANDB_PROJECT", config.competition.name)
     settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **seconds)
-    run = wandb.init(project=project, name=folder.name, dir=folder, config=asdict(config), mode=mode, settings=settings)
+    run_id, name = _load_id(config)
+    run = wandb.init(
+        project=project, group=folder.name, name=name, id=run_id, resume="allow" if mode == "online" else None,
+        allow_val_change=True, dir=folder, config=asdict(config), mode=mode, settings=settings,
+    )  # fmt: skip
     run.define_metric("epoch")
     run.define_metric("fold*", step_metric="epoch")
     return run
+
+
+def _load_id(config):
+    """Return (id, name) of the run at wandb: one for all folds, and one for each that a command trains alone.
+
+    Kept where the folds are, so that who resumes them goes on with the same run.
+    """
+    run = RunFolder(config.run_folder)
+    path, name = run.wandb_id, run.path.name
+    if config.fold is not None:
+        path, name = run.fold(config.fold).wandb_id, f"{name}_fold{config.fold}"
+    if not path.is_file():
+        save_text(path, uuid.uuid4().hex[:8])
+    return path.read_text(encoding="utf-8"), name
 
 
 def _has_key():

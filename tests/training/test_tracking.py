@@ -59,6 +59,25 @@ def test_an_epoch_is_a_printed_line_and_a_row(capsys):
 
 
 @pytest.mark.slow
+def test_commands_on_one_run_are_one_group_and_a_resumed_one_stays_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids, seen = [], []
+    for words in (["fold=0"], ["fold=1"], ["fold=0"], [], []):
+        tracker = build_tracker("wandb", load_config([f"output_dir={tmp_path}", "name=mine", *words]))
+        run = tracker._run
+        ids.append(run.id)
+        seen.append((run.group, run.name))
+        tracker.log({"epoch": len(ids)})
+        tracker.finish({})
+    assert seen == [("mine", name) for name in ("mine_fold0", "mine_fold1", "mine_fold0", "mine", "mine")]
+    assert (ids[0], ids[3]) == (ids[2], ids[4])
+    assert len(set(ids)) == 3
+    files = [path.stem for path in (tmp_path / "mine/wandb").glob("offline-run-*/run-*.wandb")]
+    assert {f"run-{one}" for one in ids} == set(files)
+    wandb.teardown()
+
+
+@pytest.mark.slow
 def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
