@@ -1,5 +1,6 @@
 """python train.py key=value ...: train a competition's folds and print the out-of-fold score."""
 
+import os
 import sys
 
 from src.config.help import help_asked
@@ -24,6 +25,8 @@ def main(words):
             print(USAGE + text)
             return
         config = load_config(words)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{config.run_folder}: loading libraries, then the tables of {config.competition.name}", flush=True)
         from src.training.tracking import import_early  # here, since these take seconds and a typo should not
 
         import_early(config.tracking)

@@ -41,7 +41,8 @@ class Checkpointer:
                     raise UserError(f"{path}: saved mid-epoch with {num} processes; resume with {num}")
                 own = saved["processes"][accelerator.process_index]
                 losses = list(own["losses"].to(accelerator.device))
-                epoch_progress = EpochProgress(saved["num_batches"], saved["seconds"], losses, own["rng_state"])
+                done = {name: saved[name] for name in ("num_batches", "seconds", "lr_sum")}
+                epoch_progress = EpochProgress(**done, losses=losses, rng_state=own["rng_state"])
         except torch.OutOfMemoryError:
             raise
         except (KeyError, ValueError, RuntimeError, TypeError):  # whatever an object raises on another one's state
@@ -109,7 +110,7 @@ class Checkpointer:
     def _save_mid_epoch(self, progress, epoch_progress):
         rng_state = read_rng_state(self._accelerator.device, self._learner.generator)
         own = {"losses": torch.stack(epoch_progress.losses).float(), "rng_state": rng_state}
-        saved = {"num_batches": epoch_progress.num_batches, "seconds": epoch_progress.seconds}
+        saved = {name: getattr(epoch_progress, name) for name in ("num_batches", "seconds", "lr_sum")}
         saved["processes"] = gather_object([serialization.copy_to_cpu(own)])
         if self._accelerator.is_main_process:
             self._start_writing(progress, saved)

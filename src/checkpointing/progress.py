@@ -62,6 +62,7 @@ class EpochProgress:
     seconds: float = 0.0  # that they took
     losses: list = field(default_factory=list)  # scalar tensors, one per batch
     rng_state: dict = field(default_factory=dict)  # of `read_rng_state`; {}: as it is
+    lr_sum: float = 0.0  # of the batches' learning rates, the first group's
 
 
 def read_rng_state(device, generator):

@@ -111,6 +111,7 @@ def _build_cache(path, paths, keys, channels, size):
         if needed > free:
             found = f"{gigabytes(needed)} of decoded images do not fit ({gigabytes(free)} to spare)"
             raise NoRoom(f"{path.parent}: {found}; set cache_dir=FOLDER")
+        print(f"decoding {len(paths)} images", flush=True)
         _write_rows(path, paths, row_type, decode)
         took = time.perf_counter() - began
         print(f"{path}: {len(paths)} decoded images, {gigabytes(path.stat().st_size)}, made in {took:.1f} s")

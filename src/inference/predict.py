@@ -1,6 +1,7 @@
 """A run folder -> every fold's network over each test batch once -> submission.csv."""
 
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -88,11 +89,20 @@ def infer_run(config, run_folder):
             save_predictions(fold.test, table, one)
     print(f"{written.submission}: {len(table)} rows, checked")
     if (solution := load_solution(competition, table)) is None:
+        if sample is not None:
+            print(describe_upload(competition.name, written.submission, Path(run_folder).name))
         return None
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     test_score = metric.score(solution, average)
     print(f"test {metric.name}: {test_score:.5f}")
     return test_score
+
+
+def describe_upload(name, path, run):
+    """Return Kaggle's command that uploads a submission, on two lines where one has more than 80 columns."""
+    words = [f"kaggle competitions submit -c {shlex.quote(name)}", f"-f {shlex.quote(str(path))} -m {shlex.quote(run)}"]
+    line = " ".join(words)
+    return line if len(line) <= 80 else " \\\n  ".join(words)
 
 
 def find_folds(folder):

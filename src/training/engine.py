@@ -14,7 +14,7 @@ from src.errors import UserError
 
 _CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
-EpochStats = namedtuple("EpochStats", "loss seconds images_per_second")  # the mean loss; images on all devices
+EpochStats = namedtuple("EpochStats", "loss lr seconds images_per_second")  # means over batches; images on all devices
 
 
 def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
@@ -51,6 +51,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
             accelerator.backward(loss / min(accumulate, total - (step - step % accumulate)))  # the last may be fewer
         losses.append(loss.detach())
         rates.append(max(group["lr"] for group in optimizer.param_groups))
+        progress.lr_sum += optimizer.param_groups[0]["lr"]
         if is_update:
             if clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), clip_norm)
@@ -66,7 +67,8 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
             _check_finite(losses[first:], rates, first, epoch, accelerator)
     mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()
     seconds = time.perf_counter() - began
-    return EpochStats(mean_loss, seconds, round(loader.num_images * accelerator.num_processes / seconds, 1))
+    images_per_second = round(loader.num_images * accelerator.num_processes / seconds, 1)
+    return EpochStats(mean_loss, progress.lr_sum / total, seconds, images_per_second)
 
 
 @torch.inference_mode()

@@ -48,9 +48,8 @@ def train_fold(run, fold):
             after_batch = partial(checkpointer.after_validation_batch, progress, epoch_progress)
             probs = predict_validation(learner, learner.scored_network, after_batch)
             scores = evaluate(learner, probs, fold, epoch)
-            numbers = {"train_loss": stats.loss, "images_per_second": stats.images_per_second}
-            lr, seconds = learner.optimizer.param_groups[0]["lr"], time.perf_counter() - began
-            is_best = progress.add(scores, seconds, run.metric, lr=lr, **numbers)
+            numbers = {"lr": stats.lr, "train_loss": stats.loss, "images_per_second": stats.images_per_second}
+            is_best = progress.add(scores, time.perf_counter() - began, run.metric, **numbers)
             log_epoch(run, fold, progress, is_best)
             learner.schedule.end_epoch(*scores, run.metric.greater_is_better)
             checkpointer.save(progress, probs, is_best)

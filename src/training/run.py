@@ -23,13 +23,17 @@ from src.errors import Stopped, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
 from src.locks import hold_folds, opening
-from src.model.losses import check_loss
+from src.model.losses import check_loss, resolve_class_weights
+from src.model.network import build_network
+from src.training.averaging import build_average
 from src.training.features import load_features
 from src.training.fold import train_fold
 from src.training.learner import build_learner, build_transforms, count_reads
 from src.training.oof import score_run
+from src.training.optimizer import build_optimizer
 from src.training.precision import choose_execution, recall_execution, save_execution
 from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
+from src.training.schedule import build_schedule
 from src.training.tracking import Tracker, build_tracker
 
 
@@ -63,6 +67,7 @@ def train_run(config):
         processes = start_processes(config)
         with interrupts.alarm(processes.num_processes):
             run = load_run(config, processes)
+            check_learner(run)
             run.interrupts = interrupts
             open_folder(run, locks)
             if run.unfinished:
@@ -106,6 +111,22 @@ def load_run(config, processes):
     return Run(config, RunFolder(config.run_folder), metric, table, processes, num_workers, guard, folds=folds)
 
 
+def check_learner(run):
+    """Build what learns once, so that a wrong name or missing weights are answered before what is slow."""
+    config, folder = run.config, run.folder
+    wanted = run.folds if config.fold is None else [config.fold]
+    if not config.overwrite and all(folder.fold(fold).is_finished() for fold in wanted):
+        return  # its weights may be gone since
+    if run.processes.is_main_process:
+        print(f"building {config.model.backbone}", flush=True)
+    resolve_class_weights(config.loss, run.table.targets, config.competition.task)
+    with run.processes.main_process_first():  # it may download weights
+        network = build_network(config, len(run.table.target_names))
+    optimizer = build_optimizer(config.optimizer, network)
+    build_average(config.train, network)
+    build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch=100)
+
+
 def settle_execution(run, is_resumed=False):
     """Settle the precision and memory format that the config leaves open, for all processes; set the accelerator."""
     chosen = [None]
@@ -142,7 +163,7 @@ def open_folder(run, locks):
         run.unfinished = [fold for fold in wanted if not folder.fold(fold).is_finished()]
     if is_main:
         print(f"{folder.path}: {len(run.table)} images, targets: {listing(run.table.target_names, 4)}")
-        print(describe_folds(run.table, run.table.folds).to_string(index=False, line_width=80))
+        print(describe_folds(run.table, run.table.folds).to_string(index=False, line_width=80), flush=True)
         for fold in sorted(set(wanted) - set(run.unfinished)):
             print(f"fold {fold}: already finished")
             folder.fold(fold).delete_states()  # a kill may have left them

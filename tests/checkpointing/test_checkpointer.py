@@ -104,14 +104,14 @@ def test_a_fold_resumes_after_a_step(build):
     checkpointer, learner = build(*words, interrupts=Interrupts(0, None))  # a state is due after every step
     fill(learner, 7)
     learner.generator.manual_seed(5)
-    saved = EpochProgress(1, 3.5, [torch.tensor(0.25)])
+    saved = EpochProgress(1, 3.5, [torch.tensor(0.25)], lr_sum=0.5)
     checkpointer.after_step(Progress(), saved)
     checkpointer.wait()
     expected = torch.rand(2, generator=learner.generator)
     again, other = build(*words)
     progress, epoch_progress = again.resume()
     assert progress == Progress()
-    assert (epoch_progress.num_batches, epoch_progress.seconds) == (1, 3.5)
+    assert (epoch_progress.num_batches, epoch_progress.seconds, epoch_progress.lr_sum) == (1, 3.5, 0.5)
     assert [one.item() for one in epoch_progress.losses] == [0.25]
     other.generator.set_state(epoch_progress.rng_state["generator"])
     assert torch.equal(torch.rand(2, generator=other.generator), expected)

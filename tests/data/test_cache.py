@@ -52,8 +52,9 @@ def test_a_row_is_bitwise_what_the_file_gives_decoded_and_resized(table, root, c
             expected = resize(decode_image(path, channels, SIZE), seed=0)
             np.testing.assert_array_equal(cache.read(path), expected, strict=True)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert f"{NUM_ROWS} decoded images, 0.0 GB, made in" in lines[0]
+    assert len(lines) == 4
+    assert lines[0] == f"decoding {NUM_ROWS} images"
+    assert f"{NUM_ROWS} decoded images, 0.0 GB, made in" in lines[1]
 
 
 def test_a_path_that_is_not_cached_is_none(table, root):

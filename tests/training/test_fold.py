@@ -93,6 +93,13 @@ def test_the_selected_epoch_is_that_of_val_csv_the_weights_and_the_scores(train,
         assert {**best, "seconds": 0} == {**last, "seconds": 0}
 
 
+def test_the_log_holds_the_mean_rate_of_each_epoch(train):
+    words = ["schedule.name=linear", "schedule.warmup_epochs=0", "train.epochs=2", "optimizer.lr=0.1"]
+    run, _ = train([0], *words)  # two epochs of four steps: the k-th of eight falls to 1 - .99 k / 8
+    log = pd.read_csv(run.folder.fold(0).log)
+    assert log["lr"].tolist() == pytest.approx([0.1 * (1 - 0.99 * 1.5 / 8), 0.1 * (1 - 0.99 * 5.5 / 8)])
+
+
 def test_early_stopping_where_a_lower_score_is_better(train):
     run, _ = train([0], "train.select=best", "train.early_stopping_epochs=2", "train.epochs=30", "optimizer.lr=0.05")
     log, meta = pd.read_csv(run.folder.fold(0).log), read_meta(run, 0)

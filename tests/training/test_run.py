@@ -45,6 +45,27 @@ def test_a_first_mistake_is_not_in_the_way_and_overwrite_deletes_nothing_for_a_m
     assert "seed: 8" in (folder / "outputs/again/config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["model.pretrained=true", "model.weights=gone.safetensors"], "model.weights=gone.safetensors: "),
+        (["model.backbone=resnet_typo"], "model.backbone=resnet_typo: not a timm model"),
+        (["optimizer.name=adamm"], "optimizer.name=adamm: not one of torch's or timm's"),
+        (["train.average=ema", "train.average_kwargs.decay=2"], "train.average_kwargs.decay=2: must be from 0 to"),
+        (["schedule.kwargs.gamma=2", "schedule.name=step"], "schedule.kwargs.gamma=2: must be from 0 to 1"),
+        (["loss.class_weights=[1,2]"], "loss.class_weights"),
+    ],
+)
+def test_wrong_names_and_missing_weights_are_answered_before_anything_slow(tmp_path, words, error):
+    printed, refused = run_here("train.py", *TINY, *words, cwd=tmp_path, status=2)
+    assert refused.startswith(f"error: {error}")
+    assert not (tmp_path / "outputs/demo_default").exists()
+    assert not list(tmp_path.rglob(".cache"))
+    assert printed.splitlines()[0] == "outputs/demo_default: loading libraries, then the tables of demo"
+    assert printed.splitlines()[1].startswith("building ")
+    assert len(printed.splitlines()) == 2
+
+
 def test_the_folds_of_a_run_cannot_change_between_its_folds(tiny_run):
     folder, _ = tiny_run
     folds = read(folder / "outputs/demo_default/folds.csv")
