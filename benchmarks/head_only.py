@@ -105,7 +105,7 @@ def time_passes(config):
     device = resolve_device(config.device)
     config = choose_execution(config, device).apply(config)
     network = build_network(config, 1).place(device, config.train.channels_last)
-    dataset = ImageDataset(load_train_table(config.competition), 3, build_resize(config.image_size), config.seed)
+    dataset = ImageDataset(load_train_table(config.competition), config.competition, build_resize(config), config.seed)
     loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
     began = time.perf_counter()
     predict([network], loader, torch.sigmoid, config.precision)

@@ -148,6 +148,7 @@ def measure(folder, methods, num_workers):
     from src.competition.folds import check_folds, make_folds
     from src.competition.paths import check_not_empty
     from src.competition.tables import load_train_table, read_table
+    from src.config.settings import Config
     from src.data.dataset import ImageDataset, build_loader
     from src.data.transforms import build_resize
     from src.evaluation.metrics import build_metric
@@ -156,12 +157,12 @@ def measure(folder, methods, num_workers):
     competition, meter, metric = _competition(folder), Meter(), build_metric("roc_auc", "binary")
     read_table(f"{folder}/train.csv").head()  # the first use of pandas does not depend on the size
     table = meter("table: CSV read, images found", lambda: load_train_table(competition))
-    resize = build_resize(SIZE)
+    resize = build_resize(Config(image_size=SIZE))
     folds = np.arange(len(table)) % 5
     sides = [np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)]
 
     def build():
-        data = [ImageDataset(table.take(rows), 3, resize, 42) for rows in sides]
+        data = [ImageDataset(table.take(rows), competition, resize, 42) for rows in sides]
         return [build_loader(data[0], 32, num_workers, shuffle_seed=42), build_loader(data[1], 64, num_workers)]
 
     train_loader, val_loader = meter("datasets and loaders", build)

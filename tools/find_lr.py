@@ -245,8 +245,7 @@ class Trial:
             rows = np.sort(np.random.default_rng(config.seed).choice(rows, _MOST_IMAGES, replace=False))
         table = run.table.take(rows)
         if run.features is None:
-            resize = build_resize(config.image_size)
-            dataset = ImageDataset(table, config.competition.channels, resize, config.seed, run.caches)
+            dataset = ImageDataset(table, config.competition, build_resize(config), config.seed, run.caches)
         else:
             dataset = FeatureDataset(run.features, rows, table, is_training=False)
         self._loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
@@ -313,7 +312,7 @@ def _leave_out_unreadable(run):
 
     if run.config.unreadable == "skip":
         keep = np.ones(len(run.table), dtype=bool)
-        keep[[row for row, _ in find_unreadable(run.table.paths, run.config.competition.channels)]] = False
+        keep[[row for row, _ in find_unreadable(run.table.paths, run.config.competition)]] = False
         run.table = run.table.take(keep)
         check_folds(run.table, run.table.folds, run.metric)
 

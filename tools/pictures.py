@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -240,11 +241,12 @@ def count_turned(run):
     table = load_train_table(config.competition)
     table = table.take(read_table(run.folds)["fold"].to_numpy(int) == 0)
     network = load_network(config, run.fold(0)).place(resolve_device(config.device), True)
-    taken, size, channels = {}, config.image_size, config.competition.channels
+    taken = {}
     for turn, transforms in {"plain": [], **TURNS}.items():
         augment = Augment(preset="none", transforms=[{name: {"p": 1.0}} for name in transforms])
-        transform = build_augmentation(augment, size, channels, True) if transforms else build_resize(size)
-        loader = build_loader(ImageDataset(table, channels, transform, 0), config.eval_batch_size, num_workers=0)
+        transform = build_augmentation(replace(config, augment=augment), True) if transforms else build_resize(config)
+        dataset = ImageDataset(table, config.competition, transform, 0)
+        loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
         index, probs = predict([network], loader, partial(probabilities, task=config.competition.task), "fp32")
         taken[turn] = np.empty(len(table), int)
         taken[turn][index] = probs[0].argmax(axis=1)

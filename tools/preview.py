@@ -99,10 +99,10 @@ def compute_columns(config, table):
     from src.data.mixup_cutmix import Mixer
     from src.data.transforms import build_augmentation, build_resize
 
-    channels, size = config.competition.channels, config.image_size
-    is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8
-    augmentation = build_augmentation(config.augment, size, channels, is_uint8)
-    datasets = [ImageDataset(table, channels, one, config.seed) for one in (build_resize(size), augmentation)]
+    competition = config.competition
+    is_uint8 = decode_image(str(table.paths[0]), competition).dtype == np.uint8
+    augmentation = build_augmentation(config, is_uint8)
+    datasets = [ImageDataset(table, competition, one, config.seed) for one in (build_resize(config), augmentation)]
     plain, augmented = (build_loader(dataset, len(table), num_workers=0) for dataset in datasets)
 
     names = config.competition.classes if len(table.target_names) == 1 else table.target_names

@@ -3,7 +3,7 @@
 from benchmarks.systems.ours import write_config
 from benchmarks.systems.task import run_as_program
 from src.competition.tables import load_train_table
-from src.data.cache import list_folders, open_cache
+from src.data.cache import open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.device import resolve_device, share_cores
 from src.training.learner import build_transforms
@@ -24,14 +24,13 @@ def run(task, timer):
 
 def build_training_loader(config):
     """Return a Loader over all rows of the table, with the cache that `run.prepare_inputs` opens."""
-    table, competition = load_train_table(config.competition), config.competition
+    table = load_train_table(config.competition)
     augmentation, _ = build_transforms(config, table)
     size, num_reads = augmentation.decode_size, config.train.epochs * len(table)
-    folders = list_folders(config)
-    cache = open_cache(table.paths, competition.channels, size, competition.root, folders, config.cache, num_reads)
+    cache = open_cache(table.paths, config, size, num_reads)
     num_workers, _ = share_cores(resolve_device(config.device), config.train.num_workers)
     caches = {} if cache is None else {size: cache}
-    dataset = ImageDataset(table, competition.channels, augmentation, config.seed, caches)
+    dataset = ImageDataset(table, config.competition, augmentation, config.seed, caches)
     return build_loader(dataset, config.train.batch_size, num_workers, shuffle_seed=config.seed)
 
 

@@ -50,6 +50,9 @@ class Competition:
                                 "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
     fold: str | None = setting(None, "column of each row's fold (-1: always trained on), for folds=column; null: none")
     channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
+    exif: bool = setting(True, "turn images as their orientation tag says, in all formats")
+    background: str = setting("white", "what lies under transparent pixels", choices=("white", "black"))
+    bits: int | None = setting(None, "in use of 16-bit pixels, larger ones are clipped; null: 16", 8, 16)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))
     metric_kwargs: dict[str, Any] = setting({}, "passed to the metric", kwargs_of=("evaluation/metrics.py", "METRICS"))
 
@@ -187,11 +190,13 @@ class Config:
     fold_seed: int = setting(42, "of the folds alone", at_least=0, at_most=4_000_000_000)
     seed: int = setting(42, "of first weights, sampler, augmentation", at_least=0, at_most=4_000_000_000)
     image_size: tuple[int, int] = setting((224, 224), "(height, width); one: square", at_least=8, at_most=32_768)
+    resize: str = setting("squash", "images to image_size: squash each side; letterbox: all of it, black bars; crop: "
+                          "its middle", choices=("squash", "letterbox", "crop"))
     normalize: str = setting("backbone", "pixel mean and std: the backbone's, the data set's, its mean alone or none",
                              choices=("backbone", "dataset", "center", "none"))
     unreadable: str = setting("error", "undecodable image: stop, or skip and list it", choices=("error", "skip"))
     cache: str = setting("auto", "decoded images in one file; auto: if it pays and fits", choices=("auto", "on", "off"))
-    cache_dir: str | None = setting(None, "null: .cache in competition.root, else cache in output_dir")
+    cache_dir: str | None = setting(None, "folder of decoded images; null: cache in output_dir")
     device: str = setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
     threads: int | None = setting(None, "torch's on a CPU, whose number decides the last bits; null: as many as cores, "
                                   "but one while other programs use them", at_least=1, at_most=1024)

@@ -11,11 +11,11 @@ import shutil
 import time
 import zlib
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL
 
 from src.data.decode import decode_image, resize_image
 from src.data.scan import map_images
@@ -56,29 +56,26 @@ def _key(path):
     return np.uint64(int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little"))
 
 
-def open_cache(paths, channels, size, root, folders, mode, num_reads):
+def open_cache(paths, config, size, num_reads):
     """Return the ImageCache of some files at `size`, built where that pays; None: the files are to be read.
 
-    Args:
-        root: folder of the competition, which may move together with its cache.
-        folders: of `list_folders`.
-        mode: off; on; or auto, which builds one where images are read more than once (num_reads in all) and it fits.
+    config.cache=auto builds one where images are read more than once (num_reads in all) and it fits.
 
     Raises:
-        UserError: an image is missing, undecodable or not of the first one's type, or mode=on and there is no room.
+        UserError: an image is missing, undecodable or not of the first one's type, or cache=on and there is no room.
     """
-    if mode == "off":
+    if config.cache == "off":
         return None
-    name = f"{size[0]}x{size[1]}x{channels}_{hash_images(paths, root, channels, size)}.npy"
+    channels, digest = config.competition.channels, hash_images(paths, config, size)
+    folder, name = cache_folder(config), f"{size[0]}x{size[1]}x{channels}_{digest}.npy"
     keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
-    for folder in folders:
-        if (cache := _try_cache(folder / name, keys)) is not None:
-            return cache
+    if (cache := _try_cache(folder / name, keys)) is not None:
+        return cache
     try:
-        if is_worth_building(mode, num_reads, len(paths)):
-            return _build_cache(open_folder(folders) / name, paths, keys, channels, size)
+        if is_worth_building(config.cache, num_reads, len(paths)):
+            return _build_cache(open_folder(folder) / name, paths, keys, config, size)
     except NoRoom as error:
-        if mode == "on":
+        if config.cache == "on":
             raise
         print(f"{error};\n  without it images are decoded in every epoch")
     return None
@@ -94,7 +91,7 @@ def _try_cache(path, keys):
         return ImageCache(path, keys)
 
 
-def _build_cache(path, paths, keys, channels, size):
+def _build_cache(path, paths, keys, config, size):
     """Decode and resize every image, on all cores; of several processes one does it, and the others wait for it."""
     lock, unfinished, began = path.with_suffix(".lock"), path.with_suffix(".part"), time.perf_counter()
     with hold(lock, f"{lock}: another process decodes the images; waiting"):
@@ -102,7 +99,8 @@ def _build_cache(path, paths, keys, channels, size):
             return cache
 
         def decode(image_path):
-            return np.ascontiguousarray(resize_image(decode_image(image_path, channels, size), size))
+            image = decode_image(image_path, config.competition, size)
+            return np.ascontiguousarray(resize_image(image, size, config.resize))
 
         first = decode(paths[0])
         row_type = np.dtype([("pixels", first.dtype, first.shape), ("checksum", "<u4")])
@@ -159,10 +157,13 @@ def _cut_to_sound_rows(file, num_rows, row_type):
     return num_done
 
 
-def hash_images(paths, root, channels, size):
-    """Return a hash of the files' names, sizes and times, of the decoder's code, and of what it is asked for."""
-    code = Path(__file__).with_name("decode.py").read_text(encoding="utf-8")
-    digest = hashlib.sha256(repr((code, cv2.__version__, PIL.__version__, channels, *size)).encode())
+def hash_images(paths, config, size):
+    """Return a hash of the files' names, sizes and times, of what decodes them, and of what it is asked for."""
+    code, settings = Path(__file__).with_name("decode.py").read_text(encoding="utf-8"), config.competition
+    versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
+    asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
+    root = settings.root
+    digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(root))).encode())
     for path in paths:
         try:
             status = os.stat(path)
@@ -173,19 +174,17 @@ def hash_images(paths, root, channels, size):
     return digest.hexdigest()[:16]
 
 
-def list_folders(config):
-    """Return where decoded images and features may lie; new ones go into the first that can be written."""
-    own = [Path(config.competition.root) / ".cache", Path(config.output_dir) / "cache"]
-    return own if config.cache_dir is None else [Path(config.cache_dir)]
+def cache_folder(config):
+    """Return where decoded images and features lie, of all competitions."""
+    return Path(config.output_dir) / "cache" if config.cache_dir is None else Path(config.cache_dir)
 
 
-def open_folder(folders):
-    """Return the first folder that can be made and written; raise NoRoom where none can."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return folder
+def open_folder(folder):
+    """Return the folder, made if missing; raise NoRoom where it cannot be written."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
     raise NoRoom(f"{folder}: cannot be written; set cache_dir=FOLDER")
 
 

@@ -23,12 +23,13 @@ class ImageDataset(Dataset):
 
     Args:
         table: competition.tables.ImageTable, of arrays: lists of str grow each worker's memory (pytorch issue 13246).
-        transform: transforms.Augmentation; seed: of its random numbers.
+        competition: config.settings.Competition: how its files are read; transform: transforms.Augmentation; seed: of
+            its random numbers.
         caches: {(height, width): cache.ImageCache}; what they lack is read from the files.
     """
 
-    def __init__(self, table, channels, transform, seed, caches=None):
-        self.table, self.channels, self.transform, self.seed = table, channels, transform, seed
+    def __init__(self, table, competition, transform, seed, caches=None):
+        self.table, self.competition, self.transform, self.seed = table, competition, transform, seed
         self.caches = caches or {}
 
     def read(self, row):
@@ -66,7 +67,7 @@ class ImageDataset(Dataset):
         if isinstance(value, str):
             cache = self.caches.get(self.transform.decode_size)
             image = cache.read(value) if cache else None
-            return decode_image(value, self.channels, self.transform.decode_size) if image is None else image
+            return decode_image(value, self.competition, self.transform.decode_size) if image is None else image
         return value.copy() if is_image(value) else None  # a transform may work in place
 
 

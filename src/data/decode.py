@@ -1,7 +1,9 @@
 """One image file -> an array (H, W, channels) of raw pixels, and resizing it.
 
-The content of a file decides how it is read; only the suffixes in DECODERS are taken at their word. EXIF orientation is
-not applied, as in the competitions' own baselines: the pixels stay where the host put them.
+The content of a file decides how it is read; only the suffixes in DECODERS are taken at their word.
+
+The orientation tag is applied in every format unless competition.exif is false: those who gave the labels saw the image
+upright, as do users of cv2.imread. fastai, torchvision and timm, which read by Pillow, turn TIFF alone.
 """
 
 import io
@@ -9,6 +11,7 @@ import logging
 import os
 import stat
 import warnings
+from importlib.util import find_spec
 from itertools import islice
 
 import cv2
@@ -20,6 +23,13 @@ from src.errors import UserError, first_line
 MAX_PIXELS, MAX_BYTES = 200_000_000, 1_000_000_000
 # What Pillow may take a file for: all that competitions have. Among its others is EPS, a program that it would run.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+IMAGE_FORMATS += ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()  # since Pillow 11.3
+
+TURNS = {  # value of the orientation tag -> function(pixels as stored) that returns them upright
+    1: lambda pixels: pixels, 2: np.fliplr, 3: lambda pixels: np.rot90(pixels, 2), 4: np.flipud,
+    5: lambda pixels: np.swapaxes(pixels, 0, 1), 6: lambda pixels: np.rot90(pixels, 3),
+    7: lambda pixels: np.rot90(np.swapaxes(pixels, 0, 1), 2), 8: np.rot90,
+}  # fmt: skip
 
 cv2.setNumThreads(0)  # the loader's processes are the parallelism; threads in each would fight for the same cores
 # A broken file gets one line, ours. OpenCV 4 has the function at its top, OpenCV 5 in a module; 0 is silent.
@@ -30,20 +40,22 @@ for _library in ("PIL", "pydicom"):  # they warn of each tag that is not as it s
     warnings.filterwarnings("ignore", module=rf"{_library}\.")
 
 
-def decode_image(path, channels, target_size=None):
+def decode_image(path, competition, target_size=None):
     """Return the pixels of one file as (H, W, channels): uint8, or float32 for .npy arrays of another type than uint8.
 
-    Channels are 1 of grey and 3 of RGB (grey repeated); other numbers need an array, an RGBA image or a TIFF of grey
-    pages. A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but not below target_size, (height, width).
-    Transparency is dropped; 16-bit pixels keep their high byte (colour TIFF: rounded). UserError is raised for a file
-    that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
+    How is said by a config.settings.Competition. Its channels are 1 of grey and 3 of RGB (grey repeated); other numbers
+    need an array, an RGBA image, a TIFF of four channels or of grey pages. Else an image is the first of several.
+    Pixels of 1 and 3 channels lie on its background where they are transparent. 16-bit pixels keep the high byte of the
+    competition's bits, larger ones become white; null: of all 16 (colour TIFF: rounded).
+    A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but not below target_size, (height, width). UserError is
+    raised for a file that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     """
-    return decode_bytes(path, read_file(path), channels, target_size)
+    return decode_bytes(path, read_file(path), competition, target_size)
 
 
-def decode_bytes(path, data, channels, target_size=None):
+def decode_bytes(path, data, competition, target_size=None):
     """As `decode_image`, of what `read_file` has read."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix, channels = os.path.splitext(path)[1].lower(), competition.channels
     try:
         with np.errstate(all="ignore"):  # pixels that are not finite are refused in the end
             if suffix in DECODERS:
@@ -51,7 +63,7 @@ def decode_bytes(path, data, channels, target_size=None):
             elif data[128:132] == b"DICM":
                 pixels = decode_dicom(path, data, channels)
             else:
-                pixels = _decode_by_content(path, data, channels, target_size)
+                pixels = _decode_by_content(path, data, competition, target_size)
             return _fit_channels(path, pixels, channels)
     except UserError:
         raise
@@ -61,11 +73,27 @@ def decode_bytes(path, data, channels, target_size=None):
         raise UserError(f"{path}: cannot be decoded as an image ({len(data)} bytes{reason})") from None
 
 
-def resize_image(image, size):
-    """Return an image (H, W, C) at `size` (height, width): by area when shrinking, else linear; as it is when equal."""
+def resize_image(image, size, resize="squash"):
+    """Return an image (H, W, C) at `size` (height, width): by area when shrinking, else linear; as it is when equal.
+
+    resize: squash: each side to its length; letterbox: the whole image in the middle, black around it (of pixels that
+    are not 8-bit their least value); crop: the middle, as much of it as has the proportions of `size`.
+    """
     height, width, channels = image.shape
     if (height, width) == tuple(size):
         return image
+    if resize == "crop":
+        scale = min(height / size[0], width / size[1])
+        tall, wide = (max(1, round(side * scale)) for side in size)
+        top, left = (height - tall) // 2, (width - wide) // 2
+        return resize_image(image[top : top + tall, left : left + wide], size)
+    if resize == "letterbox":
+        scale = min(size[0] / height, size[1] / width)
+        tall, wide = (max(1, round(side * scale)) for side in (height, width))
+        whole = np.full((*size, channels), 0 if image.dtype == np.uint8 else image.min(), image.dtype)
+        top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
+        whole[top : top + tall, left : left + wide] = resize_image(image, (tall, wide))
+        return whole
     method = cv2.INTER_AREA if height >= size[0] and width >= size[1] else cv2.INTER_LINEAR
     fours = [image[..., first : first + 4] for first in range(0, channels, 4)]  # INTER_AREA takes no more at once
     resized = [cv2.resize(four, size[::-1], interpolation=method).reshape(*size, -1) for four in fours]
@@ -92,43 +120,121 @@ def check_size(path, height, width):
         raise UserError(f"{path}: {width}x{height} is over {MAX_PIXELS // 10**6} megapixels; scale it down beforehand")
 
 
-def _decode_by_content(path, data, channels, target_size):
+def read_orientation(page, data):
+    """Return the orientation tag of an open Pillow image of these bytes, 1 to 8; 1: as stored."""
+    if page.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data:
+        return 1  # else Pillow would decode the whole image in search of it
+    try:
+        found = page.tag_v2.get(274) if page.format == "TIFF" else page.getexif().get(274)
+    except Exception:  # a broken tag does not make the pixels unreadable
+        return 1
+    return found if found in TURNS else 1
+
+
+def count_bits(data):
+    """Return the bits that the largest pixel of a file's bytes takes; 0: not an image of 16-bit pixels."""
+    page = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+    if not _is_16_bit(page) or (page.mode == "I" and page.format == "TIFF"):
+        return 0
+    is_grey = page.mode.startswith("I")
+    return int((np.asarray(page) if is_grey else _decode_by_opencv(data, cv2.IMREAD_UNCHANGED)).max()).bit_length()
+
+
+def _decode_by_content(path, data, competition, target_size):
     page = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)  # reads no pixels: 15 microseconds
-    width, height = page.size
-    check_size(path, height, width)
-    if channels not in (1, 3):  # an RGBA image, or a TIFF with one grey page for each channel
-        num_pages = sum(1 for _ in islice(ImageSequence.Iterator(page), channels + 1))  # counting all may take minutes
-        if num_pages != channels:
-            page.seek(0)
-            return np.asarray(page)
+    check_size(path, page.height, page.width)
+    orientation, is_tiff = read_orientation(page, data), page.format == "TIFF"
+    if competition.exif and orientation > 4 and target_size is not None:
+        target_size = target_size[::-1]
+    if competition.channels in (1, 3):
+        pixels = _read_page(path, page, competition, data, target_size)
+    else:
+        pixels = _read_channels(path, page, competition, data)
+    if competition.exif == is_tiff:  # Pillow and OpenCV turn TIFF, and nothing else
+        return pixels
+    return TURNS[{6: 8, 8: 6}.get(orientation, orientation) if is_tiff else orientation](pixels)
+
+
+def _read_channels(path, page, competition, data):
+    """Return (H, W, C) of an RGBA image, a TIFF of four channels, or one grey page for each channel."""
+    channels = competition.channels
+    num_pages = sum(1 for _ in islice(ImageSequence.Iterator(page), channels + 1))  # counting all may take minutes
+    if num_pages == channels:
         pages = []
         for one in ImageSequence.Iterator(page):
             check_size(path, one.height, one.width)
-            pages.append(_fit_channels(path, _read_page(path, one), 1))
+            pages.append(_fit_channels(path, _read_page(path, one, competition), 1))
         return np.concatenate(pages, axis=2)
-    # OpenCV is 1.4 times faster on JPEG and 4 times on small TIFF; but it prints libpng's warnings, and it multiplies
-    # a TIFF's colours by their transparency.
-    is_jpeg = page.format in ("JPEG", "MPO")
-    if not is_jpeg and (page.format == "PNG" or page.mode not in ("L", "RGB")):
-        return _read_page(path, page)
+    page.seek(0)
+    is_four = page.format == "TIFF" and page.mode == "RGB" and page.tag_v2.get(277) == 4  # the last is no alpha
+    if is_four or (competition.bits and _is_16_bit(page)):
+        return _read_16_bits(data, competition.bits)
+    return np.asarray(page.convert("RGBA") if channels == 4 and _has_alpha(page) else page)
+
+
+def _read_page(path, page, competition, data=None, target_size=None):
+    """Return an open page as (H, W) or (H, W, 3) uint8; data: the file's bytes, where the page is its first."""
+    is_jpeg, is_grey = page.format in ("JPEG", "MPO"), page.mode in ("1", "L", "LA")
+    if page.mode.startswith("I;16") or (page.mode == "I" and page.format in ("PNG", "PPM")):
+        # Pillow scales what has a range of its own to 16 bits, but for TIFF of 12
+        bits = competition.bits if _is_16_bit(page) else 12 if page.format == "TIFF" else 16
+        return _to_8_bits(np.asarray(page), bits)
+    if page.mode in ("I", "F"):
+        raise UserError(f"{path}: has 32-bit or signed pixels, whose range no image format fixes; save it as .npy")
+    if competition.bits and data and _is_16_bit(page):
+        pixels = _read_16_bits(data, competition.bits)
+    elif _has_alpha(page):
+        pixels = np.asarray(page.convert("RGBA"))
+    elif data and (is_jpeg or (page.mode in ("L", "RGB") and page.format not in ("PNG", "PPM"))):
+        # OpenCV is 1.4 times faster on JPEG and 4 times on small TIFF; but it prints libpng's warnings, takes no notice
+        # of the range that a PPM states, and multiplies a TIFF's colours by their transparency.
+        return _read_by_opencv(data, competition.channels, (page.height, page.width), target_size if is_jpeg else None)
+    else:
+        return np.asarray(page.convert("L" if is_grey else "RGB"))
+    if _has_alpha(page) and pixels.shape[2] == 4:
+        pixels, alpha = pixels[..., :3], pixels[..., 3:].astype(np.uint16)
+        paper = 255 * (competition.background == "white")
+        pixels = ((pixels * alpha + paper * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return pixels[..., 0] if is_grey else pixels[..., :3]
+
+
+def _read_by_opencv(data, channels, size, target_size):
     kind, flag = ("COLOR", cv2.IMREAD_COLOR) if channels == 3 else ("GRAYSCALE", cv2.IMREAD_GRAYSCALE)
-    for factor in (8, 4, 2) if is_jpeg and target_size is not None else ():
-        if -(-height // factor) >= target_size[0] and -(-width // factor) >= target_size[1]:
+    for factor in (8, 4, 2) if target_size is not None else ():
+        if all(-(-side // factor) >= target for side, target in zip(size, target_size, strict=True)):
             flag = getattr(cv2, f"IMREAD_REDUCED_{kind}_{factor}")
             break
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise cv2.error("truncated or corrupt")
+    pixels = _decode_by_opencv(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels) if channels == 3 else pixels
 
 
-def _read_page(path, page):
-    """Return the open page as (H, W) or (H, W, 3) uint8."""
-    if page.mode.startswith("I;16") or (page.mode == "I" and page.format == "PNG"):  # I: 16-bit PNG before Pillow 11
-        return (np.asarray(page) >> 8).astype(np.uint8)
-    if page.mode in ("I", "F"):
-        raise UserError(f"{path}: has 32-bit pixels, whose range no image format fixes; save it as .npy")
-    return np.asarray(page.convert("L" if page.mode in ("1", "L", "LA") else "RGB"))
+def _decode_by_opencv(data, flag):
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if pixels is None:
+        raise cv2.error("truncated or corrupt")
+    return pixels
+
+
+def _read_16_bits(data, bits):
+    """Return all channels, of colours with as many bits as are stored: Pillow's would have the high byte."""
+    pixels = _decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
+    pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.ndim == 3 else pixels
+    return pixels if pixels.dtype == np.uint8 else _to_8_bits(pixels, bits)
+
+
+def _to_8_bits(pixels, bits):
+    bits = bits or 16
+    return (np.minimum(pixels, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
+
+
+def _is_16_bit(page):
+    """Whether an open page that is not yet loaded has 16-bit pixels, of a range that the file does not state."""
+    stored = str(page.tile[0][3]) if page.tile else ""  # Pillow's raw mode is in it
+    return ";16" in stored or (page.mode == "I;16" and ";12" not in stored)
+
+
+def _has_alpha(page):
+    return page.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in page.info
 
 
 def _fit_channels(path, pixels, channels):

@@ -7,7 +7,8 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from src.data.decode import decode_image, resize_image
+from src.data.decode import decode_image
+from src.data.transforms import build_resize
 from src.errors import UserError
 
 _WORTH_SECONDS = 0.001  # of a call; below it, threads wait for each other (32 px PNG: two take twice the time of one)
@@ -29,29 +30,31 @@ def map_images(function, paths, title):
     return tqdm(chain(first, rest), title, len(paths), leave=False, unit=" images", disable=None)
 
 
-def find_unreadable(paths, channels):
+def find_unreadable(paths, competition):
     """Decode every image once; return [(its place among the paths, reason)] of those that cannot be decoded."""
 
     def find_reason(path):
         try:
-            decode_image(path, channels)
+            decode_image(path, competition)
         except UserError as error:
             return str(error)
 
     return [(place, reason) for place, reason in enumerate(map_images(find_reason, paths, "decoding")) if reason]
 
 
-def compute_pixel_stats(paths, channels, image_size, max_images=2000, seed=0):
+def compute_pixel_stats(paths, config, max_images=2000):
     """Return (mean, std), float64 (channels,), in raw pixel units, of the images as the network sees them.
 
     A constant channel gets std 1, so that dividing by it is harmless. Of more than max_images some are drawn by seed.
     """
+    channels, resize = config.competition.channels, build_resize(config)
     rows = np.arange(len(paths))
     if len(rows) > max_images:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, max_images, replace=False))
+        rows = np.sort(np.random.default_rng(config.seed).choice(rows, max_images, replace=False))
 
     def compute_moments(path):
-        pixels = resize_image(decode_image(path, channels, image_size), image_size).reshape(-1, channels).astype(float)
+        image = decode_image(path, config.competition, resize.decode_size)
+        pixels = resize(image, seed=0).reshape(-1, channels).astype(float)
         return pixels.mean(axis=0), pixels.var(axis=0)
 
     means, variances = np.stack(list(map_images(compute_moments, paths[rows], "pixel mean")), axis=1)

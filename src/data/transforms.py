@@ -36,8 +36,8 @@ class Augmentation:
         num_views: images that a call returns: 1, or 3 where there is a `view_transform`.
     """
 
-    def __init__(self, image_size, transforms=(), source_size=None, view_transform=None):
-        self.image_size, self.source_size = tuple(image_size), source_size
+    def __init__(self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash"):
+        self.image_size, self.source_size, self.resize = tuple(image_size), source_size, resize
         self.decode_size = source_size if transforms else self.image_size
         self.num_views = 1 if view_transform is None else 3
         self._pipeline = A.Compose(list(transforms)) if transforms else None
@@ -49,16 +49,16 @@ class Augmentation:
         Of several views (3, *image_size, C): that, and two images that view_transform makes of it.
         """
         if self._pipeline is None and self._view_transform is None:
-            return np.ascontiguousarray(resize_image(image, self.image_size))
+            return np.ascontiguousarray(resize_image(image, self.image_size, self.resize))
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
-            size, (height, width) = self.source_size, image.shape[:2]
+            size, resize, (height, width) = self.source_size, self.resize, image.shape[:2]
             if size is None:
                 factor = max(1, self.image_size[0] / height, self.image_size[1] / width)
-                size = round(height * factor), round(width * factor)
+                size, resize = (round(height * factor), round(width * factor)), "squash"
             self._pipeline.set_random_state(*stream)
-            image = self._pipeline(image=resize_image(image, size))["image"]
-        image = np.ascontiguousarray(resize_image(image, self.image_size))
+            image = self._pipeline(image=resize_image(image, size, resize))["image"]
+        image = np.ascontiguousarray(resize_image(image, self.image_size, self.resize))
         if self._view_transform is None:
             return image
         self._view_transform.set_random_state(*stream)
@@ -69,18 +69,19 @@ class Augmentation:
         return list(_describe([*(self._pipeline or ()), *filter(None, [self._view_transform])]))
 
 
-def build_resize(image_size):
-    """Return the Augmentation of validation and test: a plain resize."""
-    return Augmentation(image_size)
+def build_resize(config):
+    """Return the Augmentation of validation and test: a plain resize, as config.resize says."""
+    return Augmentation(config.image_size, resize=config.resize)
 
 
-def build_augmentation(settings, image_size, channels, is_uint8):
-    """Return the Augmentation of training images of `channels`, 8-bit or not; settings: src.config.settings.Augment.
+def build_augmentation(config, is_uint8):
+    """Return the Augmentation of training images, 8-bit or not, that a config.settings.Config asks for.
 
     Transforms work on the image at image_size, where they are cheap; a crop sees 1.25 times that size. Own transforms,
     of which any crops, pads or resizes, see the image at its own size.
     """
-    image_size, is_own = tuple(image_size), settings.transforms is not None
+    settings, image_size, channels = config.augment, tuple(config.image_size), config.competition.channels
+    is_own = settings.transforms is not None
     if is_own:
         where, transforms = "augment.transforms", [_build_transform(entry) for entry in settings.transforms]
     else:
@@ -92,7 +93,8 @@ def build_augmentation(settings, image_size, channels, is_uint8):
     transforms = [one for one in transforms if one is not view_transform]
     changes_size = any(word in line.split()[1] for line in _describe(transforms) for word in _CHANGE_SIZE)
     source_size = tuple(round(side * (1.25 if changes_size else 1)) for side in image_size)
-    return Augmentation(image_size, transforms, None if is_own and changes_size else source_size, view_transform)
+    source_size = None if is_own and changes_size else source_size
+    return Augmentation(image_size, transforms, source_size, view_transform, config.resize)
 
 
 def _build_transform(entry):

@@ -55,14 +55,13 @@ def infer_run(config, run_folder):
 
     is_readable = np.ones(len(table), dtype=bool)
     if config.unreadable == "skip":
-        for row, reason in find_unreadable(table.paths, competition.channels):
+        for row, reason in find_unreadable(table.paths, competition):
             is_readable[row] = False
             print(f"{table.ids[row]}: gets the mean prediction ({reason})")
     else:
         check_not_empty(table.paths)
     networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
-    resize = build_resize(config.image_size)
-    dataset = ImageDataset(table.take(is_readable), competition.channels, resize, config.seed)
+    dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
     if views:
         _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)

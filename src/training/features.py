@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import Dataset
 
-from src.data.cache import hash_images, list_folders, open_folder
+from src.data.cache import cache_folder, hash_images, open_folder
 from src.data.dataset import ImageDataset, build_loader, is_image
 from src.errors import UserError
 from src.files import atomic_path, save_text
@@ -33,7 +33,7 @@ class FeatureDataset(Dataset):
     def __init__(self, features, rows, table, is_training):
         self.features, self.rows, self.table = features, rows, table
         self.num_views = len(features) if is_training else 1
-        self._read = ImageDataset(table, channels=None, transform=None, seed=0).read
+        self._read = ImageDataset(table, competition=None, transform=None, seed=0).read
         self._others = [name for name, value in self._read(0).items() if not is_image(value)]
 
     def __len__(self):
@@ -75,12 +75,11 @@ def load_features(run, transforms, paths):
     words = [repr(network.backbone), repr(network.pixel_stats), config.precision, version("timm"), config.model.kwargs]
     if len(transforms) > 1:
         words += [len(transforms), config.seed, *augmentation.describe()]
-    folder = open_folder([run.folder.path] if config.cache == "off" else list_folders(config))
+    folder = open_folder(run.folder.path if config.cache == "off" else cache_folder(config))
     digest = hashlib.sha256(repr(words).encode())
     for name, tensor in network.backbone.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    competition = config.competition
-    digest.update(hash_images(paths, competition.root, competition.channels, config.image_size).encode())
+    digest.update(hash_images(paths, config, config.image_size).encode())
     path = folder / f"features_{digest.hexdigest()[:16]}.npy"
     waiting = f"{path}: another process computes these features; waiting"
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
@@ -106,7 +105,7 @@ def load_features(run, transforms, paths):
 def _compute_view(run, network, view, transform):
     """Return the features (N, D) of one version of every image; each process computes its share."""
     config, accelerator = run.config, run.accelerator
-    dataset = ImageDataset(run.table, config.competition.channels, transform, config.seed, run.caches)
+    dataset = ImageDataset(run.table, config.competition, transform, config.seed, run.caches)
     processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     loader = build_loader(dataset, config.eval_batch_size, run.num_workers, **processes)
     title = "features" if accelerator.is_main_process else ""

@@ -116,7 +116,7 @@ def build_learner(run, fold):
         val_data = FeatureDataset(run.features, val_rows, run.table.take(val_rows), is_training=False)
     else:
         train_data, val_data = (
-            ImageDataset(run.table.take(rows), config.competition.channels, transform, config.seed, run.caches)
+            ImageDataset(run.table.take(rows), config.competition, transform, config.seed, run.caches)
             for rows, transform in zip((train_rows, val_rows), build_transforms(config, run.table), strict=True)
         )
     processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
@@ -204,8 +204,8 @@ def count_reads(config, folds, left, transforms):
 
 def build_transforms(config, table):
     """Return the augmentation of training, and the plain resize of validation."""
-    channels, first = config.competition.channels, str(table.paths[0])
-    is_uint8 = decode_image(first, channels).dtype == np.uint8
+    first = str(table.paths[0])
+    is_uint8 = decode_image(first, config.competition).dtype == np.uint8
     if not is_uint8 and config.normalize == "backbone":
         raise UserError(f"normalize=backbone: {first} is not an 8-bit image; set normalize=dataset")
-    return build_augmentation(config.augment, config.image_size, channels, is_uint8), build_resize(config.image_size)
+    return build_augmentation(config, is_uint8), build_resize(config)

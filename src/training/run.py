@@ -15,7 +15,7 @@ from src.checkpointing.run_folder import RunFolder, open_run
 from src.competition.folds import check_folds, describe_folds
 from src.competition.tables import ImageTable
 from src.config.settings import Config, seconds_of
-from src.data.cache import list_folders, open_cache
+from src.data.cache import open_cache
 from src.data.dataset import ImageDataset
 from src.data.scan import compute_pixel_stats
 from src.device import Execution, ThreadGuard, resolve_device, share_cores
@@ -171,11 +171,11 @@ def open_folder(run, locks):
 
 def prepare_inputs(run):
     """Compute once what all folds share: pixel statistics, decoded images, features."""
-    config, table, channels = run.config, run.table, run.config.competition.channels
+    config, table = run.config, run.table
     if config.normalize in ("dataset", "center"):
         path = run.folder.pixel_stats
         if run.processes.is_main_process and not (path.is_file() and run.folder.has_work()):
-            stats = compute_pixel_stats(table.paths, channels, config.image_size, seed=config.seed)
+            stats = compute_pixel_stats(table.paths, config)
             save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
         run.accelerator.wait_for_everyone()
         run.pixel_stats = tuple(np.array(load_json(path)[name]) for name in ("mean", "std"))
@@ -183,10 +183,10 @@ def prepare_inputs(run):
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
     if config.cache == "off" and not config.keeps_features:
         return  # nobody asks for the paths, of which a million take seconds
-    paths, folders = ImageDataset(table, channels, None, config.seed).list_paths(), list_folders(config)
+    paths = ImageDataset(table, config.competition, None, config.seed).list_paths()
     with run.accelerator.main_process_first():
         for size, num_reads in reads_at.items():
-            cache = open_cache(paths, channels, size, config.competition.root, folders, config.cache, num_reads)
+            cache = open_cache(paths, config, size, num_reads)
             run.caches |= {} if cache is None else {size: cache}
     if config.keeps_features:
         run.features = load_features(run, transforms, paths)

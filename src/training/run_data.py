@@ -49,7 +49,7 @@ def list_folds(config, table):
 def leave_out_unreadable(config, table, path):
     """Return the table without the images that cannot be decoded; unreadable.csv at `path` lists them, once per run."""
     if config.unreadable == "skip" and not path.is_file():
-        found = find_unreadable(table.paths, config.competition.channels)
+        found = find_unreadable(table.paths, config.competition)
         found = pd.DataFrame([(table.ids[row], reason) for row, reason in found], columns=["id", "reason"])
         save_table(path, found)
         if len(found):

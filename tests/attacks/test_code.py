@@ -10,7 +10,7 @@ import torch
 
 from src.checkpointing.serialization import load_state, load_weights
 from src.config.load import load_config
-from src.config.settings import REPOSITORY
+from src.config.settings import REPOSITORY, Competition
 from src.data.cache import ImageCache
 from src.data.decode import decode_image
 from src.errors import UserError
@@ -72,7 +72,7 @@ def test_an_array_that_is_a_program_is_refused_by_name(planted):
     os.rename(planted / "plain", planted / "b.npy")
     for name in ("a.npy", "b.npy"):
         with pytest.raises(UserError, match=f"{name}: cannot be decoded as an image"):
-            decode_image(str(planted / name), 1)
+            decode_image(str(planted / name), Competition(channels=1))
     with pytest.raises(ValueError, match="Python objects"):  # which open_cache takes for none
         ImageCache(planted / "a.npy", np.zeros(4, np.uint64))
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.config.settings import REPOSITORY
+from src.config.settings import REPOSITORY, Competition
 from src.data.decode import decode_image
 from src.errors import UserError
 from tests.attacks.fuzzing import attack, attempt, how_many
@@ -197,7 +197,7 @@ FILES = FILES | FILES | st.tuples(st.just(".dcm"), DICOMS) | st.tuples(st.just("
 def check_file(folder, suffix, content, channels, target_size):
     path = folder / f"attacked{suffix}"
     path.write_bytes(content)
-    pixels = attempt(decode_image, str(path), channels, target_size)
+    pixels = attempt(decode_image, str(path), Competition(channels=channels), target_size)
     if pixels is None:
         return
     assert pixels.ndim == 3
@@ -326,13 +326,14 @@ def test_small_files_take_little_memory_and_time(tmp_path):
     code = f"""
         import re, time
         from pathlib import Path
+        from src.config.settings import Competition
         from src.data.decode import decode_image
         from src.errors import UserError
         for name in {list(BOMBS)}:
             began = time.perf_counter()
             for channels in (3, 1, 6):
                 try:
-                    found = decode_image(str(Path({str(tmp_path)!r}, name)), channels).shape
+                    found = decode_image(str(Path({str(tmp_path)!r}, name)), Competition(channels=channels)).shape
                 except UserError as error:
                     found = error
             took, status = time.perf_counter() - began, Path("/proc/self/status").read_text()
@@ -347,7 +348,7 @@ def test_small_files_take_little_memory_and_time(tmp_path):
 
 def refusal(path):
     with pytest.raises(UserError) as caught:
-        decode_image(str(path), 3)
+        decode_image(str(path), Competition())
     return str(caught.value).removeprefix(str(path))
 
 

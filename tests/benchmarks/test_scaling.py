@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.scaling import add_up, describe, main, make_competition, make_ids
 from src.competition.tables import load_train_table
+from src.config.settings import Competition
 from src.data.decode import decode_image
 
 
@@ -23,7 +24,7 @@ def test_images_are_real_and_found(tmp_path):
     table = load_train_table(competition)
     assert len(table) == 50
     assert table.groups is not None
-    assert decode_image(table.paths[49], 3).shape == (32, 32, 3)
+    assert decode_image(table.paths[49], Competition()).shape == (32, 32, 3)
 
 
 def test_the_peak_of_a_sum_is_on_top_of_what_is_kept():

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from src.config.settings import Augment
-from src.data.transforms import build_augmentation
+from src.config.settings import Augment, Competition, Config
+from src.data.transforms import Augmentation, build_augmentation
 
 RNG = np.random.default_rng(0)
 IMAGE = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (96, 72), interpolation=cv2.INTER_CUBIC)
@@ -13,7 +13,17 @@ PRESETS = ("light", "medium", "heavy")
 
 
 def build(size=(48, 48), channels=3, is_uint8=True, preset="medium", flips="hflip", **kwargs):
-    return build_augmentation(Augment(preset=preset, flips=flips, kwargs=kwargs), size, channels, is_uint8)
+    return augmentation(Augment(preset=preset, flips=flips, kwargs=kwargs), size, channels, is_uint8)
+
+
+def augmentation(settings, size=(48, 48), channels=3, is_uint8=True, **others):
+    config = Config(augment=settings, image_size=size, competition=Competition(channels=channels), **others)
+    return build_augmentation(config, is_uint8)
+
+
+def resizing(size):
+    """The resize of validation."""
+    return Augmentation(size)
 
 
 def names(augment):

@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 
 from src.data import augmentations
 from src.data.augmentations import AugMix, Cutout, RandAugment, RandomErasing
-from src.data.transforms import Augmentation, build_resize
+from src.data.transforms import Augmentation
 from src.errors import UserError
-from tests.data.building import FLIPS, IMAGE, PRESETS, RNG, build, names
+from tests.data.building import FLIPS, IMAGE, PRESETS, RNG, build, names, resizing
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -135,7 +135,7 @@ def test_an_augmentation_alone_acts_alone(name, channels):
         return
     augment = build(preset="none", flips="hvflip", channels=channels, **{name: STRENGTHS[name]})
     copy = pickle.loads(pickle.dumps(augment))
-    image, plain = IMAGE[..., :channels], build_resize((48, 48))(IMAGE[..., :channels], 0)
+    image, plain = IMAGE[..., :channels], resizing((48, 48))(IMAGE[..., :channels], 0)
     found = [augment(image, seed) for seed in range(40)]
     assert {(one.shape, str(one.dtype)) for one in found} == {((48, 48, channels), "uint8")}
     assert all(np.array_equal(copy(image, seed), one) for seed, one in reversed(list(enumerate(found))))
@@ -488,4 +488,4 @@ def test_a_new_augmentation_may_ask_for_the_size_and_crop(monkeypatch):
     monkeypatch.setitem(augmentations.AUGMENTATIONS, "center", lambda share, image_size: A.CenterCrop(*image_size))
     augment = build(preset="none", center=1)
     assert augment.decode_size == (60, 60)  # as any crop, it sees 1.25 times the size
-    assert np.array_equal(augment(IMAGE, 0), build_resize((60, 60))(IMAGE, 0)[6:54, 6:54])
+    assert np.array_equal(augment(IMAGE, 0), resizing((60, 60))(IMAGE, 0)[6:54, 6:54])

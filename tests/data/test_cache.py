@@ -8,19 +8,21 @@ import shutil
 import subprocess
 import sys
 import zlib
+from importlib.metadata import version
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from src.competition.paths import Paths
-from src.config.settings import REPOSITORY, Augment
+from src.config.settings import REPOSITORY, Augment, Competition, Config
 from src.data import cache as cache_module
-from src.data.cache import _write_rows, open_cache
+from src.data.cache import _write_rows, cache_folder, open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
-from src.data.transforms import build_augmentation, build_resize
 from src.errors import Stopped, UserError
+from tests.data.building import augmentation, resizing
 
 SIZE, NUM_ROWS = (20, 24), 7
 
@@ -41,15 +43,21 @@ def table(root, make_table):
     return make_table(sorted(root.glob("[0-9]*")))
 
 
-def open_(table, root, size=SIZE, channels=3, mode="auto", num_reads=100, folders=None):
-    return open_cache(table.paths, channels, size, str(root), folders or [root / ".cache"], mode, num_reads)
+def configure(root, channels=3, mode="auto", folder=None, resize="squash", **settings):
+    competition = Competition(root=str(root), channels=channels, **settings)
+    folder = str(folder or root / ".cache")
+    return Config(competition=competition, cache=mode, cache_dir=folder, resize=resize)
+
+
+def open_(table, root, size=SIZE, channels=3, mode="auto", num_reads=100, **settings):
+    return open_cache(table.paths, configure(root, channels, mode, **settings), size, num_reads)
 
 
 def test_a_row_is_bitwise_what_the_file_gives_decoded_and_resized(table, root, capsys):
     for channels in (1, 3):
-        cache, resize = open_(table, root, channels=channels), build_resize(SIZE)
+        cache, resize = open_(table, root, channels=channels), resizing(SIZE)
         for path in table.paths:
-            expected = resize(decode_image(path, channels, SIZE), seed=0)
+            expected = resize(decode_image(path, Competition(channels=channels), SIZE), seed=0)
             np.testing.assert_array_equal(cache.read(path), expected, strict=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
@@ -68,20 +76,20 @@ def test_many_paths_are_found_in_any_order(tmp_path):
     for row in rng.permutation(300):
         np.save(tmp_path / f"{row}.npy", np.full((2, 3), row, np.uint16))
     paths = Paths.of(f"{tmp_path}/{row}.npy" for row in [*rng.permutation(300), 5, 5])  # one of them three times
-    cache = open_cache(paths, 1, (2, 3), str(tmp_path), [tmp_path / ".cache"], "on", 0)
+    cache = open_cache(paths, configure(tmp_path, 1, "on"), (2, 3), 0)
     assert [int(cache.read(f"{tmp_path}/{row}.npy")[0, 0, 0]) for row in range(300)] == list(range(300))
-    again = open_cache(paths, 1, (2, 3), str(tmp_path), [tmp_path / ".cache"], "on", 0)
+    again = open_cache(paths, configure(tmp_path, 1, "on"), (2, 3), 0)
     assert int(again.read(paths[7])[1, 2, 0]) == int(cache.read(paths[7])[0, 0, 0])
 
 
 @pytest.mark.parametrize("preset", ["none", "medium", "heavy"])
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_batches_are_bitwise_those_of_the_files(table, root, preset, num_workers):
-    augmentation = build_augmentation(Augment(preset=preset), SIZE, 3, True)
-    cache = open_(table, root, size=augmentation.decode_size)
+    augment = augmentation(Augment(preset=preset), SIZE)
+    cache = open_(table, root, size=augment.decode_size)
     plain, cached = (
-        build_loader(ImageDataset(table, 3, augmentation, 5, caches), 3, num_workers, shuffle_seed=5)
-        for caches in (None, {augmentation.decode_size: cache})
+        build_loader(ImageDataset(table, Competition(), augment, 5, caches), 3, num_workers, shuffle_seed=5)
+        for caches in (None, {augment.decode_size: cache})
     )
     for expected, batch in zip(plain.batches(1), cached.batches(1), strict=True):
         np.testing.assert_array_equal(batch["inputs"]["image"], expected["inputs"]["image"], strict=True)
@@ -108,18 +116,55 @@ def test_built_where_it_pays_and_found_again(table, root):
     assert np.load(pixels)["pixels"].shape == (NUM_ROWS, *SIZE, 3)
 
 
-def test_the_folder_may_move_and_come_to_where_nothing_can_be_written(table, root, make_table):
-    open_(table, root)
-    moved = root.rename(root.with_name("moved"))
-    table = make_table(sorted(moved.glob("[0-9]*")))
-    assert open_(table, moved, num_reads=0) is not None
-    folders = [moved / "0.png" / ".cache", moved.parent / "elsewhere"]  # a file cannot hold a folder
-    assert open_(table, moved, folders=folders) is not None
-    assert len(list(folders[1].glob("*.npy"))) == 1
-    assert open_(table, moved, folders=folders[:1]) is None
+def test_a_folder_that_cannot_be_written_is_one_line_and_no_cache(table, root, capsys):
+    folder = root / "0.png" / "cache"  # a file cannot hold a folder
+    assert open_(table, root, folder=folder) is None
+    assert capsys.readouterr().out.startswith(f"{folder}: cannot be written; set cache_dir=FOLDER;\n")
     with pytest.raises(UserError) as caught:
-        open_(table, moved, folders=folders[:1], mode="on")
-    assert str(caught.value) == f"{folders[0]}: cannot be written; set cache_dir=FOLDER"
+        open_(table, root, folder=folder, mode="on")
+    assert str(caught.value) == f"{folder}: cannot be written; set cache_dir=FOLDER"
+
+
+def test_it_lies_in_outputs_and_never_in_the_competition(table, root, tmp_path, monkeypatch):
+    assert cache_folder(Config()) == Path("outputs/cache")
+    assert cache_folder(Config(output_dir="runs")) == Path("runs/cache")
+    assert cache_folder(Config(output_dir="runs", cache_dir="fast")) == Path("fast")
+    monkeypatch.chdir(tmp_path)
+    files = sorted(root.rglob("*"))
+    assert open_cache(table.paths, Config(competition=Competition(root=str(root))), SIZE, 100) is not None
+    assert sorted(root.rglob("*")) == files
+    assert [path.suffix for path in sorted((tmp_path / "outputs/cache").iterdir())] == [".lock", ".npy"]
+
+
+def test_two_competitions_of_equal_names_sizes_and_times_share_no_image(tmp_path, make_table):
+    """As arrays that come out of two zip files have them: all of one size, all from 1980."""
+    folder, tables = tmp_path / "cache", {}
+    for number in (1, 2):
+        (root := tmp_path / str(number)).mkdir()
+        np.save(root / "0.npy", np.full((4, 4), number, np.uint8))
+        os.utime(root / "0.npy", ns=(0, 315532800 * 10**9))
+        tables[number] = make_table([root / "0.npy"])
+    for number, table in tables.items():
+        cache = open_(table, tmp_path / str(number), channels=1, folder=folder)
+        assert cache.read(table.paths[0])[0, 0, 0] == number
+    assert len(list(folder.glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"exif": False}, {"background": "black"}, {"bits": 12}, {"resize": "crop"}, {"size": (20, 25)}]
+)  # fmt: skip
+def test_what_decides_the_pixels_is_in_the_name(table, root, change):
+    open_(table, root)
+    open_(table, root, **change)
+    assert len(list(root.glob(".cache/*.npy"))) == 2
+
+
+@pytest.mark.parametrize("library", ["pillow", "pydicom", "numpy"])
+def test_another_version_of_what_decodes_is_another_file(table, root, library, monkeypatch):
+    open_(table, root)
+    monkeypatch.setattr(cache_module, "version", lambda name: f"{version(name)}{'a' if name == library else ''}")
+    open_(table, root)
+    assert len(list(root.glob(".cache/*.npy"))) == 2
 
 
 @pytest.mark.parametrize("change", ["content", "time", "name"])
@@ -135,7 +180,8 @@ def test_another_one_is_built_when_a_file_changes(table, root, make_table, chang
     table = make_table(sorted(root.glob("[0-9]*")))
     cache = open_(table, root)
     assert len(list(root.glob(".cache/*.npy"))) == 2
-    np.testing.assert_array_equal(cache.read(str(path)), build_resize(SIZE)(decode_image(str(path), 3, SIZE), 0))
+    expected = resizing(SIZE)(decode_image(str(path), Competition(), SIZE), 0)
+    np.testing.assert_array_equal(cache.read(str(path)), expected)
 
 
 def test_a_flipped_bit_is_seen_and_the_file_read_instead(table, root):
@@ -148,7 +194,7 @@ def test_a_flipped_bit_is_seen_and_the_file_read_instead(table, root):
     cache = open_(table, root)
     assert cache.read(table.paths[3]) is None
     assert cache.read(table.paths[2]) is not None
-    dataset = ImageDataset(table, 3, build_resize(SIZE), 5, {SIZE: cache})
+    dataset = ImageDataset(table, Competition(), resizing(SIZE), 5, {SIZE: cache})
     np.testing.assert_array_equal(dataset[0, 3, 0]["inputs"]["image"], expected)
 
 
@@ -193,11 +239,11 @@ def test_decoding_that_was_stopped_resumes(table, root, capsys, monkeypatch):
     expected, read, opened = open_(table, root), cache_module.decode_image, []
     shutil.rmtree(root / ".cache")
 
-    def stop_at_the_fifth(path, channels, size):
+    def stop_at_the_fifth(path, competition, size):
         opened.append(path)
         if len(opened) == 1 + 5:  # the first is decoded for its type
             raise Stopped("SIGTERM", 143)
-        return read(path, channels, size)
+        return read(path, competition, size)
 
     monkeypatch.setattr(cache_module, "decode_image", stop_at_the_fifth)
     with pytest.raises(Stopped):
@@ -236,11 +282,12 @@ def test_a_disk_that_fills_up_while_writing_is_one_line_and_leaves_nothing(table
 
 BUILD = """
 import sys
-from pathlib import Path
 import numpy as np
+from src.config.settings import Competition, Config
 from src.data.cache import open_cache
 root, *paths = sys.argv[1:]
-print(open_cache(np.array(paths), 3, (600, 600), root, [Path(root) / ".cache"], "on", 0).read(paths[0]).sum())
+config = Config(competition=Competition(root=root), cache="on", cache_dir=root + "/.cache")
+print(open_cache(np.array(paths), config, (600, 600), 0).read(paths[0]).sum())
 """
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.config.settings import Augment, Mix
+from src.config.settings import Augment, Competition, Config, Mix
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.data.mixup_cutmix import Mixer
 from src.data.samplers import Ordered
-from src.data.transforms import build_augmentation, build_resize
 from src.errors import UserError
+from tests.data.building import augmentation, resizing
 
-NUM_ROWS, SIZE = 11, (16, 16)
+NUM_ROWS, SIZE, RGB = 11, (16, 16), Competition()
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def table(tmp_path, make_table):
 
 
 def train_data(table, seed=5):
-    return ImageDataset(table, 3, build_augmentation(Augment(preset="heavy"), SIZE, 3, True), seed)
+    return ImageDataset(table, RGB, augmentation(Augment(preset="heavy"), SIZE), seed)
 
 
 def eval_data(table):
-    return ImageDataset(table, 3, build_resize(SIZE), 5)
+    return ImageDataset(table, RGB, resizing(SIZE), 5)
 
 
 class ThreadCounts:
@@ -205,7 +205,7 @@ def test_images_are_the_decoded_and_resized_files(table):
 def test_no_targets_and_float_arrays(tmp_path):
     np.save(tmp_path / "a.npy", np.full((6, 20, 20), 0.5, np.float16))
     data = Untyped(paths=np.array([str(tmp_path / "a.npy")]), targets=None)
-    [batch] = build_loader(ImageDataset(data, 6, build_resize(SIZE), 0), 4, 0).batches(0)
+    [batch] = build_loader(ImageDataset(data, Competition(channels=6), resizing(SIZE), 0), 4, 0).batches(0)
     assert batch.keys() == {"inputs", "index"}
     assert image_of(batch).dtype == torch.float32
     assert image_of(batch).shape == (1, *SIZE, 6)
@@ -225,7 +225,7 @@ def test_an_undecodable_image_is_one_line_in_the_main_process(table, num_workers
 
 def test_a_worker_uses_one_thread_and_ends_with_close(table):
     before = set(multiprocessing.active_children())
-    loader = build_loader(ImageDataset(table, 3, ThreadCounts(), 0), 1, 1)
+    loader = build_loader(ImageDataset(table, RGB, ThreadCounts(), 0), 1, 1)
     [torch_threads, cv2_threads] = image_of(next(iter(loader.batches(0)))).flatten().tolist()
     assert (torch_threads, cv2_threads) == (1, 1)
     workers = set(multiprocessing.active_children()) - before
@@ -249,8 +249,8 @@ def test_the_dataset_travels_to_spawned_workers(table):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_consistency_views_are_an_axis_of_the_batch(table, num_workers):
-    views = build_augmentation(Augment(preset="heavy", kwargs={"augmix": 5}, augmix_consistency=12), SIZE, 3, True)
-    loader = build_loader(ImageDataset(table, 3, views, 5), 4, num_workers, shuffle_seed=5)
+    views = augmentation(Augment(preset="heavy", kwargs={"augmix": 5}, augmix_consistency=12), SIZE)
+    loader = build_loader(ImageDataset(table, RGB, views, 5), 4, num_workers, shuffle_seed=5)
     batches, clean = list(loader.batches(1)), list(build_loader(train_data(table), 4, 0, shuffle_seed=5).batches(1))
     loader.close()
     assert [image_of(batch).shape for batch in batches] == [(n, 3, *SIZE, 3) for n in (4, 4, 3)]
@@ -262,7 +262,7 @@ def test_consistency_views_are_an_axis_of_the_batch(table, num_workers):
 
 def test_torchvisions_augmentations_are_the_same_in_any_process(table):
     settings = Augment(preset="none", kwargs={"rand_augment": 5, "augmix": 5})
-    dataset = ImageDataset(table, 3, build_augmentation(settings, SIZE, 3, True), 5)
+    dataset = ImageDataset(table, RGB, augmentation(settings, SIZE), 5)
     expected = load(dataset, 0)
     assert all(torch.equal(image_of(a), image_of(b)) for a, b in zip(load(dataset, 2), expected, strict=True))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -297,15 +297,15 @@ def load(dataset, num_workers, epochs=(0, 1)):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_images_a_row_are_another_read(table, num_workers):
-    augmentation = build_augmentation(Augment(preset="heavy"), SIZE, 3, True)
-    two = load(TwoImages(table, 3, augmentation, 5), num_workers)
-    for batch, plain in zip(two, load(ImageDataset(table, 3, augmentation, 5), 0), strict=True):
+    augment = augmentation(Augment(preset="heavy"), SIZE)
+    two = load(TwoImages(table, RGB, augment, 5), num_workers)
+    for batch, plain in zip(two, load(ImageDataset(table, RGB, augment, 5), 0), strict=True):
         assert batch["inputs"].keys() == {"image", "next"}
         assert torch.equal(image_of(batch), image_of(plain))  # the first image is what it is without a second one
         assert torch.equal(batch["target"], plain["target"])
     seen = {image.numpy().tobytes() for batch in two for one in batch["inputs"].values() for image in one}
     assert len(seen) == 2 * 2 * NUM_ROWS  # each is augmented on its own
-    resized = load(TwoImages(table, 3, build_resize(SIZE), 5), num_workers)
+    resized = load(TwoImages(table, RGB, resizing(SIZE), 5), num_workers)
     images = dict(zip(resized[0]["index"].tolist(), image_of(resized[0]), strict=True))
     for batch in resized:
         for row, following in zip(batch["index"].tolist(), batch["inputs"]["next"], strict=True):
@@ -315,37 +315,37 @@ def test_two_images_a_row_are_another_read(table, num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_images_a_row_come_from_the_cache(table, tmp_path, num_workers):
-    augmentation = build_augmentation(Augment(preset="heavy"), SIZE, 3, True)
-    expected = load(TwoImages(table, 3, augmentation, 5), 0)
+    augment = augmentation(Augment(preset="heavy"), SIZE)
+    expected = load(TwoImages(table, RGB, augment, 5), 0)
     some = table[:6]  # the rows of a fold; the last one's second image is its first row's
-    dataset = TwoImages(some, 3, augmentation, 5)
-    paths = TwoImages(table, 3, augmentation, 5).list_paths()
+    dataset = TwoImages(some, RGB, augment, 5)
+    paths = TwoImages(table, RGB, augment, 5).list_paths()
     assert sorted(paths) == sorted(table.paths)  # each once
     assert sorted(dataset.list_paths()) == sorted(some.paths)
-    size = augmentation.decode_size
-    caches = {size: open_cache(paths, 3, size, str(tmp_path), [tmp_path / ".cache"], "on", 0)}
+    size = augment.decode_size
+    caches = {size: open_cache(paths, Config(cache="on", cache_dir=str(tmp_path / "cache")), size, 0)}
     uncached = load(dataset, 0)
     for path in table.paths:
         with open(path, "wb"):
             pass  # from now on only the cache has the images
-    cached = load(TwoImages(table, 3, augmentation, 5, caches), num_workers)
-    for batches, same in ((cached, expected), (load(TwoImages(some, 3, augmentation, 5, caches), 0), uncached)):
+    cached = load(TwoImages(table, RGB, augment, 5, caches), num_workers)
+    for batches, same in ((cached, expected), (load(TwoImages(some, RGB, augment, 5, caches), 0), uncached)):
         for batch, plain in zip(batches, same, strict=True):
             assert all(torch.equal(batch["inputs"][name], plain["inputs"][name]) for name in ("image", "next"))
 
 
 def test_an_image_that_is_not_in_the_cache_is_read_from_its_file(table, tmp_path):
-    cache = open_cache(table.paths[:3], 3, SIZE, str(tmp_path), [tmp_path / ".cache"], "on", 0)
-    cached = ImageDataset(table, 3, build_resize(SIZE), 5, {SIZE: cache})
+    cache = open_cache(table.paths[:3], Config(cache="on", cache_dir=str(tmp_path / "cache")), SIZE, 0)
+    cached = ImageDataset(table, RGB, resizing(SIZE), 5, {SIZE: cache})
     for row in range(NUM_ROWS):
         assert np.array_equal(image_of(cached[0, row, 0]), image_of(eval_data(table)[0, row, 0]))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_metadata_is_another_read(table, num_workers):
-    augmentation = build_augmentation(Augment(preset="light"), SIZE, 3, True)
-    plain = load(ImageDataset(table, 3, augmentation, 5), 0)
-    for batch, expected in zip(load(WithMetadata(table, 3, augmentation, 5), num_workers), plain, strict=True):
+    augment = augmentation(Augment(preset="light"), SIZE)
+    plain = load(ImageDataset(table, RGB, augment, 5), 0)
+    for batch, expected in zip(load(WithMetadata(table, RGB, augment, 5), num_workers), plain, strict=True):
         inputs, rows = batch["inputs"], batch["index"]
         assert torch.equal(inputs["image"], image_of(expected))
         assert inputs["mask"].shape == (len(rows), *SIZE, 1)
@@ -354,18 +354,18 @@ def test_metadata_is_another_read(table, num_workers):
         torch.testing.assert_close(inputs["age"], (rows / 10).float())
         assert torch.equal(inputs["site"], torch.eye(3)[rows % 3])
         assert torch.equal(inputs["number"], rows)
-    assert sorted(WithMetadata(table, 3, augmentation, 5).list_paths()) == sorted(table.paths)
+    assert sorted(WithMetadata(table, RGB, augment, 5).list_paths()) == sorted(table.paths)
 
 
 def test_inputs_of_forks_can_be_mixed_or_are_refused(table):
-    [batch] = build_loader(TwoImages(table, 3, build_resize(SIZE), 5), NUM_ROWS, 0).batches(0)
+    [batch] = build_loader(TwoImages(table, RGB, resizing(SIZE), 5), NUM_ROWS, 0).batches(0)
     inputs = {name: one.permute(0, 3, 1, 2).float() for name, one in batch["inputs"].items()}
     mixer = Mixer(Mix(prob=1.0, cutmix_alpha=0.0, mixup_alpha=1.0))
     mixed, shares = mixer(inputs, torch.eye(NUM_ROWS), torch.Generator())
     assert 0 < shares.diagonal().min() < 1
     for name in ("image", "next"):
         torch.testing.assert_close(mixed[name].flatten(1), shares @ inputs[name].flatten(1))
-    [batch] = build_loader(WithMetadata(table, 3, build_resize(SIZE), 5), NUM_ROWS, 0).batches(0)
+    [batch] = build_loader(WithMetadata(table, RGB, resizing(SIZE), 5), NUM_ROWS, 0).batches(0)
     with pytest.raises(UserError, match=r"input 'number' is int64 and cannot be mixed"):
         inputs = {name: one.float() if one.ndim == 4 else one for name, one in batch["inputs"].items()}
         Mixer(Mix(prob=1.0))(inputs, batch["target"], torch.Generator())
@@ -379,7 +379,7 @@ def test_arrays_that_read_returns_stay_as_they_are(table):
         def read(self, row):
             return {"image": image}
 
-    dataset = InMemory(table, 3, build_augmentation(Augment(preset="heavy"), SIZE, 3, True), 5)
+    dataset = InMemory(table, RGB, augmentation(Augment(preset="heavy"), SIZE), 5)
     assert len({image_of(dataset[0, row, 0]).tobytes() for row in range(NUM_ROWS)}) == NUM_ROWS
     assert np.array_equal(image, kept)
     assert len(dataset.list_paths()) == 0
@@ -391,7 +391,7 @@ def test_an_error_in_read_is_one_line(table):
             raise UserError(f"row {row}: has no scan")
 
     with pytest.raises(UserError, match="row 0: has no scan"):
-        list(build_loader(Refusing(table, 3, build_resize(SIZE), 5), 4, 0).batches(0))
+        list(build_loader(Refusing(table, RGB, resizing(SIZE), 5), 4, 0).batches(0))
 
 
 def test_a_sampler_of_ones_own(table):

@@ -7,17 +7,21 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from src.config.settings import Competition
 from src.data import decode
-from src.data.decode import decode_image
 from src.errors import UserError
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 SMOOTH = cv2.resize(COLOUR[:5, :6], (800, 600), interpolation=cv2.INTER_CUBIC)  # a JPEG keeps it nearly as it is
+
+
+def decode_image(path, channels, target_size=None, **settings):
+    return decode.decode_image(path, Competition(channels=channels, **settings), target_size)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.bmp", "a.tif", "a.tiff", "이미지 1/고양이 2.png", "no_suffix"])
@@ -59,12 +63,42 @@ def test_colour_as_grey_is_its_luminance(put, name):
     assert np.abs(decode_image(path, 1)[..., 0] - expected).mean() < 1.5
 
 
+@pytest.mark.parametrize("background", ["white", "black"])
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
-def test_transparency_is_dropped_and_colours_stay(put, name):
-    rgba = np.dstack([COLOUR, RNG.integers(1, 256, (20, 30), dtype=np.uint8)])
-    path = put(name, Image.fromarray(rgba), **({"lossless": True} if name == "a.webp" else {}))
-    assert np.array_equal(decode_image(path, 3), COLOUR)
-    assert np.array_equal(decode_image(path, 4), rgba)
+def test_transparent_pixels_lie_on_the_background(put, name, background):
+    alpha = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+    alpha[:3] = [[0], [255], [128]]
+    rgba = Image.fromarray(np.dstack([COLOUR, alpha]))
+    path = put(name, rgba, **({"lossless": True, "exact": True} if name == "a.webp" else {}))
+    paper = Image.new("RGBA", rgba.size, background)
+    expected = np.asarray(Image.alpha_composite(paper, rgba).convert("RGB")).astype(int)
+    found = decode_image(path, 3, background=background)
+    assert np.abs(found - expected).max() <= 1
+    assert np.array_equal(found[alpha == 255], COLOUR[alpha == 255])
+    assert (found[alpha == 0] == (255 if background == "white" else 0)).all()
+    half = 128 / 255 * COLOUR[2] + 127 * (1 if background == "white" else 0)
+    assert np.abs(found[2] - half).max() <= 0.51
+    assert np.array_equal(decode_image(path, 4), np.dstack([COLOUR, alpha]))
+
+
+def test_ink_that_is_only_in_alpha_is_seen(put):
+    """Black ink on clear black, as drawing programs save it: white paper shows it, in every format."""
+    ink = np.zeros((8, 9), np.uint8)
+    ink[2:5, 3] = 255
+    black = Image.fromarray(ink * 0)
+    la, rgba = (Image.merge(mode, [black] * count + [Image.fromarray(ink)]) for mode, count in (("LA", 1), ("RGBA", 3)))
+    palette = Image.fromarray(ink // 255, "P")
+    palette.putpalette([0, 0, 0, 0, 0, 0])
+    for name, image, options in [
+        ("la.png", la, {}), ("rgba.png", rgba, {}), ("rgba.webp", rgba, {"lossless": True}), ("rgba.tif", rgba, {}),
+        ("p.png", palette, {"transparency": 0}), ("p.gif", palette, {"transparency": 0}),
+        ("p_many.png", palette, {"transparency": b"\0\xff"}),
+        ("l.png", Image.fromarray(255 - ink), {"transparency": 0}),
+    ]:  # fmt: skip
+        path = put(name, image, **options)
+        expected = np.full((8, 9), 255) if name == "l.png" else 255 - ink
+        assert np.array_equal(decode_image(path, 1)[..., 0], expected), name
+        assert np.array_equal(decode_image(path, 3)[..., 2], expected), name
 
 
 def test_palette_bilevel_and_grey_with_alpha(put):
@@ -72,8 +106,8 @@ def test_palette_bilevel_and_grey_with_alpha(put):
     assert np.array_equal(decode_image(put("p.png", palette), 3), np.asarray(palette.convert("RGB")))
     bits = RNG.random((20, 30)) > 0.5
     assert np.array_equal(decode_image(put("b.png", Image.fromarray(bits)), 1)[..., 0], bits * np.uint8(255))
-    both = Image.fromarray(np.ascontiguousarray(COLOUR[..., :2]), "LA")
-    assert np.array_equal(decode_image(put("la.png", both), 1), COLOUR[..., :1])
+    opaque = Image.merge("LA", [Image.fromarray(COLOUR[..., 0]), Image.new("L", (30, 20), 255)])
+    assert np.array_equal(decode_image(put("la.png", opaque), 1), COLOUR[..., :1])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -87,12 +121,101 @@ def test_sixteen_bits_keep_the_high_byte(put, suffix):
     assert np.abs(decode_image(path, 3) - (colour >> 8).astype(int)).max() <= (suffix == ".tif")
 
 
-def test_orientation_in_exif_is_not_applied(put):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = put("turned.jpg", Image.fromarray(SMOOTH), exif=exif)
-    assert decode_image(path, 3).shape == (600, 800, 3)
-    assert decode_image(path, 1, (100, 100)).shape == (150, 200, 1)
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_bits_in_use_of_sixteen(put, suffix, bits):
+    """12 bits: 0 to 4095 become 0 to 255 and what is above is clipped; of all 16 bits only 16 shades would be left."""
+    grey = np.arange(0, 2**bits, 2 ** (bits - 9), dtype=np.uint16).reshape(16, 32)
+    over = grey.copy()
+    over[-1, -1] = 65535
+    expected = np.arange(512).reshape(16, 32) // 2
+    if suffix != ".ppm":  # Pillow writes no PGM of 16 bits
+        path = put("grey" + suffix, Image.fromarray(over))
+        assert np.array_equal(decode_image(path, 1, bits=bits)[..., 0], expected)
+        assert decode.count_bits(decode.read_file(path)) == 16
+    path = put("colour" + suffix, cv2.imencode(suffix, np.dstack([grey, grey[::-1], over]))[1].tobytes())
+    found = decode_image(path, 3, bits=None if suffix == ".ppm" else bits)
+    if suffix != ".ppm":  # a PPM states its range
+        assert np.array_equal(found, np.dstack([expected, expected[::-1], expected]))
+        rgba = np.dstack([grey, grey, grey, np.full_like(grey, 65535)])
+        path = put("rgba" + suffix, cv2.imencode(suffix, rgba)[1].tobytes())
+        assert np.array_equal(decode_image(path, 3, bits=bits)[..., 0], expected)
+        assert decode_image(path, 4, bits=bits)[..., 3].min() == 255
+
+
+def test_a_range_that_the_file_states_is_taken(put):
+    """A PGM or PPM states its largest value, a TIFF of 12 bits has no others."""
+    values = np.arange(0, 4096, 8, dtype=">u2").reshape(16, 32)
+    grey = put("a.pgm", b"P5 32 16 4095\n" + values.tobytes())
+    colour = put("a.ppm", b"P6 32 16 4095\n" + np.repeat(values[..., None], 3, axis=2).tobytes())
+    for path, bits in ((grey, None), (grey, 12), (colour, None), (colour, 12)):
+        assert np.abs(decode_image(path, 3, bits=bits)[..., 1] - values / 4095 * 255).max() <= 1
+    assert decode.count_bits(decode.read_file(grey)) == 0
+
+
+def turned(pixels, orientation, suffix, **options):
+    """The bytes of an image that a tag turns."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(buffer, {".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:]), exif=exif, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+def test_the_orientation_tag_is_applied_in_every_format(put, suffix, orientation):
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 95}}.get(suffix, {})
+    path = put(f"a{suffix}", turned(SMOOTH, orientation, suffix, **options))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    assert upright.shape == ((600, 800, 3) if orientation < 5 else (800, 600, 3))
+    found, stored = decode_image(path, 3), decode_image(path, 3, exif=False)
+    assert np.abs(found - upright.astype(int)).max() <= 1
+    assert np.abs(stored - SMOOTH.astype(int)).mean() < 3
+    assert decode_image(path, 1).shape == (*upright.shape[:2], 1)
+    tall, wide = upright.shape[0] // 4, upright.shape[1] // 4
+    small = decode_image(path, 3, (tall, wide))  # a JPEG is decoded at a quarter, on its own sides
+    assert small.shape == ((tall, wide, 3) if suffix == ".jpg" else upright.shape)
+    by_area = cv2.resize(upright, (wide, tall), interpolation=cv2.INTER_AREA)
+    assert np.abs(cv2.resize(small, (wide, tall), interpolation=cv2.INTER_AREA) - by_area.astype(int)).mean() < 1.5
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_sixteen_bits_turn_as_well(put, orientation):
+    grey = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    expected = np.rot90(grey >> 8, {3: 2, 6: 3, 8: 1}[orientation])
+    for suffix in (".png", ".tif"):
+        path = put(f"a{suffix}", turned(grey, orientation, suffix))
+        assert np.array_equal(decode_image(path, 1)[..., 0], expected)
+        assert np.array_equal(decode_image(path, 1, exif=False)[..., 0], grey >> 8)
+
+
+NO_DIRECTION = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0"  # the orientation is 99
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\0\0 broken", b"", NO_DIRECTION])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_broken_tag_turns_nothing(put, exif, suffix):
+    path = put(f"a{suffix}", Image.fromarray(COLOUR), exif=exif)
+    assert decode_image(path, 3).shape == COLOUR.shape
+
+
+def test_four_channels_of_a_tiff_need_not_be_transparency(put):
+    """As satellites' red, green, blue and near infrared; the tag of extra samples says 0, unspecified."""
+    bands = RNG.integers(0, 4096, (6, 5, 4), dtype=np.uint16)
+    bits = struct.pack("<4H", 16, 16, 16, 16)
+    tags = [(256, 5), (257, 6), (258, None), (259, 1), (262, 2), (273, None), (277, 4), (278, 6), (279, 240), (338, 0)]
+    end = 8 + 2 + 12 * len(tags) + 4
+    places = {258: end, 273: end + len(bits)}
+    entries = [struct.pack("<HHII", tag, 4 if tag == 273 else 3, 4 if tag == 258 else 1, places.get(tag, value))
+               for tag, value in tags]  # fmt: skip
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4)
+    path = put("bands.tif", head + bits + bands.tobytes())
+    assert np.array_equal(decode_image(path, 4, bits=12), bands >> 4)
+    assert np.array_equal(decode_image(path, 4), bands >> 8)
+    assert np.array_equal(decode_image(path, 3, bits=12), (bands >> 4)[..., :3])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +354,7 @@ def test_arrays_that_are_no_images(put, array, message):
 
 
 def test_float_images_are_refused(put):
-    with pytest.raises(UserError, match=r"has 32-bit pixels.*save it as .npy"):
+    with pytest.raises(UserError, match=r"has 32-bit or signed pixels.*save it as .npy"):
         decode_image(put("a.tif", Image.fromarray(np.ones((4, 4), np.float32))), 1)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from src.competition.paths import Paths
+from src.config.settings import Competition, Config
 from src.data.scan import compute_pixel_stats, find_unreadable, map_images
 
 
@@ -22,7 +23,7 @@ def table(tmp_path, make_table):
 
 def test_mean_and_std_of_all_pixels(table):
     pixels = np.stack([cv2.imread(path)[..., ::-1] for path in table.paths]).astype(np.float64)
-    mean, std = compute_pixel_stats(table.paths, 3, (16, 24))
+    mean, std = compute_pixel_stats(table.paths, Config(image_size=(16, 24)))
     assert mean.dtype == std.dtype == np.float64
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(std[:2], pixels.std(axis=(0, 1, 2))[:2])
@@ -33,19 +34,20 @@ def test_pixels_are_those_of_the_resized_image(table):
     halves = np.stack(
         [cv2.resize(cv2.imread(path)[..., 2], (12, 8), interpolation=cv2.INTER_AREA) for path in table.paths]
     )
-    mean, std = compute_pixel_stats(table.paths, 3, (8, 12))
+    mean, std = compute_pixel_stats(table.paths, Config(image_size=(8, 12)))
     assert mean[0] == pytest.approx(halves.mean())
     assert std[0] == pytest.approx(halves.std())
 
 
 def test_a_share_of_the_images_is_drawn_by_seed(table):
-    means = [compute_pixel_stats(table.paths, 3, (16, 24), max_images=4, seed=seed)[0][0] for seed in (0, 0, 1, 2)]
+    configs = [Config(image_size=(16, 24), seed=seed) for seed in (0, 0, 1, 2)]
+    means = [compute_pixel_stats(table.paths, config, max_images=4)[0][0] for config in configs]
     assert means[0] == means[1]
     assert len(set(means)) == 3
     images = [cv2.imread(path)[..., 2].mean() for path in table.paths]
     assert min(images) < means[0] < max(images)
     np.testing.assert_allclose(
-        compute_pixel_stats(table.paths, 3, (16, 24), max_images=12)[0][0], np.mean(images), rtol=1e-12
+        compute_pixel_stats(table.paths, Config(image_size=(16, 24)), max_images=12)[0][0], np.mean(images), rtol=1e-12
     )
 
 
@@ -54,7 +56,8 @@ def test_large_offsets_lose_no_digits(tmp_path):
     arrays = (1e6 + rng.integers(0, 4, (5, 8, 8, 2))).astype(np.float32)
     for row, array in enumerate(arrays):
         np.save(tmp_path / f"{row}.npy", array)
-    mean, std = compute_pixel_stats(Paths.of(map(str, sorted(tmp_path.iterdir()))), 2, (8, 8))
+    config = Config(competition=Competition(channels=2), image_size=(8, 8))
+    mean, std = compute_pixel_stats(Paths.of(map(str, sorted(tmp_path.iterdir()))), config)
     np.testing.assert_allclose(mean, arrays.astype(np.float64).mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, arrays.astype(np.float64).std(axis=(0, 1, 2)), rtol=1e-9)
 
@@ -65,11 +68,11 @@ def test_every_unreadable_row_is_found(tmp_path):
         cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
     paths[3].write_bytes(b"")
     paths[37].write_bytes(b"text")
-    assert find_unreadable(Paths.of(map(str, paths)), 3) == [
+    assert find_unreadable(Paths.of(map(str, paths)), Competition()) == [
         (3, f"{paths[3]}: cannot be decoded as an image (0 bytes)"),
         (37, f"{paths[37]}: cannot be decoded as an image (4 bytes)"),
     ]
-    assert find_unreadable(Paths.of(map(str, paths[:3])), 1) == []
+    assert find_unreadable(Paths.of(map(str, paths[:3])), Competition(channels=1)) == []
 
 
 @pytest.mark.parametrize("seconds", [0, 0.002])

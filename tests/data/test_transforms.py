@@ -11,13 +11,12 @@ import pytest
 
 from src.config.settings import Augment
 from src.data import augmentations
-from src.data.transforms import build_augmentation, build_resize
 from src.errors import UserError
-from tests.data.building import FLIPS, IMAGE, PRESETS, RNG, build, names
+from tests.data.building import FLIPS, IMAGE, PRESETS, RNG, augmentation, build, names, resizing
 
 
 def build_own(transforms, size=(48, 48), channels=3, is_uint8=True, **settings):
-    return build_augmentation(Augment(transforms=transforms, **settings), size, channels, is_uint8)
+    return augmentation(Augment(transforms=transforms, **settings), size, channels, is_uint8)
 
 
 @pytest.mark.parametrize("flips", FLIPS)
@@ -59,16 +58,16 @@ def test_flips_come_independently_and_equally_often(flips, views):
 
 
 def test_none_is_the_plain_resize():
-    augment, resize = build(preset="none", flips="d4"), build_resize((48, 48))
+    augment, resize = build(preset="none", flips="d4"), resizing((48, 48))
     assert all(np.array_equal(augment(IMAGE, seed), resize(IMAGE, 0)) for seed in range(5))
 
 
 def test_resize_shrinks_by_area_and_enlarges_linearly():
-    third = build_resize((24, 32))(IMAGE, 0)
+    third = resizing((24, 32))(IMAGE, 0)
     assert np.abs(third - IMAGE.reshape(24, 3, 32, 3, 3).mean(axis=(1, 3))).max() <= 0.51
-    doubled = build_resize((144, 192))(IMAGE, 0)
+    doubled = resizing((144, 192))(IMAGE, 0)
     assert np.array_equal(doubled, cv2.resize(IMAGE, (192, 144), interpolation=cv2.INTER_LINEAR))
-    assert build_resize((10, 20))(IMAGE[..., :1], 0).shape == (10, 20, 1)
+    assert resizing((10, 20))(IMAGE[..., :1], 0).shape == (10, 20, 1)
 
 
 def test_own_transforms_replace_preset_and_flips():
@@ -143,7 +142,7 @@ def test_a_transform_that_needs_colour_is_refused_for_grey():
 def test_consistency_views_are_the_clean_image_and_two_that_augmix_made_of_it(preset, channels):
     image = IMAGE[..., :channels]
     settings = Augment(preset=preset, kwargs={"augmix": 5}, augmix_consistency=12)
-    augment = build_augmentation(settings, (40, 48), channels, True)
+    augment = augmentation(settings, (40, 48), channels)
     clean, single = (build(preset=preset, channels=channels, augmix=mix, size=(40, 48)) for mix in (0, 5))
     copy = pickle.loads(pickle.dumps(augment))
     assert (augment.num_views, clean.num_views, single.num_views) == (3, 1, 1)
@@ -161,7 +160,7 @@ def test_consistency_views_are_the_clean_image_and_two_that_augmix_made_of_it(pr
 
 
 def test_decode_size_is_what_the_transforms_look_at():
-    assert build_resize((48, 48)).decode_size == (48, 48)
+    assert resizing((48, 48)).decode_size == (48, 48)
     assert build(preset="light").decode_size == build_own(["D4"]).decode_size == (48, 48)
     assert build(preset="heavy").decode_size == build(preset="none", crop=0.5).decode_size == (60, 60)
     assert build(preset="heavy", crop=1).decode_size == (48, 48)

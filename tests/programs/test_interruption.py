@@ -47,7 +47,7 @@ def assert_same(folder, name, files=(*TRAINED, "submission.csv")):
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_moments_ends_as_if_it_had_not_been(undisturbed):
     folder, chance = undisturbed, random.Random(int(os.environ.get("KILL_SEED", "0")))
-    run, cache, log = folder / "outputs/killed", folder / "data/demo/.cache", folder / "killed.log"
+    run, cache, log = folder / "outputs/killed", folder / "outputs/cache", folder / "killed.log"
 
     def anything():
         return True

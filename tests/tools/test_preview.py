@@ -77,11 +77,11 @@ def test_other_settings_give_another_image(folder):
 def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoch():
     columns, transforms, config, table = columns_of("augment.preset=heavy", "seed=3")
     assert [heading for heading, _, _ in columns] == ["resized", *(f"epoch {epoch}" for epoch in range(7))]
-    augmentation = build_augmentation(config.augment, (24, 24), 1, True)
+    augmentation = build_augmentation(config, True)
     assert transforms == augmentation.describe()
     assert augmentation.decode_size == (30, 30)
-    for transform, found in [(build_resize((24, 24)), columns[:1]), (augmentation, columns[1:])]:
-        loader = build_loader(ImageDataset(table, 1, transform, 3), 6, 0)
+    for transform, found in [(build_resize(config), columns[:1]), (augmentation, columns[1:])]:
+        loader = build_loader(ImageDataset(table, config.competition, transform, 3), 6, 0)
         for epoch, (_, images, _) in enumerate(found):
             assert np.array_equal(images, next(loader.batches(epoch))["inputs"]["image"].numpy())
     rows = pd.read_csv("data/demo/train.csv", dtype=str)[:6]

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from src.config.settings import Competition
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
-from src.data.transforms import build_resize
+from src.data.transforms import Augmentation
 from src.errors import UserError
 from src.training.features import FeatureDataset, load_features
 from src.training.learner import build_transforms
@@ -50,7 +51,7 @@ def test_they_are_the_backbones_in_evaluation(load, table, tmp_path):
     backbone = timm.create_model("test_resnet", num_classes=0).eval()
     state = load_file(tmp_path / "weights.safetensors")
     backbone.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("fc.")})
-    pixels = np.stack([build_resize(SIZE)(decode_image(path, 3, SIZE), 0) for path in table.paths.tolist()])
+    pixels = np.stack([Augmentation(SIZE)(decode_image(path, Competition(), SIZE), 0) for path in table.paths.tolist()])
     mean, std = (torch.tensor(backbone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         expected = backbone((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std)

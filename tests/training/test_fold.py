@@ -44,7 +44,7 @@ def train(make_run, table):
 
     def train_(folds, *words):
         run = make_run(table, *WORDS, *words)
-        run.pixel_stats = compute_pixel_stats(table.paths, 1, run.config.image_size, seed=run.config.seed)
+        run.pixel_stats = compute_pixel_stats(table.paths, run.config)
         for fold in folds:
             train_fold(run, fold)
         return run, score_run(run)

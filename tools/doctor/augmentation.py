@@ -21,16 +21,15 @@ _ENOUGH = 0.75  # share of the distinct samples that independent random numbers 
 def check_augmentation(data, row):
     """Return (findings, facts) about the augmentation of a `CompetitionData`, tried on one training row."""
     config, path = data.config, str(data.train.paths[row])
-    channels = config.competition.channels
     try:
         augmentation, plain = build_transforms(config, data.train.take([row]))
     except UserError as error:
         return [make_finding(error, advice="correct the augmentation")], []
     table = data.train.take(np.full(_NUM_ROWS, row))
-    image = decode_image(path, channels, augmentation.decode_size)
+    image = decode_image(path, config.competition, augmentation.decode_size)
     expected = len({_digest(augmentation(image, seed)) for seed in range(_NUM_ROWS * _NUM_EPOCHS)})
     alone, parallel = (
-        collect_samples(table, channels, augmentation, config.seed, workers) for workers in (0, _NUM_WORKERS)
+        collect_samples(table, config.competition, augmentation, config.seed, workers) for workers in (0, _NUM_WORKERS)
     )
     findings = compare_samples(alone, parallel, expected)
     changed = float(np.mean([_differs(augmentation(image, seed), plain(image, 0)) for seed in range(_NUM_ROWS)]))
@@ -43,13 +42,13 @@ def check_augmentation(data, row):
     return findings, [Fact("augmentation", tuple(lines))]
 
 
-def collect_samples(table, channels, augmentation, seed, num_workers):
+def collect_samples(table, competition, augmentation, seed, num_workers):
     """Return a digest of every sample of some epochs, in the sequence that the loader yields.
 
     Raises:
         UserError: an image cannot be decoded.
     """
-    dataset = ImageDataset(table, channels, augmentation, seed)
+    dataset = ImageDataset(table, competition, augmentation, seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # on one core too
         loader = build_loader(dataset, 2, num_workers)

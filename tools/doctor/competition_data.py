@@ -105,7 +105,7 @@ def load_data(config):
         except UserError as error:
             _add_error(findings, error)
     paths = Paths.of(chain(*(table.paths for table in (train, test) if table is not None)))
-    return CompetitionData(config, train, test, folds, scan_images(paths, competition.channels)), findings
+    return CompetitionData(config, train, test, folds, scan_images(paths, competition)), findings
 
 
 def _load_side(competition, side, target_names, findings):

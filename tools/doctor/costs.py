@@ -41,12 +41,12 @@ def measure_costs(config, table, rows, device):
         UserError: the network or the augmentation cannot be built, or an image cannot be decoded.
     """
     channels, size = config.competition.channels, config.image_size
-    first = decode_image(str(table.paths[int(rows[0])]), channels)
-    augmentation = build_augmentation(config.augment, size, channels, first.dtype == np.uint8)
+    first = decode_image(str(table.paths[int(rows[0])]), config.competition)
+    augmentation = build_augmentation(config, first.dtype == np.uint8)
     paths = [str(table.paths[int(row)]) for row in rows[np.linspace(0, len(rows) - 1, _NUM_LOADED).astype(int)]]
     augmentation(first, 0)  # the first call imports
     began = time.perf_counter()
-    images = [decode_image(path, channels, augmentation.decode_size) for path in paths]
+    images = [decode_image(path, config.competition, augmentation.decode_size) for path in paths]
     decoded = time.perf_counter()
     for seed, image in enumerate(images):
         augmentation(image, seed)

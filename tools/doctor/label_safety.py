@@ -83,18 +83,20 @@ def build_versions(config, is_uint8):
     Raises:
         UserError: as `transforms.build_augmentation`.
     """
-    size, channels = config.image_size, config.competition.channels
-    whole = build_augmentation(config.augment, size, channels, is_uint8)
-    versions = {"plain": (build_resize(size), True)}
+    whole = build_augmentation(config, is_uint8)
+    versions = {"plain": (build_resize(config), True)}
     if config.augment.transforms is None:
-        single = build_transforms(config.augment, size, channels, is_uint8)
-        single = {type(one).__name__: Augmentation(size, [one], whole.source_size) for one in single}
+        single = build_transforms(config.augment, config.image_size, config.competition.channels, is_uint8)
+        single = {
+            type(one).__name__: Augmentation(config.image_size, [one], whole.source_size, resize=config.resize)
+            for one in single
+        }
     else:
         single = {}
         for entry in config.augment.transforms:
             alone = dataclasses.replace(config.augment, transforms=[entry])
             name = entry if isinstance(entry, str) else next(iter(entry))
-            single[name] = build_augmentation(alone, size, channels, is_uint8)
+            single[name] = build_augmentation(dataclasses.replace(config, augment=alone), is_uint8)
     single.pop("AugMix", None)  # whose views are several images
     if single and whole.num_views == 1:
         versions["all of it"] = whole, True
@@ -102,7 +104,7 @@ def build_versions(config, is_uint8):
     for name in _FLIPS:
         if name not in single:
             flip = Augment(preset="none", transforms=[{name: {"p": 1.0}}])
-            versions[name] = build_augmentation(flip, size, channels, is_uint8), False
+            versions[name] = build_augmentation(dataclasses.replace(config, augment=flip), is_uint8), False
     return versions
 
 
@@ -139,15 +141,16 @@ def predict_versions(data, table, fold):
         table: ImageTable of the fold's validation rows.
         fold: run_folder.FoldFolder.
     """
-    config, channels = data.config, data.config.competition.channels
+    config, competition = data.config, data.config.competition
     device = resolve_device(config.device)
     num_workers, _ = share_cores(device, config.train.num_workers, config.threads)
     execution = recall_execution(RunFolder(fold.path.parent), config, device) or resolve_execution(config, device)
     network = load_network(config, fold).place(device, execution.channels_last)
-    is_uint8 = decode_image(str(table.paths[0]), channels).dtype == np.uint8
-    to_probs, found = partial(probabilities, task=config.competition.task), {}
+    is_uint8 = decode_image(str(table.paths[0]), competition).dtype == np.uint8
+    to_probs, found = partial(probabilities, task=competition.task), {}
     for name, (version, is_used) in build_versions(config, is_uint8).items():
-        loader = build_loader(ImageDataset(table, channels, version, config.seed), config.eval_batch_size, num_workers)
+        dataset = ImageDataset(table, competition, version, config.seed)
+        loader = build_loader(dataset, config.eval_batch_size, num_workers)
         index, probs = predict([network], loader, to_probs, execution.precision)
         loader.close()
         found[name, is_used] = probs[0][np.argsort(index)]

@@ -54,7 +54,7 @@ def _draw(data, row):
     channels, image = data.config.competition.channels, data.scan.thumbnails[row][..., None]
     if channels in (1, 3):
         try:
-            pixels = decode_image(str(data.scan.paths[row]), channels)
+            pixels = decode_image(str(data.scan.paths[row]), data.config.competition)
             image = pixels if pixels.dtype == np.uint8 else image
         except UserError:  # an unreadable image is shown by its empty thumbnail
             pass

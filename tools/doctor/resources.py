@@ -1,7 +1,6 @@
 """Disk, memory and time that a run needs, compared with what this machine has."""
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import psutil
 import torch
 
-from src.data.cache import RESERVE_BYTES, gigabytes, list_folders
+from src.data.cache import RESERVE_BYTES, cache_folder, gigabytes
 from src.data.transforms import build_augmentation, build_resize
 from src.device import resolve_device, share_cores
 from src.errors import UserError
@@ -49,9 +48,8 @@ def check_resources(data, rows):
         needs = estimate_needs(config, costs, val_counts, len(data.train), num_workers)
     except UserError as error:
         return [make_finding(error)], []
-    folders = [_existing(folder) for folder in list_folders(config)]
-    cache_folder = next((folder for folder in folders if os.access(folder, os.W_OK)), folders[-1])
-    free_cache, free_runs = (shutil.disk_usage(one).free for one in (cache_folder, _existing(config.output_dir)))
+    folders = cache_folder(config), config.output_dir
+    free_cache, free_runs = (shutil.disk_usage(_existing(one)).free for one in folders)
     memory = _free_memory(device)
     return compare_needs(config, needs, free_cache, free_runs, memory), [
         Fact(
@@ -137,8 +135,7 @@ def compare_needs(config, needs, free_cache, free_runs, free_memory):
 
 
 def _transforms(config, is_uint8):
-    augmentation = build_augmentation(config.augment, config.image_size, config.competition.channels, is_uint8)
-    return augmentation, build_resize(config.image_size)
+    return build_augmentation(config, is_uint8), build_resize(config)
 
 
 def _existing(folder):

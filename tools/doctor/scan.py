@@ -56,19 +56,19 @@ class Scan:
         return self.heights > 0
 
 
-def scan_images(paths, channels):
+def scan_images(paths, competition):
     """Decode every image once and return their Scan.
 
     Args:
         paths: competition.paths.Paths.
-        channels: as in `decode.decode_image`.
+        competition: as in `decode.decode_image`.
 
     Reference: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2, for the
     hash of 64 low frequencies; as imagehash computes it.
     """
     count = len(paths)
     reasons, kinds, columns = {}, [], _empty_columns(count)
-    for row, found in enumerate(map_images(partial(_scan_image, channels=channels), paths, "scanning images")):
+    for row, found in enumerate(map_images(partial(_scan_image, competition=competition), paths, "scanning images")):
         reason, kind, values = found
         kinds.append(kind)
         if reason:
@@ -86,7 +86,7 @@ def _empty_columns(count):
     return columns | {"thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)}
 
 
-def _scan_image(path, channels):
+def _scan_image(path, competition):
     """Return (why it cannot be read or "", kind, {field of Scan: value}) of one file."""
     try:
         status = os.stat(path)
@@ -96,7 +96,7 @@ def _scan_image(path, channels):
     try:
         data = read_file(path)
         kind = _name_kind(path, data)
-        pixels = decode_bytes(path, data, channels)
+        pixels = decode_bytes(path, data, competition)
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
     values |= _measure(pixels) | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}

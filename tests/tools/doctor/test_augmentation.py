@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from src.config.settings import Competition
 from tools.doctor import augmentation
 from tools.doctor.augmentation import check_augmentation, collect_samples, compare_samples
 
@@ -33,7 +34,7 @@ class Shifted:
 def judged(clinic, numbers):
     data, _ = clinic.load()
     table = data.train.take(np.zeros(8, int))
-    here, there = (collect_samples(table, 3, Shifted(numbers), 0, workers) for workers in (0, 2))
+    here, there = (collect_samples(table, Competition(), Shifted(numbers), 0, workers) for workers in (0, 2))
     return len(set(there)), [one.title for one in compare_samples(here, there, 24)]
 
 

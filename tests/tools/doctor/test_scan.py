@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from src.competition.paths import Paths
+from src.config.settings import Competition
 from tools.doctor.scan import scan_images
 
 
-def scan_of(tmp_path, files, channels=3):
+def scan_of(tmp_path, files, channels=3, **settings):
     for name, content in files.items():
         path = tmp_path / name
         if isinstance(content, bytes):
@@ -21,7 +22,7 @@ def scan_of(tmp_path, files, channels=3):
             np.save(path, content)
         else:
             Image.fromarray(content).save(path)
-    return scan_images(Paths.of(str(tmp_path / name) for name in files), channels)
+    return scan_images(Paths.of(str(tmp_path / name) for name in files), Competition(channels=channels, **settings))
 
 
 def encode(pixels, kind, **options):
@@ -87,7 +88,7 @@ def test_what_cannot_be_read_has_a_reason_and_zeros(tmp_path):
 
 
 def test_a_missing_file_is_no_crash(tmp_path):
-    scan = scan_images(Paths.of([str(tmp_path / "none.png")]), 3)
+    scan = scan_images(Paths.of([str(tmp_path / "none.png")]), Competition())
     assert scan.reasons == {0: "cannot be read (No such file or directory)"}
 
 
