@@ -18,7 +18,11 @@ import pandas as pd
 from src.config.registry import list_names
 from src.errors import UserError, listing, nearest
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", *list_names("data/decode.py", "DECODERS"))
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jfif", ".jpe", ".avif", *list_names("data/decode.py", "DECODERS"),
+)  # fmt: skip
+_CONTAINERS = (".h5", ".hdf5", ".hdf", ".tfrec", ".tfrecord", ".lmdb", ".parquet")  # of images, which are not read
 STAR = "\0"  # a pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
 _PATHS_AT_ONCE = 50_000  # Python's strings that are in memory while Paths are built
 _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
@@ -32,7 +36,7 @@ def find_images(competition, key, rows, ids):
         pattern = getattr(competition, key)
         found = f"{(~is_present).sum()} of {len(rows)} ids have no image (first: {ids[~is_present][0]})"
         where = f"{competition.root}/{_fixed_folder(pattern)}".rstrip("/")
-        raise UserError(f"{where}: {found}; check competition.{key}, now {pattern}")
+        raise UserError(f"{where}: {found}; {_advise(competition, key)}")
     return paths
 
 
@@ -61,11 +65,23 @@ def list_images(competition, key):
     found = [(path, match) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (match := read(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
-        raise UserError(f"{root}/{top}".rstrip("/") + f": no image found there; check competition.{key}, now {pattern}")
+        raise UserError(f"{root}/{top}".rstrip("/") + f": no image found there; {_advise(competition, key)}")
     rows = pd.DataFrame({name: [match[index + 1] for _, match in found] for index, name in enumerate(names)}, dtype=str)
     if competition.id not in rows:
         rows[competition.id] = [path[len(top) :].lstrip("/") for path, _ in found]
     return rows, Paths.of(f"{root}/{path}" for path, _ in found)
+
+
+def _advise(competition, key):
+    """Return what to do where images are missing: they may be packed, or the pattern is wrong."""
+    pattern, tree = getattr(competition, key), _Tree(competition.root)
+    names = {name for folder in ("", _fixed_folder(pattern)) for kind in tree._list(folder) for name in kind}
+    packed = sorted(name for name in names if name.lower().endswith(_CONTAINERS))
+    packed = [name for name in packed if key.partition("_")[0] in name.lower()] or packed  # test-images.hdf5 of two
+    advice = f"check competition.{key}, now {pattern}"
+    if not packed:
+        return advice
+    return f"images may be inside {listing(packed, 3)}, which is not read: extract them as files, else {advice}"
 
 
 def check_not_empty(paths):

@@ -31,7 +31,11 @@ def map_images(function, paths, title):
 
 
 def find_unreadable(paths, competition):
-    """Decode every image once; return [(its place among the paths, reason)] of those that cannot be decoded."""
+    """Decode every image once; return [(its place among the paths, reason)] of those that cannot be decoded.
+
+    Raises:
+        UserError: no image can be decoded.
+    """
 
     def find_reason(path):
         try:
@@ -39,7 +43,10 @@ def find_unreadable(paths, competition):
         except UserError as error:
             return str(error)
 
-    return [(place, reason) for place, reason in enumerate(map_images(find_reason, paths, "decoding")) if reason]
+    found = [(place, reason) for place, reason in enumerate(map_images(find_reason, paths, "decoding")) if reason]
+    if found and len(found) == len(paths):
+        raise UserError(f"none of {len(paths)} images can be decoded (first: {found[0][1]}); copy them again")
+    return found
 
 
 def compute_pixel_stats(paths, config, max_images=2000):

@@ -103,6 +103,8 @@ def _build_transform(entry):
     if not isinstance(entry, dict) or len(entry) != 1 or not isinstance(next(iter(entry.values())) or {}, dict):
         raise UserError(f"{where}: cannot read {entry}; write for example [{{Rotate: {{limit: 10, p: 0.5}}}}]")
     [(name, arguments)] = entry.items()
+    if name in ("ToTensorV2", "ToTensor3D", "ToTensor"):
+        raise UserError(f"{where}: {name} is not needed, images become tensors later; leave it out")
     if name not in _TRANSFORMS:
         raise UserError(f"{where}: albumentations has no {name}{nearest(name, _TRANSFORMS)}")
     known, arguments = list(inspect.signature(_TRANSFORMS[name]).parameters), dict(arguments or {})

@@ -179,3 +179,20 @@ def test_a_large_folder_is_listed_once(write_competition, monkeypatch, pattern):
     assert len(load_train_table(competition)) == 5000
     assert time.perf_counter() - start < 5
     assert len(listed) == 1
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".avif", ".jfif", ".GIF", ".dcm"])
+def test_all_that_can_be_decoded_is_found(write_competition, suffix):
+    files = {f"train/a1{suffix}": PIXEL, "train/a1.txt": PIXEL, f"train/b2{suffix}": PIXEL}
+    competition = write_competition(files | {"t.csv": "id,y\na1,0\nb2,1\n"}, train_table="t.csv",
+                                    train_image="train/{id}.*", targets=["y"])  # fmt: skip
+    assert names_of(load_train_table(competition), competition) == [f"train/a1{suffix}", f"train/b2{suffix}"]
+
+
+def test_images_inside_hdf5_are_named(write_competition):
+    files = {"train/001.png": PIXEL, "train/test.txt": b"", "train-image.hdf5": b"", "all.h5": b"", "a.txt": b""}
+    competition = write_competition(files | {"train.csv": "id,y\n001,1\n002,0\n"}, **BASIC)
+    expected = "images may be inside train-image.hdf5, which is not read: extract them as files, else check competition"
+    assert f"1 of 2 ids have no image (first: 002); {expected}.train_image, now" in refusal(competition)
+    (Path(competition.root) / "train-image.hdf5").unlink()
+    assert "; images may be inside all.h5, which is not read: extract" in refusal(competition)

@@ -6,6 +6,7 @@ import zlib
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image, ImageOps, features
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -450,6 +451,75 @@ def test_dicom_signed_pixels(put):
     assert decode_image(put("b.dcm", dicom(widest)), 1)[..., 0].tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": None}, {"RescaleSlope": None, "RescaleIntercept": None}, {"RescaleSlope": 0},
+        {"RescaleIntercept": -5, "RescaleSlope": None}, {"WindowWidth": 0, "WindowCenter": 500},
+        {"WindowWidth": -5, "WindowCenter": 500}, {"WindowWidth": None, "WindowCenter": 500}, {"WindowWidth": 500},
+        {"WindowWidth": None, "WindowCenter": None}, {"VOILUTFunction": None}, {"PixelPaddingValue": None},
+        {"NumberOfFrames": None}, {"WindowWidth": [0, None], "WindowCenter": [500, 600]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_dicom_tags_that_are_empty_or_cannot_be_used_count_as_absent(put, tags):
+    expected = decode_image(put("plain.dcm", dicom(TWELVE, 12)), 1)
+    assert np.array_equal(decode_image(put("a.dcm", dicom(TWELVE, 12, **tags)), 1), expected)
+
+
+def test_dicom_rescale_without_a_half_and_the_first_window_that_can_be_used(put):
+    window = {"WindowCenter": 100, "WindowWidth": 401}
+    whole = decode_image(put("a.dcm", dicom(TWELVE, 12, **window, RescaleSlope=1, RescaleIntercept=-1000)), 1)
+    half = decode_image(put("b.dcm", dicom(TWELVE, 12, **window, RescaleIntercept=-1000)), 1)
+    assert np.array_equal(half, whole)
+    found = decode_image(put("c.dcm", dicom(TWELVE, 12, WindowCenter=[7, 100], WindowWidth=[0, 401])), 1)
+    assert np.array_equal(found, decode_image(put("d.dcm", dicom(TWELVE, 12, **window)), 1))
+
+
+def test_dicom_of_a_negative_slope_is_not_inverted_twice(put):
+    tags = {"WindowCenter": 2000, "WindowWidth": 401, "RescaleSlope": -1, "RescaleIntercept": 3000}
+    expected = np.clip((3000.0 - TWELVE - 1999.5) / 400 + 0.5, 0, 1) * 255
+    assert np.abs(decode_image(put("a.dcm", dicom(TWELVE, 12, **tags)), 1)[..., 0] - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("padding", [-2000, 32767])
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_dicom_padding_is_black_and_leaves_the_range_alone(put, padding, photometric):
+    """A fifth is padding: without it the mean of the ramp 0 to 255 is 127.5, with it as black 102."""
+    pixels = np.repeat(np.arange(256, dtype=np.int16)[:, None] * 16, 5, axis=1)
+    pixels[:, 4] = padding
+    values = dicom(pixels, PhotometricInterpretation=photometric)
+    found = decode_image(put("a.dcm", values), 1)[..., 0]
+    assert abs(found.mean() - 102) > 30  # when the tag is not there
+    tags = {"PhotometricInterpretation": photometric, "PixelPaddingValue": padding}
+    found = decode_image(put("b.dcm", dicom(pixels, **tags)), 1)[..., 0]
+    ramp = np.arange(256) if photometric == "MONOCHROME2" else np.arange(256)[::-1]
+    assert np.array_equal(found[:, 0], ramp)
+    assert found.mean() == 102
+    assert decode_image(put("c.dcm", dicom(np.full((4, 4), padding, np.int16), **tags)), 1).max() == 0
+
+
+def test_dicom_padding_up_to_a_limit_and_written_unsigned(put):
+    pixels = np.array([[-2000, -1500, 0, 100, 255]], np.int16)
+    one = put("a.dcm", dicom(pixels, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1024))
+    assert decode_image(one, 1)[..., 0].tolist() == [[0, 0, 0, 100, 255]]
+    assert decode_image(put("b.dcm", dicom(pixels, PixelPaddingValue=-2000)), 1)[0, 3, 0] == 232  # 1600 / 1755
+    unsigned = dicom(pixels, PixelPaddingValue=-2000).replace(b"\x28\0\x20\x01SS", b"\x28\0\x20\x01US")
+    assert decode_image(put("c.dcm", unsigned), 1)[0, 3, 0] == 232
+
+
+@pytest.mark.parametrize("is_implicit", [True, False])
+def test_dicom_without_preamble(put, is_implicit):
+    content = dicom(TWELVE, 12)
+    expected = decode_image(put("a.dcm", content), 1)
+    assert np.array_equal(decode_image(put("b.dcm", content[132:]), 1), expected)
+    data, bare = pydicom.dcmread(io.BytesIO(content)), Dataset()
+    bare.update(dict(data.items()))
+    buffer = io.BytesIO()
+    bare.save_as(buffer, implicit_vr=is_implicit, little_endian=True, enforce_file_format=False)
+    assert np.array_equal(decode_image(put("c.dcm", buffer.getvalue()), 1), expected)
+
+
 def test_dicom_lookup_table(put):
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [4, 10, 8], bytes([0, 200, 100, 255])
@@ -464,6 +534,8 @@ def test_dicom_lookup_table(put):
 def test_dicom_colour_and_frames(put):
     tags = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
     assert np.array_equal(decode_image(put("rgb.dcm", dicom(COLOUR, 8, **tags)), 3), COLOUR)
+    deep = put("deep.dcm", dicom(COLOUR.astype(np.uint16) * 16, 12, **tags))
+    assert np.array_equal(decode_image(deep, 3), COLOUR)  # 12 bits, of which the high byte is kept
     frames = np.stack([EIGHT * 0, EIGHT, EIGHT // 2, EIGHT * 0])
     found = decode_image(put("frames.dcm", dicom(frames, 8, NumberOfFrames=4)), 1)
     assert np.array_equal(found[..., 0], np.rint(frames[2] * (255 / 124)).astype(np.uint8))

@@ -9,6 +9,7 @@ import pytest
 from src.competition.paths import Paths
 from src.config.settings import Competition, Config
 from src.data.scan import compute_pixel_stats, find_unreadable, map_images
+from src.errors import UserError
 
 
 @pytest.fixture
@@ -73,6 +74,18 @@ def test_every_unreadable_row_is_found(tmp_path):
         (37, f"{paths[37]}: cannot be decoded as an image (4 bytes)"),
     ]
     assert find_unreadable(Paths.of(map(str, paths[:3])), Competition(channels=1)) == []
+
+
+def test_images_of_which_none_can_be_decoded_are_one_line(tmp_path):
+    paths = [tmp_path / f"{row}.png" for row in range(3)]
+    for path in paths:
+        path.write_bytes(b"<html>")
+    with pytest.raises(UserError) as caught:
+        find_unreadable(Paths.of(map(str, paths)), Competition())
+    assert str(caught.value) == (
+        f"none of 3 images can be decoded (first: {paths[0]}: cannot be decoded as an image (6 bytes)); copy them again"
+    )
+    assert find_unreadable(Paths.of([]), Competition()) == []
 
 
 @pytest.mark.parametrize("seconds", [0, 0.002])

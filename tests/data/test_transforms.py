@@ -120,6 +120,7 @@ def test_own_transforms_that_end_in_another_size_are_resized():
         ({"OneOf": {}}, "OneOf is empty; give it transforms: [...]"),
         (3, "cannot read 3; write for example [{Rotate: {limit: 10, p: 0.5}}]"),
         ({"Rotate": 3}, "cannot read {'Rotate': 3}; write for example [{Rotate: {limit: 10, p: 0.5}}]"),
+        ("ToTensorV2", "ToTensorV2 is not needed, images become tensors later; leave it out"),
         ("Normalize", "Normalize does not keep uint8 pixels of 3 channels; leave it out (pixels are normalised later, "
          "on the device)"),
         ({"RandomCrop": {"height": 50, "width": 50}}, "RandomCrop fails on uint8 (48, 48, 3): Crop size (height, "

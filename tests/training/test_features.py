@@ -95,6 +95,14 @@ def test_found_again_until_something_changes_that_decides_them(load, tmp_path, t
     assert (changed[0] != first[0]).any(axis=1).tolist() == [False, False, False, True, False, False]
 
 
+def test_close_numbers_of_an_augmentation_are_not_taken_for_the_same(load):
+    """A share of .004 changes an image now and then, one of 0 none; rounded to two digits they were one name."""
+    words = "train.views=2", "augment.transforms=[{Rotate: {limit: 10, p: %s}}]"
+    for p in ("0.004", "0.0", "0.0041", "0.5", "0.5000001"):
+        assert load(words[0], words[1] % p)[1], p
+    assert not load(words[0], words[1] % "0.004")[1]
+
+
 @pytest.mark.parametrize("damage", ["a flipped bit", "half of it", "no checksum"])
 def test_damaged_they_are_computed_anew(load, tmp_path, damage):
     first, _ = load()

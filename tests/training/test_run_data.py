@@ -97,6 +97,9 @@ def test_unreadable_images_are_left_out_as_they_were_found_first(tmp_path):
         assert left.ids.tolist() == ["007", "a,b"]
         assert left.folds.tolist() == [0, -1]
     path.unlink()
-    assert len(leave_out_unreadable(load_config(["unreadable=skip"]), table, path)) == 0
-    assert path.read_text().splitlines()[0] == "id,reason"
-    assert len(path.read_text().splitlines()) == 4
+    with pytest.raises(UserError, match="none of 3 images can be decoded"):
+        leave_out_unreadable(load_config(["unreadable=skip"]), table, path)
+    assert not path.exists()
+    Image.new("L", (4, 4)).save(tmp_path / "NA.png")
+    assert leave_out_unreadable(load_config(["unreadable=skip"]), table, path).ids.tolist() == ["NA"]
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["id", "007", '"a']

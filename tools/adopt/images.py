@@ -1,11 +1,14 @@
 """Size, channels and file type of a few images, read from their headers, and the size and channels to train at."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from PIL import Image
+
+from src.data.decode import count_bits, read_file
 
 _MAX_SIDE = 224  # what most backbones were pretrained at
 _MAX_ARRAY_SIDE = 512
@@ -35,6 +38,15 @@ def read_headers(root, paths):
     height, width = (round(median(shape[axis] for shape in shapes)) for axis in (0, 1))
     channels = max(shape[2] for shape in shapes)
     return Headers(height, width, channels, paths[0].lower().endswith(".npy"), unreadable)
+
+
+def count_bits_in_use(root, paths):
+    """Return the bits that the pixels of 16-bit images use, an even number, at least 8; 16 of other images."""
+    found = [0]
+    for path in paths:
+        with suppress(Exception):  # whatever a broken file makes the decoders raise; the doctor names it
+            found.append(count_bits(read_file(str(Path(root) / path))))
+    return max(8, max(found) + max(found) % 2) if any(found) else 16
 
 
 def choose_channels(headers):

@@ -16,7 +16,7 @@ from src.errors import UserError, listing
 from tools.adopt.columns import describe_classes, find_group, find_label_columns, find_stems, several_labels
 from tools.adopt.corrections import drop_repeats, find_boxes, join_labels, signs_to_zeros, take_test_rows
 from tools.adopt.folder import Files, scan, unpack_command
-from tools.adopt.images import choose_channels, choose_image_size, read_headers
+from tools.adopt.images import choose_channels, choose_image_size, count_bits_in_use, read_headers
 from tools.adopt.patterns import DICOM_SUFFIXES, Match, any_image, find_siblings, match_column, match_labels, roles
 from tools.adopt.tables import (
     choose_test,
@@ -317,6 +317,8 @@ def _decide_images(layout, folder):
         layout.doubts.append(f"{count} of {len(paths)} images looked at cannot be read (first: {first})")
     if headers is None:
         return
+    if (bits := count_bits_in_use(folder, paths)) < 15:
+        layout.decide("bits", bits, "more are not in use in the 16-bit images looked at")
     channels, why = choose_channels(headers)
     layout.decide("channels", channels, why)
     size, why = choose_image_size(headers)

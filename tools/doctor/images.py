@@ -1,8 +1,11 @@
-"""Images that cannot be read, are blank, or differ from the others in size or kind."""
+"""Images that cannot be read, are blank, turned, of fewer bits than they have, or unlike the others."""
+
+from dataclasses import replace
 
 import numpy as np
 
 from src.data.cache import is_worth_building
+from src.data.decode import decode_image
 from src.errors import UserError
 from src.training.learner import build_transforms, count_reads
 from tools.doctor.findings import Fact, Finding, name_rows
@@ -22,7 +25,9 @@ def check_images(data):
     read = np.flatnonzero(scan.is_read)
     if len(read):
         findings += [
-            *_find_blank(scan, names),
+            *_find_blank(data),
+            *_find_turned(data),
+            *_find_unused_bits(data),
             *_find_unusual_sizes(scan, names, read),
             *_find_unusual_kinds(scan, names, read[scan.is_uint8[read]]),
             *_find_mixed_types(data, read),
@@ -56,8 +61,20 @@ def _find_unreadable(scan, names, unreadable):
     )
 
 
-def _find_blank(scan, names):
+def _find_blank(data):
+    scan, names, competition = data.scan, data.names, data.config.competition
     rows = np.flatnonzero(is_blank(scan))
+    other = replace(competition, background="black" if competition.background == "white" else "white")
+    is_hidden = np.array([decode_image(scan.paths[row], other).std() > 1 for row in rows], dtype=bool)
+    if is_hidden.any():
+        yield Finding(
+            "warning",
+            f"{is_hidden.sum()} of {len(scan)} images are blank on competition.background={competition.background}: "
+            "what they show is in their alpha channel",
+            f"set competition.background={other.background}",
+            **name_rows(names, rows[is_hidden]),
+        )
+    rows = rows[~is_hidden]
     if len(rows):
         yield Finding(
             "warning",
@@ -65,6 +82,48 @@ def _find_blank(scan, names):
             "look at them; where the label cannot be seen, remove their rows from training",
             **name_rows(names, rows),
             images=_alone(rows),
+        )
+
+
+def _find_turned(data):
+    rows, is_applied = np.flatnonzero(data.scan.orientations > 1), data.config.competition.exif
+    if len(rows):
+        yield Finding(
+            "note" if is_applied else "warning",
+            f"{len(rows)} of {len(data.scan)} images have an orientation tag that "
+            + ("turns them" if is_applied else "is not applied (competition.exif=false)"),
+            f"look at them; if they do not stand upright, set competition.exif={str(not is_applied).lower()}",
+            **name_rows(data.names, rows),
+            images=_alone(rows),
+        )
+
+
+def _find_unused_bits(data):
+    """Compare the bits that nine tenths of the 16-bit images use, an even number, with those that are scaled to 8."""
+    bits, declared = data.scan.bits, data.config.competition.bits or 16
+    rows = np.flatnonzero(bits)
+    if not len(rows):
+        return
+    used = max(8, int(np.quantile(bits[rows], 0.9, method="higher")))
+    used += used % 2
+    is_clipped = bits[rows] > declared
+    if declared - used > 1:
+        yield Finding(
+            "warning",
+            f"{(bits[rows] <= used).sum()} of {len(rows)} 16-bit images use only {used} bits, which leaves them "
+            f"{2 ** (8 - declared + used)} of 256 shades",
+            f"set competition.bits={used}",
+            **name_rows(data.names, rows),
+            images=_alone(rows),
+        )
+    elif used > declared:
+        yield Finding(
+            "warning",
+            f"{is_clipped.sum()} of {len(rows)} 16-bit images have values above competition.bits={declared}, which "
+            "become white",
+            f"set competition.bits={used}",
+            **name_rows(data.names, rows[is_clipped]),
+            images=_alone(rows[is_clipped]),
         )
 
 
@@ -101,7 +160,8 @@ def _find_unusual_kinds(scan, names, read):
         yield Finding(
             "warning",
             f"{len(rows)} of {len(read)} images are of another kind than {kinds[usual]}",
-            "look at them: transparency is dropped and colours are converted, which may change what they show",
+            "look at them: transparent pixels lie on competition.background, colours are converted, which may change "
+            "what they show",
             **name_rows(named),
             images=_alone(rows),
         )

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from src.competition.paths import Paths
-from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, resize_image
+from src.data.decode import IMAGE_FORMATS, count_bits, decode_bytes, read_file, read_orientation, resize_image
 from src.data.scan import map_images
 from src.errors import UserError
 
@@ -34,6 +34,8 @@ class Scan:
     num_bytes: np.ndarray  # (N,) int64, of the file
     modified: np.ndarray  # (N,) float64, seconds since 1970
     kinds: np.ndarray  # (N,) str: file format and pixels, such as "JPEG RGB"
+    orientations: np.ndarray  # (N,) uint8, the tag that says how an image is turned, 1 to 8; 1: it is not
+    bits: np.ndarray  # (N,) uint8 that the largest pixel of a 16-bit image takes; 0: of other images
     is_uint8: np.ndarray  # (N,) bool: decoded as 8-bit pixels; else as float32
     heights: np.ndarray  # (N,) int32, pixels
     widths: np.ndarray  # (N,) int32, pixels
@@ -80,7 +82,7 @@ def scan_images(paths, competition):
 
 def _empty_columns(count):
     types = {"num_bytes": np.int64, "modified": np.float64, "heights": np.int32, "widths": np.int32}
-    types |= {"digests": np.uint64, "hashes": np.uint64, "is_uint8": bool}
+    types |= {"digests": np.uint64, "hashes": np.uint64, "is_uint8": bool, "orientations": np.uint8, "bits": np.uint8}
     names = [one.name for one in fields(Scan) if one.name not in ("paths", "reasons", "kinds", "thumbnails")]
     columns = {name: np.zeros(count, types.get(name, np.float32)) for name in names}
     return columns | {"thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)}
@@ -95,29 +97,35 @@ def _scan_image(path, competition):
     kind, values = "?", {"num_bytes": status.st_size, "modified": status.st_mtime}
     try:
         data = read_file(path)
-        kind = _name_kind(path, data)
+        kind, tags = _read_header(path, data)
         pixels = decode_bytes(path, data, competition)
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
-    values |= _measure(pixels) | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}
+    values |= _measure(pixels) | tags | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}
     return "", kind, values
 
 
-def _name_kind(path, data):
+def _read_header(path, data):
+    """Return (kind, {"orientations", "bits"}) of a file's bytes."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
         try:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError, OSError):
-            return "npy"
-        return f"npy {array.dtype}, {array.ndim} axes"
+            return "npy", {}
+        return f"npy {array.dtype}, {array.ndim} axes", {}
     if suffix in (".dcm", ".dicom") or data[128:132] == b"DICM":
-        return "DICOM"
+        return "DICOM", {}
     try:
         header = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Exception:  # Pillow raises many kinds on a broken file; decoding then says what is wrong
-        return "?"
-    return f"{header.format} {header.mode}"
+        return "?", {}
+    kind, orientation = f"{header.format} {header.mode}", read_orientation(header, data)
+    try:
+        bits = count_bits(data)
+    except Exception:  # as above
+        bits = 0
+    return kind, {"orientations": orientation, "bits": bits}
 
 
 def _encode(pixels, suffix):

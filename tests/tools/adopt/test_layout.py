@@ -474,3 +474,14 @@ def test_refusals(tmp_path):
         "/x: nothing labels the 2 images (first: all/x.png): train.csv names none of them (first row: id=1); "
         "add a CSV with a column of their names and one of labels"
     )
+
+
+def test_twelve_bits_in_sixteen_are_written_down(tmp_path):
+    for number, limit in enumerate((4095, 1500, 700)):
+        path = tmp_path / "train" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.linspace(0, limit, 1024).astype(np.uint16).reshape(32, 32)).save(path)
+    table(tmp_path / "train.csv", id=["0", "1", "2"], y=[0, 1, 0])
+    assert decided(tmp_path)["bits"] == 12
+    Image.fromarray(np.full((32, 32), 65535, np.uint16)).save(tmp_path / "train" / "1.png")
+    assert "bits" not in decided(tmp_path)

@@ -49,6 +49,57 @@ def test_blank_images(clinic):
     assert np.flatnonzero(is_blank(clinic.load()[0].scan)).tolist() == [8]
 
 
+def write_images(clinic, suffix, convert, **options):
+    """Write each JPEG's pixels in another format; return words that read them."""
+    for side in ("train", "test"):
+        for row, name in enumerate(clinic.read(side)["id"]):
+            convert(row, clinic.pixels(row, side)).save(clinic.root / side / f"{name}{suffix}", **options)
+    return [f"competition.train_image=train/{{id}}{suffix}", f"competition.test_image=test/{{id}}{suffix}"]
+
+
+def test_twelve_bits_in_sixteen(clinic):
+    grey = [np.linspace(0, 4095, 64 * 64).astype(np.uint16).reshape(64, 64) >> shift for shift in (0, 1)]
+    words = write_images(clinic, ".png", lambda row, pixels: Image.fromarray(np.roll(grey[row % 2], row)))
+    [finding] = found_in(clinic, *words)[0]
+    assert finding.severity == "warning"
+    assert finding.title == "220 of 220 16-bit images use only 12 bits, which leaves them 16 of 256 shades"
+    assert finding.advice == "set competition.bits=12"
+    assert found_in(clinic, *words, finding.advice.removeprefix("set "))[0] == []
+    [clipped] = found_in(clinic, *words, "competition.bits=10")[0]
+    assert clipped.title == "220 of 220 16-bit images have values above competition.bits=10, which become white"
+    assert clipped.advice == "set competition.bits=12"
+
+
+def test_turned_images_are_counted(clinic):
+    exif = Image.Exif()
+    for row, orientation in ((3, 6), (7, 8), (9, 1)):
+        exif[0x0112] = orientation
+        Image.open(clinic.path(row)).save(clinic.path(row), exif=exif, quality=92)
+    [finding] = found_in(clinic)[0]
+    assert (finding.severity, finding.images) == ("note", ((3,), (7,)))
+    assert finding.title == "2 of 220 images have an orientation tag that turns them"
+    assert finding.advice.endswith("if they do not stand upright, set competition.exif=false")
+    [finding] = found_in(clinic, "competition.exif=false")[0]
+    assert finding.severity == "warning"
+    assert finding.title == "2 of 220 images have an orientation tag that is not applied (competition.exif=false)"
+    assert finding.advice.endswith("set competition.exif=true")
+
+
+def test_ink_that_is_only_in_alpha_is_not_called_blank(clinic):
+    """White ink on clear white shows nothing on white paper."""
+
+    def convert(row, pixels):
+        return Image.merge("LA", [Image.new("L", (64, 64), 255), Image.fromarray(255 - pixels[..., 1])])
+
+    words = write_images(clinic, ".png", convert)
+    [finding] = found_in(clinic, *words)[0]
+    assert finding.title == (
+        "220 of 220 images are blank on competition.background=white: what they show is in their alpha channel"
+    )
+    assert finding.advice == "set competition.background=black"
+    assert found_in(clinic, *words, "competition.background=black")[0] == []
+
+
 def write_arrays(clinic, change):
     """Write arrays of random numbers in the place of the images; return words that read them."""
     for side in ("train", "test"):
