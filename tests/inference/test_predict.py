@@ -205,7 +205,7 @@ def test_an_image_that_cannot_be_decoded_gets_the_mean_of_the_others(make, tmp_p
 
 @pytest.mark.parametrize("tta", ["none", "hflip"])
 def test_test_images_of_which_none_can_be_decoded_are_one_line(make, tmp_path, tta):
-    folder, _, images = make()
+    folder, _, _ = make()
     for path in (tmp_path / "data/test").iterdir():
         path.write_bytes(b"<html>")
     with pytest.raises(UserError, match=r"^none of 5 images can be decoded \(first: .*test/.*\); copy them again$"):
