@@ -4,6 +4,8 @@ import dataclasses
 import math
 import re
 
+import pytest
+
 from src.config.settings import GROUPS, REPOSITORY, Config, Train, seconds_of, settings, value_of
 
 
