@@ -16,8 +16,8 @@ def check_config(config):
     for key, one in settings().items():
         rule, values = one.metadata, value_of(config, key)
         choices, (pattern, other) = rule["choices"], rule["or_like"]
-        for value in values if isinstance(values, (tuple, list)) else [values]:
-            if choices and value not in choices and not re.fullmatch(pattern, value, re.DOTALL):
+        for value in () if isinstance(values, dict) else values if isinstance(values, (tuple, list)) else [values]:
+            if choices and value not in choices and not re.fullmatch(pattern, str(value), re.DOTALL):
                 raise UserError(f"{key}={value}: not one of {listing(choices, 20)}{other}{nearest(value, choices)}")
             if rule["at_least"] is not None:
                 check_range(key, value, rule["at_least"], rule["at_most"])
@@ -97,7 +97,23 @@ def _find_model_faults(config):
         yield f"train.views={train.views}: counts features of a frozen backbone; set model.freeze=head_only"
 
 
+def _find_normalize_faults(given, channels):
+    """Yield what is wrong with normalize={mean: [...], std: [...]}."""
+    if given.keys() != {"mean", "std"}:
+        yield f"normalize={given}: must hold mean and std; for example normalize={{mean: [0.5], std: [0.25]}}"
+        return
+    for name, numbers in given.items():
+        if not isinstance(numbers, list) or len(numbers) != channels:
+            yield f"normalize.{name}={numbers}: must be a list of competition.channels={channels} numbers"
+        elif not all(type(one) in (int, float) and one >= 0 and (one or name == "mean") for one in numbers):
+            yield f"normalize.{name}={numbers}: each must be {'at least' if name == 'mean' else 'above'} 0"
+        elif max(numbers) > 1:
+            yield f"normalize.{name}={numbers}: is of pixels from 0 to 1; divide what is of 0 to 255 by 255"
+
+
 def _find_input_faults(config):
+    if isinstance(config.normalize, dict):
+        yield from _find_normalize_faults(config.normalize, config.competition.channels)
     augment, mix, consistency = config.augment, config.mix, config.augment.augmix_consistency
     for key, off in (("kwargs", "{}"), ("augmix_consistency", "0")):
         if augment.transforms is not None and getattr(augment, key):

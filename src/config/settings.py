@@ -192,7 +192,8 @@ class Config:
     image_size: tuple[int, int] = setting((224, 224), "(height, width); one: square", at_least=8, at_most=32_768)
     resize: str = setting("squash", "images to image_size: squash each side; letterbox: all of it, black bars; crop: "
                           "its middle", choices=("squash", "letterbox", "crop"))
-    normalize: str = setting("backbone", "pixel mean and std: the backbone's, the data set's, its mean alone or none",
+    normalize: Any = setting("backbone", "pixel mean and std: the backbone's, the data set's, its mean alone or none, "
+                             "or {mean: [0.5], std: [0.25]}: one number a channel, of pixels from 0 to 1",
                              choices=("backbone", "dataset", "center", "none"))
     unreadable: str = setting("error", "undecodable image: stop, or skip and list it", choices=("error", "skip"))
     cache: str = setting("auto", "decoded images in one file; auto: if it pays and fits", choices=("auto", "on", "off"))

@@ -84,6 +84,8 @@ def _resolve_pixel_stats(config, pretrained, data_stats):
     if config.normalize in ("dataset", "center"):
         mean, std = data_stats if data_stats is not None else ([0.0] * channels, [1.0] * channels)
         return mean, std if config.normalize == "dataset" else [255.0] * channels
+    if isinstance(config.normalize, dict):
+        return [255 * one for one in config.normalize["mean"]], [255 * one for one in config.normalize["std"]]
     if config.normalize == "none":
         return [0.0] * channels, [255.0] * channels
     stats = pretrained.get("mean", IMAGENET_DEFAULT_MEAN), pretrained.get("std", IMAGENET_DEFAULT_STD)

@@ -27,6 +27,18 @@ def message_of(words):
         ("fold=5", "fold=5: there are num_folds=5, counted from 0; fold=4 is the last"),
         ("infer.tta=hflop", f"infer.tta=hflop: not one of {', '.join(settings()['infer.tta'].metadata['choices'])}; "
          "did you mean hflip?"),
+        ("normalize=datset", "normalize=datset: not one of backbone, dataset, center, none; did you mean dataset?"),
+        ("normalize={mean: [0.5]}",
+         "normalize={'mean': [0.5]}: must hold mean and std; for example normalize={mean: [0.5], std: [0.25]}"),
+        ("normalize={mean: [0.5, 0.5], std: [0.1]}",
+         "normalize.mean=[0.5, 0.5]: must be a list of competition.channels=1 numbers"),
+        ("normalize={mean: 0.5, std: [0.1]}", "normalize.mean=0.5: must be a list of competition.channels=1 numbers"),
+        ("normalize={mean: [0.5], std: [0]}", "normalize.std=[0]: each must be above 0"),
+        ("normalize={mean: [-1], std: [1]}", "normalize.mean=[-1]: each must be at least 0"),
+        ("normalize={mean: [0.4], std: [57]}",
+         "normalize.std=[57]: is of pixels from 0 to 1; divide what is of 0 to 255 by 255"),
+        ("competition.bits=17", "competition.bits=17: must be from 8 to 16"),
+        ("resize=letterbx", "resize=letterbx: not one of squash, letterbox, crop; did you mean letterbox?"),
         ("folds=startified", f"folds=startified: not one of {', '.join(FOLD_METHODS)}, nor a .csv; did you mean "
          "stratified?"),
         ("folds=column", "folds=column: which column is not said; set competition.fold=COLUMN"),
@@ -130,6 +142,7 @@ def test_settings_that_contradict_each_other(words, expected):
 
 
 ADVICE = [
+    ["normalize={mean: [0.5], std: [0.25]}"],
     ["train.early_stopping_epochs=3", "train.select=best"],
     ["train.average=soup", "train.select=best"],
     ["schedule.name=plateau", "schedule.kwargs.on=score", "train.select=best", "train.early_stopping_epochs=3"],

@@ -113,16 +113,16 @@ def test_presets_are_what_is_written_out_here(preset, flips, channels, is_uint8)
 
 STRENGTHS = {
     "crop": 0.3, "rotate": 40, "translate": 0.3, "scale": [0.5, 2], "brightness": 0.5, "colour": 0.5, "blur": 5,
-    "noise": 0.3, "cutout": 0.5, "erasing": 0.5, "rand_augment": 5, "augmix": 5,
+    "noise": 0.3, "cutout": 0.5, "erasing": 0.5, "rand_augment": 5, "augmix": 5, "stretch": 1.5,
 }  # fmt: skip
 NAMES = {
     "crop": "RandomResizedCrop", "rotate": "Affine", "translate": "Affine", "scale": "Affine",
     "brightness": "RandomBrightnessContrast", "colour": "HueSaturationValue", "blur": "OneOf GaussianBlur",
     "noise": "OneOf GaussNoise", "cutout": "Cutout", "erasing": "RandomErasing", "rand_augment": "RandAugment",
-    "augmix": "AugMix",
+    "augmix": "AugMix", "stretch": "Stretch",
 }  # fmt: skip
 OFF = {"crop": 1, "rotate": 0, "translate": 0, "scale": [1, 1], "brightness": 0, "colour": 0, "blur": 0, "noise": 0,
-       "cutout": 0}  # fmt: skip
+       "cutout": 0, "stretch": 1}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
@@ -281,6 +281,7 @@ def test_arrays_take_the_augmentations_that_fit_them(channels, is_uint8):
     image = RNG.integers(0, 200, (30, 30, channels)).astype(np.uint8 if is_uint8 else np.float32) - (not is_uint8) * 50
     if is_uint8 and channels == 3:
         found = build(preset="none", channels=channels, is_uint8=is_uint8, size=(30, 30), **STRENGTHS)
+        assert "Affine Stretch Random" in names(found)
         assert names(found).endswith("OneOf GaussianBlur GaussNoise RandAugment Cutout RandomErasing AugMix")
     else:
         for name in ("brightness", "colour", "blur", "noise", "rand_augment", "augmix"):
@@ -489,3 +490,21 @@ def test_a_new_augmentation_may_ask_for_the_size_and_crop(monkeypatch):
     augment = build(preset="none", center=1)
     assert augment.decode_size == (60, 60)  # as any crop, it sees 1.25 times the size
     assert np.array_equal(augment(IMAGE, 0), resizing((60, 60))(IMAGE, 0)[6:54, 6:54])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_stretch_changes_proportions_about_the_middle_and_keeps_the_area(channels):
+    """A disc of radius 12 becomes an ellipse: its two widths multiply to the same, their ratio is at most 1.5."""
+    image = np.zeros((61, 61), np.float32)
+    cv2.circle(image, (30, 30), 12, 200, -1)
+    transform = build((61, 61), channels, False, "none", "none", stretch=1.5)
+    ratios = []
+    for seed in range(200):
+        found = transform(np.repeat(image[..., None], channels, axis=2), seed)[..., -1]
+        wide, tall = found[30].sum() / 200, found[:, 30].sum() / 200
+        assert abs(np.sqrt(wide * tall) - 25) < 0.8
+        assert np.abs(found - found[::-1, ::-1]).mean() < 1  # still in the middle
+        ratios.append(np.log(wide / tall) / np.log(1.5))
+    assert -1.05 < min(ratios) < -0.9
+    assert 0.9 < max(ratios) < 1.05
+    assert abs(np.mean(ratios)) < 0.15

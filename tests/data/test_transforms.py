@@ -3,14 +3,17 @@
 import pickle
 import random
 from collections import Counter
+from dataclasses import replace
 
 import albumentations as A
 import cv2
 import numpy as np
 import pytest
 
-from src.config.settings import Augment
+from src.config.settings import Augment, Config
 from src.data import augmentations
+from src.data.decode import resize_image
+from src.data.transforms import build_augmentation, build_resize
 from src.errors import UserError
 from tests.data.building import FLIPS, IMAGE, PRESETS, RNG, augmentation, build, names, resizing
 
@@ -68,6 +71,56 @@ def test_resize_shrinks_by_area_and_enlarges_linearly():
     doubled = resizing((144, 192))(IMAGE, 0)
     assert np.array_equal(doubled, cv2.resize(IMAGE, (192, 144), interpolation=cv2.INTER_LINEAR))
     assert resizing((10, 20))(IMAGE[..., :1], 0).shape == (10, 20, 1)
+
+
+WIDE = np.arange(40 * 80 * 3, dtype=np.int64).reshape(40, 80, 3) * 7 % 251
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_letterbox_shows_all_between_black_bars_and_crop_the_middle(dtype):
+    """40x80 to 20x20: a letterbox of 10x20 with 5 rows above and below, or the columns 20 to 60 halved."""
+    image = (WIDE + 1).astype(dtype)
+    halved = image.reshape(20, 2, 40, 2, 3).mean(axis=(1, 3))
+    letterbox, crop = (resize_image(image, (20, 20), how) for how in ("letterbox", "crop"))
+    quarter = image.reshape(10, 4, 20, 4, 3).mean(axis=(1, 3))
+    black = 0 if dtype == np.uint8 else 1
+    assert np.abs(letterbox[5:15] - quarter).max() <= 0.51
+    assert (letterbox[:5] == black).all()
+    assert (letterbox[15:] == black).all()
+    assert np.abs(crop - halved[:, 10:30]).max() <= 0.51
+    assert letterbox.dtype == crop.dtype == dtype
+    tall = resize_image(np.swapaxes(image, 0, 1), (20, 20), "letterbox")
+    assert np.array_equal(tall, np.swapaxes(letterbox, 0, 1))
+
+
+@pytest.mark.parametrize(("size", "bars", "columns"), [((10, 40), (0, 10), (0, 80)), ((20, 30), (2, 0), (10, 70))])
+def test_sizes_that_are_not_square_keep_proportions(size, bars, columns):
+    image = np.full((40, 80, 1), 200, np.uint8)
+    found = resize_image(image, size, "letterbox")[..., 0] > 0
+    rows, places = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    assert (rows[0], places[0]) == bars
+    ramp = np.tile(np.arange(80, dtype=np.uint8), (40, 1))[..., None]
+    crop = resize_image(ramp, size, "crop")[..., 0]
+    assert abs(int(crop[0, 0]) - columns[0]) <= 1.5
+    assert abs(int(crop[0, -1]) - columns[1]) <= 1.5
+
+
+def test_extreme_proportions_take_no_memory():
+    line = np.zeros((2, 100_000, 3), np.uint8)
+    assert all(resize_image(line, (224, 224), how).shape == (224, 224, 3) for how in ("squash", "letterbox", "crop"))
+
+
+@pytest.mark.parametrize("how", ["squash", "letterbox", "crop"])
+def test_training_and_validation_resize_alike(how):
+    image = WIDE.astype(np.uint8)
+    config = Config(image_size=(20, 24), resize=how, augment=Augment(preset="none"))
+    expected = resize_image(image, (20, 24), how)
+    assert np.array_equal(build_resize(config)(image, 0), expected)
+    assert np.array_equal(build_augmentation(config, True)(image, 0), expected)
+    flips = replace(config, augment=Augment(transforms=[{"HorizontalFlip": {"p": 1}}]))
+    assert np.array_equal(build_augmentation(flips, True)(image, 0), expected[:, ::-1])
+    own = replace(config, augment=Augment(transforms=[{"CenterCrop": {"height": 40, "width": 40}}]))
+    assert np.array_equal(build_augmentation(own, True)(image, 0), resize_image(image[:, 20:60], (20, 24), how))
 
 
 def test_own_transforms_replace_preset_and_flips():

@@ -106,6 +106,12 @@ def test_normalize_center_takes_the_mean_alone():
     torch.testing.assert_close(normalize(network, image)[0, :, 0, 0], torch.tensor([0.0, 0.0, 1.0]))
 
 
+def test_normalize_by_the_users_numbers_of_pixels_from_0_to_1():
+    network = build(normalize={"mean": [0.0, 0.5, 1.0], "std": [1.0, 0.5, 0.25]})
+    image = torch.tensor([51, 255, 0], dtype=torch.uint8).expand(1, 4, 4, 3)
+    torch.testing.assert_close(normalize(network, image)[0, :, 0, 0], torch.tensor([0.2, 1.0, -4.0]))
+
+
 def test_statistics_travel_with_the_weights():
     trained = build(normalize="dataset", network={"pixel_stats": ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])})
     loaded = build(network={"load_pretrained": False})
