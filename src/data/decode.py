@@ -178,7 +178,8 @@ def _read_page(path, page, competition, data=None, target_size=None):
     if page.mode.startswith("I;16") or (page.mode == "I" and page.format in ("PNG", "PPM")):
         # Pillow scales what has a range of its own to 16 bits, but for TIFF of 12
         bits = competition.bits if _is_16_bit(page) else 12 if page.format == "TIFF" else 16
-        return _to_8_bits(np.asarray(page), bits)
+        pixels = _to_8_bits(np.asarray(page), bits)
+        return 255 - pixels if page.format == "TIFF" and page.tag_v2.get(262) == 0 else pixels  # 0 is white
     if page.mode in ("I", "F"):
         raise UserError(f"{path}: has 32-bit or signed pixels, whose range no image format fixes; save it as .npy")
     if competition.bits and data and _is_16_bit(page):
@@ -191,7 +192,7 @@ def _read_page(path, page, competition, data=None, target_size=None):
         return _read_by_opencv(data, competition.channels, (page.height, page.width), target_size if is_jpeg else None)
     else:
         return np.asarray(page.convert("L" if is_grey else "RGB"))
-    if _has_alpha(page) and pixels.shape[2] == 4:
+    if _has_alpha(page) and pixels.shape[2] == 4 and pixels[..., 3].any():  # all 0 is a slip of who wrote it
         pixels, alpha = pixels[..., :3], pixels[..., 3:].astype(np.uint16)
         paper = 255 * (competition.background == "white")
         pixels = ((pixels * alpha + paper * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -102,6 +102,25 @@ def test_ink_that_is_only_in_alpha_is_seen(put):
         assert np.array_equal(decode_image(path, 3)[..., 2], expected), name
 
 
+def test_an_image_without_any_opaque_pixel_keeps_its_colours(put):
+    """As 32-bit bitmaps whose fourth byte nobody has filled in."""
+    path = put("a.png", Image.fromarray(np.dstack([COLOUR, np.zeros((20, 30), np.uint8)])))
+    assert np.array_equal(decode_image(path, 3), COLOUR)
+
+
+@pytest.mark.parametrize(("bits", "order"), [(8, "<"), (8, ">"), (16, "<")])  # Pillow knows no other
+def test_a_tiff_in_which_0_is_white(put, bits, order):
+    values = np.arange(256, dtype=f"{order}u{bits // 8}").reshape(16, 16) * (1 if bits == 8 else 257)
+    tags = [(256, 3, 16), (257, 3, 16), (258, 3, bits), (259, 3, 1), (262, 3, 0), (273, 4, 122), (277, 3, 1),
+            (278, 3, 16), (279, 4, values.nbytes)]  # fmt: skip
+    entries = b"".join(struct.pack(f"{order}HHI{'I' if kind == 4 else 'HH'}", tag, kind, 1, value, *[0] * (kind == 3))
+                       for tag, kind, value in tags)  # fmt: skip
+    start = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    path = put("a.tif", start + entries + bytes(4) + values.tobytes())
+    assert np.array_equal(decode_image(path, 1)[..., 0], 255 - np.arange(256).reshape(16, 16))
+    assert np.array_equal(decode_image(path, 3)[..., 1], 255 - np.arange(256).reshape(16, 16))
+
+
 def test_palette_bilevel_and_grey_with_alpha(put):
     palette = Image.fromarray(COLOUR).quantize(16)
     assert np.array_equal(decode_image(put("p.png", palette), 3), np.asarray(palette.convert("RGB")))
