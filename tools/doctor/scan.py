@@ -35,6 +35,7 @@ class Scan:
     modified: np.ndarray  # (N,) float64, seconds since 1970
     kinds: np.ndarray  # (N,) str: file format and pixels, such as "JPEG RGB"
     orientations: np.ndarray  # (N,) uint8, the tag that says how an image is turned, 1 to 8; 1: it is not
+    pages: np.ndarray  # (N,) uint16, of a TIFF or an animation; 1 of other images, as of arrays and DICOM
     bits: np.ndarray  # (N,) uint8 that the largest pixel of a 16-bit image takes; 0: of other images
     is_uint8: np.ndarray  # (N,) bool: decoded as 8-bit pixels; else as float32
     heights: np.ndarray  # (N,) int32, pixels
@@ -83,6 +84,7 @@ def scan_images(paths, competition):
 def _empty_columns(count):
     types = {"num_bytes": np.int64, "modified": np.float64, "heights": np.int32, "widths": np.int32}
     types |= {"digests": np.uint64, "hashes": np.uint64, "is_uint8": bool, "orientations": np.uint8, "bits": np.uint8}
+    types["pages"] = np.uint16
     names = [one.name for one in fields(Scan) if one.name not in ("paths", "reasons", "kinds", "thumbnails")]
     columns = {name: np.zeros(count, types.get(name, np.float32)) for name in names}
     return columns | {"thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)}
@@ -106,7 +108,7 @@ def _scan_image(path, competition):
 
 
 def _read_header(path, data):
-    """Return (kind, {"orientations", "bits"}) of a file's bytes."""
+    """Return (kind, {"orientations", "pages", "bits"}) of a file's bytes."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
         try:
@@ -122,10 +124,10 @@ def _read_header(path, data):
         return "?", {}
     kind, orientation = f"{header.format} {header.mode}", read_orientation(header, data)
     try:
-        bits = count_bits(data)
+        bits, pages = count_bits(data), min(getattr(header, "n_frames", 1), 65535)
     except Exception:  # as above
-        bits = 0
-    return kind, {"orientations": orientation, "bits": bits}
+        bits, pages = 0, 1
+    return kind, {"orientations": orientation, "pages": pages, "bits": bits}
 
 
 def _encode(pixels, suffix):

@@ -460,7 +460,7 @@ def test_refusals(tmp_path):
     assert line() == "/x: no such folder; give the folder that holds a competition's data"
     (tmp_path / "x").mkdir()
     kinds = ", ".join(IMAGE_SUFFIXES)
-    assert kinds.startswith(".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .npy, .dcm, .dicom")
+    assert kinds.startswith(".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .gif")
     assert line() == f"/x: no images (found nothing); unpack the competition's data there ({kinds})"
     table(tmp_path / "x" / "train.csv", id=[1, 2])
     assert line() == f"/x: no images (found train.csv); unpack the competition's data there ({kinds})"

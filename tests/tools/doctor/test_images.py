@@ -85,6 +85,17 @@ def test_turned_images_are_counted(clinic):
     assert finding.advice.endswith("set competition.exif=true")
 
 
+def test_several_pages_are_named(clinic):
+    more = {"save_all": True, "append_images": [Image.new("L", (64, 64))]}
+    words = write_images(clinic, ".tif", lambda row, pixels: Image.fromarray(pixels[..., 0]), **more)
+    [finding] = found_in(clinic, *words)[0]
+    assert finding.title == "220 of 220 images hold several pages or frames, 2 in the median; the first is read"
+    assert finding.advice == (
+        "look whether it is the right one; if its grey pages are channels, set competition.channels=2"
+    )
+    assert found_in(clinic, *words, "competition.channels=2", "normalize=dataset")[0] == []
+
+
 def test_ink_that_is_only_in_alpha_is_not_called_blank(clinic):
     """White ink on clear white shows nothing on white paper."""
 
