@@ -159,7 +159,8 @@ def _cut_to_sound_rows(file, num_rows, row_type):
 
 def hash_images(paths, config, size):
     """Return a hash of the files' names, sizes and times, of what decodes them, and of what it is asked for."""
-    code, settings = Path(__file__).with_name("decode.py").read_text(encoding="utf-8"), config.competition
+    settings, names = config.competition, ("decode.py", "dicom.py")
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
     versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
     root = settings.root

@@ -19,7 +19,7 @@ from src.config.settings import REPOSITORY, Competition
 from src.data.decode import decode_image
 from src.errors import UserError
 from tests.attacks.fuzzing import attack, attempt, how_many
-from tests.data.test_decode import dicom
+from tests.data.test_dicom import dicom
 
 RNG = np.random.default_rng(0)
 COLOUR = np.kron(RNG.integers(0, 256, (3, 4, 3), dtype=np.uint8), np.ones((6, 5, 1), np.uint8))
