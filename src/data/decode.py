@@ -124,6 +124,8 @@ def read_orientation(page, data):
     """Return the orientation tag of an open Pillow image of these bytes, 1 to 8; 1: as stored."""
     if page.format == "PNG" and b"eXIf" not in data and b"Raw profile type" not in data:
         return 1  # else Pillow would decode the whole image in search of it
+    if page.format in ("JPEG", "MPO") and "exif" not in page.info:
+        return 1  # most often; the search takes as long as decoding 32 x 32 pixels
     try:
         found = page.tag_v2.get(274) if page.format == "TIFF" else page.getexif().get(274)
     except Exception:  # a broken tag does not make the pixels unreadable

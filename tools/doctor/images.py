@@ -161,7 +161,7 @@ def _find_unusual_sizes(scan, names, read):
         yield Finding(
             "warning",
             title,
-            "look at them: a crop, a collage or a thumbnail is stretched to image_size like the others",
+            "look at them: a crop, a collage or a thumbnail is brought to image_size like the others",
             **name_rows(named),
             images=_alone(rows),
         )
