@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
     ".jfif", ".jpe", ".avif", *list_names("data/decode.py", "DECODERS"),
 )  # fmt: skip
-_CONTAINERS = (".h5", ".hdf5", ".hdf", ".tfrec", ".tfrecord", ".lmdb", ".parquet")  # of images, which are not read
+_CONTAINERS = (".h5", ".hdf5", ".hdf", ".tfrec", ".tfrecord", ".lmdb")  # of images, which are not read
 STAR = "\0"  # a pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
 _PATHS_AT_ONCE = 50_000  # Python's strings that are in memory while Paths are built
 _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")

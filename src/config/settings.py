@@ -52,7 +52,7 @@ class Competition:
     channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
     exif: bool = setting(True, "turn images as their orientation tag says, in all formats")
     background: str = setting("white", "what lies under transparent pixels", choices=("white", "black"))
-    bits: int | None = setting(None, "in use of 16-bit pixels, larger ones are clipped; null: 16", 8, 16)
+    bits: int | None = setting(None, "in use of 16-bit PNG and TIFF, larger pixels are clipped; null: 16", 8, 16)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))
     metric_kwargs: dict[str, Any] = setting({}, "passed to the metric", kwargs_of=("evaluation/metrics.py", "METRICS"))
 

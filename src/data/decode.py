@@ -177,6 +177,7 @@ def _read_channels(path, page, competition, data):
 def _read_page(path, page, competition, data=None, target_size=None):
     """Return an open page as (H, W) or (H, W, 3) uint8; data: the file's bytes, where the page is its first."""
     is_jpeg, is_grey = page.format in ("JPEG", "MPO"), page.mode in ("1", "L", "LA")
+    is_plain = page.mode in ("L", "RGB") and page.format not in ("PNG", "PPM") and not _has_alpha(page)
     if page.mode.startswith("I;16") or (page.mode == "I" and page.format in ("PNG", "PPM")):
         # Pillow scales what has a range of its own to 16 bits, but for TIFF of 12
         bits = competition.bits if _is_16_bit(page) else 12 if page.format == "TIFF" else 16
@@ -186,19 +187,21 @@ def _read_page(path, page, competition, data=None, target_size=None):
         raise UserError(f"{path}: has 32-bit or signed pixels, whose range no image format fixes; save it as .npy")
     if competition.bits and data and _is_16_bit(page):
         pixels = _read_16_bits(data, competition.bits)
-    elif _has_alpha(page):
-        pixels = np.asarray(page.convert("RGBA"))
-    elif data and (is_jpeg or (page.mode in ("L", "RGB") and page.format not in ("PNG", "PPM"))):
+        if not (_has_alpha(page) and pixels.shape[2] == 4):
+            return pixels[..., :3]
+        page = Image.fromarray(pixels)
+    elif data and (is_jpeg or is_plain):
         # OpenCV is 1.4 times faster on JPEG and 4 times on small TIFF; but it prints libpng's warnings, takes no notice
         # of the range that a PPM states, and multiplies a TIFF's colours by their transparency.
         return _read_by_opencv(data, competition.channels, (page.height, page.width), target_size if is_jpeg else None)
-    else:
-        return np.asarray(page.convert("L" if is_grey else "RGB"))
-    if _has_alpha(page) and pixels.shape[2] == 4 and pixels[..., 3].any():  # all 0 is a slip of who wrote it
-        pixels, alpha = pixels[..., :3], pixels[..., 3:].astype(np.uint16)
-        paper = 255 * (competition.background == "white")
-        pixels = ((pixels * alpha + paper * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return pixels[..., 0] if is_grey else pixels[..., :3]
+    if _has_alpha(page):
+        page = page.convert("RGBA")
+        alpha = page.getchannel("A")
+        if alpha.getextrema()[1] > 0:  # 0 everywhere is a slip of who wrote it
+            paper = Image.new("RGB", page.size, competition.background)
+            paper.paste(page, mask=alpha)
+            page = paper
+    return np.asarray(page.convert("L" if is_grey else "RGB"))
 
 
 def _read_by_opencv(data, channels, size, target_size):
