@@ -101,14 +101,12 @@ def _find_normalize_faults(given, channels):
     """Yield what is wrong with normalize={mean: [...], std: [...]}."""
     if given.keys() != {"mean", "std"}:
         yield f"normalize={given}: must hold mean and std; for example normalize={{mean: [0.5], std: [0.25]}}"
-        return
     for name, numbers in given.items():
-        if not isinstance(numbers, list) or len(numbers) != channels:
-            yield f"normalize.{name}={numbers}: must be a list of competition.channels={channels} numbers"
-        elif not all(type(one) in (int, float) and one >= 0 and (one or name == "mean") for one in numbers):
-            yield f"normalize.{name}={numbers}: each must be {'at least' if name == 'mean' else 'above'} 0"
-        elif max(numbers) > 1:
-            yield f"normalize.{name}={numbers}: is of pixels from 0 to 1; divide what is of 0 to 255 by 255"
+        known = [one for one in numbers if type(one) in (int, float)] if isinstance(numbers, list) else []
+        is_inside = all(0 <= one <= 1 and (one or name == "mean") for one in known)
+        if not (len(known) == channels and numbers == known and is_inside):
+            numbers = f"normalize.{name}={numbers}: must be a list of {channels} numbers (competition.channels)"
+            yield f"{numbers} {'from' if name == 'mean' else 'above'} 0 to 1; divide those of 0 to 255 by 255"
 
 
 def _find_input_faults(config):

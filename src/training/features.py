@@ -16,8 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import Dataset
 
-from src.data import augmentations
-from src.data import transforms as augmenting
+from src import data
 from src.data.cache import cache_folder, hash_images, open_folder
 from src.data.dataset import ImageDataset, build_loader, is_image
 from src.errors import UserError
@@ -77,7 +76,7 @@ def load_features(run, transforms, paths):
     transforms = [resize] + [augmentation] * (config.train.views - 1)
     words = [repr(network.backbone), repr(network.pixel_stats), config.precision, version("timm"), config.model.kwargs]
     if len(transforms) > 1:
-        code = [Path(one.__file__).read_text(encoding="utf-8") for one in (augmentations, augmenting)]
+        code = [path.read_text(encoding="utf-8") for path in sorted(Path(data.__file__).parent.glob("*.py"))]
         words += [len(transforms), config.seed, config.augment, *map(version, ("albumentations", "torchvision")), *code]
     folder = open_folder(run.folder.path if config.cache == "off" else cache_folder(config))
     digest = hashlib.sha256(repr(words).encode())

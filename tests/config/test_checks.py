@@ -30,13 +30,11 @@ def message_of(words):
         ("normalize=datset", "normalize=datset: not one of backbone, dataset, center, none; did you mean dataset?"),
         ("normalize={mean: [0.5]}",
          "normalize={'mean': [0.5]}: must hold mean and std; for example normalize={mean: [0.5], std: [0.25]}"),
-        ("normalize={mean: [0.5, 0.5], std: [0.1]}",
-         "normalize.mean=[0.5, 0.5]: must be a list of competition.channels=1 numbers"),
-        ("normalize={mean: 0.5, std: [0.1]}", "normalize.mean=0.5: must be a list of competition.channels=1 numbers"),
-        ("normalize={mean: [0.5], std: [0]}", "normalize.std=[0]: each must be above 0"),
-        ("normalize={mean: [-1], std: [1]}", "normalize.mean=[-1]: each must be at least 0"),
-        ("normalize={mean: [0.4], std: [57]}",
-         "normalize.std=[57]: is of pixels from 0 to 1; divide what is of 0 to 255 by 255"),
+        *((f"normalize={{mean: {mean}, std: {std}}}", f"normalize.{wrong}: must be a list of 1 numbers "
+           f"(competition.channels) {where} 0 to 1; divide those of 0 to 255 by 255")
+          for mean, std, wrong, where in [("[0.5, 0.5]", "[0.1]", "mean=[0.5, 0.5]", "from"),
+                                          ("0.5", "[0.1]", "mean=0.5", "from"), ("[-1]", "[1]", "mean=[-1]", "from"),
+                                          ("[0.5]", "[0]", "std=[0]", "above"), ("[0.5]", "[57]", "std=[57]", "above")]),
         ("competition.bits=17", "competition.bits=17: must be from 8 to 16"),
         ("resize=letterbx", "resize=letterbx: not one of squash, letterbox, crop; did you mean letterbox?"),
         ("folds=startified", f"folds=startified: not one of {', '.join(FOLD_METHODS)}, nor a .csv; did you mean "
