@@ -61,29 +61,6 @@ class AugMix(_Torchvision):
         self.severity = severity
 
 
-class Stretch(A.ImageOnlyTransform):
-    """Other proportions, about the middle: one side grows by what the other shrinks, at most `factor` between them.
-
-    The logarithm of the proportions is uniform, so that tall and wide are as likely.
-
-    Reference: Szegedy et al., Going deeper with convolutions, 2014, arXiv:1409.4842, section 6, there with a crop.
-    """
-
-    def __init__(self, factor, p=0.9):
-        super().__init__(p=p)
-        self.factor = factor
-
-    def apply(self, img, **params):
-        height, width, channels = img.shape
-        wider = np.exp(self.random_generator.uniform(-0.5, 0.5) * np.log(self.factor))
-        left, top = (1 - wider) * (width - 1) / 2, (1 - 1 / wider) * (height - 1) / 2
-        matrix = np.array([[wider, 0, left], [0, 1 / wider, top]])
-        fours = [img[..., first : first + 4] for first in range(0, channels, 4)]
-        border = {"borderMode": cv2.BORDER_REFLECT_101}
-        fours = [cv2.warpAffine(four, matrix, (width, height), **border).reshape(height, width, -1) for four in fours]
-        return np.concatenate(fours, axis=2)
-
-
 class Cutout(A.ImageOnlyTransform):
     """One black square anywhere, clipped at the border; black is 0, for pixels that are not 8-bit their least value.
 
@@ -136,7 +113,9 @@ AUGMENTATIONS = {
     "rotate": lambda degrees: {"rotate": (-degrees, degrees)},
     "translate": lambda share: {"translate_percent": {"x": (-share, share), "y": (-share, share)}},  # of each side
     "scale": lambda factors: {"scale": factors},  # [smallest, largest]
-    "stretch": Stretch,  # 1.3: between 1.3 times wider and 1.3 times taller
+    "stretch": lambda factor: A.Affine(  # other proportions: the width times 1 / factor to factor
+        scale={"x": (1 / factor, factor), "y": (1, 1)}, border_mode=cv2.BORDER_REFLECT_101, p=0.9
+    ),
     "brightness": lambda share: A.RandomBrightnessContrast(share, share, p=0.5),
     "colour": lambda share: A.HueSaturationValue(100 * share, 250 * share, 150 * share, p=0.5),  # of 180, 256, 256
     "blur": lambda sigma: A.GaussianBlur(sigma_limit=(sigma / 3, sigma)),  # pixels; an image gets blur or noise

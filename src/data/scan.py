@@ -31,11 +31,7 @@ def map_images(function, paths, title):
 
 
 def find_unreadable(paths, competition):
-    """Decode every image once; return [(its place among the paths, reason)] of those that cannot be decoded.
-
-    Raises:
-        UserError: no image can be decoded.
-    """
+    """Decode every image once; return [(its place, reason)] of those that cannot be decoded, UserError if none can."""
 
     def find_reason(path):
         try:

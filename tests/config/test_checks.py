@@ -34,7 +34,8 @@ def message_of(words):
            f"(competition.channels) {where} 0 to 1; divide those of 0 to 255 by 255")
           for mean, std, wrong, where in [("[0.5, 0.5]", "[0.1]", "mean=[0.5, 0.5]", "from"),
                                           ("0.5", "[0.1]", "mean=0.5", "from"), ("[-1]", "[1]", "mean=[-1]", "from"),
-                                          ("[0.5]", "[0]", "std=[0]", "above"), ("[0.5]", "[57]", "std=[57]", "above")]),
+                                          ("[0.5]", "[0]", "std=[0]", "above"),
+                                          ("[0.5]", "[57]", "std=[57]", "above")]),
         ("competition.bits=17", "competition.bits=17: must be from 8 to 16"),
         ("resize=letterbx", "resize=letterbx: not one of squash, letterbox, crop; did you mean letterbox?"),
         ("folds=startified", f"folds=startified: not one of {', '.join(FOLD_METHODS)}, nor a .csv; did you mean "

@@ -336,7 +336,7 @@ _AREAS = {
         Technique("scale", "augment.kwargs.scale=[0.8,1.25]",
                   "Zooms between 0.8 and 1.25.", _SIMARD, against="no augmentation"),
         Technique("stretch", "augment.kwargs.stretch=1.3",
-                  "Other proportions: up to 1.3 times wider or taller.",
+                  "Other proportions: up to 1.3 times wider or narrower.",
                   "Szegedy et al., 2014, arXiv:1409.4842", against="no augmentation"),
         Technique("brightness and contrast", "augment.kwargs.brightness=0.2",
                   "Changes brightness and contrast by up to a fifth.", _HOWARD, against="no augmentation"),
