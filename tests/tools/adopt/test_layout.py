@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from src.competition.paths import IMAGE_SUFFIXES
 from src.errors import UserError

@@ -67,7 +67,7 @@ def test_a_full_disk_is_found(clinic, monkeypatch):
     monkeypatch.setattr(resources, "measure_costs", lambda *_: COSTS)
     leave_free(10**5, 10**6)
     assert [one.severity for one in check_resources(data, rows)[0]] == ["warning", "error", "warning"]
-    assert list(clinic.folder.glob("**/.cache")) == []
+    assert list(clinic.folder.glob("**/cache")) == []
 
 
 def test_a_network_that_cannot_be_built_is_an_error(clinic):
