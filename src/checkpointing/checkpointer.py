@@ -14,6 +14,8 @@ from src.competition.predictions import save_predictions
 from src.errors import Stopped, UserError
 from src.files import delete_unfinished, save_json, save_table
 
+_EPOCH_NUMBERS = ("num_batches", "seconds", "lr_sum", "gradient_norms")  # of EpochProgress, the same for all processes
+
 
 class Checkpointer:
     """Saves a fold's files, of which `keep` states stay; all processes call it, and the main one writes."""
@@ -41,7 +43,7 @@ class Checkpointer:
                     raise UserError(f"{path}: saved mid-epoch with {num} processes; resume with {num}")
                 own = saved["processes"][accelerator.process_index]
                 losses = list(own["losses"].to(accelerator.device))
-                done = {name: saved[name] for name in ("num_batches", "seconds", "lr_sum")}
+                done = {name: saved[name] for name in _EPOCH_NUMBERS}
                 epoch_progress = EpochProgress(**done, losses=losses, rng_state=own["rng_state"])
         except torch.OutOfMemoryError:
             raise
@@ -110,7 +112,7 @@ class Checkpointer:
     def _save_mid_epoch(self, progress, epoch_progress):
         rng_state = read_rng_state(self._accelerator.device, self._learner.generator)
         own = {"losses": torch.stack(epoch_progress.losses).float(), "rng_state": rng_state}
-        saved = {name: getattr(epoch_progress, name) for name in ("num_batches", "seconds", "lr_sum")}
+        saved = {name: getattr(epoch_progress, name) for name in _EPOCH_NUMBERS}
         saved["processes"] = gather_object([serialization.copy_to_cpu(own)])
         if self._accelerator.is_main_process:
             self._start_writing(progress, saved)

@@ -63,6 +63,7 @@ class EpochProgress:
     losses: list = field(default_factory=list)  # scalar tensors, one per batch
     rng_state: dict = field(default_factory=dict)  # of `read_rng_state`; {}: as it is
     lr_sum: float = 0.0  # of the batches' learning rates, the first group's
+    gradient_norms: dict = field(default_factory=dict)  # {stage: norm} at the last step
 
 
 def read_rng_state(device, generator):

@@ -14,7 +14,7 @@ from src.errors import UserError
 
 _CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
-EpochStats = namedtuple("EpochStats", "loss lr seconds images_per_second")  # means over batches; images on all devices
+EpochStats = namedtuple("EpochStats", "loss lr gradient_norms seconds images_per_second")  # means; norms by stage
 
 
 def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
@@ -53,6 +53,8 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
         rates.append(max(group["lr"] for group in optimizer.param_groups))
         progress.lr_sum += optimizer.param_groups[0]["lr"]
         if is_update:
+            if step + 1 == total:
+                progress.gradient_norms = _compute_gradient_norms(learner)
             if clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
@@ -68,7 +70,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
     mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()
     seconds = time.perf_counter() - began
     images_per_second = round(loader.num_images * accelerator.num_processes / seconds, 1)
-    return EpochStats(mean_loss, progress.lr_sum / total, seconds, images_per_second)
+    return EpochStats(mean_loss, progress.lr_sum / total, progress.gradient_norms, seconds, images_per_second)
 
 
 @torch.inference_mode()
@@ -142,6 +144,16 @@ def iterate_inputs(loader, epoch, normalize, device):
     for batch in loader.batches(epoch):
         first = {name: value[:, 0] if value.ndim == 5 else value for name, value in batch["inputs"].items()}
         yield normalize(to_device(first, device))
+
+
+def _compute_gradient_norms(learner):
+    """Return {stage: norm of its gradients}, before clipping, of the stages that learn."""
+    scaler, norms = learner.accelerator.scaler, {}
+    for stage, parameters in learner.stages.items():
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if gradients:
+            norms[stage] = torch.nn.utils.get_total_norm(gradients).item() / (scaler.get_scale() if scaler else 1.0)
+    return norms
 
 
 def _join_views(inputs):

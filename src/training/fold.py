@@ -50,6 +50,7 @@ def train_fold(run, fold):
             scores = evaluate(learner, probs, fold, epoch)
             numbers = {"lr": stats.lr, "train_loss": stats.loss, "images_per_second": stats.images_per_second}
             is_best = progress.add(scores, time.perf_counter() - began, run.metric, **numbers)
+            progress.log[-1] |= {f"gradient_{stage}": norm for stage, norm in stats.gradient_norms.items()}
             log_epoch(run, fold, progress, is_best)
             learner.schedule.end_epoch(*scores, run.metric.greater_is_better)
             checkpointer.save(progress, probs, is_best)

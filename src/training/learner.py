@@ -17,7 +17,7 @@ from src.data.transforms import build_augmentation, build_resize
 from src.device import ThreadGuard
 from src.errors import UserError
 from src.evaluation.metrics import Metric
-from src.model.freezing import open_stages
+from src.model.freezing import list_stages, open_stages
 from src.model.losses import build_loss, consistency_loss, resolve_class_weights
 from src.model.network import build_network
 from src.training.averaging import Average, build_average, refresh_batchnorm
@@ -48,6 +48,7 @@ class Learner:
     mixer: Mixer | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
     guard: ThreadGuard = field(default_factory=ThreadGuard)
+    stages: dict = field(default_factory=dict)  # {name: its parameters}, from the input to the head
 
     @property
     def scored_network(self):
@@ -146,6 +147,7 @@ def build_learner(run, fold):
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
         train_loader=train_loader, val_loader=val_loader, train_table=train_data.table, val_table=val_data.table,
         guard=run.guard,
+        stages={stage: [network.get_parameter(name) for name in names] for stage, names in list_stages(network)},
     )  # fmt: skip
 
 

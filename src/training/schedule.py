@@ -15,6 +15,7 @@ _WARMUP_START = 0.01  # the warm-up's first rate, a share of the peak
 _RANGES = {  # of keywords
     **{"gamma": (0, 1), "final_factor": (1e-6, 1), "power": (0.01, None), "restart_factor": (1, None)},
     **{"step_epochs": (0.01, None), "restart_epochs": (0.01, None), "patience_epochs": (0, None)},
+    "threshold": (0, None),
     "on": ("loss", "score"),
 }
 
@@ -52,9 +53,12 @@ def polynomial(optimizer, span, power=0.9):
     return lr_scheduler.PolynomialLR(optimizer, total_iters=span.moves, power=power)
 
 
-def exponential(optimizer, span, final_factor=0.01):
-    """Falls by the same factor each move, to final_factor of the peak."""
-    return lr_scheduler.ExponentialLR(optimizer, gamma=final_factor ** (1 / max(1, span.moves)))
+def exponential(optimizer, span, final_factor=0.01, gamma=None):
+    """Falls by the same factor each move: to final_factor of the peak, or by gamma an epoch, as torch's by epoch."""
+    if gamma is not None and final_factor != 0.01:
+        raise UserError("schedule.kwargs.gamma: final_factor also says how far the rate falls; give one of the two")
+    factor = final_factor ** (1 / max(1, span.moves)) if gamma is None else gamma ** (1 / span.per_epoch)
+    return lr_scheduler.ExponentialLR(optimizer, gamma=factor)
 
 
 def step(optimizer, span, step_epochs=None, gamma=0.1):
@@ -93,15 +97,16 @@ def onecycle(optimizer, span):
     return lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total + 1, pct_start=share, cycle_momentum=False)
 
 
-def plateau(optimizer, span, gamma=0.1, patience_epochs=1, on="loss"):
+def plateau(optimizer, span, gamma=0.1, patience_epochs=1, on="loss", threshold=0.0):
     """Falls by gamma after more than patience_epochs without a better validation loss, or score (on="score").
 
-    Any better value counts. Epochs that end inside the warm-up, which is by step, are not looked at.
+    What is better by more than `threshold` counts, in the loss's or score's own units. Epochs that end inside the
+    warm-up, which is by step, are not looked at.
     """
     if gamma == 1:
         raise UserError("schedule.kwargs.gamma=1: plateau would never lower the rate; set it below 1")
-    # threshold 0: torch's is a share of the best value; eps 0: or groups with a small rate would stop falling first
-    return lr_scheduler.ReduceLROnPlateau(optimizer, "min", gamma, patience_epochs, threshold=0, eps=0)
+    # abs: a share of the best value, torch's own, is wrong for negative ones; eps 0: or small rates would stop first
+    return lr_scheduler.ReduceLROnPlateau(optimizer, "min", gamma, patience_epochs, threshold, "abs", eps=0)
 
 
 SCHEDULES = {

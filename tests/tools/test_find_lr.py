@@ -35,8 +35,9 @@ def found(tmp_path_factory):
 
 def test_it_prints_a_word_to_paste(found):
     _, printed = found
-    lines = printed.splitlines()[1:]
-    assert "decoded images, " in printed.splitlines()[0]
+    lines = printed.splitlines()[2:]
+    assert printed.splitlines()[0].startswith("decoding ")
+    assert "decoded images, " in printed.splitlines()[1]
     assert all(len(line) <= 80 for line in lines)
     pattern = r"^(optimizer\.lr=\S+)   \(now 4\.0e-03; the sweep's loss was lowest at \S+\)$"
     word = re.search(pattern, printed, re.MULTILINE)[1]

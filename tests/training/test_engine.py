@@ -154,6 +154,18 @@ def test_clipping_bounds_the_step(accelerator):
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_the_last_step_s_gradient_norms_are_those_before_clipping_by_stage(accelerator):
+    images, targets, network = make()
+    logits = predict_plain(network, images).detach().requires_grad_()
+    bce(logits, targets).backward()
+    pixels = network.normalize({"image": images})["image"].flatten(1)
+    expected = {"weight": (logits.grad.T @ pixels).norm().item(), "bias": logits.grad.sum(dim=0).norm().item()}
+    learner = make_learner(accelerator, network, FakeLoader(images, targets, 12), "optimizer.clip_norm=0.01")
+    frozen = nn.Parameter(torch.ones(2))
+    learner.stages = {"weight": [network.layer.weight], "bias": [network.layer.bias], "frozen": [frozen]}
+    assert train_one_epoch(learner, 0).gradient_norms == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_loss_is_the_mean_over_batches(accelerator):
     images, targets, network = make()
     with torch.no_grad():

@@ -97,6 +97,8 @@ def test_the_log_holds_the_mean_rate_of_each_epoch(train):
     words = ["schedule.name=linear", "schedule.warmup_epochs=0", "train.epochs=2", "optimizer.lr=0.1"]
     run, _ = train([0], *words)  # two epochs of four steps: the k-th of eight falls to 1 - .99 k / 8
     log = pd.read_csv(run.folder.fold(0).log)
+    assert [name for name in log if name.startswith("gradient_")][-1] == "gradient_head"
+    assert (log.filter(like="gradient_") > 0).all(axis=None)
     assert log["lr"].tolist() == pytest.approx([0.1 * (1 - 0.99 * 1.5 / 8), 0.1 * (1 - 0.99 * 5.5 / 8)])
 
 

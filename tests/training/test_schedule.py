@@ -86,6 +86,7 @@ def test_each_curve_is_torchs_own_by_epoch_and_flat_within_one(name):
         ("linear", {"final_factor": 0.25}, lambda opt, n: lr_scheduler.LinearLR(opt, 1.0, 0.25, n)),
         ("polynomial", {"power": 2.0}, lambda opt, n: lr_scheduler.PolynomialLR(opt, n, 2.0)),
         ("exponential", {"final_factor": 0.25}, lambda opt, n: lr_scheduler.ExponentialLR(opt, 0.25 ** (1 / n))),
+        ("exponential", {"gamma": 0.9}, lambda opt, n: lr_scheduler.ExponentialLR(opt, 0.9 ** (EPOCHS / n))),
         ("step", {"step_epochs": 4, "gamma": 0.5}, lambda opt, n: lr_scheduler.StepLR(opt, 4 * n // EPOCHS, 0.5)),
         ("multistep", {"milestone_epochs": [20, 5], "gamma": 0.3},
          lambda opt, n: lr_scheduler.MultiStepLR(opt, [5 * n // EPOCHS, 20 * n // EPOCHS], 0.3)),
@@ -186,6 +187,14 @@ def test_plateau_counts_an_unchanged_score_below_zero_as_no_better():
     assert rates(settings, 3, values=[(-1.0, 0.0)] * 3)[-1, 0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("threshold", "falls_after"), [(0.0, 8), (0.009, 8), (0.021, 2)])
+@pytest.mark.parametrize(("on", "sign"), [("loss", -1), ("score", 1)])
+def test_plateau_counts_what_is_better_by_more_than_its_threshold(threshold, falls_after, on, sign):
+    values = [(one, one) for one in (sign * 0.01 * min(epoch, 6) for epoch in range(10))]  # better by .01 up to epoch 6
+    got = rates(plateau(patience_epochs=1, on=on, threshold=threshold), 10, values=values)[::STEPS, 0]
+    assert int((got < 0.99).nonzero()[0]) == falls_after + 1
+
+
 @pytest.mark.parametrize(("name", "per"), CASES)
 @pytest.mark.parametrize("stopped_after", [1, 4, 13])
 def test_it_resumes_bit_for_bit(name, per, stopped_after):
@@ -237,6 +246,9 @@ def test_a_fold_of_one_step_or_epoch_has_a_rate(name, per, warmup_epochs, epochs
         ({"name": "plateau", "kwargs": {"gamma": 1.0}},
          "kwargs.gamma=1: plateau would never lower the rate; set it below 1"),
         ({"name": "plateau", "kwargs": {"on": "los"}}, "kwargs.on=los: not one of loss, score; did you mean loss?"),
+        ({"name": "plateau", "kwargs": {"threshold": -1}}, "kwargs.threshold=-1: must be at least 0"),
+        ({"name": "exponential", "kwargs": {"gamma": 0.9, "final_factor": 0.5}},
+         "kwargs.gamma: final_factor also says how far the rate falls; give one of the two"),
         ({"name": "polynomial", "kwargs": {"power": 0}}, "kwargs.power=0: must be at least 0.01"),
         ({"name": "linear", "kwargs": {"final_factor": 1.5}}, "kwargs.final_factor=1.5: must be from 1e-06 to 1"),
         ({"name": "cosine_restarts", "kwargs": {"restart_factor": 0}}, "kwargs.restart_factor=0: must be at least 1"),
