@@ -26,7 +26,7 @@ USAGE = """usage: python -m tools.find_lr [key=value ...] [output=FILE.png]
 
 It takes the words of train.py and trains on one fold's training rows: 100 steps
 from a thousandth of optimizer.lr up to a thousand times of it, then at most 100
-steps at each of three to nine rates, of which it prints the best, to paste. The
+steps at each of four to nine rates, of which it prints the best, to paste. The
 curve is outputs/lr_<competition>_<recipe>.png, with the same numbers in a .csv
 and what is printed in a .json. A rate holds for its optimizer, batch size,
 backbone and length of training. Settings, with defaults:
@@ -210,23 +210,26 @@ def propose_lr(run, fold, sweep):
 def climb(compute_loss, start):
     """Return {rate: loss} of rates around `start`, each a half decade from the next: as far as the loss falls.
 
-    First upwards, then, where that was no better, downwards.
+    First upwards, then, where that was no better, downwards; until two rates in a row are no better than the best, as
+    short trainings are noisy, or one explodes on the way up.
     """
-    rates = [float(f"{start * _FACTOR**step:.1e}") for step in range(-_MOST_TRIES, _MOST_TRIES + 1)]
-    losses = [math.inf] * len(rates)
-    place, tried = _MOST_TRIES, [_MOST_TRIES]
-    losses[place] = compute_loss(rates[place])
+    losses = {0: compute_loss(_round(start))}
     for sign in (1, -1):
-        place = _MOST_TRIES
-        while len(tried) < _MOST_TRIES:
-            place += sign
-            tried.append(place)
-            losses[place] = compute_loss(rates[place])
-            if losses[place] > losses[place - sign] or (sign == 1 and losses[place] == math.inf):
+        step = 0
+        while len(losses) < _MOST_TRIES:
+            step += sign
+            losses[step] = compute_loss(_round(start * _FACTOR**step))
+            best = min(losses, key=losses.get)
+            exploded = losses[step] == math.inf
+            if (exploded and sign == 1) or (sign * (step - best) >= 2 and losses[best] < math.inf):
                 break
-        if sign == 1 and losses[_MOST_TRIES + 1] < losses[_MOST_TRIES]:
+        if best > 0:
             break
-    return {rates[place]: losses[place] for place in sorted(tried)}
+    return {_round(start * _FACTOR**step): losses[step] for step in sorted(losses)}
+
+
+def _round(lr):
+    return float(f"{lr:.1e}")
 
 
 class Trial:

@@ -43,7 +43,10 @@ SURFACES = {  # loss of (x, y), first point, half the width and height that is d
 EPOCHS, STEPS_PER_EPOCH, WARMUP_EPOCHS = 30, 100, 2
 _STALLS = ((0, 8, -0.1), (8, 10, 0.0), (10, 18, -0.05), (18, 20, 0.0), (20, 30, -0.01))  # from, to, change an epoch
 _RUNS = "tracking=none fold=0 train.num_workers=0 precision=fp32 train.channels_last=true output_dir=outputs/pictures"
-_FEW = "model.kwargs={} augment.preset=none train.max_images=150 train.batch_size=16 train.epochs=30 optimizer.lr=0.001"
+_FEW = (
+    "model.kwargs={} augment.preset=none train.max_images=60 train.batch_size=12 train.epochs=40 optimizer.lr=0.002 "
+    "schedule.name=constant threads=1"
+)
 CURVES = {  # {panel: {label: words}}
     "dropout": {
         "without dropout": f"{_FEW} model.head_kwargs.widths=[256]",
@@ -54,7 +57,7 @@ CURVES = {  # {panel: {label: words}}
         "model.norm=batch": f"{_FEW} model.norm=batch",
     },
 }
-TRAINED = "model.kwargs={} optimizer.lr=0.01 train.epochs=4"
+TRAINED = "model.kwargs={} optimizer.lr=0.01 train.epochs=4 threads=1"
 TURNS = {"mirrored left to right": ["HorizontalFlip"], "mirrored top to bottom": ["VerticalFlip"]}
 TURNS["turned by 180 degrees"] = ["HorizontalFlip", "VerticalFlip"]
 _WIDTH, _DPI = 8, 100  # inches: 800 px

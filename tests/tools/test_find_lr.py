@@ -218,16 +218,20 @@ def climbed(losses, start=1.0):
 
 def test_rates_are_tried_as_far_as_the_loss_falls():
     valley = {step: (step - 2.2) ** 2 for step in range(-9, 10)}
-    assert climbed(valley) == [0, 1, 2, 3]
-    assert climbed({step: (step + 1.2) ** 2 for step in valley}, start=3e-5) == [0, 1, -1, -2]
-    assert climbed({step: step**2 for step in valley}) == [0, 1, -1]
+    assert climbed(valley) == [0, 1, 2, 3, 4]
+    assert climbed({step: (step + 1.2) ** 2 for step in valley}, start=3e-5) == [0, 1, 2, -1, -2, -3]
+    assert climbed({step: step**2 for step in valley}) == [0, 1, 2, -1, -2]
     assert climbed({step: -step for step in valley}) == list(range(8))
+
+
+def test_one_unlucky_try_does_not_end_the_search():
+    assert climbed({0: 0.5, 1: 0.6, 2: 0.4, 3: 0.5, 4: 0.6}) == [0, 1, 2, 3, 4]
 
 
 def test_a_rate_that_explodes_leads_downwards():
     inf = float("inf")
-    assert climbed({0: inf, 1: inf, -1: inf, -2: 0.5, -3: 0.4, -4: 0.6}) == [0, 1, -1, -2, -3, -4]
-    assert climbed({0: 0.5, 1: inf, -1: 0.6}) == [0, 1, -1]
+    assert climbed({0: inf, 1: inf, -1: inf, -2: 0.5, -3: 0.4, -4: 0.6, -5: 0.7}) == [0, 1, -1, -2, -3, -4, -5]
+    assert climbed({0: 0.5, 1: inf, -1: 0.6, -2: 0.7}) == [0, 1, -1, -2]
 
 
 @pytest.mark.parametrize(("lr", "expected"), [(3.9e-2, False), (4.1e-2, True), (4.1e-4, False), (3.9e-4, True)])

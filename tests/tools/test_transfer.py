@@ -14,7 +14,7 @@ from src.config.settings import REPOSITORY
 from tests.launch import run_here
 from tools.transfer import WAYS, list_rows
 
-SMALL = "num_folds=2 image_size=32 train.max_images=16 train.epochs=2 infer.batch_size=256 precision=fp32"
+SMALL = "num_folds=2 image_size=32 train.max_images=16 train.epochs=3 infer.batch_size=256 precision=fp32"
 
 
 def test_the_table_holds_mean_range_epochs_and_seconds():
