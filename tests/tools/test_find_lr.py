@@ -20,7 +20,7 @@ from src.training.averaging import Average
 from src.training.learner import Learner
 from src.training.schedule import Schedule
 from tests.launch import TINY, run_here
-from tools.find_lr import Proposal, climb, report, sweep_lr
+from tools.find_lr import Proposal, choose_rate, climb, report, sweep_lr
 
 SWEEP = pd.DataFrame({"lr": [1e-4, 1e-3, 1e-2], "loss": [2.0, 1.5, 1.9], "smoothed": [2.0, 1.7, 1.8]})
 
@@ -226,6 +226,12 @@ def test_rates_are_tried_as_far_as_the_loss_falls():
 
 def test_one_unlucky_try_does_not_end_the_search():
     assert climbed({0: 0.5, 1: 0.6, 2: 0.4, 3: 0.5, 4: 0.6}) == [0, 1, 2, 3, 4]
+
+
+def test_of_short_tries_the_lowest_rate_near_the_best_counts():
+    losses = {0.04: 0.74, 0.14: 0.37, 0.43: 0.18, 1.4: 0.155, 4.3: float("inf")}
+    assert choose_rate(losses, 1.0) == 1.4
+    assert choose_rate(losses, 1.2) == 0.43
 
 
 def test_a_rate_that_explodes_leads_downwards():

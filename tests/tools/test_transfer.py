@@ -14,7 +14,7 @@ from src.config.settings import REPOSITORY
 from tests.launch import run_here
 from tools.transfer import WAYS, list_rows
 
-SMALL = "num_folds=2 image_size=32 train.max_images=16 train.epochs=3 infer.batch_size=256 precision=fp32"
+SMALL = "num_folds=2 image_size=32 train.max_images=16 train.epochs=3 infer.batch_size=256"
 
 
 def test_the_table_holds_mean_range_epochs_and_seconds():
@@ -27,7 +27,7 @@ def test_the_table_holds_mean_range_epochs_and_seconds():
 @pytest.mark.slow
 def test_four_ways_are_trained_drawn_and_tabled_once(tmp_path):
     save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "weights.safetensors")
-    words = [*SMALL.split(), "train.channels_last=true", f"model.weights={tmp_path}/weights.safetensors"]
+    words = [*SMALL.split(), f"model.weights={tmp_path}/weights.safetensors"]
     printed, _ = run_here("tools.transfer", *words, cwd=tmp_path)
     folder = tmp_path / "outputs" / "transfer"
     with Image.open(folder / "transfer.png") as image:
