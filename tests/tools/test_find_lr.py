@@ -51,7 +51,7 @@ def test_it_prints_a_word_to_paste(found):
 def test_it_writes_an_image_a_table_a_json_and_no_run_folder(found):
     folder, printed = found
     names = {f"lr_demo_default{suffix}" for suffix in (".csv", ".json", ".png")}
-    assert {path.name for path in (folder / "outputs").iterdir()} == {"folds"} | names
+    assert {path.name for path in (folder / "outputs").iterdir()} == {"folds", "cache"} | names
     with Image.open(folder / "outputs" / "lr_demo_default.png") as image:
         image.load()
         assert image.format == "PNG"
