@@ -16,7 +16,7 @@ USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 
 def main(words):
     """Run the command line `words`."""
-    with one_line_errors():
+    with one_line_errors(words):
         if (text := help_asked(words, ("infer",))) is not None:
             print(USAGE + text)
             return

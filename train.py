@@ -14,13 +14,15 @@ USAGE = """usage: python train.py [key=value ...]
   python train.py competition=NAME recipe=finetune train.epochs=5
   python -m tools.adopt FOLDER                 make a competition of a folder
 
+  python train.py --debug ...                  with the traceback of an error
+
 The same command again resumes where it stopped. Settings, with defaults:
 """
 
 
 def main(words):
     """Run the command line `words`."""
-    with one_line_errors():
+    with one_line_errors(words):
         if (text := help_asked(words)) is not None:
             print(USAGE + text)
             return

@@ -37,8 +37,15 @@ _ADVICE = {
 
 
 @contextmanager
-def one_line_errors():
-    """Print what a person can correct, or has asked for, as one line on stderr and exit; all else passes through."""
+def one_line_errors(words=()):
+    """Print what a person can correct, or has asked for, as one line on stderr and exit; all else passes through.
+
+    Where --debug is among the command line's `words`, which loses it, everything passes through with its traceback.
+    """
+    if "--debug" in words:
+        words.remove("--debug")
+        yield
+        return
     try:
         yield
         sys.stdout.flush()  # so that a closed pipe is noticed here

@@ -44,6 +44,13 @@ def test_everything_else_passes_through(error):
         raise error
 
 
+def test_debug_shows_the_traceback():
+    words = ["fold=0", "--debug"]
+    with pytest.raises(UserError, match=r"^a\.csv: is empty$"), one_line_errors(words):
+        assert words == ["fold=0"]
+        raise UserError("a.csv: is empty")
+
+
 def test_a_cpu_without_memory_is_one_line(capsys):
     with pytest.raises(SystemExit), one_line_errors():
         torch.empty(10**14)

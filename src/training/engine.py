@@ -1,8 +1,9 @@
 """The training and prediction loops over built objects; nothing here knows the files or the competition."""
 
+import re
 import time
 from collections import namedtuple
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -10,11 +11,30 @@ from tqdm import tqdm
 
 from src.checkpointing.progress import EpochProgress, write_rng_state
 from src.device import autocast
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 _CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
 EpochStats = namedtuple("EpochStats", "loss lr gradient_norms seconds images_per_second")  # means; norms by stage
+
+
+@contextmanager
+def first_step(config, has_passed=lambda: False):
+    """Answer what a network raises in its first step by a UserError that names the backbone.
+
+    has_passed: () -> whether the first step is over; what is raised then passes through, and so does what is known.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        is_known = re.search("DefaultCPUAllocator|DataLoader worker|by peer", str(error))
+        if has_passed() or is_known or type(error).__name__ == "DistBackendError":
+            raise
+        where = f"model.backbone={config.model.backbone}: its first training step fails"
+        advice = "set train.compile=false" if config.train.compile else "choose another backbone or other model.kwargs"
+        raise UserError(f"{where} ({first_line(error)}); {advice}; --debug shows the traceback") from error
 
 
 def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):

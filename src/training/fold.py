@@ -18,7 +18,7 @@ from src.evaluation.metrics import log_loss
 from src.model.freezing import describe_parameters, open_stages
 from src.model.losses import probabilities
 from src.training.averaging import compute_mean_weights
-from src.training.engine import predict, train_one_epoch
+from src.training.engine import first_step, predict, train_one_epoch
 from src.training.learner import build_learner
 from src.training.tracking import log_epoch
 
@@ -43,7 +43,8 @@ def train_fold(run, fold):
             learner.start_epoch(epoch, config.seed, fold, epoch, accelerator.process_index)
             after_step = partial(checkpointer.after_step, progress)
             title = f"fold {fold} epoch {epoch + 1}/{train.epochs}"
-            stats = train_one_epoch(learner, epoch, epoch_progress, after_step, title)
+            with first_step(config, lambda: epoch > 0 or epoch_progress.num_batches):  # noqa: B023  called in here
+                stats = train_one_epoch(learner, epoch, epoch_progress, after_step, title)
             learner.average.after_epoch(learner, epoch)
             after_batch = partial(checkpointer.after_validation_batch, progress, epoch_progress)
             probs = predict_validation(learner, learner.scored_network, after_batch)

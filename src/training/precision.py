@@ -22,6 +22,7 @@ from src.errors import UserError, listing
 from src.files import load_json, save_json
 from src.model.freezing import open_stages
 from src.model.network import build_network
+from src.training.engine import first_step
 
 _MARGIN = 1.2  # less is not worth rougher numbers, and two measurements on one machine differ by a tenth
 _HOPELESS = 2.0  # a first step that takes so many times the rule's is the last
@@ -64,8 +65,9 @@ def choose_execution(config, device):
             return candidate
     precisions = listing(dict.fromkeys(one.precision for one in candidates))
     print(f"timing a few training steps ({precisions}) of {config.model.backbone}", flush=True)
-    step, budget = _build_step(config, device, {one.channels_last for one in candidates})
-    seconds = time_steps(step, candidates, budget, 1 if device.type == "cpu" else _FEWEST_ROUNDS)
+    with first_step(config):
+        step, budget = _build_step(config, device, {one.channels_last for one in candidates})
+        seconds = time_steps(step, candidates, budget, 1 if device.type == "cpu" else _FEWEST_ROUNDS)
     chosen = pick_fastest(seconds)
     others = [entry for entry in entries if entry.get("case") != case]
     save_json(path, [*others, {"case": case, "chosen": asdict(chosen)}])

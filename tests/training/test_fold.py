@@ -11,16 +11,19 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import log_loss
+from torch import nn
 
 from src.checkpointing.serialization import load_network
 from src.competition.predictions import load_predictions
 from src.data.scan import compute_pixel_stats
 from src.errors import UserError
+from src.model.backbone import BACKBONES
 from src.model.losses import probabilities
 from src.training.engine import predict
 from src.training.fold import evaluate, predict_validation, train_fold
 from src.training.learner import build_learner
 from src.training.oof import score_run
+from tests.launch import TINY, run_program
 
 NUM_ROWS = 24
 FOLDS = np.arange(NUM_ROWS) % 3
@@ -91,6 +94,38 @@ def test_the_selected_epoch_is_that_of_val_csv_the_weights_and_the_scores(train,
         assert (scores["select"], scores["metric"]) == (select, "log_loss")
     for best, last in zip(metas["best"], metas["last"], strict=True):  # the training is the same
         assert {**best, "seconds": 0} == {**last, "seconds": 0}
+
+
+class FailsInTraining(nn.Module):
+    def __init__(self, channels, image_size, failing_call=1):
+        super().__init__()
+        self.layer, self.calls, self.failing_call = nn.Linear(channels, 4), 0, failing_call
+
+    def forward(self, images):
+        self.calls += self.training
+        if self.training and self.calls == self.failing_call:
+            raise LookupError  # without a text
+        return self.layer(images.mean((2, 3)))
+
+
+def test_what_a_network_raises_in_its_first_step_is_one_line(train, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "mine", FailsInTraining)
+    words = ["model.backbone=mine", "model.kwargs={}"]
+    with pytest.raises(UserError) as caught:
+        train([0], *words)
+    advice = "choose another backbone or other model.kwargs; --debug shows the traceback"
+    assert str(caught.value) == f"model.backbone=mine: its first training step fails (LookupError); {advice}"
+    with pytest.raises(LookupError):  # what comes later is a bug
+        train([0], *words, "model.kwargs.failing_call=3")
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_says_how_to_train_without_one(tmp_path):
+    words = [*TINY, "fold=0", "train.compile=true"]
+    _, error = run_program("train.py", *words, cwd=tmp_path, status=2, CXX="nothing")
+    line = error.splitlines()[-1]
+    assert line.startswith("error: model.backbone=test_resnet: its first training step fails (")
+    assert line.endswith("); set train.compile=false; --debug shows the traceback")
 
 
 def test_the_log_holds_the_mean_rate_of_each_epoch(train):
