@@ -14,10 +14,12 @@ from src.files import delete_unfinished, load_json, save_text
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
     *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
     *("checkpoint_minutes", "time_budget", "keep_checkpoints", "threads", "train.num_workers", "competition.root"),
+    *("competition.predict_by", "competition.predict_with"),
 )
 _AT_INFERENCE = (  # settings that infer.py may change beside infer.*: where the files are and how it runs
     *("device", "precision", "threads", "unreadable", "output_dir", "train.num_workers"),
     *(f"competition.{name}" for name in ("root", "test_table", "test_image", "sample_submission", "solution")),
+    *("competition.predict_by", "competition.predict_with"),
 )
 
 

@@ -84,16 +84,17 @@ def check_folds(table, folds, metric, config=None):
             advice = "use folds=stratified_group or set competition.group=null"
             raise UserError(f"fold {fold}: {count} groups are in training and in validation (first: {first}); {advice}")
     numbers, is_positive = np.unique(folds[folds >= 0]), metric.positives(table.targets)
+    is_known = ~np.isnan(table.targets)
     fault = ""
     for fold in numbers:
         for side, rows in (("validation", folds == fold), ("training", folds != fold)):
-            counts, total = is_positive[rows].sum(axis=0), int(rows.sum())
-            if not total:
+            counts, total = is_positive[rows].sum(axis=0), is_known[rows].sum(axis=0)
+            if not rows.any():
                 raise UserError(f"fold {fold}: no row is left for {side}; split into two folds or more")
             for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
                 if not fault and metric.fold_needs == "both" and is_absent.any():
                     column = int(np.flatnonzero(is_absent)[0])
-                    rows_of_it = int((is_positive[:, column] == (sign == "positive")).sum())
+                    rows_of_it = int((is_known & (is_positive == (sign == "positive")))[:, column].sum())
                     found = f"column {table.target_names[column]!r} has no {sign} in {side} ({rows_of_it} in all)"
                     fault = f"fold {fold}: {found}"
         truth = table.targets[folds == fold]
@@ -110,7 +111,8 @@ def _advise(table, metric, method, num_folds, seed):
         source = method if method.endswith(".csv") else "competition.fold"
         return f"give each fold such rows in {source}, or set competition.metric=log_loss, which needs none"
     is_positive, count = metric.positives(table.targets), min(num_folds, _count_units(table, method))
-    rarest = int(np.minimum(is_positive.sum(axis=0), (~is_positive).sum(axis=0)).min())
+    is_negative = ~is_positive & ~np.isnan(table.targets)
+    rarest = int(np.minimum(is_positive.sum(axis=0), is_negative.sum(axis=0)).min())
     fewer = min(count, num_folds - 1, rarest if metric.fold_needs == "both" else num_folds)
     for other, number in (("auto", num_folds), (method, fewer), (method, 2)):
         if (other, number) != (method, num_folds) and 1 < number <= _count_units(table, other):

@@ -1,7 +1,8 @@
 """Path patterns -> image files.
 
-A pattern is relative to the competition's root: {column} is a row's value, {column[0]} a letter of it, and * anything
-within one name. A pattern that ends in * finds only images, by their suffix; .* at its end is one suffix.
+A pattern is relative to the competition's root, or absolute: {column} is a row's value, {column[0]} a letter of it, and
+* anything within one name. Of several patterns the one that has a row's image counts. A pattern that ends in * finds
+only images, by their suffix; .* at its end is one suffix.
 """
 
 import os
@@ -9,7 +10,8 @@ import re
 import sys
 import unicodedata
 from bisect import bisect_left
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from operator import itemgetter
 
 import numpy as np
@@ -33,9 +35,9 @@ def find_images(competition, key, rows, ids):
     """Return the Paths of each row's image, by the pattern train_image or test_image, `key`; rows is a table of str."""
     is_present, paths = find_present(competition, key, rows, ids)
     if not is_present.all():
-        pattern = getattr(competition, key)
         found = f"{(~is_present).sum()} of {len(rows)} ids have no image (first: {ids[~is_present][0]})"
-        where = f"{competition.root}/{_fixed_folder(pattern)}".rstrip("/")
+        patterns = list_patterns(getattr(competition, key))
+        where = ", ".join(locate(competition.root, _fixed_folder(one)).rstrip("/") for one in patterns)
         raise UserError(f"{where}: {found}; {_advise(competition, key)}")
     return paths
 
@@ -53,15 +55,19 @@ def list_images(competition, key):
     The rows are a table of str: what the pattern's {names} are in each path, and unless it has it, the column
     competition.id: the path below the fixed folder.
     """
-    root, pattern = competition.root, getattr(competition, key)
-    _check_pattern(pattern, f"competition.{key}")
+    if len(patterns := list_patterns(getattr(competition, key))) > 1:
+        parts = [list_images(replace(competition, **{key: one}), key) for one in patterns]
+        return pd.concat([rows for rows, _ in parts], ignore_index=True), Paths.of(chain(*(some for _, some in parts)))
+    _check_pattern(patterns[0], f"competition.{key}")
+    root, pattern = _split_root(competition.root, patterns[0])
     tree, top = _Tree(root), _fixed_folder(pattern)
     names, read = _compile_reader(pattern)
     fitting = tree.match(_PLACE.sub(STAR, pattern).replace("*", STAR))
     # what test_image finds in a folder of its own, beside the class folders, is no class
-    if key == "train_image" and _fixed_folder(competition.test_image) not in ("", top):
-        tested = tree.match(_PLACE.sub(STAR, competition.test_image).replace("*", STAR))
-        fitting = sorted(set(fitting) - set(tested))
+    for one in list_patterns(competition.test_image) if key == "train_image" else ():
+        test_root, tested = _split_root(competition.root, one)
+        if test_root == root and _fixed_folder(tested) not in ("", top):
+            fitting = sorted(set(fitting) - set(tree.match(_PLACE.sub(STAR, tested).replace("*", STAR))))
     found = [(path, match) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (match := read(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
@@ -74,14 +80,34 @@ def list_images(competition, key):
 
 def _advise(competition, key):
     """Return what to do where images are missing: they may be packed, or the pattern is wrong."""
-    pattern, tree = getattr(competition, key), _Tree(competition.root)
-    names = {name for folder in ("", _fixed_folder(pattern)) for kind in tree._list(folder) for name in kind}
+    patterns, names = list_patterns(getattr(competition, key)), set()
+    for root, pattern in (_split_root(competition.root, one) for one in patterns):
+        names.update(*_Tree(root)._list(""), *_Tree(root)._list(_fixed_folder(pattern)))
     packed = sorted(name for name in names if name.lower().endswith(_CONTAINERS))
     packed = [name for name in packed if key.partition("_")[0] in name.lower()] or packed  # test-images.hdf5 of two
-    advice = f"check competition.{key}, now {pattern}"
+    advice = f"check competition.{key}, now {', '.join(patterns)}"
     if not packed:
         return advice
     return f"images may be inside {listing(packed, 3)}, which is not read: extract them as files, else {advice}"
+
+
+def list_patterns(patterns):
+    """Return the patterns of a setting, which is one or a list."""
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def locate(root, path):
+    """Return where a path of a competition file leads: below the root, or where it says if it is absolute or has ~."""
+    return os.path.join(root, os.path.expanduser(path))
+
+
+def _split_root(root, pattern):
+    """Return (root, pattern) where no pattern is absolute: of such a one the root is its fixed folder."""
+    pattern = os.path.expanduser(pattern)
+    if not os.path.isabs(pattern):
+        return root, pattern
+    top = _fixed_folder(pattern)
+    return top, pattern[len(top) + 1 :]
 
 
 def check_not_empty(paths):
@@ -191,13 +217,28 @@ def _fits(name, part):
 
 
 def _match_rows(competition, key, rows, ids):
-    """Yield the image file of each row, "" where there is none."""
-    root, pattern, tree = competition.root, getattr(competition, key), _Tree(competition.root)
-    for row, path in enumerate(fill_pattern(pattern, f"competition.{key}", rows)):
+    """Return an iterable of each row's image file, "" where there is none; one that two patterns have is refused."""
+    patterns = list_patterns(getattr(competition, key))
+    if len(patterns) == 1:
+        return _match_pattern(competition, key, patterns[0], rows, ids)
+    found = [list(_match_pattern(competition, key, pattern, rows, ids)) for pattern in patterns]
+    for row, paths in enumerate(zip(*found, strict=True)):
+        if len(both := sorted(set(paths) - {""})) > 1:
+            twice = f"id '{ids[row]}' has an image by two patterns ({listing(both)})"
+            raise UserError(f"competition.{key}: {twice}; leave out one pattern, or move one of the images away")
+    return map(max, zip(*found, strict=True))  # all others are ""
+
+
+def _match_pattern(competition, key, pattern, rows, ids):
+    where = f"competition.{key}"
+    _check_pattern(pattern, where)
+    root, pattern = _split_root(competition.root, pattern)
+    tree = _Tree(root)
+    for row, path in enumerate(fill_pattern(pattern, where, rows)):
         may_lead_outside = ".." in path or "//" in path or ":" in path or path[:1] in ("/", "\\")
         if may_lead_outside and _OUTSIDE.search(path):  # which is slow
             found = f"the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')})"
-            raise UserError(f"{root}: {found}; correct the id or competition.{key}, now {pattern}")
+            raise UserError(f"{root}: {found}; correct the id or {where}, now {pattern}")
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
@@ -254,7 +295,7 @@ def _check_pattern(pattern, where):
     if re.search(r"[{}]", _PLACE.sub("", pattern)):
         advice = "in braces write a column, or a letter of it such as {id[0]}"
         raise UserError(f"{where}={pattern}: not a pattern; {advice}")
-    if _OUTSIDE.search(pattern):
+    if _OUTSIDE.search(os.path.expanduser(pattern).removeprefix("/")):
         raise UserError(f"{where}={pattern}: leads outside competition.root; write a path below it")
 
 

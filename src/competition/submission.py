@@ -1,13 +1,13 @@
 """Predictions -> submission.csv: the sample's columns and rows, and nothing that the host would refuse."""
 
-import os
 import re
 
 import numpy as np
 import pandas as pd
 
+from src.competition.paths import locate
 from src.competition.tables import is_count, read_ids, read_table
-from src.competition.targets import match_ids, split_labels
+from src.competition.targets import find_ids, match_ids, split_labels
 from src.errors import UserError, listing
 from src.evaluation.thresholds import choose_labels
 from src.files import save_table
@@ -20,22 +20,29 @@ def load_sample(competition):
     """
     if not competition.sample_submission:
         return None
-    where = os.path.join(competition.root, competition.sample_submission)
+    where = locate(competition.root, competition.sample_submission)
     sample = read_table(where)
-    read_ids(sample, competition.id, where)
-    if sample.columns[0] != competition.id and is_count(sample.iloc[:, 0]):
-        sample = sample.set_index(sample.columns[0])
+    if competition.id in sample:
+        read_ids(sample, competition.id, where)
+        if sample.columns[0] != competition.id and is_count(sample.iloc[:, 0]):
+            sample = sample.set_index(sample.columns[0])
     if len(sample.columns) < 2 or not len(sample):
         raise UserError(f"{where}: {len(sample)} rows of {listing(sample.columns)}; it needs an id and predictions")
     return sample
 
 
 def check_sample(sample, competition, test, target_names):
-    """Check before training that the sample has the rows of `test`, an ImageTable, and columns that can be filled."""
-    if _name_long(sample, competition, test.ids, target_names) is not None:
-        return
-    _fill_columns(sample, competition, np.zeros((0, len(target_names))), target_names)
-    _match_rows(sample, competition, test.ids)
+    """Check before training that the sample has the rows of `test`, an ImageTable, and columns that can be filled.
+
+    Returns lines about what is read otherwise than it is named.
+    """
+    ids = test.ids if test.units is None else np.unique(test.units)
+    if _name_long(sample, competition, ids, target_names) is not None:
+        return ()
+    id_column = _match_rows(sample, competition, ids, test)[0]
+    _fill_columns(sample, id_column, competition, np.zeros((0, len(target_names))), target_names)
+    where = locate(competition.root, competition.sample_submission)
+    return (f"{where}: the ids are in column {id_column!r}, by their values",) if id_column != competition.id else ()
 
 
 def asks_for_labels(sample, competition, target_names):
@@ -54,9 +61,9 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
     if (long := _name_long(sample, competition, test_ids, target_names)) is not None:
         values = pd.Series(probs.ravel(), index=long.ravel()).loc[sample[competition.id]]
         return sample.assign(**{name: values.to_numpy() for name in sample.columns if name != competition.id})
-    rows = _match_rows(sample, competition, test_ids)
-    columns = _fill_columns(sample, competition, probs[rows], target_names, decision)
-    return pd.DataFrame({competition.id: sample[competition.id], **columns})[list(sample.columns)]
+    id_column, rows = _match_rows(sample, competition, test_ids)
+    columns = _fill_columns(sample, id_column, competition, probs[rows], target_names, decision)
+    return pd.DataFrame({id_column: sample[id_column], **columns})[list(sample.columns)]
 
 
 def check_submission(frame, sample, id_column):
@@ -91,7 +98,7 @@ def check_submission(frame, sample, id_column):
 def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
     frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
-    check_submission(frame, sample, competition.id)
+    check_submission(frame, sample, competition.id if sample is None else find_ids(sample, competition.id, test_ids))
     if frame.index.name is not None:
         frame = frame.reset_index().rename(columns={"Unnamed: 0": ""})  # which pandas calls a column without a name
     save_table(path, frame)
@@ -99,7 +106,8 @@ def write_submission(path, sample, competition, test_ids, probs, target_names, d
 
 def _name_long(sample, competition, test_ids, target_names):
     """Return the sample's ids as (N, C) str, where it has a row <id>_<target> of each row and target; else None."""
-    if len(sample.columns) == 2 and len(sample) == len(test_ids) * len(target_names) > len(test_ids):
+    is_named = competition.id in sample and len(sample.columns) == 2
+    if is_named and len(sample) == len(test_ids) * len(target_names) > len(test_ids):
         for sign in "_-|:. /":
             names = np.array([f"{sign}{name}" for name in target_names])
             ids = np.char.add(np.array(test_ids, dtype=str)[:, None], names)
@@ -108,32 +116,53 @@ def _name_long(sample, competition, test_ids, target_names):
     return None
 
 
-def _match_rows(sample, competition, test_ids):
-    """Return the test row of each of the sample's ids, (N,) int; both must hold the same ids."""
-    rows, missing, extra = match_ids(sample[competition.id], test_ids)
+def _match_rows(sample, competition, test_ids, test=None):
+    """Return (id column, the test row of each of the sample's ids, (N,) int); both must hold the same ids.
+
+    test: the ImageTable, in which the sample's ids are looked for where they are no test ids.
+    """
+    where = locate(competition.root, competition.sample_submission)
+    id_column = find_ids(sample, competition.id, test_ids)
+    ids = read_ids(sample, id_column, where) if id_column in sample or test is None else ()
+    rows, missing, extra = match_ids(ids, test_ids)
     if len(missing) or len(extra):
         found = f"{len(missing)} of {len(rows)} ids are no test rows and {len(extra)} test rows are missing"
-        where = f"{competition.root}/{competition.sample_submission}"
-        raise UserError(f"{where}: {found} (first: {[*missing, *extra][0]}); check competition.test_table")
-    return rows
+        advice = "check competition.test_table"
+        if test is not None and (by := _find_units(sample, test)):
+            advice = f"each of them is several test rows: set competition.predict_by={by}"
+        elif not len(ids):
+            read_ids(sample, competition.id, where)
+        raise UserError(f"{where}: {found} (first: {[*missing, *extra][0]}); {advice}")
+    return id_column, rows
 
 
-def _fill_columns(sample, competition, probs, target_names, decision=None):
+def _find_units(sample, test):
+    """Return what competition.predict_by makes the sample's ids of: a column, two joined, or the id's beginning."""
+    columns = {} if test.columns is None else {name: test.columns[name].fillna("") for name in list(test.columns)[:12]}
+    units = dict(columns) | {"re:^(.+)[_-][^_-]+$": pd.Series(test.ids).str.extract("^(.+)[_-][^_-]+$")[0]}
+    units |= {f"{{{a}}}_{{{b}}}": columns[a] + "_" + columns[b] for a in columns for b in columns if a != b}
+    wanted = [set(sample[name].str.strip()) for name in sample]
+    return next((by for by, values in units.items() if set(values) in wanted), None)
+
+
+def _fill_columns(sample, id_column, competition, probs, target_names, decision=None):
     """Return {prediction column of the sample: values}, by the rules below."""
-    columns = [name for name in sample.columns if name != competition.id]
-    if found := _match_names(columns, target_names):
-        return {name: probs[:, found[name]] for name in columns}
+    columns = [name for name in sample.columns if name != id_column]
+    if found := _match_names([name.strip() for name in columns], target_names):
+        return {name: probs[:, found[name.strip()]] for name in columns}
     if len(columns) == 1 and len(target_names) == 1:
         return {columns[0]: probs[:, 0]}
     if asks_for_labels(sample, competition, target_names):
-        names = np.array(target_names, dtype=object)
+        names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
+        if not cells & set(names) and all(re.fullmatch(r"-?\d+\.0+", one) for one in names):
+            names[:] = [one.partition(".")[0] for one in names]  # a table that has passed through floats
         if competition.task == "multiclass":
             return {columns[0]: names[probs.argmax(axis=1)]}
         separator = _find_separator(sample[columns[0]], competition.separator, target_names)
         return {columns[0]: [separator.join(names[one]) for one in choose_labels(probs, *(decision or (0.5, True)))]}
     if len(target_names) == 1 and competition.classes and (found := _match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
-    where = f"{competition.root}/{competition.sample_submission}"
+    where = locate(competition.root, competition.sample_submission)
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     raise UserError(f"{where}: {found}; check competition.targets, label and classes")
 

@@ -6,14 +6,22 @@ import os
 import re
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from src.competition.paths import Paths, fill_pattern, find_images, list_images, list_places
-from src.competition.targets import check_classes, check_settings, match_ids, read_column, read_label, read_targets
+from src.competition.paths import Paths, fill_pattern, find_images, find_present, list_images, list_places, locate
+from src.competition.targets import (
+    check_classes,
+    check_settings,
+    find_ids,
+    match_ids,
+    read_column,
+    read_label,
+    read_targets,
+)
 from src.errors import UserError
 from src.evaluation.metrics import positives
 
@@ -24,22 +32,24 @@ class ImageTable:
 
     ids: np.ndarray  # (N,) str of fixed width, as the table writes them
     paths: Paths  # of the N image files
-    targets: np.ndarray | None  # (N, C) float32 in [0, 1]; None: not known
+    targets: np.ndarray | None  # (N, C) float32 in [0, 1], nan where a label is missing; None: not known
     target_names: tuple[str, ...]  # C names, the columns of oof.csv
     groups: np.ndarray | None  # (N,) str; equal ones stay in one fold
     folds: np.ndarray | None  # (N,) int64, the table's own; None: competition.fold names no column
     columns: pd.DataFrame | None = None  # N rows of str, nan where empty: all but id, label and targets
     is_multiclass: bool = False  # a row has one class: the largest of its targets
+    notes: tuple[str, ...] = ()  # lines about what was changed in reading
+    units: np.ndarray | None = None  # (N,) str; equal ones get one prediction; None: each row its own
 
     def __len__(self):
         return len(self.ids)
 
     def take(self, rows):
         """Return the table of some rows: int indices or a bool mask."""
-        arrays = (self.ids, self.paths, self.targets, self.groups, self.folds)
-        ids, paths, targets, groups, folds = (None if one is None else one[rows] for one in arrays)
+        names = ("ids", "paths", "targets", "groups", "folds", "units")
+        given = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
         columns = None if self.columns is None else self.columns.iloc[rows].reset_index(drop=True)
-        return ImageTable(ids, paths, targets, self.target_names, groups, folds, columns, self.is_multiclass)
+        return replace(self, **given, columns=columns)
 
     @property
     def positives(self):
@@ -50,15 +60,28 @@ class ImageTable:
 def load_train_table(competition, may_be_constant=False):
     """Read the training rows, their images and targets; may_be_constant: a target may have one value only."""
     check_settings(competition)
-    where, rows, paths = _load_rows(competition, competition.train_table, "train_table", "train_image")
-    ids, label = read_ids(rows, competition.id, where), competition.label
-    if label:
+    where, rows, paths, notes = _load_rows(competition, competition.train_table, "train_table", "train_image")
+    read_ids(rows, competition.id, where)
+    if competition.label:
         names, targets = read_label(rows, competition, where)
+        if competition.task == "binary" and not competition.classes:
+            other = rows[competition.label][targets[:, 0] == 0].iloc[0]
+            notes += (f"{where}: {names[0]!r} is positive, {other!r} is not; competition.classes can turn them round",)
     else:
         names = tuple(competition.targets)
         targets = read_targets(rows, names, competition, where, may_be_constant)
+    is_nan = np.isnan(targets)
+    if is_nan.any():  # which competition.missing=drop allows
+        has_answer = ~is_nan.all(axis=1) if competition.task == "multilabel" else ~is_nan.any(axis=1)
+        cells = int(is_nan[has_answer].sum())
+        notes += (f"{where}: {(~has_answer).sum()} of {len(rows)} rows have no answer and are left out",)
+        if cells:
+            notes += (f"{where}: {cells} answers of other rows are missing; no loss and no score counts them",)
+        rows, targets = rows[has_answer], targets[has_answer]
+        paths = None if paths is None else paths[has_answer]
+    ids = rows[competition.id].to_numpy(dtype=str)
     groups = read_groups(rows, competition, "group", where) if competition.group else None
-    folds = None
+    units, folds = _read_units(rows, competition, where), None
     if competition.fold:
         folds = pd.to_numeric(read_column(rows, competition.fold, where, "fold"), errors="coerce").to_numpy(np.float64)
         if (is_odd := ~np.isfinite(folds) | (np.mod(folds, 1) != 0)).any():
@@ -70,13 +93,17 @@ def load_train_table(competition, may_be_constant=False):
     if taken := {"id", "fold", *(f"target_{name}" for name in names)} & set(names):
         raise UserError(f"{where}: a target is named {min(taken)!r}, which oof.csv uses itself; rename the column")
     is_multiclass = competition.task == "multiclass"
-    return ImageTable(ids, paths, targets, names, groups, folds, _other_columns(rows, competition), is_multiclass)
+    columns = _other_columns(rows, competition)
+    return ImageTable(ids, paths, targets, names, groups, folds, columns, is_multiclass, notes, units)
 
 
 def load_test_table(competition, target_names):
     """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image."""
-    key = "test_table" if competition.test_table else "sample_submission"
-    where, rows, paths = _load_rows(competition, getattr(competition, key), key, "test_image")
+    key = "test_table" if competition.test_table or competition.predict_by else "sample_submission"
+    where, rows, paths, notes = _load_rows(competition, getattr(competition, key), key, "test_image")
+    if competition.id not in rows and (name := _find_id(rows, competition)):
+        notes += (f"{where}: the ids are in column {name!r}, which leads to the images",)
+        rows = rows.rename(columns={name: competition.id})
     ids, label = read_ids(rows, competition.id, where), competition.label
     if competition.test_table and label in rows:  # a class that training never saw is refused
         check_classes(rows, competition, target_names, where)
@@ -84,17 +111,22 @@ def load_test_table(competition, target_names):
     groups = read_groups(rows, competition, "group", where) if is_grouped else None
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
-    return ImageTable(ids, paths, None, tuple(target_names), groups, None, _other_columns(rows, competition))
+    columns = _other_columns(rows, competition)
+    units = _read_units(rows, competition, where)
+    if competition.predict_by and units is None:
+        read_groups(rows, competition, "predict_by", where)  # says what is wrong
+    return ImageTable(ids, paths, None, tuple(target_names), groups, None, columns, notes=notes, units=units)
 
 
-def load_solution(competition, test):
-    """Read the targets (N, C), float32, of the test table's rows; None where the competition has no solution."""
+def load_solution(competition, test, ids=None):
+    """Read the targets (N, C), float32, of the test table's rows, or of other ids; None where there is no solution."""
     if not competition.solution:
         return None
-    where, rows, _ = _load_rows(competition, competition.solution, "solution", None)
-    places, missing, _ = match_ids(test.ids, read_ids(rows, competition.id, where))
+    where, rows, _, _ = _load_rows(competition, competition.solution, "solution", None)
+    ids = test.ids if ids is None else ids
+    places, missing, _ = match_ids(ids, read_ids(rows, find_ids(rows, competition.id, ids), where))
     if len(missing):
-        raise UserError(f"{where}: {len(missing)} of {len(test)} test ids are missing (first: {missing[0]}); add them")
+        raise UserError(f"{where}: {len(missing)} of {len(ids)} test ids are missing (first: {missing[0]}); add them")
     rows, label = rows.iloc[places], competition.label
     if not label or (label not in rows and set(test.target_names) <= set(rows)):
         return read_targets(rows, test.target_names, competition, where, may_be_constant=True)
@@ -150,7 +182,7 @@ def is_count(values):
 
 
 def _load_rows(competition, table, table_key, image_key):
-    """Return (where, rows, paths): a table's rows, with None for paths, or those that the image files make."""
+    """Return (where, rows, paths, notes): a table's rows, with None for paths, or those that the image files make."""
     if not os.path.isdir(competition.root):
         where = competition.root or "competition.root"
         raise UserError(f"{where}: no such folder; set competition.root to the folder of the data")
@@ -159,14 +191,52 @@ def _load_rows(competition, table, table_key, image_key):
         if image_key == "train_image" and "{" not in where:
             advice = "write for example train/{label}/*"
             raise UserError(f"{where}: without train_table the labels are read from the paths; {advice}")
-        return where, *list_images(competition, image_key)
-    where = os.path.join(competition.root, table)
+        rows, paths = list_images(competition, image_key)
+        return where, rows, paths, _trim(rows, competition, where)
+    where = locate(competition.root, table)
     if not os.path.isfile(where):  # unlike Path's, it takes any text
         raise UserError(f"{where}: no such file; check competition.{table_key}")
     rows = read_table(where)
     if not len(rows):
         raise UserError(f"{where}: has a header but no rows; copy or download it again")
-    return where, rows, None
+    return where, rows, None, _trim(rows, competition, where)
+
+
+def _trim(rows, competition, where):
+    """Take outer blanks off the header, ids, labels and groups of a table; return a line about each that had some."""
+    notes, names = [], rows.columns.str.strip()
+    if count := int((names != rows.columns).sum()):
+        notes.append(f"{where}: {count} column names had outer blanks; removed")
+        if names.duplicated().any():
+            raise UserError(f"{where}: two columns are named {names[names.duplicated()][0]!r}; rename one of them")
+        rows.columns = names
+    keys = [key for key in ("group", "predict_by") if getattr(competition, key)]
+    named = [name for key in keys for name in list_columns(competition, key)]
+    for name in dict.fromkeys((competition.id, competition.label, *named)):
+        if name in rows:
+            trimmed = rows[name].str.strip()
+            if count := int((trimmed.ne(rows[name]) & rows[name].notna()).sum()):
+                notes.append(f"{where}: {count} of {len(rows)} values of column {name!r} had outer blanks; removed")
+                rows[name] = trimmed.where(trimmed != "")
+    return tuple(notes)
+
+
+def _find_id(rows, competition):
+    """Return the column, of another name than competition.id, whose values all lead to test images; None: none does."""
+    for name in rows:
+        if rows[name].notna().all() and rows[name].is_unique:
+            with suppress(UserError):
+                named = rows.rename(columns={name: competition.id})
+                if find_present(competition, "test_image", named, rows[name].to_numpy(dtype=str))[0].all():
+                    return name
+    return None
+
+
+def _read_units(rows, competition, where):
+    """Return what competition.predict_by makes of each row, (N,) str; None where it or its columns are not there."""
+    if not competition.predict_by or not set(list_columns(competition, "predict_by")) <= set(rows):
+        return None
+    return read_groups(rows, competition, "predict_by", where)
 
 
 def list_columns(competition, key):
@@ -194,7 +264,8 @@ def read_groups(rows, competition, key, where):
 
 
 def _other_columns(rows, competition):
-    return rows.drop(columns=[competition.id, competition.label, *competition.targets], errors="ignore")
+    names = [competition.id, competition.label, *competition.targets]
+    return rows.drop(columns=names, errors="ignore").reset_index(drop=True)
 
 
 def read_ids(rows, name, where):

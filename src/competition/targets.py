@@ -7,6 +7,8 @@ import pandas as pd
 
 from src.errors import UserError, listing, nearest
 
+_MISSING = ("NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # how tables write that an answer is not known
+
 
 def check_settings(competition):
     """Check that the competition's task, targets and label agree."""
@@ -45,10 +47,11 @@ def order_classes(names):
 def read_label(rows, competition, where, target_names=None):
     """Read the column of class names as (target_names, targets): binary the last class alone, else a column a class."""
     column, task = f"column {competition.label!r}", competition.task
-    labels = _list_labels(rows, competition, where)
+    is_missing = _check_answers(rows, [competition.label], competition, where)[:, 0]
+    labels, classes = _list_labels(rows, competition, where), [name.strip() for name in competition.classes]
     if target_names is None:
         found = order_classes(labels)
-        classes = competition.classes or found
+        classes = classes or found
         _check_known(labels, classes, where, column, "competition.classes")
         if len(found) < 2:
             found = f"holds one class only ({listing(found)})"
@@ -65,6 +68,7 @@ def read_label(rows, competition, where, target_names=None):
     targets, codes = np.zeros((len(rows), len(target_names)), dtype=np.float32), pd.Index(target_names, dtype=str)
     places, codes = rows.index.get_indexer(labels.index), codes.get_indexer(labels)
     targets[places[codes >= 0], codes[codes >= 0]] = 1
+    targets[is_missing] = np.nan
     return target_names, targets
 
 
@@ -76,39 +80,64 @@ def split_labels(cells, separator):
 
 def check_classes(rows, competition, target_names, where):
     """Check a column of class names against the classes of training, where all of those are known."""
-    if classes := competition.classes or (target_names if competition.task != "binary" else ()):
-        labels = _list_labels(rows, competition, where, may_be_empty=True).dropna()
+    classes = [name.strip() for name in competition.classes]
+    if classes := classes or (target_names if competition.task != "binary" else ()):
+        labels = _list_labels(rows, competition, where)
         _check_known(labels, classes, where, f"column {competition.label!r}", "the classes of training")
 
 
-def _list_labels(rows, competition, where, may_be_empty=False):
-    """Return the labels of all rows, a Series of str with the rows' index: one a row, or as many as a cell holds."""
-    separator = competition.separator
-    cells = read_column(rows, competition.label, where, "label", may_be_empty or separator is not None)
+def _list_labels(rows, competition, where):
+    """Return the labels of all rows, a Series of str with the rows' index: none or one a row, or all of a cell."""
+    cells, separator = read_column(rows, competition.label, where, "label", may_be_empty=True), competition.separator
+    cells = cells[~_is_missing(cells, competition)]
     return cells if separator is None else split_labels(cells, separator)
+
+
+def _is_missing(cells, competition):
+    """Return (N,) bool: which cells hold no answer; an empty one of several labels has none of them."""
+    is_missing = cells.str.strip().isin([*_MISSING, *(("",) if competition.separator is None else ())])
+    is_missing &= ~cells.isin(competition.classes)  # North America may be one
+    return (is_missing | cells.isna() if competition.separator is None else is_missing).to_numpy(dtype=bool)
+
+
+def _check_answers(rows, names, competition, where):
+    """Return (N, C) bool: which answers are missing; a UserError where competition.missing is not drop."""
+    cells = [read_column(rows, name, where, "label" if competition.label else "targets", True) for name in names]
+    is_missing = np.stack([_is_missing(one, competition) for one in cells], axis=1)
+    if is_missing.any() and competition.missing != "drop":
+        row, column = np.argwhere(is_missing)[0]
+        found = f"{is_missing.sum()} of {is_missing.size} answers are missing"
+        columns = listing([repr(name) for name, one in zip(names, is_missing.T, strict=True) if one.any()], 4)
+        text = cells[column].iloc[row]
+        first = f"first: line {rows.index[row] + 2}, {'empty' if text != text else repr(text)}"
+        advice = f"set competition.missing=drop to leave out these {'cells' if len(names) > 1 else 'rows'}"
+        advice = advice if competition.task == "multilabel" else advice.replace("cells", "rows")
+        raise UserError(f"{where}: {found} in column {columns} ({first}); fill them, or {advice}")
+    return is_missing
 
 
 def read_targets(rows, names, competition, where, may_be_constant=False):
     """Turn columns of numbers into targets (N, C), float32; may_be_constant: a column may hold one value only."""
     columns = []
-    for name in names:
-        values = pd.to_numeric(read_column(rows, name, where, "targets"), errors="coerce").to_numpy(dtype=np.float64)
+    for name, is_missing in zip(names, _check_answers(rows, names, competition, where).T, strict=True):
+        values = pd.to_numeric(rows[name].mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
         column = f"column {name!r}"
-        is_right = (values >= 0) & (values <= 1)
+        is_right = is_missing | (values >= 0) & (values <= 1)
         if not is_right.all():
             advice = "correct them"
             if competition.task == "binary":
                 advice = f"set competition.targets=[] and competition.label={name} for class names"
             found = listing(rows[name][~is_right].unique(), 3)
             raise UserError(f"{where}: {column} holds other values than 0 to 1 ({found}); {advice}")
-        if not may_be_constant and values.min() == values.max():
-            found = f"holds one class only ({rows[name].iloc[0]})"
+        known = values[~is_missing]
+        if not may_be_constant and (not len(known) or known.min() == known.max()):
+            found = f"holds one class only ({rows[name][~is_missing].iloc[0] if len(known) else 'no answer'})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, leave it out")
         columns.append(values)
     targets = np.stack(columns, axis=1)
     sums = targets.sum(axis=1)
     if competition.task == "multiclass" and (is_off := np.abs(sums - 1) > 1e-3).any():
-        first = f"line {np.flatnonzero(is_off)[0] + 2}, sum {sums[is_off][0]:g}"
+        first = f"line {rows.index[is_off][0] + 2}, sum {sums[is_off][0]:g}"
         advice = "correct them or set competition.task=multilabel"
         raise UserError(f"{where}: {is_off.sum()} of {len(rows)} rows do not sum to 1 (first: {first}); {advice}")
     return targets.astype(np.float32)
@@ -133,8 +162,18 @@ def _check_known(labels, classes, where, column, source):
         raise UserError(f"{where}: {column} holds {found}; correct it or competition.classes")
 
 
+def find_ids(rows, name, ids):
+    """Return the column of a table that holds ids: `name`, else the first whose values are all among `ids`."""
+    known = pd.Index(ids, dtype=str).str.strip()
+    fitting = (one for one in rows if rows[one].str.strip().isin(known).all())
+    return name if name in rows else next(fitting, name)
+
+
 def match_ids(wanted, found):
-    """Return (rows, missing, extra): where each wanted id is among the found, (N,) int; the ids of only one of them."""
-    wanted, found = pd.Index(wanted, dtype=str), pd.Index(found, dtype=str)
+    """Return (rows, missing, extra): where each wanted id is among the found, (N,) int; the ids of only one of them.
+
+    Blanks around an id do not count.
+    """
+    wanted, found = pd.Index(wanted, dtype=str).str.strip(), pd.Index(found, dtype=str).str.strip()
     rows = found.get_indexer(wanted)
     return rows, wanted[rows < 0], found[wanted.get_indexer(found) < 0]

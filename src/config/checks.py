@@ -34,13 +34,14 @@ def _find_run_faults(config):
         yield f"fold={fold}: there are num_folds={count}, counted from 0; fold={count - 1} is the last"
     if config.folds == "column" and not config.competition.fold:
         yield "folds=column: which column is not said; set competition.fold=COLUMN"
-    if (group := config.competition.group or "").startswith("re:"):
-        try:
-            fault = "" if re.compile(group[3:]).groups else "has no group in parentheses"
-        except (re.error, OverflowError, RecursionError) as error:
-            fault = f"is no regular expression ({first_line(error)})"
-        if fault:
-            yield f"competition.group={group}: {fault}; write for example re:^(.+)_(left|right)$"
+    for key in ("group", "predict_by"):
+        if (named := getattr(config.competition, key) or "").startswith("re:"):
+            try:
+                fault = "" if re.compile(named[3:]).groups else "has no group in parentheses"
+            except (re.error, OverflowError, RecursionError) as error:
+                fault = f"is no regular expression ({first_line(error)})"
+            if fault:
+                yield f"competition.{key}={named}: {fault}; write for example re:^(.+)_(left|right)$"
     if budget is not None and not seconds_of(budget) > 0:
         yield f"time_budget={budget}: no time above 0; write for example 8.5h, 45m or 90s"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:

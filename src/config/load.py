@@ -19,6 +19,7 @@ from src.config.settings import GROUPS, REPOSITORY, Config, settings, value_of
 from src.errors import UserError, first_line, listing, nearest
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; far deeper text ends the process within libyaml
+_PATTERNS = ("competition.train_image", "competition.test_image")  # one, or a list of them
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # an interpolation, and a value that is still to be set
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # a path cannot hold the first, a UTF-8 file the others
 
@@ -60,7 +61,8 @@ def _parse_word(word):
     key, text = word
     annotation = settings()[key].type if key in settings() else None
     try:
-        value = text if annotation in (str, str | None) else _parse_yaml(text, as_text=annotation == list[str])
+        is_text = annotation in (str, str | None) or (key in _PATTERNS and not text.startswith("["))
+        value = text if is_text else _parse_yaml(text, as_text=annotation == list[str])
     except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         reason = f"cannot be read ({first_line(error)})"
         raise UserError(f"command line: {key}={text} {reason}; quote it for the shell") from None
@@ -150,6 +152,11 @@ def _read_layer(layer, where, prefix=""):
         _check_text(key, value, where)
         if key == "image_size" and type(value) is int:
             value = [value, value]
+        if key == "competition.root" and isinstance(value, str):
+            value = os.path.expanduser(value)
+        patterns = value if isinstance(value, list) else [value]
+        if key in _PATTERNS and not (patterns and all(isinstance(one, str) for one in patterns)):
+            raise UserError(f"{where}: {key}={as_word(value)} is no pattern, nor a list of them; write test/{{id}}.png")
         if key == "infer.tta" and isinstance(value, str):
             value = [] if value == "none" else [value]
         if isinstance(value, dict):

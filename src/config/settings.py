@@ -37,17 +37,23 @@ class Competition:
     sample_submission: str | None = setting(None, "CSV whose columns and row order submission.csv takes; null: none")
     solution: str | None = setting(None, "CSV with the test labels, where they are known; null: none")
     id: str = setting("id", "column that names a row in every table")
-    train_image: str = setting("train/{id}", "path pattern: {column}, {id[0]} its first letter, * anything (of several "
-                               "files the middle one); without train_table {label} and * read labels from paths")
-    test_image: str = setting("test/{id}", "path pattern of a test row's image")
+    train_image: Any = setting("train/{id}", "path pattern: {column}, {id[0]} its first letter, * anything (of several "
+                               "files the middle one); without train_table {label} and * read labels from paths; "
+                               "a list of patterns: the one that has the image")
+    test_image: Any = setting("test/{id}", "path pattern of a test row's image, or a list of them")
     targets: list[str] = setting([], "columns of 0/1: one (binary), one-hot (multiclass) or several (multilabel)")
     label: str | None = setting(None, "column of class names; null: the labels are in targets")
     separator: str | None = setting(None, "text between the labels of a cell of competition.label, for task=multilabel "
                                     "(' ', ',', '|', ';' ...; a cell may be empty); null: a cell is one class name")
     classes: list[str] = setting([], "order of the class names (binary: the last is positive); []: sorted")
+    missing: str = setting("error", "an answer is empty, NA, NaN: stop, or drop its row (multilabel: the cell alone)",
+                           choices=("error", "drop"))
     task: str = setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
     group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "
                                 "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
+    predict_by: str | None = setting(None, "test rows that get one prediction, the sample's ids (patient): written as "
+                                     "group; null: each row its own")
+    predict_with: str = setting("mean", "how such rows become one", choices=("mean", "max"))
     fold: str | None = setting(None, "column of each row's fold (-1: always trained on), for folds=column; null: none")
     channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
     exif: bool = setting(True, "turn images as their orientation tag says, in all formats")

@@ -83,10 +83,11 @@ class Shuffled:
 
 def balanced(targets, task):
     """Each class as often as any other, or positives as often as negatives; over several columns the mean of that."""
-    positives, negatives = targets.sum(axis=0, dtype=np.float64), (1 - targets).sum(axis=0, dtype=np.float64)
-    chances = targets / np.maximum(positives, 1e-12)
+    shares = np.nan_to_num(targets), np.nan_to_num(1 - targets)  # what is not known is on neither side
+    positives, negatives = (share.sum(axis=0, dtype=np.float64) for share in shares)
+    chances = shares[0] / np.maximum(positives, 1e-12)
     if task != "multiclass":
-        chances = chances + (1 - targets) / np.maximum(negatives, 1e-12)
+        chances = chances + shares[1] / np.maximum(negatives, 1e-12)
     return chances.sum(axis=1)
 
 

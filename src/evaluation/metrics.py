@@ -46,13 +46,20 @@ class Metric:
         return not math.isnan(new) and (math.isnan(old) or (new > old if self.greater_is_better else new < old))
 
     def score(self, targets, probs):
-        """Return the score, float, of probs (N, C) against targets (N, C) in [0, 1]; nan where it is undefined."""
+        """Return the score, float, of probs (N, C) against targets (N, C) in [0, 1]; nan where it is undefined.
+
+        A target that is nan does not count; a function of probs without columns is given it.
+        """
+        is_known = ~np.isnan(targets)
+        if not is_known.all():
+            rows = is_known.any(axis=1)
+            targets, probs, is_known = np.asarray(targets)[rows], np.asarray(probs)[rows], is_known[rows]
         if self.has_columns:
             columns = self.score_columns(targets, probs)
             weights = np.where(np.isnan(columns), 0.0, 1.0 if self.weights is None else self.weights)
             return float(np.nansum(columns * weights) / weights.sum()) if weights.any() else math.nan
-        if self.takes == "classes":
-            targets, probs = self._labels(targets), self._labels(probs)
+        if self.takes == "classes":  # in an unknown column both are negative, which is right and no error of F1's
+            targets, probs = self._labels(targets), self._labels(np.where(is_known, probs, 0))
         return self._call(targets, probs)
 
     def score_columns(self, targets, probs):
@@ -60,11 +67,12 @@ class Metric:
         scores = np.full(np.shape(targets)[1], np.nan)
         if not self.has_columns:
             return scores if len(scores) > 1 else np.array([self.score(targets, probs)])
-        is_positive = self.positives(targets)
+        is_positive, is_known = self.positives(targets), ~np.isnan(targets)
         probs = self.positives(probs) if self.takes == "classes" else np.asarray(probs)
         for column in range(len(scores)):
-            if self.fold_needs == "rows" or 0 < is_positive[:, column].sum() < len(is_positive):
-                scores[column] = self._call(is_positive[:, column], probs[:, column])
+            truth = is_positive[is_known[:, column], column]
+            if len(truth) and (self.fold_needs == "rows" or 0 < truth.sum() < len(truth)):
+                scores[column] = self._call(truth, probs[is_known[:, column], column])
         return scores
 
     def positives(self, targets):
@@ -127,12 +135,12 @@ def log_loss(targets, probs, task):
     probs = np.clip(np.asarray(probs, dtype=np.float64), 1e-7, 1 - 1e-7)
     if task == "multiclass":
         return float(-(targets * np.log(probs)).sum(axis=1).mean())
-    return float(-(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)).mean())
+    return float(-np.nanmean(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)))
 
 
 def rmse(targets, probs):
     """Root mean squared error of the probabilities, a mean over columns."""
-    return np.sqrt(((np.asarray(targets, dtype=np.float64) - probs) ** 2).mean(axis=0)).mean()
+    return np.nanmean(np.sqrt(np.nanmean((np.asarray(targets, dtype=np.float64) - probs) ** 2, axis=0)))
 
 
 def accuracy(labels, predicted):

@@ -1,7 +1,7 @@
 """Probabilities -> labels: a threshold for each column, found on out-of-fold predictions."""
 
 import numpy as np
-from sklearn.metrics import f1_score, precision_recall_curve
+from sklearn.metrics import precision_recall_curve
 
 
 def choose_thresholds(targets, probs):
@@ -18,13 +18,6 @@ def choose_thresholds(targets, probs):
             lowest = steps[np.argmax((2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1])]
             thresholds[column] = (lowest + values[values < lowest].max(initial=0)) / 2
     return thresholds
-
-
-def compute_mean_f1(targets, probs, thresholds):
-    """Return the mean of the columns' F1 at their thresholds (C,); targets that are nan do not count."""
-    known = ~np.isnan(targets)
-    columns = zip(targets.T >= 0.5, (probs >= thresholds).T, known.T, strict=True)
-    return float(np.mean([f1_score(truth[rows], labels[rows], zero_division=0) for truth, labels, rows in columns]))
 
 
 def choose_labels(probs, thresholds, may_be_none):

@@ -12,7 +12,7 @@ from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
-from src.competition.predictions import save_predictions
+from src.competition.predictions import pool_rows, save_predictions
 from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
@@ -46,6 +46,8 @@ def infer_run(config, run_folder):
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
     output = _open_output(config.infer.output or run_folder)
+    if table.notes:
+        print(*table.notes, sep="\n")
     takes_labels = asks_for_labels(sample, competition, target_names)
     if takes_labels and config.infer.average == "rank":
         raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
@@ -83,11 +85,14 @@ def infer_run(config, run_folder):
         for one in (written, *written_folds):
             delete_unfinished(one.path)
         decision = _load_decision(folder, target_names) if takes_labels and competition.separator else None
-        write_submission(written.submission, sample, competition, table.ids, average, target_names, decision)
+        ids = table.ids
+        if table.units is not None:
+            ids, average = pool_rows(table.units, average, competition.predict_with)
+        write_submission(written.submission, sample, competition, ids, average, target_names, decision)
         for fold, one in zip(written_folds, probs, strict=True):
             save_predictions(fold.test, table, one)
-    print(f"{written.submission}: {len(table)} rows, checked")
-    if (solution := load_solution(competition, table)) is None:
+    print(f"{written.submission}: {len(ids)} rows, checked")
+    if (solution := load_solution(competition, table, ids)) is None:
         if sample is not None:
             print(describe_upload(competition.name, written.submission, Path(run_folder).name))
         return None

@@ -76,7 +76,7 @@ def auc_loss(logits, targets, is_multiclass, margin=1.0):
         log_others_of_top = log_probs.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
         scores = log_probs - log_others.scatter(1, top, log_others_of_top)
     positive = (targets > 0.5).float()
-    pairs = positive[:, None] * (1 - positive)  # (N positives, N negatives, C)
+    pairs = positive[:, None] * (targets <= 0.5)  # (N positives, N negatives, C); nan is neither
     lacks = (margin - (scores[:, None] - scores)).clamp(min=0).square()
     num_pairs = pairs.sum(dim=(0, 1))
     columns = (lacks * pairs).sum(dim=(0, 1)) / num_pairs.clamp(min=1)
@@ -132,6 +132,7 @@ def build_loss(config, class_weights=None):
     assert weights is None or "weights" in taken, f"{settings.name} takes no class weights"
     given = {"weights": weights, "is_multiclass": task == "multiclass"}
     given = settings.kwargs | {key: value for key, value in given.items() if key in taken}
+    has_gaps = task == "multilabel" and config.competition.missing == "drop"
 
     def loss(logits, targets):
         if weights is not None:
@@ -139,9 +140,20 @@ def build_loss(config, class_weights=None):
         # label smoothing: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7
         alternatives = targets.shape[1] if task == "multiclass" else 2
         targets = targets.float() * (1 - settings.label_smoothing) + settings.label_smoothing / alternatives
+        if has_gaps and function is not auc_loss:  # which reads nan itself; columns of the others are independent
+            return _known_loss(function, logits.float(), targets, given)
         return function(logits.float(), targets, **given)
 
     return loss
+
+
+def _known_loss(function, logits, targets, given):
+    """The loss over the entries whose target is known, as one column; 0 without any."""
+    is_known = ~targets.isnan()
+    if given.get("weights") is not None:
+        given = given | {"weights": given["weights"].expand_as(targets)[is_known][:, None]}
+    logits, targets = logits[is_known][:, None], targets[is_known][:, None]
+    return function(logits, targets, **given) if len(targets) else logits.sum()
 
 
 def resolve_class_weights(settings, targets, task):
@@ -155,8 +167,8 @@ def resolve_class_weights(settings, targets, task):
     if not settings.balance:
         return None
     # scikit-learn's N / (C * rows of a class), or a column's negatives / positives; 1 where one of them is 0
-    counts = targets.sum(axis=0, dtype=np.float64)
-    wanted = np.full_like(counts, len(targets) / len(counts)) if task == "multiclass" else len(targets) - counts
+    counts, num_known = np.nansum(targets, axis=0, dtype=np.float64), (~np.isnan(targets)).sum(axis=0)
+    wanted = np.full_like(counts, len(targets) / len(counts)) if task == "multiclass" else num_known - counts
     return np.divide(wanted, counts, out=np.ones_like(counts), where=(wanted > 0) & (counts > 0)).astype(np.float32)
 
 

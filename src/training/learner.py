@@ -128,6 +128,8 @@ def build_learner(run, fold):
     val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
     prior = np.average(targets, axis=0, weights=chances)  # how often each target counts in the loss
+    if np.isnan(prior).any():  # of those that are known
+        prior = np.ma.filled(np.ma.average(np.ma.masked_invalid(targets), axis=0, weights=chances), 0.5)
     if class_weights is not None:
         weighted = prior * class_weights
         prior = weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from src.competition.predictions import join_columns, load_predictions
-from src.evaluation.thresholds import choose_thresholds, compute_mean_f1
+from src.competition.predictions import join_columns, load_predictions, pool_rows
+from src.evaluation.thresholds import choose_thresholds
 from src.files import load_json, save_json, save_table
 
 
@@ -39,9 +39,12 @@ def score_run(run):
         "seconds_per_fold": {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()},
     }
     if run.config.competition.separator is not None:
-        thresholds = choose_thresholds(targets, probs)
-        scores["thresholds"] = dict(zip(names, thresholds.tolist(), strict=True))
+        scores["thresholds"] = dict(zip(names, choose_thresholds(targets, probs).tolist(), strict=True))
         scores["may_be_none"] = bool((run.table.targets == 0).all(axis=1).any())
+    if table.units is not None:
+        how = run.config.competition.predict_with
+        units = [pool_rows(table.units[rows], one, how)[1] for one in (targets, probs)]
+        scores["by_unit"] = metric.score(*units)
     save_json(folder.scores, scores)
     summary = {
         "fold": done,
@@ -55,8 +58,8 @@ def score_run(run):
         f"out-of-fold {metric.name}: {scores['pooled']:.5f} pooled, {scores['mean']:.5f} mean of {len(done)} of "
         f"{len(run.folds)} folds, {scores['seconds']:.0f} s"
     )
-    if "thresholds" in scores:
-        best, plain = (compute_mean_f1(targets, probs, one) for one in (thresholds, np.full(len(names), 0.5)))
-        print(f"thresholds of the labels, chosen here for submission.csv: mean F1 {best:.5f}, at 0.5 {plain:.5f}")
+    if "by_unit" in scores:
+        how = f"{run.config.competition.predict_with} of the rows of a {run.config.competition.predict_by}"
+        print(f"{metric.name} of the {how}: {scores['by_unit']:.5f}")
     print(f"{folder.oof}; next: python infer.py run={folder.path}")
     return scores

@@ -106,6 +106,8 @@ def load_run(config, processes):
     metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
     with processes.main_process_first():  # it may write the demo and the folds
         table = load_run_data(config, metric)
+    if processes.is_main_process and table.notes:
+        print(*table.notes, sep="\n")
     num_workers, guard = share_cores(processes.device, config.train.num_workers, config.threads)
     folds = list_folds(config, table)
     return Run(config, RunFolder(config.run_folder), metric, table, processes, num_workers, guard, folds=folds)

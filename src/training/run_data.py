@@ -28,8 +28,10 @@ def load_run_data(config, metric):
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names)
+        table = replace(table, notes=(*table.notes, *test.notes))
         if sample is not None:
-            check_sample(sample, competition, test, table.target_names)
+            notes = check_sample(sample, competition, test, table.target_names)
+            table = replace(table, notes=(*table.notes, *notes))
     table = replace(table, folds=load_folds(config, table))
     check_folds(table, table.folds, metric, config)
     name, is_soft = config.loss.name_for(competition.task), ((table.targets > 0) & (table.targets < 1)).any(axis=1)
@@ -78,7 +80,8 @@ def _check_same(path, rows):
     advice = "choose name=ANOTHER or overwrite=true"
     if not saved[["id", "fold"]].equals(rows[["id", "fold"]]):
         raise UserError(f"{path}: this run was trained on other folds or rows; {advice}")
-    changed = (saved != rows[saved.columns]).any(axis=1)
+    rows = rows[saved.columns]
+    changed = ((saved != rows) & ~(saved.isna() & rows.isna())).any(axis=1)
     if changed.any():
         raise UserError(
             f"{path}: this run was trained on other labels in {changed.sum()} of {len(rows)} rows "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from src.competition.paths import Paths, check_not_empty
-from src.competition.tables import load_train_table
+from src.competition.tables import load_test_table, load_train_table
 from src.errors import UserError
 from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal
 
@@ -48,7 +48,8 @@ def test_patterns_lead_to_files(write_competition, pattern, files, expected):
         ("{id!r}.png", "not a pattern; in braces write a column, or a letter of it such as {id[0]}"),
         ("{id.png", "not a pattern; in braces write a column, or a letter of it such as {id[0]}"),
         ("../{id}.png", "leads outside competition.root; write a path below it"),
-        ("/train/{id}.png", "leads outside competition.root; write a path below it"),
+        ("/../{id}.png", "leads outside competition.root; write a path below it"),
+        ("~/../{id}.png", "leads outside competition.root; write a path below it"),
         ("train/*.png", "all rows would get one image; name a column, for example {id}"),
         ("{idd}.png", "no column 'idd' (found id, y); did you mean id?"),
     ],
@@ -196,3 +197,41 @@ def test_images_inside_hdf5_are_named(write_competition):
     assert f"1 of 2 ids have no image (first: 002); {expected}.train_image, now" in refusal(competition)
     (Path(competition.root) / "train-image.hdf5").unlink()
     assert "; images may be inside all.h5, which is not read: extract" in refusal(competition)
+
+
+def test_of_several_patterns_the_one_that_has_the_image_counts(write_competition):
+    files = dict.fromkeys(("jpg/a.jpg", "more/b.jpg", "jpg/c.jpg"), PIXEL) | {"t.csv": "id\nb\na\nc\n"}
+    settings = {"test_table": "t.csv", "test_image": ["jpg/{id}.jpg", "more/{id}.jpg"]}
+    competition = write_competition(files, **settings)
+    assert names_of(load_test_table(competition, ("y",)), competition) == ["more/b.jpg", "jpg/a.jpg", "jpg/c.jpg"]
+    listed = write_competition({}, test_image=["jpg/{id}.jpg", "more/{id}.jpg"])
+    table = load_test_table(listed, ("y",))
+    assert (table.ids.tolist(), names_of(table, listed)) == (["a", "c", "b"], ["jpg/a.jpg", "jpg/c.jpg", "more/b.jpg"])
+    (Path(competition.root) / "jpg/c.jpg").unlink()
+    assert refusal(competition, load_test_table, ("y",)) == (
+        "ROOT/jpg, ROOT/more: 1 of 3 ids have no image (first: c); check competition.test_image, now jpg/{id}.jpg, "
+        "more/{id}.jpg"
+    )
+    twice = write_competition({"jpg/b.jpg": PIXEL, "jpg/c.jpg": PIXEL}, **settings)
+    assert refusal(twice, load_test_table, ("y",)) == (
+        "competition.test_image: id 'b' has an image by two patterns (ROOT/jpg/b.jpg, ROOT/more/b.jpg); leave out one "
+        "pattern, or move one of the images away"
+    )
+
+
+def test_absolute_paths_and_those_of_the_home_folder_are_taken_as_they_are(write_competition, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/far").mkdir(parents=True)
+    for name in ("001", "002"):
+        (tmp_path / f"home/far/{name}.png").write_bytes(PIXEL)
+    (tmp_path / "home/train.csv").write_text("id,y\n001,1\n002,0\n")
+    for top in ("~", str(tmp_path / "home")):
+        settings = BASIC | {"train_table": f"{top}/train.csv", "train_image": f"{top}/far/{{id}}.png"}
+        table = load_train_table(write_competition(IMAGES, **settings))
+        assert table.paths.tolist() == [str(tmp_path / f"home/far/{name}.png") for name in ("001", "002")]
+    settings |= {"train_table": None, "targets": [], "label": "label", "train_image": f"{top}/{{label}}/*.png"}
+    (tmp_path / "home/near").mkdir()
+    (tmp_path / "home/near/3.png").write_bytes(PIXEL)
+    table = load_train_table(write_competition({}, **settings))
+    assert table.ids.tolist() == ["far/001.png", "far/002.png", "near/3.png"]
+    assert table.targets[:, 0].tolist() == [0, 0, 1]

@@ -1,5 +1,7 @@
 """A submission has the sample's columns and rows, filled by name, and a wrong one is never written."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from src.competition.submission import (
     load_sample,
     write_submission,
 )
-from src.competition.tables import ImageTable
+from src.competition.tables import ImageTable, load_test_table
 from src.errors import UserError
 
 IDS = np.array(["01", "02", "3"])
@@ -74,6 +76,14 @@ def test_one_column_of_several_classes_takes_the_most_probable_name(write_compet
     assert found == {"label": ["eel", "cat", "dog"]}
     digits = filled(write_competition, "id,label", PROBS, ("7", "8", "9"), task="multiclass", label="label")
     assert digits == {"label": ["9", "7", "8"]}
+
+
+def test_class_numbers_that_became_floats_are_written_as_the_sample_does(write_competition):
+    settings, names = {"task": "multiclass", "label": "label", "sample_submission": "s.csv"}, ("7.0", "8.0", "10.0")
+    for cells, expected in (("8", ["10", "7", "8"]), ("8.0", ["10.0", "7.0", "8.0"])):
+        competition = write_competition({"s.csv": f"id,label\n3,{cells}\n01,{cells}\n02,{cells}\n"}, **settings)
+        frame = build_submission(load_sample(competition), competition, IDS, PROBS, names)
+        assert frame["label"].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -166,7 +176,6 @@ def test_a_sample_of_other_rows_is_refused(write_competition, test_ids, expected
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("ID,y\n1,0\n", "no column 'id' (found ID, y); set competition.id to what the table has"),
         ("id\n1\n", "1 rows of id; it needs an id and predictions"),
         ("id,y\n", "0 rows of id, y; it needs an id and predictions"),
         ("id,y\n1,0\n1,0\n", "1 of 2 rows repeat an id (first: 1); keep one row per image"),
@@ -231,3 +240,50 @@ def test_nothing_is_written_when_the_submission_is_wrong(write_competition, tmp_
     refusal(write_submission, path, sample, competition, IDS, np.full((3, 1), np.nan), ("y",))
     assert path.read_text() == before
     assert [one.name for one in path.parent.iterdir()] == ["submission.csv"]
+
+
+@pytest.mark.parametrize("header", ["Id,y", "ID ,y", "image,y", "y,image"])
+def test_the_samples_ids_are_found_by_their_values(write_competition, header):
+    text = "\n".join([header, *(",".join("0" if name == "y" else one for name in header.split(",")) for one in IDS)])
+    competition = write_competition({"s.csv": f"{text}\n"}, sample_submission="s.csv", targets=["y"])
+    sample = load_sample(competition)
+    [name] = set(header.split(",")) - {"y"}
+    [note] = check_sample(sample, competition, image_table(), ("y",))
+    assert note == f"{competition.root}/s.csv: the ids are in column {name!r}, by their values"
+    frame = build_submission(sample, competition, IDS[::-1], PROBS[:, :1], ("y",))
+    assert list(frame.columns) == header.split(",")
+    assert frame[name].tolist() == IDS.tolist()
+    assert frame["y"].tolist() == PROBS[::-1, 0].tolist()
+    check_submission(frame, sample, name)
+
+
+def test_a_sample_whose_ids_are_nowhere_is_refused(write_competition):
+    competition = write_competition({"s.csv": "ID,y\n1,0\n"}, sample_submission="s.csv")
+    assert refusal(check_sample, load_sample(competition), competition, image_table(), ("y",)) == (
+        f"{competition.root}/s.csv: no column 'id' (found ID, y); set competition.id to what the table has"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "columns", "by"),
+    [
+        (["p1", "p2"], {"patient": ["p2", "p1", "p1"]}, "patient"),
+        (["1_L", "2_R"], {"who": ["1", "1", "2"], "side": ["L", "L", "R"]}, "{who}_{side}"),
+        (["x", "y"], {}, "re:^(.+)[_-][^_-]+$"),
+    ],
+)
+def test_a_sample_of_groups_is_answered_by_the_column_that_makes_them(write_competition, ids, columns, by):
+    text = "id,y\n" + "".join(f"{one},0\n" for one in ids)
+    files = {"s.csv": text} | {f"test/{name}.png": b"stub" for name in ("x_1", "x_2", "y_1")}
+    pd.DataFrame({"id": ["x_1", "x_2", "y_1"]} | columns).to_csv(table := io.StringIO(), index=False)
+    settings = {"test_table": "t.csv", "test_image": "test/{id}.png", "sample_submission": "s.csv", "targets": ["y"]}
+    competition = write_competition(files | {"t.csv": table.getvalue()}, **settings)
+    sample, test = load_sample(competition), load_test_table(competition, ("y",))
+    assert refusal(check_sample, sample, competition, test, ("y",)) == (
+        f"{competition.root}/s.csv: 2 of 2 ids are no test rows and 3 test rows are missing (first: {ids[0]}); "
+        f"each of them is several test rows: set competition.predict_by={by}"
+    )
+    competition = write_competition({}, **settings, predict_by=by)
+    test = load_test_table(competition, ("y",))
+    check_sample(sample, competition, test, ("y",))
+    assert sorted(set(test.units)) == ids

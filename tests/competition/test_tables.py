@@ -1,6 +1,7 @@
 """Tables hold what the CSVs and folders say, and what is wrong with them is refused in one line."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,10 +153,11 @@ def test_rows_longer_than_the_header_are_refused(tmp_path):
         ("id,y\n001,1\n,0\n",
          "ROOT/train.csv: column 'id' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
         ("id,y\n001,1\n002,\n",
-         "ROOT/train.csv: column 'y' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
+         "ROOT/train.csv: 1 of 2 answers are missing in column 'y' (first: line 3, empty); fill them, or set "
+         "competition.missing=drop to leave out these rows"),
         ("id,y\n001,1\n002,nan\n",
-         "ROOT/train.csv: column 'y' holds other values than 0 to 1 (nan); set competition.targets=[] and "
-         "competition.label=y for class names"),
+         "ROOT/train.csv: 1 of 2 answers are missing in column 'y' (first: line 3, 'nan'); fill them, or set "
+         "competition.missing=drop to leave out these rows"),
         ("id,y\n001,2\n002,no\n010,1\n",
          "ROOT/train.csv: column 'y' holds other values than 0 to 1 (2, no); set competition.targets=[] and "
          "competition.label=y for class names"),
@@ -226,3 +228,17 @@ def test_a_group_that_no_row_has_is_refused(write_competition, group, expected):
     files = {f"train/{name}.png": PIXEL for name in ("12_left", "12_right", "7_left", "9")}
     settings = GROUPED | {"group": group}
     assert refusal(write_competition(files | {"train.csv": EYES}, **settings)) == expected
+
+
+def test_test_ids_are_found_in_the_column_that_leads_to_the_images(write_competition):
+    files = {"test/7.png": PIXEL, "test/8.png": PIXEL, "s.csv": "y,Id\n0,7\n0,8\n", "true.csv": "Id,y\n8,1\n7,0\n"}
+    settings = {"sample_submission": "s.csv", "test_image": "test/{id}.png", "targets": ["y"], "solution": "true.csv"}
+    competition = write_competition(files, **settings)
+    table = load_test_table(competition, ("y",))
+    assert table.ids.tolist() == ["7", "8"]
+    assert table.notes == (f"{competition.root}/s.csv: the ids are in column 'Id', which leads to the images",)
+    assert load_solution(competition, table).tolist() == [[0], [1]]
+    (Path(competition.root) / "test/8.png").unlink()
+    assert refusal(competition, load_test_table, ("y",)) == (
+        "ROOT/s.csv: no column 'id' (found y, Id); set competition.id to what the table has"
+    )

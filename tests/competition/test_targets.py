@@ -1,5 +1,6 @@
 """Labels and target columns become targets, or are refused in one line."""
 
+import numpy as np
 import pytest
 
 from src.competition.tables import load_solution, load_test_table, load_train_table
@@ -38,7 +39,8 @@ def test_several_targets_may_be_soft(write_competition):
     ("settings", "expected"),
     [
         ({}, "column 'kind' holds one class only (cat); nothing can be learned, set another label"),
-        ({"label": "gap"}, "column 'gap' is empty in 1 of 3 rows (first: line 3); fill or remove them"),
+        ({"label": "gap"}, "1 of 3 answers are missing in column 'gap' (first: line 3, empty); fill them, or set "
+         "competition.missing=drop to leave out these rows"),
         ({"label": "three"}, "column 'three' holds 3 classes (a, b, c); set competition.task=multiclass"),
         ({"label": "three", "classes": ["a", "b"]},
          "column 'three' holds 'c' (first: line 4), not among competition.classes (a, b); correct it or "
@@ -155,3 +157,81 @@ def test_the_largest_share_of_a_class_is_its_positive(write_competition):
         table = load_train_table(write_competition(IMAGES | {"train.csv": csv}, **settings, task=task))
         assert table.positives.tolist() == expected
         assert table.take([0, 2]).positives.tolist() == [expected[0], expected[2]]
+
+
+def test_outer_blanks_of_ids_labels_and_column_names_do_not_count(write_competition):
+    csv = "id ,kind, patient\n001 ,cat,p\n002,cat ,q \n 010,dog,q\n"
+    competition = write_competition(
+        IMAGES | {"train.csv": csv}, train_table="train.csv", train_image="train/{id}.png", label="kind",
+        classes=["dog ", "cat"], group="patient",
+    )  # fmt: skip
+    table = load_train_table(competition)
+    assert table.ids.tolist() == ["001", "002", "010"]
+    assert table.targets.tolist() == [[1], [1], [0]]
+    assert table.groups.tolist() == ["p", "q", "q"]
+    assert [note.replace(competition.root, "ROOT") for note in table.notes] == [
+        "ROOT/train.csv: 2 column names had outer blanks; removed",
+        "ROOT/train.csv: 2 of 3 values of column 'id' had outer blanks; removed",
+        "ROOT/train.csv: 1 of 3 values of column 'kind' had outer blanks; removed",
+        "ROOT/train.csv: 1 of 3 values of column 'patient' had outer blanks; removed",
+    ]
+    twice = write_competition(IMAGES | {"train.csv": "id,y\n001,1\n001 ,0\n010,1\n"}, **BASIC)
+    assert refusal(twice) == "ROOT/train.csv: 1 of 3 rows repeat an id (first: 001); keep one row per image"
+    twice = write_competition(IMAGES | {"train.csv": "id,y,y \n001,1,0\n"}, **BASIC)
+    assert refusal(twice) == "ROOT/train.csv: two columns are named 'y'; rename one of them"
+
+
+@pytest.mark.parametrize("text", ["", "NA", "NaN", " ", "N/A"])
+def test_missing_answers_are_named_or_their_rows_dropped(write_competition, text):
+    names = ("a", "b", "c", "d")
+    files = {f"train/{name}.png": PIXEL for name in names}
+    csv = f"id,y,kind,s,t\na,0,cat,1,0\nb,{text},{text},{text},{text}\nc,1,dog,0,1\nd,0,cat,1,{text}\n"
+    base = {"train_table": "train.csv", "train_image": "train/{id}.png"}
+    shown = "empty" if text == "" else repr(text)
+    for settings, column, found, what in (
+        ({"targets": ["y"]}, "'y'", "1 of 4", "rows"), ({"label": "kind"}, "'kind'", "1 of 4", "rows"),
+        ({"targets": ["s", "t"], "task": "multilabel"}, "'s', 't'", "3 of 8", "cells"),
+        ({"targets": ["s", "t"], "task": "multiclass"}, "'s', 't'", "3 of 8", "rows"),
+    ):  # fmt: skip
+        line = refusal(write_competition(files | {"train.csv": csv}, **base, **settings))
+        empty = "empty" if column == "'kind'" and text == " " else shown
+        assert line == (
+            f"ROOT/train.csv: {found} answers are missing in column {column} (first: line 3, {empty}); fill them, or "
+            f"set competition.missing=drop to leave out these {what}"
+        )
+        table = load_train_table(write_competition({}, **base, **settings, missing="drop"))
+        is_multilabel = settings.get("task") == "multilabel"
+        assert table.ids.tolist() == (["a", "c"] if settings.get("task") == "multiclass" else ["a", "c", "d"])
+        assert len(table.columns) == len(table.paths) == len(table.targets) == len(table)
+        assert [path[-5] for path in table.paths] == table.ids.tolist()
+        if is_multilabel:
+            np.testing.assert_array_equal(table.targets, [[1, 0], [0, 1], [1, np.nan]])
+            assert table.notes[-1].endswith(": 1 answers of other rows are missing; no loss and no score counts them")
+        elif "task" not in settings:
+            assert table.targets.tolist() == [[0], [1], [0]]
+        note = f"train.csv: {4 - len(table)} of 4 rows have no answer and are left out"
+        assert any(one.endswith(note) for one in table.notes)
+
+
+def test_a_class_may_be_named_as_missing_answers_are(write_competition):
+    csv = "id,kind\n001,NA\n002,EU\n010,NA\n"
+    settings = {"train_table": "train.csv", "train_image": "train/{id}.png", "label": "kind", "classes": ["EU", "NA"]}
+    table = load_train_table(write_competition(IMAGES | {"train.csv": csv}, **settings))
+    assert table.targets[:, 0].tolist() == [1, 0, 1]
+
+
+def test_an_empty_cell_of_several_labels_is_none_of_them_but_na_is_missing(write_competition):
+    settings = TAGS | {"separator": " "}
+    csv = "id,tags\n001,a b\n002,\n010,NA\n"
+    line = refusal(write_competition(IMAGES | {"train.csv": csv}, **settings))
+    assert line.startswith("ROOT/train.csv: 1 of 3 answers are missing in column 'tags' (first: line 4, 'NA'); ")
+    table = load_train_table(write_competition({}, **settings, missing="drop"))
+    assert (table.ids.tolist(), table.targets.tolist()) == (["001", "002"], [[1, 1], [0, 0]])
+
+
+def test_which_class_is_positive_is_told_where_no_setting_says_it(write_competition):
+    files = IMAGES | {"train.csv": "id,kind\n001,normal\n002,ill\n010,ill\n"}
+    settings = {"train_table": "train.csv", "train_image": "train/{id}.png", "label": "kind"}
+    [note] = load_train_table(write_competition(files, **settings)).notes
+    assert note.endswith("train.csv: 'normal' is positive, 'ill' is not; competition.classes can turn them round")
+    assert load_train_table(write_competition(files, **settings, classes=["normal", "ill"])).notes == ()

@@ -130,6 +130,8 @@ CONTRADICTIONS = [
     (["augment.transforms=[Transpose]", "augment.augmix_consistency=1"],
      "augment.transforms: takes the place of augment.augmix_consistency; give one of the two "
      "(augment.augmix_consistency=0)"),
+    (["competition.predict_by=re:^.+_"],
+     "competition.predict_by=re:^.+_: has no group in parentheses; write for example re:^(.+)_(left|right)$"),
     (["schedule.warmup_epochs=8"],
      "schedule.warmup_epochs=8: leaves nothing of train.epochs=8 for the curve"),
 ]  # fmt: skip

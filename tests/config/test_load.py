@@ -176,3 +176,20 @@ def test_recipes_differ_from_each_other():
         config = dataclasses.replace(load_config(["model.pretrained=true", f"recipe={path.stem}"]), recipe="")
         texts.setdefault(config_yaml(config), []).append(path.stem)
     assert [names for names in texts.values() if len(names) > 1] == []
+
+
+def test_a_pattern_is_one_or_a_list(tmp_path):
+    assert load_config(["competition.test_image={id}.jpg"]).competition.test_image == "{id}.jpg"
+    word = 'competition.test_image=["a/{id}.jpg", "b/{id}.jpg"]'
+    assert load_config([word]).competition.test_image == ["a/{id}.jpg", "b/{id}.jpg"]
+    for value in ("[]", "[1]"):
+        with pytest.raises(UserError) as caught:
+            load_config([f"competition.train_image={value}"])
+        assert str(caught.value) == (
+            f"command line: competition.train_image={value} is no pattern, nor a list of them; write test/{{id}}.png"
+        )
+
+
+def test_the_root_may_be_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert load_config(["competition.root=~/data"]).competition.root == "/somewhere/data"

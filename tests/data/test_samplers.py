@@ -97,3 +97,9 @@ def test_a_row_that_would_be_alone_comes_to_the_batch_before(num_rows, world_siz
     assert [sum(map(len, batches)) for batches in zip(*each, strict=True)] == expected
     assert {one.smallest for one in each} == {min(expected) // world_size}
     assert sorted(row for one in each for row in rows(one)) == list(range(num_rows))
+
+
+def test_rows_of_missing_targets_are_drawn_by_those_that_are_known():
+    targets = np.array([[1, np.nan], [0, 1], [0, 0], [np.nan, 0]])
+    # column 1: one positive, two negatives; column 2: one positive, two negatives
+    assert SAMPLERS["balanced"](targets, "multilabel").tolist() == [1, 1.5, 1, 0.5]

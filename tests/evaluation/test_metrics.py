@@ -210,3 +210,30 @@ def test_a_metric_of_ones_own_is_a_function_and_an_entry(monkeypatch):
     monkeypatch.setitem(METRICS, "hit_rate", Metric(hit_rate))
     metric = build_metric("hit_rate", "multilabel", threshold=0.9)
     assert metric.score(SEVERAL, PROBS["multilabel"]) == ((PROBS["multilabel"] >= 0.9) == SEVERAL).mean()
+
+
+@pytest.mark.parametrize("name", ["roc_auc", "average_precision", "balanced_accuracy", "log_loss", "rmse", "f1_macro",
+                                  "f1_micro", "accuracy"])  # fmt: skip
+def test_a_target_that_is_nan_does_not_count(name):
+    metric, targets, probs = build_metric(name, "multilabel"), SEVERAL.astype(float), PROBS["multilabel"]
+    gaps = targets.copy()
+    gaps[::3, 1] = gaps[1::5, 0] = np.nan
+    gaps[7] = np.nan  # a row without any answer
+    found, known = metric.score(gaps, probs), ~np.isnan(gaps)
+    by_column = [(targets[known[:, one], one], probs[known[:, one], one]) for one in range(3)]
+    if name in ("roc_auc", "average_precision", "balanced_accuracy", "rmse"):
+        single = build_metric(name, "multilabel")  # of one column
+        expected = np.mean([single.score(truth[:, None], values[:, None]) for truth, values in by_column])
+    elif name == "f1_macro":
+        expected = np.mean([metrics.f1_score(truth, values >= 0.5) for truth, values in by_column])
+    elif name == "log_loss":
+        expected = metrics.log_loss(*(np.concatenate(part) for part in zip(*by_column, strict=True)))
+    elif name == "f1_micro":
+        truth, values = (np.concatenate(part) for part in zip(*by_column, strict=True))
+        expected = metrics.f1_score(truth, values >= 0.5)
+    else:  # a row is right where each known answer is
+        is_right = ((probs >= 0.5) == (targets > 0)) | ~known
+        expected = is_right.all(axis=1)[known.any(axis=1)].mean()
+    assert found == pytest.approx(expected)
+    probs = np.where(known, probs, 1 - probs)  # what is predicted for them does not matter
+    assert metric.score(gaps, probs) == found

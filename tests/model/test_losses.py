@@ -491,3 +491,39 @@ def test_as_many_class_weights_as_columns(task, what):
     with pytest.raises(UserError) as caught:
         resolve_class_weights(Loss(class_weights=[1, 2.5]), np.eye(4), task)
     assert str(caught.value) == f"loss.class_weights=[1, 2.5]: 2 given, 4 needed; give one for each {what}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ONLY_CLASSES])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_targets_that_are_missing_change_no_loss_and_no_gradient(name, weights, logits, hard):
+    if name == "auc" and weights is not None:
+        return
+    settings = Config(loss=Loss(name=name), competition=Competition(task="multilabel", missing="drop"))
+    loss, plain = module.build_loss(settings, weights), build_loss(name, class_weights=weights)
+    torch.testing.assert_close(loss(logits, hard), plain(logits, hard))
+    is_known = torch.ones_like(hard, dtype=torch.bool)
+    is_known[:5, 1] = is_known[3:9, 2] = False
+    gaps, logits = hard.masked_fill(~is_known, torch.nan), logits.clone().requires_grad_()
+    loss(logits, gaps).backward()
+    assert (logits.grad[~is_known] == 0).all()
+    if name == "auc":  # a mean over columns
+        each = [build_loss(name)(logits[rows, c : c + 1], hard[rows, c : c + 1]) for c, rows in enumerate(is_known.T)]
+        expected = torch.stack(each).mean()
+    else:  # a mean over all that is known
+        counts = is_known.sum(dim=0)
+        each = [
+            build_loss(name, class_weights=None if weights is None else weights[c : c + 1])(
+                logits[rows, c : c + 1], hard[rows, c : c + 1]
+            )
+            for c, rows in enumerate(is_known.T)
+        ]
+        expected = (torch.stack(each) * counts).sum() / counts.sum()
+    torch.testing.assert_close(loss(logits, gaps), expected)
+    if name != "auc":
+        assert loss(logits[:2], torch.full((2, 4), torch.nan)).item() == 0
+
+
+def test_class_weights_count_the_known_targets_only():
+    targets = np.array([[1, 0], [0, np.nan], [0, 1], [np.nan, 0]], np.float32)
+    weights = resolve_class_weights(Loss(balance=True), targets, "multilabel")
+    np.testing.assert_allclose(weights, [2, 2])

@@ -1,6 +1,7 @@
 """oof.csv and scores.json against hand-made folds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -67,3 +68,21 @@ def test_without_a_finished_fold_nothing_is_written(make_table, make_run):
     run = make_run(make_table(np.zeros((6, 8, 8), np.uint8), TARGETS, FOLDS), *WORDS)
     assert score_run(run) == {}
     assert not run.folder.path.exists()
+
+
+def test_predictions_of_units_are_scored_too(make, capsys):
+    run = make("last")
+    run.table = replace(run.table, units=np.array(["p", "p", "q", "r", "s", "t"]))
+    run.config = replace(run.config, competition=replace(run.config.competition, predict_by="patient"))
+    scores = score_run(run)
+    expected = -np.mean([0.5 * np.log(0.55) + 0.5 * np.log(0.45), np.log(0.6), np.log(0.9)])
+    assert scores["by_unit"] == pytest.approx(expected)
+    assert f"log_loss of the mean of the rows of a patient: {expected:.5f}" in capsys.readouterr().out
+
+
+def test_thresholds_of_labels_are_kept_for_the_submission(make):
+    run = make("last")
+    run.config = replace(run.config, competition=replace(run.config.competition, separator=" "))
+    scores = score_run(run)
+    assert scores["thresholds"] == {"t0": pytest.approx(0.4)}  # between .2, which is no label, and .6
+    assert scores["may_be_none"] is True

@@ -50,6 +50,15 @@ def test_what_has_changed_is_refused_while_the_run_has_work(tmp_path):
     save_folds(path, table_of(folds=FOLDS[::-1]), has_work=True)
 
 
+def test_targets_that_are_missing_stay_the_same(tmp_path):
+    path, gaps = tmp_path / "folds.csv", TARGETS.copy()
+    gaps[1, 0] = np.nan
+    save_folds(path, table_of(gaps), has_work=True)
+    assert path.read_text() == 'id,fold,a,b c\n007,0,1.0,0.0\nNA,1,,0.1\n"a,b",-1,1.0,1.0\n'
+    save_folds(path, table_of(gaps), has_work=True)
+    assert refusal(tmp_path, table_of()).startswith("FILE: this run was trained on other labels in 1 of 3 rows")
+
+
 def test_a_file_of_an_older_version_holds_no_targets(tmp_path):
     (tmp_path / "folds.csv").write_text('id,fold\n007,0\nNA,1\n"a,b",-1\n')
     save_folds(tmp_path / "folds.csv", table_of(), has_work=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from src.competition.folds import load_folds
-from src.competition.paths import Paths, find_present, list_images
+from src.competition.paths import Paths, find_present, list_images, locate
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import (
     ImageTable,
@@ -113,15 +113,18 @@ def _load_side(competition, side, target_names, findings):
     table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
     try:
         if side == "train":
-            return load_train_table(competition, may_be_constant=True)  # check_labels reports constant columns
-        return load_test_table(competition, target_names)
+            loaded = load_train_table(competition, may_be_constant=True)  # check_labels reports constant columns
+        else:
+            loaded = load_test_table(competition, target_names)
+        findings += [make_finding(note, "note", "nothing has to be done for training") for note in loaded.notes]
+        return loaded
     except UserError as error:
         if side == "test" and not table:  # training needs no test images then
             findings.append(make_finding(error, "note"))
             return None
         _add_error(findings, error)
     try:
-        rows = read_table(f"{competition.root}/{table}") if table else None
+        rows = read_table(locate(competition.root, table)) if table else None
         return _salvage(competition, side, rows, target_names, findings)
     except UserError as error:
         _add_error(findings, error)

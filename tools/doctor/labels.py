@@ -13,9 +13,11 @@ def check_labels(data):
     table = data.train
     if table is None or table.targets is None:
         return []
-    is_positive, names = table.targets >= 0.5, table.target_names
-    findings, counts = [], is_positive.sum(axis=0)
-    constant = np.flatnonzero((counts == 0) | (counts == len(table)))
+    is_positive, names = table.positives, table.target_names
+    findings, counts = _find_alike(data.config.competition, names), is_positive.sum(axis=0)
+    findings += _find_joined(data.config.competition, names)
+    num_known = (~np.isnan(table.targets)).sum(axis=0)
+    constant = np.flatnonzero((counts == 0) | (counts == num_known))
     if len(constant):
         findings.append(
             Finding(
@@ -25,20 +27,57 @@ def check_labels(data):
                 **name_rows(names, constant),
             )
         )
-    rare = np.flatnonzero((np.minimum(counts, len(table) - counts) < _MIN_ROWS) & ~np.isin(counts, (0, len(table))))
+    is_rare = np.minimum(counts, num_known - counts) < _MIN_ROWS
+    rare = np.flatnonzero(is_rare & (counts > 0) & (counts < num_known))
     if len(rare):
-        named = [f"{names[column]} ({counts[column]} of {len(table)})" for column in rare]
+        named = [f"{names[column]} ({counts[column]} of {num_known[column]})" for column in rare]
         findings.append(
             Finding(
                 "warning",
                 f"{len(rare)} of {len(names)} target columns have fewer than {_MIN_ROWS} rows of one kind",
-                "no fold can score them: lower num_folds, merge them with another class or leave them out",
+                "few folds can score them: merge them with another class, or set competition.metric=log_loss",
                 **name_rows(named),
             )
         )
     if data.config.competition.task != "multilabel":
         return findings
     return findings + _find_equal(is_positive, names) + _find_implied(is_positive, names)
+
+
+def _find_alike(competition, names):
+    """Find class names that are one in another spelling: Cat and cat, 1 and 1.0."""
+    if not competition.label:
+        return []
+    spellings = {}
+    for name in dict.fromkeys((*names, *competition.classes)):
+        try:
+            key = float(name)
+        except ValueError:
+            key = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+        spellings.setdefault(key, []).append(name)
+    alike = [" and ".join(map(repr, some)) for some in spellings.values() if len(some) > 1]
+    if not alike:
+        return []
+    advice = f"each is a class of its own: if they are one, write them alike in column {competition.label!r}"
+    return [Finding("warning", f"{len(alike)} class names are written in several ways", advice, **name_rows(alike))]
+
+
+def _find_joined(competition, names):
+    """Find class names that are others of them joined: "a b" beside "a" and "b"."""
+    if not competition.label:
+        return []
+    joined = {}
+    for name in names:
+        for separator in (" ", ",", "|", ";"):
+            parts = {part.strip() for part in name.split(separator)}
+            if len(parts) > 1 and parts <= set(names):
+                joined[name] = separator
+    if not joined:
+        return []
+    separator = max(joined.values(), key=list(joined.values()).count)
+    advice = f"where a cell holds several labels, set competition.task=multilabel 'competition.separator={separator}'"
+    title = f"{len(joined)} class names are several others joined"
+    return [Finding("warning", title, advice, **name_rows(list(joined)))]
 
 
 def _advise_constant(competition, are_all):

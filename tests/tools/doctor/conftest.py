@@ -27,6 +27,7 @@ image_size: 32
 model: {{backbone: test_resnet, pretrained: false, kwargs: {{norm_layer: groupnorm1}}}}
 num_folds: 2
 seed: 1
+fold_seed: 1
 """
 
 

@@ -99,3 +99,23 @@ def test_a_column_that_follows_from_the_others(several, rule, words):
     several.save(table.assign(sick=rule(any_other).astype(int)))
     [finding] = found_in(several, *MULTILABEL)
     assert (finding.severity, finding.names) == ("note", (f"sick: {words} the others",))
+
+
+def test_one_class_in_several_spellings(clinic):
+    kinds = np.array(["Cat", "cat", "dog fish", "dog_fish", "1", "1.0", "eel", "2"])[np.arange(160) % 8]
+    clinic.save(clinic.read().assign(kind=kinds))
+    words = ("competition.targets=[]", "competition.label=kind", "competition.task=multiclass")
+    [finding] = [one for one in check_labels(clinic.load(*words)[0]) if "several ways" in one.title]
+    assert finding.severity == "warning"
+    assert finding.title == "3 class names are written in several ways"
+    assert set(finding.names) == {"'1' and '1.0'", "'Cat' and 'cat'", "'dog fish' and 'dog_fish'"}
+
+
+@pytest.mark.parametrize("words", [("task=multiclass",), ("task=multilabel", "separator=,")])
+def test_classes_that_are_others_joined(clinic, words):
+    kinds = np.array(["scab", "frog eye", "rust", "rust scab"])[np.arange(160) % 4]
+    clinic.save(clinic.read().assign(kind=kinds))
+    words = ("competition.targets=[]", "competition.label=kind", *(f"competition.{word}" for word in words))
+    [finding] = [one for one in check_labels(clinic.load(*words)[0]) if "joined" in one.title]
+    assert (finding.severity, finding.names) == ("warning", ("rust scab",))
+    assert finding.advice.endswith("set competition.task=multilabel 'competition.separator= '")
