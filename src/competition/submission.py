@@ -39,8 +39,9 @@ def check_sample(sample, competition, test, target_names):
     ids = test.ids if test.units is None else np.unique(test.units)
     if _name_long(sample, competition, ids, target_names) is not None:
         return ()
-    id_column = _match_rows(sample, competition, ids, test)[0]
-    _fill_columns(sample, id_column, competition, np.zeros((0, len(target_names))), target_names)
+    if (id_column := find_ids(sample, competition.id, ids)) in sample:
+        _fill_columns(sample, id_column, competition, np.zeros((0, len(target_names))), target_names)
+    _match_rows(sample, competition, ids, test)
     where = locate(competition.root, competition.sample_submission)
     return (f"{where}: the ids are in column {id_column!r}, by their values",) if id_column != competition.id else ()
 
