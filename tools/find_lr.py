@@ -6,6 +6,7 @@ precision. The trained networks are discarded.
 """
 
 import math
+import operator
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -38,7 +39,7 @@ _SMOOTHING = 0.8  # weight of the last smoothed loss in the next one
 _STOP_FACTOR = 4  # the sweep ends when the smoothed loss is over so many times the best
 _FACTOR = 10**0.5  # from one rate that is tried to the next
 _MOST_TRIES = 8
-_SHORT = 1.2  # a short training prefers larger rates than a long one: so many times its best loss is as good
+_CLOSE = 0.002, 0.2  # shares of score and loss that a rate may be worse by where tries are shorter than the run
 _MOST_IMAGES = 1000  # held-out images that a try is judged by
 
 
@@ -46,12 +47,13 @@ _MOST_IMAGES = 1000  # held-out images that a try is judged by
 class Proposal:
     """What is proposed: `lr` to train with; `lowest`, the rate at which the sweep's loss was lowest; the rates tried.
 
-    losses: {rate: loss of held-out images, inf where it exploded}; chance: the same of predicting each target's mean.
+    tried: {rate: (score of held-out images, their log loss), inf where it exploded}; chance: the score of predicting
+    each target's mean.
     """
 
     lr: float
     lowest: float
-    losses: dict
+    tried: dict
     chance: float
     num_steps: int  # of each try
     num_held_out: int
@@ -100,15 +102,17 @@ def report(config, sweep, proposal, num_images, path):
     print(*(path.with_suffix(suffix) for suffix in (".png", ".csv", ".json")), sep="\n")
     if proposal is None:
         raise UserError(f"{path}: the loss fell at no rate; look at the data, the loss and model.freeze")
-    now, loss = config.optimizer.lr, proposal.losses[proposal.lr]
-    print(f"tried for {proposal.num_steps} steps: loss of {proposal.num_held_out} held-out images")
-    for lr, one in sorted(proposal.losses.items()):
-        print(f"  {lr:.1e}  {one:.4f}{' now' if lr == now else ''}")
+    from src.evaluation.metrics import build_metric
+
+    now, name = config.optimizer.lr, config.competition.metric
+    print(f"tried for {proposal.num_steps} steps; {name} and log loss of {proposal.num_held_out} held-out images")
+    for lr, (score, loss) in sorted(proposal.tried.items()):
+        print(f"  {lr:.1e}  {score:.5f}  {loss:.4f}{'  now' if lr == now else ''}")
     print(f"optimizer.lr={proposal.lr:.1e}   (now {now:.1e}; the sweep's loss was lowest at {proposal.lowest:.1e})")
     if not 0.1 <= proposal.lr / now <= 10:
         print(f"that is far from optimizer.lr={now:.1e}, which the settings have: try both")
-    if loss >= proposal.chance:
-        print(f"no rate was better than chance ({proposal.chance:.4f}), so this is a guess")
+    if not build_metric(name, config.competition.task).is_better(proposal.tried[proposal.lr][0], proposal.chance):
+        print(f"no rate was better than chance ({proposal.chance:.5f}), so this is a guess")
 
 
 def draw_sweep(path, sweep, proposal, lr_now, title):
@@ -120,14 +124,14 @@ def draw_sweep(path, sweep, proposal, lr_now, title):
     axes.plot(sweep["lr"], sweep["loss"], color="tab:blue", alpha=0.3, label="loss of each step")
     axes.plot(sweep["lr"], sweep["smoothed"], color="tab:blue", linewidth=2.5, label="smoothed")
     if proposal is not None:
-        tried = {lr: loss for lr, loss in sorted(proposal.losses.items()) if loss < math.inf}
+        tried = {lr: loss for lr, (_, loss) in sorted(proposal.tried.items()) if loss < math.inf}
         label = f"held-out loss after {proposal.num_steps} steps"
         axes.plot(tried.keys(), tried.values(), "s--", color="tab:orange", label=label)
-        place = (proposal.lr, proposal.losses[proposal.lr])
+        place = (proposal.lr, proposal.tried[proposal.lr][1])
         axes.plot(*place, "o", color="tab:red", markersize=10, label=f"proposal {proposal.lr:.1e}")
     if lr_now > 0:
         axes.axvline(lr_now, color="black", linestyle="--", label=f"optimizer.lr {lr_now:.1e}")
-    shown = [sweep["smoothed"].min(), sweep["smoothed"].iloc[0], *(proposal.losses.values() if proposal else ())]
+    shown = [sweep["smoothed"].min(), sweep["smoothed"].iloc[0], *(tried.values() if proposal else ())]
     low, high = min(shown), sweep["smoothed"].iloc[0]
     margin = 0.2 * (high - low) or 1.0
     axes.set(xscale="log", xlabel="learning rate of the backbone", ylabel="training loss", title=title)
@@ -190,7 +194,8 @@ def propose_lr(run, fold, sweep):
         fold: its number.
         sweep: table of `sweep_lr`.
 
-    Where tries are shorter than the run, the lowest rate counts whose loss is within a fifth of the best.
+    The competition's metric decides, and of equal scores the loss. Where tries are shorter than the run, which favours
+    large rates, the lowest rate counts that is close to the best.
 
     Returns:
         None where the sweep's loss fell at no rate.
@@ -204,37 +209,41 @@ def propose_lr(run, fold, sweep):
         return None
     lowest, now = float(sweep["lr"][lowest]), run.config.optimizer.lr
     trial = Trial(run, fold)
-    losses = climb(trial.compute_loss, lowest / 10)
-    if now not in losses:
-        losses[now] = trial.compute_loss(now)
-    lr = choose_rate(losses, 1.0 if trial.is_whole_run else _SHORT)
-    return Proposal(lr, lowest, losses, trial.chance, trial.num_steps, trial.num_held_out)
+    costs = climb(trial.compute_costs, lowest / 10)
+    if now not in costs:
+        costs[now] = trial.compute_costs(now)
+    lr = choose_rate(costs, (0, 0) if trial.is_whole_run else _CLOSE)
+    tried = {one: (trial.sign * score, loss) for one, (score, loss) in costs.items()}
+    return Proposal(lr, lowest, tried, trial.chance, trial.num_steps, trial.num_held_out)
 
 
-def choose_rate(losses, factor):
-    """Return the lowest rate of {rate: loss} whose loss is at most `factor` times the best one."""
-    return min(lr for lr, loss in losses.items() if loss <= factor * min(losses.values()))
+def choose_rate(costs, close):
+    """Return the lowest rate of {rate: (cost, loss)} that is as good as the best but for two shares of its numbers."""
+    best = min(costs.values())
+    most = [value + share * abs(value) for value, share in zip(best, close, strict=True)]
+    good = [lr for lr, cost in costs.items() if cost == best or all(map(operator.le, cost, most))]
+    return min(good)
 
 
-def climb(compute_loss, start):
-    """Return {rate: loss} of rates around `start`, each a half decade from the next: as far as the loss falls.
+def climb(compute_costs, start):
+    """Return {rate: (cost, loss)} of rates around `start`, each a half decade from the next: as far as the cost falls.
 
     First upwards, then, where that was no better, downwards; until two rates in a row are no better than the best, as
     short trainings are noisy, or one explodes on the way up.
     """
-    losses = {0: compute_loss(_round(start))}
+    costs = {0: compute_costs(_round(start))}
     for sign in (1, -1):
         step = 0
-        while len(losses) < _MOST_TRIES:
+        while len(costs) < _MOST_TRIES:
             step += sign
-            losses[step] = compute_loss(_round(start * _FACTOR**step))
-            best = min(losses, key=losses.get)
-            exploded = losses[step] == math.inf
-            if (exploded and sign == 1) or (sign * (step - best) >= 2 and losses[best] < math.inf):
+            costs[step] = compute_costs(_round(start * _FACTOR**step))
+            best = min(costs, key=costs.get)
+            exploded = costs[step][1] == math.inf
+            if (exploded and sign == 1) or (sign * (step - best) >= 2 and costs[best][1] < math.inf):
                 break
         if best > 0:
             break
-    return {_round(start * _FACTOR**step): losses[step] for step in sorted(losses)}
+    return {_round(start * _FACTOR**step): costs[step] for step in sorted(costs)}
 
 
 def _round(lr):
@@ -247,7 +256,6 @@ class Trial:
     def __init__(self, run, fold):
         from src.data.dataset import ImageDataset, build_loader
         from src.data.transforms import build_resize
-        from src.evaluation.metrics import log_loss
         from src.training.features import FeatureDataset
         from src.training.learner import choose_rows
 
@@ -262,20 +270,21 @@ class Trial:
             dataset = FeatureDataset(run.features, rows, table, is_training=False)
         self._loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
         self._run, self._fold, self._targets, self.num_held_out = run, fold, table.targets, len(rows)
-        self._compute = partial(log_loss, task=config.competition.task)
+        self.sign = -1 if run.metric.greater_is_better else 1  # of a score, to make it a cost
         share = run.table.targets[train_rows].mean(axis=0, keepdims=True)
-        self.chance = self._compute(table.targets, np.repeat(share, len(rows), axis=0))
+        self.chance = run.metric.score(table.targets, np.repeat(share, len(rows), axis=0))
         wanted = -(-TRY_STEPS * config.optimizer.accumulate_steps // config.train.epochs)
         full = config.train.batches_per_epoch or -(-len(train_rows) // config.train.batch_size)
         self.is_whole_run = wanted >= full
         self._num_batches = None if self.is_whole_run else wanted
         self.num_steps = config.train.epochs * -(-min(wanted, full) // config.optimizer.accumulate_steps)
 
-    def compute_loss(self, lr):
-        """Return the mean log loss of the held-out images after training at a rate; inf where that exploded."""
+    def compute_costs(self, lr):
+        """Return (score, negative where greater is better, and log loss) of the held-out images; inf: it exploded."""
         import torch
 
         from src.data.samplers import derive_seed
+        from src.evaluation.metrics import log_loss
         from src.model.losses import probabilities
         from src.training.engine import predict, train_one_epoch
         from src.training.learner import build_learner
@@ -294,12 +303,15 @@ class Trial:
                 stats = train_one_epoch(learner, epoch, title=title)
                 learner.schedule.end_epoch(score=-stats.loss, loss=stats.loss)
         except UserError:  # of a loss that is not finite: the sweep has decoded the images
-            return math.inf
+            return math.inf, math.inf
         finally:
             learner.close()
         to_probs = partial(probabilities, task=config.competition.task)
         index, probs = predict([learner.network], self._loader, to_probs, config.precision)
-        return self._compute(self._targets[index], probs[0]) if np.isfinite(probs).all() else math.inf
+        if not np.isfinite(probs).all():
+            return math.inf, math.inf
+        targets = self._targets[index]
+        return self.sign * run.metric.score(targets, probs[0]), log_loss(targets, probs[0], config.competition.task)
 
 
 def _prepare_inputs(run, fold, num_reads):

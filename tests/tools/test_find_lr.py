@@ -41,11 +41,11 @@ def test_it_prints_a_word_to_paste(found):
     assert all(len(line) <= 80 for line in lines)
     pattern = r"^(optimizer\.lr=\S+)   \(now 4\.0e-03; the sweep's loss was lowest at \S+\)$"
     word = re.search(pattern, printed, re.MULTILINE)[1]
-    tried = {float(lr): float(loss) for lr, loss in re.findall(r"^  (\S+)  (\S+)", printed, re.MULTILINE)}
-    assert load_config([word]).optimizer.lr == min(tried, key=tried.get)
+    tried = {float(lr): float(score) for lr, score in re.findall(r"^  (\S+)  (\S+)", printed, re.MULTILINE)}
+    assert load_config([word]).optimizer.lr == max(tried, key=tried.get)
     assert 3 <= len(tried) <= 9
     assert 0.004 in tried
-    assert "tried for 24 steps: loss of 719 held-out images" in lines  # the whole run: 2 epochs of 12 batches
+    assert "tried for 24 steps; roc_auc and log loss of 719 held-out images" in lines  # 2 epochs of 12 batches
 
 
 def test_it_writes_an_image_a_table_a_json_and_no_run_folder(found):
@@ -208,11 +208,11 @@ def climbed(losses, start=1.0):
 
     def compute_loss(lr):
         seen.append(round(2 * np.log10(lr / start)))
-        return losses[seen[-1]]
+        return losses[seen[-1]], losses[seen[-1]]
 
     found = climb(compute_loss, start)
     assert sorted(round(2 * np.log10(lr / start)) for lr in found) == sorted(seen)
-    assert [losses[round(2 * np.log10(lr / start))] for lr in found] == list(found.values())
+    assert [losses[round(2 * np.log10(lr / start))] for lr in found] == [loss for _, loss in found.values()]
     return seen
 
 
@@ -229,9 +229,12 @@ def test_one_unlucky_try_does_not_end_the_search():
 
 
 def test_of_short_tries_the_lowest_rate_near_the_best_counts():
-    losses = {0.04: 0.74, 0.14: 0.37, 0.43: 0.18, 1.4: 0.155, 4.3: float("inf")}
-    assert choose_rate(losses, 1.0) == 1.4
-    assert choose_rate(losses, 1.2) == 0.43
+    inf = float("inf")
+    costs = {0.04: (-0.96, 0.74), 0.14: (-0.996, 0.3), 0.43: (-0.997, 0.18), 1.4: (-0.998, 0.16), 4.3: (inf, inf)}
+    assert choose_rate(costs, (0, 0)) == 1.4
+    assert choose_rate(costs, (0.002, 0.2)) == 0.43
+    assert choose_rate({0.1: (0.5, 0.5), 0.3: (0.4, 0.4), 1.0: (0.4, 0.3)}, (0, 0)) == 1.0
+    assert choose_rate({0.1: (inf, inf), 0.3: (inf, inf)}, (0.002, 0.2)) == 0.1
 
 
 def test_a_rate_that_explodes_leads_downwards():
@@ -242,13 +245,14 @@ def test_a_rate_that_explodes_leads_downwards():
 
 @pytest.mark.parametrize(("lr", "expected"), [(3.9e-2, False), (4.1e-2, True), (4.1e-4, False), (3.9e-4, True)])
 def test_a_proposal_over_ten_times_away_is_to_be_tried_beside_todays(tmp_path, capsys, lr, expected):
-    proposal = Proposal(lr, 0.1, {lr: 0.2, 0.004: 0.3}, 0.7, 60, 500)
+    proposal = Proposal(lr, 0.1, {lr: (0.9, 0.2), 0.004: (0.8, 0.3)}, 0.5, 60, 500)
     report(load_config([]), SWEEP, proposal, 90, tmp_path / "lr.png")
     line = "that is far from optimizer.lr=4.0e-03, which the settings have: try both\n"
     assert (line in capsys.readouterr().out) == expected
 
 
 def test_a_rate_no_better_than_chance_is_a_guess(tmp_path, capsys):
-    for loss, expected in ((0.69, False), (0.7, True)):
-        report(load_config([]), SWEEP, Proposal(0.004, 0.1, {0.004: loss}, 0.7, 60, 500), 90, tmp_path / "lr.png")
-        assert ("no rate was better than chance (0.7000), so this is a guess" in capsys.readouterr().out) == expected
+    for score, expected in ((0.51, False), (0.5, True)):
+        proposal = Proposal(0.004, 0.1, {0.004: (score, 0.7)}, 0.5, 60, 500)
+        report(load_config([]), SWEEP, proposal, 90, tmp_path / "lr.png")
+        assert ("no rate was better than chance (0.50000), so this is a guess" in capsys.readouterr().out) == expected
