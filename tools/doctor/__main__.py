@@ -7,7 +7,7 @@ with images into doctor.html.
 import sys
 from pathlib import Path
 
-from src.config.help import help_text
+from src.config.help import help_asked
 from src.config.load import load_config, load_saved_config
 from src.errors import one_line_errors
 
@@ -21,16 +21,16 @@ USAGE = """usage: python -m tools.doctor [key=value ...] [output=FOLDER]
 It takes the words of train.py, trains nothing, and writes its findings into
 doctor.html and doctor.json of outputs/doctor/<competition>, or of output=. An
 error makes a score wrong or stops the training; a warning may do so; a note is
-worth knowing. The exit status is 1 where there is an error, else 0. All
-settings, with defaults:
+worth knowing. The exit status is 1 where there is an error, else 0. The
+settings that people change, with defaults:
 """
 
 
 def main(words):
     """Run the command line `words`; return the exit status."""
     with one_line_errors():
-        if {"--help", "-h"} & set(words):
-            print(USAGE + help_text())
+        if (text := help_asked(words)) is not None:
+            print(USAGE + text)
             return 0
         own = dict(word.split("=", 1) for word in words if word.startswith(("run=", "output=")))
         words = [word for word in words if not word.startswith(("run=", "output="))]
