@@ -25,7 +25,7 @@ _NOT_GROUP_WORDS = ("anatom", "age", "sex", "num", "number", "count", "position"
 _NOT_LABEL_WORDS = ("fold", "split", "width", "height", "age", "sex", "gender", "source")
 _SEVERAL_WORDS = ("labels", "tags", "attributes", "categories", "classes", "findings", "diagnoses", "genres")
 _MOST_CELLS = 200  # that are compared with each other
-_MISSING = ("", "na", "n/a", "nan", "null", "none", "?")  # in a column of numbers
+_MISSING = ("", "NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # as src.competition.targets reads them
 _NEGATIVE_WORDS = ("no", "non", "not", "negative", "neg", "normal", "healthy", "benign", "absent", "none", "control")
 
 
@@ -164,23 +164,25 @@ def _from_columns(train, columns, why, asked, sample=None):
     name, labels = columns[0], train[columns[0]]
     shown = sample[name] if sample is not None and name in sample else ()
     separator, reason, doubt = find_separator(labels, name, shown)
+    missing = _is_missing(labels.to_frame())
+    known = labels[~missing.iloc[:, 0]]
     if separator:
-        classes = order_classes({part for cell in labels for part in split_cell(cell, separator)})
+        classes = order_classes({part for cell in known for part in split_cell(cell, separator)})
         matched = match_classes(asked, classes) if len(asked) > 1 else []
         found = LabelColumns("multilabel", [], name, separator, matched or classes, "", f"{why}; {reason}", "sorted")
         found.doubts += [doubt] * bool(doubt)
-        return found
-    found = describe_classes(set(labels) - {""}, asked)
-    found.label, found.why = name, f"{why}; {labels.nunique()} class names"
+        return _note_missing(found, labels.to_frame(), missing & (labels != "").to_frame())
+    found = describe_classes(set(known), asked)
+    found.label, found.why = name, f"{why}; {known.nunique()} class names"
     found.doubts += [doubt] * bool(doubt)
-    _note_missing(found, labels.to_frame(), (labels == "").to_frame())
-    if _is_measure(labels):
+    _note_missing(found, labels.to_frame(), missing)
+    if _is_measure(known):
         found.doubts.append(f"{name} looks like a measure ({labels.iloc[0]} ...); only classes can be predicted")
     return found
 
 
 def _is_missing(cells):
-    return cells.apply(lambda one: one.str.strip().str.lower().isin(_MISSING))
+    return cells.isin(_MISSING)
 
 
 def _note_missing(found, cells, missing):
@@ -190,7 +192,10 @@ def _note_missing(found, cells, missing):
         shown = listing([repr(one) if one else "an empty cell" for one in words], 3)
         rows = f"in {int(missing.any(axis=1).sum())} of {len(cells)} rows"
         found.missing = f"{count} answers are missing ({shown}) {rows}"
-        what = "such cells count for nothing" if found.task == "multilabel" else "such rows are left out of training"
+        by_cell = found.task == "multilabel" and not found.label
+        what = "such cells count for nothing" if by_cell else "such rows are left out of training"
+        if found.label and any(words):
+            what += f"; if {words[-1]!r} is a class, add it to competition.classes"
         found.doubts.append(f"{found.missing}: {what}")
     return found
 

@@ -17,6 +17,9 @@ from tools.adopt.patterns import DICOM_SUFFIXES, is_side, roles
 from tools.adopt.readers import find_split
 
 _MAX_LONG = 200  # columns that a long table may become
+_READ = ("", "NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # by src.competition.targets as missing
+_MASK_COLUMNS = ("encodedpixels", "rle", "rle_mask", "mask_rle", "encoded_pixels", "segmentation", "segmentations")
+_UNKNOWN = ("none", "?", "-", "na", "n/a", "unknown", "missing")
 _BOX_COLUMNS = (
     *({"xmin", "ymin", "xmax", "ymax"}, {"x_min", "y_min", "x_max", "y_max"}, {"x1", "y1", "x2", "y2"}),
     *({"x", "y", "width", "height"}, {"x", "y", "w", "h"}, {"left", "top", "right", "bottom"}),
@@ -26,9 +29,16 @@ _BOX_COLUMNS = (
 
 
 def find_boxes(columns):
-    """Return the columns that hold boxes, as tables of detection have them, or []."""
+    """Return the columns that hold boxes or masks, as tables of detection and segmentation have them, or []."""
     lower = {name.lower().strip(): name for name in columns}
-    return next(([lower[name] for name in lower if name in one] for one in _BOX_COLUMNS if one <= set(lower)), [])
+    kinds = (*_BOX_COLUMNS, *({one} for one in _MASK_COLUMNS))
+    return next(([lower[name] for name in lower if name in one] for one in kinds if one <= set(lower)), [])
+
+
+def describe_boxes(boxes):
+    """Return words on what `find_boxes` has found."""
+    is_mask = boxes[0].lower().strip() in _MASK_COLUMNS
+    return f"{'segmentation: masks' if is_mask else 'object detection: boxes'} in {listing(boxes)}"
 
 
 def pivot_long(table, columns):
@@ -109,6 +119,18 @@ def signs_to_zeros(train, notes):
     return train.assign(**{name: train[name].replace("-1", "0") for name in names})
 
 
+def empty_unknown(train, notes):
+    """Return the table with empty cells where columns of 0 and 1 hold another word for an unknown answer."""
+    for name in train:
+        values = set(train[name])
+        words = sorted(one for one in values if one.lower() in _UNKNOWN and one not in _READ)
+        if words and {"0", "1"} <= values <= {"0", "1", *_READ, *words}:
+            what = f"{name} holds {listing(map(repr, words))} for an unknown answer"
+            notes.append(f"{what}: the copy has empty cells there")
+            train = train.assign(**{name: train[name].where(~train[name].isin(words), "")})
+    return train
+
+
 def drop_repeats(table, row_id, labels):
     """Keep one row per id: the first where the rows' labels agree, none where they differ.
 
@@ -127,9 +149,16 @@ def drop_repeats(table, row_id, labels):
     if clashing:
         first = distinct[row_id][distinct[row_id].isin(clashing)].iloc[0]
         found = listing(distinct[distinct[row_id] == first][labels].agg(" ".join, axis=1), 3)
-        found = f"{len(clashing)} ids have rows of different labels (first: {first}: {found})"
-        sentences.append(f"{found}; the copy leaves them out")
+        ids = "1 id has" if len(clashing) == 1 else f"{len(clashing)} ids have"
+        sentences.append(f"{ids} rows of different labels (first: {first}: {found}); the copy leaves them out")
     return kept.reset_index(drop=True), sentences, table[is_clashing]
+
+
+def average_targets(table, row_id, targets):
+    """Make a row per id with the mean of its rows' targets."""
+    means = table[targets].apply(pd.to_numeric, errors="coerce").groupby(table[row_id], sort=False).mean()
+    kept = table.drop_duplicates(row_id).reset_index(drop=True)
+    return kept.assign(**{name: means[name].map("{:.6g}".format).to_numpy() for name in targets})
 
 
 def join_labels(table, row_id, label):

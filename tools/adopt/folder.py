@@ -159,7 +159,7 @@ def _scan_into(files, folder, relative, depth):
                 files.tables.append(relative + name)
             elif lower.endswith(_ARCHIVE_SUFFIXES):
                 files.archives.append(relative + name)
-            elif lower.endswith((".json", ".txt")):
+            elif lower.endswith((".json", ".txt", ".xml")):
                 files.texts.append(relative + name)
             elif lower.endswith(_OTHER_SUFFIXES):
                 files.others.append(relative + name)

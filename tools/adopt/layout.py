@@ -14,10 +14,20 @@ from src.competition.tables import is_count
 from src.config.settings import settings
 from src.errors import UserError, listing
 from tools.adopt.columns import describe_classes, find_group, find_label_columns, find_stems, several_labels
-from tools.adopt.corrections import drop_repeats, find_boxes, join_labels, signs_to_zeros, take_test_rows
+from tools.adopt.corrections import (
+    average_targets,
+    describe_boxes,
+    drop_repeats,
+    empty_unknown,
+    find_boxes,
+    join_labels,
+    signs_to_zeros,
+    take_test_rows,
+)
 from tools.adopt.folder import Files, scan, unpack_command
 from tools.adopt.images import choose_channels, choose_image_size, count_bits_in_use, read_headers
 from tools.adopt.patterns import DICOM_SUFFIXES, Match, any_image, find_siblings, match_column, match_labels, roles
+from tools.adopt.readers import find_annotations
 from tools.adopt.tables import (
     choose_test,
     choose_train,
@@ -47,6 +57,7 @@ class Layout:
     folder: object = ""
     output: Path = Path()
     copies: dict[Path, object] = field(default_factory=dict)  # path -> corrected table, to be written there
+    blanks: dict[tuple, str] = field(default_factory=dict)  # (path, column) -> sentence on its outer blanks
     notes: dict[str, list] = field(default_factory=lambda: defaultdict(list))  # path of a table -> what was corrected
 
     def decide(self, key, value, why):
@@ -54,6 +65,15 @@ class Layout:
         if f"competition.{key}" not in settings():  # TEMPORARY
             return
         self.settings[f"competition.{key}"] = (value, why)
+
+    def tell_blanks(self, path, columns, read):
+        """Say which columns have outer blanks; `read` is the column in the path, if it is no id: it needs a copy."""
+        for name in dict.fromkeys(columns):
+            if sentence := self.blanks.pop((path, name), None):
+                if name == read:
+                    self.notes[path].append(f"{sentence}; the copy has none")
+                else:
+                    self.doubts.append(f"{sentence}, which do not count")
 
     def decide_table(self, key, path, table, why):
         """Record a table by its path; one that was corrected is copied, and what was done is said."""
@@ -84,7 +104,7 @@ def recognise(folder, unpacked=(), output=None):
     layout = Layout(scan(folder), folder=folder, output=Path(output).absolute())
     if not layout.files.images:
         raise UserError(_no_images(folder, layout.files))
-    tables, layout.doubts = read_tables(folder, layout.files.tables, layout.notes)
+    tables, layout.doubts, layout.blanks = read_tables(folder, layout.files.tables, layout.notes)
     sample, solution = take_sample(tables, layout.files.images), take_solution(tables)
     join_all(tables, layout.notes)
     train_path, match, rivals = choose_train(tables, sample, layout.files.images, layout.notes)
@@ -130,7 +150,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
         layout.notes[test_path] += [""]
         match = match_column(spread(train), column, images, "train", shared) or match
     train, match = refine(train, column, match, images, "train", shared, layout.notes[train_path])
-    train = signs_to_zeros(train, layout.notes[train_path])
+    train = empty_unknown(signs_to_zeros(train, layout.notes[train_path]), layout.notes[train_path])
     key = None if test is None else find_sample_key(test, sample.ids)
     is_grouped = key is not None and ("{" in key or not is_key(test, key))
     row_id = column if is_grouped else row_id
@@ -141,6 +161,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     free = [name for name in train if name not in taken]
     found = find_label_columns(train, sample.asked, free, sample.table)
     train, found = _keep_one_row(layout, train_path, train, row_id, found, sample)
+    layout.tell_blanks(train_path, [row_id, column, found.label], column if column != row_id else None)
 
     layout.decide_table("train_table", train_path, train, f"{len(train)} rows; {column} leads to the images")
     columns, train_ids = [column, row_id], set(train[row_id])
@@ -183,14 +204,20 @@ def _keep_one_row(layout, path, train, row_id, found, sample):
     is_several = num_clashing > 0.1 * num_ids
     if boxes and (is_several or not labels or find_boxes(sample.asked)):
         advice = "to classify whole images, put a CSV with a row per image and its labels in its place"
-        found = f"{path} is of object detection: boxes in {listing(boxes)}, {len(train)} rows of {num_ids} images"
+        found = f"{path} is of {describe_boxes(boxes)}, {len(train)} rows of {num_ids} images"
         raise UserError(f"{layout.folder}: {found}; {advice}")
     if boxes:
-        layout.doubts.append(f"{path} has boxes ({listing(boxes)}), which are not used: whole images are classified")
+        what = describe_boxes(boxes)
+        layout.doubts.append(f"{path} is of {what}, which are not used: whole images are classified")
     if is_several and found.label:
         kept, found = join_labels(train, row_id, found.label), several_labels(train[found.label].unique(), found)
         several = f"{num_clashing} of {num_ids} ids have rows of several labels"
         sentences = [f"{several}: the copy has a row of each id, whose cell holds all, joined by |"]
+    elif is_several:
+        kept = average_targets(train, row_id, labels)
+        sentences = [
+            f"{num_clashing} of {num_ids} ids have rows of different targets: the copy has the mean of each id"
+        ]
     layout.notes[path] += sentences
     return kept, found
 
@@ -213,8 +240,9 @@ def _decide_by_names(layout, tables, sample, folder):
     counts = ", ".join(f"{label} {count}" for label, count in labels.most_common(3))
     layout.decide("train_image", pattern, f"{why}: {counts}{' ...' if len(labels) > 3 else ''}")
     _decide_test_image(layout, *test_match)
-    test_folder = (layout.value("test_image") or "").split("/")[0]
-    beside = {path.split("/")[0] for path in set(images) - set(train)} - {test_folder}
+    test_folders = {one.split("/")[0] for one in (test_match[2].patterns if test_match[2] else ())}
+    test_folders |= {str(layout.value("test_image")).split("/")[0]}
+    beside = {path.split("/")[0] for path in set(images) - set(train)} - test_folders
     if pattern.startswith("{label}/") and beside:
         layout.doubts.append(
             f"{listing(sorted(beside))} would count as a class too; move the class folders into a folder train"
@@ -233,6 +261,9 @@ def _decide_test_rows(layout, sample, test_path, test, columns, train_ids):
     if source is None and sample.path:
         source = sample.table.drop(columns=sample.asked)
     if source is not None:
+        layout.tell_blanks(path, columns, columns[0] if columns[0] != columns[-1] else None)
+        if test is None:  # whose id is found by its values
+            source = source.rename(columns={sample.id: columns[-1]})
         rows, columns = spread(source), [name for name in dict.fromkeys(columns) if name in source]
         shared = bool(train_ids) and not any(train_ids & set(source[name]) for name in columns)
         matches = [(name, match_column(rows, name, images, "test", shared)) for name in columns]
@@ -369,9 +400,10 @@ def _no_labels(folder, layout, tables):
     for path, table in tables.items():
         row = ", ".join(f"{name}={value}" for name, value in list(table.iloc[0].items())[:3])
         if boxes := find_boxes(table):
-            reasons.append(f"{path} is of object detection (boxes in {listing(boxes)})")
+            reasons.append(f"{path} is of {describe_boxes(boxes)}")
         else:
             reasons.append(f"{path} names none of them (first row: {row})")
+    reasons += find_annotations(folder, files.texts)
     line = f"{folder}: nothing labels the {len(files.paths)} images (first: {files.paths[0]}): "
     line += "; ".join(reasons) or "there is no table"
     if files.archives:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -79,6 +80,23 @@ def read_lists(folder, paths):
             rows = [(image, PurePosixPath(path).stem) for path, files in lists.items() for image in files]
             found[next(iter(lists))] = pd.DataFrame(rows, columns=["image", "label"])
     return found
+
+
+def find_annotations(folder, paths):
+    """Return sentences on text and XML files that hold the boxes of an image each: YOLO's and VOC's."""
+    sentences = []
+    for suffix, holds_boxes in ((".txt", _is_yolo), (".xml", lambda text: "<bndbox>" in text)):
+        for path in [path for path in paths if path.lower().endswith(suffix)][:20]:
+            with suppress(OSError, UnicodeDecodeError):
+                if holds_boxes((Path(folder) / path).read_text(encoding="utf-8-sig")):
+                    sentences.append(f"{path} and others like it are of object detection: the boxes of an image each")
+                    break
+    return sentences
+
+
+def _is_yolo(text):
+    lines = [line.split() for line in text.splitlines()[:100]]
+    return bool(lines) and all(len(one) >= 5 and all(re.fullmatch(r"[\d.]+", word) for word in one) for one in lines)
 
 
 def join_parts(tables):

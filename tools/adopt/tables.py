@@ -35,8 +35,12 @@ class Sample:
 
 
 def read_tables(folder, paths, notes):
-    """Read every CSV; return ({relative path: table of str}, [a sentence for each that cannot be read as it is])."""
-    tables, doubts = {}, []
+    """Read every CSV, its cells without outer blanks.
+
+    Returns: ({relative path: table of str}, sentences on those that cannot be read as they are, {(path, column):
+        sentence on its blanks}).
+    """
+    tables, doubts, blanks = {}, [], {}
     for path in paths:
         try:
             table = read_table(Path(folder) / path).fillna("").rename(columns=str.strip)
@@ -47,11 +51,16 @@ def read_tables(folder, paths, notes):
             notes[path].append(f"{path} has no header: its copy names the columns {listing(headed.columns)}")
             table = headed
         if len(table):
-            tables[path] = table
+            tables[path] = table.apply(lambda cells: cells.str.strip())
+            for name in table:
+                if (is_changed := table[name] != tables[path][name]).any():
+                    first = table[name][is_changed].iloc[0]
+                    count = f"{is_changed.sum()} of {len(table)} cells of {name} in {path}"
+                    blanks[path, name] = f"{count} have blanks at their ends (first: {first!r})"
         if (encoding := find_encoding((Path(folder) / path).read_bytes(), path)) != "utf-8-sig":
             name = {"cp1252": "Windows-1252 (Latin-1)", "utf-16": "UTF-16"}[encoding]
             doubts.append(f"{path} is read as {name}, since it is not in UTF-8; look at its letters with accents")
-    return tables, doubts
+    return tables, doubts, blanks
 
 
 def read_others(folder, paths, notes):

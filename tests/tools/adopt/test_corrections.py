@@ -96,7 +96,10 @@ def test_blanks_around_ids(tmp_path):
     assert [path.rpartition("/")[2] for path in prove(tmp_path, folder, ["target"], zero_one(12)).paths] == [
         *ids(20, 4, "a{}.jpg")
     ]
-    assert any("blanks" in doubt for doubt in recognise(folder).doubts)
+    assert recognise(folder).doubts == [
+        "12 of 12 cells of id in train.csv have blanks at their ends (first: 'a0 '), which do not count",
+        "4 of 4 cells of id in sample_submission.csv have blanks at their ends (first: 'a20 '), which do not count",
+    ]
 
 
 def test_rows_that_repeat_an_id(tmp_path):
@@ -111,7 +114,7 @@ def test_rows_that_repeat_an_id(tmp_path):
     table(folder / "train.csv", id=ids(0, 20) * 2, kind=names)
     assert recognise(folder).doubts[:2] == [
         "19 of 40 training rows repeat an id with the same labels; the copy has one row of each",
-        "1 ids have rows of different labels (first: 19: dog, cat); the copy leaves them out",
+        "1 id has rows of different labels (first: 19: dog, cat); the copy leaves them out",
     ]
     images(folder / "test", ids(0, 4, "{}.png"))
     prove(tmp_path, folder, ["dog"], zero_one(19), ids(0, 19))
@@ -168,8 +171,34 @@ def test_detection_is_said(tmp_path):
     )
     table(folder / "train.csv", image=ids(0, 6) * 2, name=["cat", "dog"] * 6, **boxes)
     assert recognise(folder).doubts[0] == (
-        "train.csv has boxes (xmin, ymin, xmax, ymax), which are not used: whole images are classified"
+        "train.csv is of object detection: boxes in xmin, ymin, xmax, ymax, which are not used: "
+        "whole images are classified"
     )
+
+
+def test_segmentation_and_boxes_in_files_are_said(tmp_path):
+    folder = tmp_path / "masks"
+    images(folder / "train", ids(0, 6, "{}.png"))
+    table(folder / "train.csv", ImageId=ids(0, 6, "{}.png"), EncodedPixels=["1 2 5 6"] * 6)
+    table(folder / "sample_submission.csv", ImageId=["9.png"], EncodedPixels=["1 1"])
+    with pytest.raises(UserError, match="train.csv is of segmentation: masks in EncodedPixels, 6 rows of 6 images; to"):
+        recognise(folder)
+    (folder / "train.csv").unlink()
+    (folder / "sample_submission.csv").unlink()
+    write(folder / "labels" / "0.txt", "0 0.5 0.5 0.1 0.1\n1 0.2 0.2 0.1 0.1\n")
+    write(folder / "voc" / "0.xml", "<annotation><object><bndbox>\n</bndbox></object></annotation>\n")
+    with pytest.raises(UserError) as caught:
+        recognise(folder)
+    assert "labels/0.txt and others like it are of object detection: the boxes of an image each" in str(caught.value)
+    assert "voc/0.xml and others like it are of object detection: the boxes of an image each" in str(caught.value)
+
+
+def test_several_answers_of_an_image_are_averaged(tmp_path):
+    folder = tmp_path / "readers"
+    images(folder, ids(0, 8, "train/{}.png") + ids(8, 2, "test/{}.png"))
+    table(folder / "train.csv", id=[one for one in ids(0, 8) for _ in "abcd"], target=[0, 1, 1, 1, 0, 0, 0, 0] * 4)
+    assert recognise(folder).doubts == ["4 of 8 ids have rows of different targets: the copy has the mean of each id"]
+    prove(tmp_path, folder, ["target"], [0.75, 0] * 4, ids(0, 8))
 
 
 def test_what_the_tables_hold_instead_is_said(tmp_path):
@@ -182,7 +211,7 @@ def test_what_the_tables_hold_instead_is_said(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}: nothing labels the 2 images (first: x/a.png): "
         f"not read: {tmp_path}/empty.csv: is empty; copy or download it again; "
-        "boxes.csv is of object detection (boxes in bbox); "
+        "boxes.csv is of object detection: boxes in bbox; "
         "labels.csv names none of them (first row: name=q, kind=cat); "
         "add a CSV with a column of their names and one of labels"
     )
