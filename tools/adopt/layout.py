@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 
 from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.tables import is_count
-from src.config.settings import settings
 from src.errors import UserError, listing
 from tools.adopt.columns import describe_classes, find_group, find_label_columns, find_stems, several_labels
 from tools.adopt.corrections import (
@@ -62,8 +61,6 @@ class Layout:
 
     def decide(self, key, value, why):
         """Record a setting of the competition group."""
-        if f"competition.{key}" not in settings():  # TEMPORARY
-            return
         self.settings[f"competition.{key}"] = (value, why)
 
     def tell_blanks(self, path, columns, read):

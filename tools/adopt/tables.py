@@ -10,7 +10,6 @@ from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from src.competition.tables import find_encoding, is_count, read_table
-from src.config.settings import settings
 from src.errors import UserError, listing
 from tools.adopt.corrections import find_boxes, locate_images, pivot_long
 from tools.adopt.patterns import Match, is_side, match_column, roles
@@ -226,18 +225,17 @@ def refine(table, column, match, images, role, shared, notes):
         pattern = match.pattern.replace(f"{{{column}}}", f"{{{name}}}")
         table = table.assign(**{name: table[column].str.zfill(count)})
         return table, Match(pattern, match.share, 0, match.covered)
+    if "{image_file}" in match.pattern:
+        return table, match
     rows, patterns, covered = spread(table), [match.pattern], set(match.covered)
-    can_list = settings()["competition.test_image"].type is not str  # TEMPORARY
-    while (
-        can_list and len(covered) < len(rows) and len(patterns) < _MOST_PATTERNS and "{image_file}" not in match.pattern
-    ):
+    while len(covered) < len(rows) and len(patterns) < _MOST_PATTERNS:
         rest = [index for index in range(len(rows)) if index not in covered]
         more = match_column(rows.iloc[rest], column, images, role, shared)
-        if more is None or more.share < 0.1 or more.padding or is_side(more.pattern):
+        if more is None or more.share < 0.1 or more.padding or is_side(more.pattern) or roles(more.pattern) - {role}:
             break
         patterns.append(more.pattern)
         covered |= {rest[index] for index in more.covered}
-    if len(covered) < len(rows) and "*" not in match.pattern and "{image_file}" not in match.pattern:
+    if len(covered) < len(rows) and "*" not in match.pattern:
         paths, _ = locate_images(rows[column], images, role, shared)
         if sum(map(bool, paths)) > len(covered):
             return _add_files(table, column, images, role, shared, notes)

@@ -133,3 +133,54 @@ def test_two_eyes_of_a_patient_stay_in_one_fold(tmp_path):
         "20 of 20 ids begin alike, as 100_left, 100_right: they stay in one fold; "
         "if not of one patient or scene, set group to null"
     )
+
+
+@pytest.mark.parametrize("words", [["NA"], ["", "N/A"], ["nan"]])
+def test_missing_answers_of_a_column_of_0_and_1(tmp_path, words):
+    folder = tmp_path / "missing"
+    write_images(folder, ids(0, 12), ids(20, 4))
+    answers = [words[row % len(words)] if row < 2 else row % 2 for row in range(12)]
+    table(folder / "train.csv", id=ids(0, 12), target=answers)
+    table(folder / "sample_submission.csv", id=ids(20, 4), target=[0.5] * 4)
+    found, layout = decided(folder), recognise(folder)
+    assert (found["targets"], found["task"], found["missing"]) == (["target"], "binary", "drop")
+    shown = {"NA": "'NA'", "": "an empty cell, 'N/A'", "nan": "'nan'"}[words[0]]
+    assert layout.doubts == [f"2 answers are missing ({shown}) in 2 of 12 rows: such rows are left out of training"]
+    assert layout.settings["competition.targets"][1] == "the sample asks for it; 0/1, 50.0 % are 1"
+    prove(tmp_path, folder, ["target"], zero_one(12)[2:], ids(2, 10))
+
+
+def test_missing_answers_of_some_of_several_columns(tmp_path):
+    folder = tmp_path / "several"
+    write_images(folder, ids(0, 12), ids(20, 4))
+    table(folder / "train.csv", id=ids(0, 12), a=["", 0, 1, 1] * 3, b=[1, "NA", 0, 1] * 3)
+    table(folder / "sample_submission.csv", id=ids(20, 4), a=[0] * 4, b=[0] * 4)
+    assert (decided(folder)["task"], decided(folder)["missing"]) == ("multilabel", "drop")
+    assert recognise(folder).doubts == [
+        "6 answers are missing (an empty cell, 'NA') in 6 of 12 rows: such cells count for nothing"
+    ]
+
+
+def test_other_words_for_a_missing_answer_are_emptied_in_a_copy(tmp_path):
+    folder = tmp_path / "unknown"
+    write_images(folder, ids(0, 12), ids(20, 4))
+    table(folder / "train.csv", id=ids(0, 12), target=["?", "unknown", *zero_one(10)])
+    table(folder / "sample_submission.csv", id=ids(20, 4), target=[0.5] * 4)
+    assert recognise(folder).doubts == [
+        "target holds '?', 'unknown' for an unknown answer: the copy has empty cells there",
+        "2 answers are missing (an empty cell) in 2 of 12 rows: such rows are left out of training",
+    ]
+    prove(tmp_path, folder, ["target"], zero_one(10), ids(2, 10))
+
+
+def test_missing_class_names_and_names_with_blanks(tmp_path):
+    folder = tmp_path / "names"
+    write_images(folder, ids(0, 12), ids(20, 4))
+    table(folder / "train.csv", id=ids(0, 12), kind=["cat ", "dog", "NA"] * 4)
+    table(folder / "sample_submission.csv", id=ids(20, 4), kind=[0.5] * 4)
+    assert recognise(folder).doubts == [
+        "4 of 12 cells of kind in train.csv have blanks at their ends (first: 'cat '), which do not count",
+        "4 answers are missing ('NA') in 4 of 12 rows: such rows are left out of training; "
+        "if 'NA' is a class, add it to competition.classes",
+    ]
+    prove(tmp_path, folder, ["dog"], zero_one(8))

@@ -153,3 +153,44 @@ def test_folders_of_the_first_two_letters_and_padded_names_after_a_word(tmp_path
     assert found["train_image"] == "train/{id[0]}{id[1]}/{id}.jpg"
     assert found["test_image"] == "test/IMG_{id_padded}.jpg"
     assert names_of(prove(tmp_path, folder, ["target"], zero_one(12), train)) == ids(1, 4, "IMG_{:04}.jpg")
+
+
+def test_test_images_in_two_folders(tmp_path):
+    folder = tmp_path / "planet"
+    test = ids(0, 6, "test_{}") + ids(6, 3, "file_{}")
+    images(folder, ids(0, 12, "train-jpg/train_{}.jpg"))
+    images(folder, [f"test-jpg{'-additional' * (one[0] == 'f')}/{one}.jpg" for one in test])
+    table(folder / "train.csv", id=ids(0, 12, "train_{}"), target=zero_one(12))
+    table(folder / "sample_submission.csv", id=test, target=[0.5] * 9)
+    assert decided(folder)["test_image"] == ["test-jpg/{id}.jpg", "test-jpg-additional/{id}.jpg"]
+    assert recognise(folder).doubts == []
+    assert names_of(prove(tmp_path, folder, ["target"], zero_one(12))) == [f"{one}.jpg" for one in test]
+
+
+@pytest.mark.parametrize("has_column", [True, False])
+def test_the_sample_asks_for_groups_of_images(tmp_path, has_column):
+    folder = tmp_path / "breasts"
+    images(folder, ids(0, 12, "train/{}.jpg") + ids(20, 8, "test/{}.jpg"))
+    sides = list("LLRR")
+    table(folder / "train.csv", patient=ids(0, 3) * 4, side=sides * 3, image_id=ids(0, 12), cancer=zero_one(12))
+    asked = [f"{row // 4}_{sides[row % 4]}" for row in range(40, 48)]
+    columns = {"prediction_id": asked} if has_column else {}
+    table(folder / "test.csv", patient=[10] * 4 + [11] * 4, side=sides * 2, image_id=ids(20, 8), **columns)
+    table(folder / "sample_submission.csv", prediction_id=sorted(set(asked)), cancer=[0] * 4)
+    found = decided(folder)
+    key = "prediction_id" if has_column else "{patient}_{side}"
+    assert (found["id"], found["predict_by"], found["predict_with"]) == ("image_id", key, "mean")
+    assert recognise(folder).settings["competition.predict_by"][1] == (
+        "what the sample's prediction_id names: 4 for 8 test rows"
+    )
+    assert names_of(prove(tmp_path, folder, ["cancer"], zero_one(12), ids(0, 12))) == ids(20, 8, "{}.jpg")
+
+
+def test_the_sample_calls_the_id_otherwise(tmp_path):
+    folder = tmp_path / "otherwise"
+    images(folder, ids(0, 12, "train/{}.jpg") + ids(20, 4, "test/{}.jpg"))
+    table(folder / "train.csv", id=ids(0, 12), target=zero_one(12))
+    table(folder / "test.csv", id=ids(20, 4))
+    table(folder / "sample_submission.csv", Id=ids(20, 4), Predicted=[0] * 4)
+    assert recognise(folder).doubts == ["the sample calls Id what the tables call id; they are matched by value"]
+    assert list(prove(tmp_path, folder, ["target"], zero_one(12), ids(0, 12)).ids) == ids(20, 4)
