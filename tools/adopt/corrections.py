@@ -22,9 +22,9 @@ _MASK_COLUMNS = ("encodedpixels", "rle", "rle_mask", "mask_rle", "encoded_pixels
 _UNKNOWN = ("none", "?", "-", "na", "n/a", "unknown", "missing")
 _BOX_COLUMNS = (
     *({"xmin", "ymin", "xmax", "ymax"}, {"x_min", "y_min", "x_max", "y_max"}, {"x1", "y1", "x2", "y2"}),
-    *({"x", "y", "width", "height"}, {"x", "y", "w", "h"}, {"left", "top", "right", "bottom"}),
+    *({"x", "y", "width", "height"}, {"x", "y", "w", "h"}),
     *({"bbox_x1", "bbox_y1"}, {"left", "top", "width", "height"}),
-    *({"bbox"}, {"bboxes"}, {"box"}, {"boxes"}, {"bounding_box"}, {"bounding_boxes"}, {"predictionstring"}),
+    *({"bbox"}, {"bboxes"}, {"boxes"}, {"bounding_box"}, {"bounding_boxes"}, {"predictionstring"}),
 )
 
 

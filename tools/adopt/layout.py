@@ -182,7 +182,8 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
 def _decide_group(layout, train, row_id, taken, found):
     """Decide the column that groups rows, or the beginning that ids share."""
     group, why = find_group(train, taken)
-    labels = train[[found.label] if found.label else found.targets].agg(" ".join, axis=1)
+    columns = [found.label] if found.label else found.targets
+    labels = train.groupby(columns, sort=False).ngroup() if columns else train[row_id]
     if group is None and (stems := find_stems(train[row_id], labels)):
         group, why = stems
         layout.doubts.append(f"{why}: they stay in one fold; if not of one patient or scene, set group to null")
