@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from src.competition.submission import check_sample, load_sample
-from src.competition.tables import load_test_table, load_train_table
+from src.competition.predictions import pool_rows
+from src.competition.submission import check_sample, load_sample, write_submission
+from src.competition.tables import load_test_table, load_train_table, read_table
 from src.config.load import load_config
 from src.files import save_table
 from tools.adopt.competition_file import competition_yaml
@@ -42,7 +43,7 @@ def decided(folder, without=("root", "metric", "channels", "image_size")):
 
 
 def prove(tmp_path, folder, names, targets, train_ids=None):
-    """Load both tables by the competition file, as training will; every path exists. Returns the test table.
+    """Load both tables by the competition file, as training will, and write a submission; return the test table.
 
     `targets` is flat for one column, class numbers for several.
     """
@@ -60,8 +61,21 @@ def prove(tmp_path, folder, names, targets, train_ids=None):
     assert found.tolist() == list(targets)
     assert train_ids is None or list(train.ids) == train_ids
     if competition.sample_submission:
-        check_sample(load_sample(competition), competition, test, train.target_names)
+        prove_submission(tmp_path / "submission.csv", competition, test, train.target_names)
     return test
+
+
+def prove_submission(path, competition, test, names):
+    """Write a submission of random probabilities, as infer.py does: it has the sample's columns and ids, in order."""
+    sample = load_sample(competition)
+    check_sample(sample, competition, test, names)
+    rows, probs = test.ids, np.random.default_rng(0).random((len(test), len(names)))
+    if test.units is not None:
+        rows, probs = pool_rows(test.units, probs, competition.predict_with)
+    write_submission(path, sample, competition, rows, probs, names)
+    written, asked = read_table(path), read_table(f"{competition.root}/{competition.sample_submission}")
+    assert list(written.columns) == list(asked.columns)
+    assert written.iloc[:, 0].str.strip().tolist() == asked.iloc[:, 0].str.strip().tolist()
 
 
 def ids(start, count, form="{}"):
