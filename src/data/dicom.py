@@ -24,7 +24,8 @@ def decode_dicom(path, data):
         raise ValueError("no DICOM image")
     check_size(path, dicom.Rows, dicom.Columns)
     if "TransferSyntaxUID" not in dicom.file_meta:
-        dicom.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if dicom.original_encoding[0] else ExplicitVRLittleEndian
+        is_implicit, _ = dicom.original_encoding
+        dicom.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
     stored = pixel_array(dicom, index=int(dicom.get("NumberOfFrames") or 1) // 2)
     if dicom.PhotometricInterpretation == "PALETTE COLOR":
         stored, dicom.BitsStored = apply_color_lut(stored, dicom), 16
