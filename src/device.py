@@ -117,7 +117,8 @@ class ThreadGuard:
     _BUSY, _PAUSE = 0.25, 20.0  # share of the cores; seconds to the next trial, doubled by each in vain
 
     def __init__(self, most=1, count_others=None, clock=time.perf_counter):
-        self._most, self._count_others, self._clock = most, count_others or OtherPrograms().count, clock
+        self._most, self._clock = most, clock
+        self._count_others = count_others or (OtherPrograms().count if most > 1 else None)
         self._block, self._best, self._before, self._has_said, self._pause = [], math.inf, None, False, self._PAUSE
         self._last = self._next = clock()
 
@@ -175,9 +176,8 @@ class OtherPrograms:
     def _read(self):
         """Return (time, CPU seconds of all programs, of this one and its loader processes)."""
         times, own = psutil.cpu_times(), time.process_time()
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                own += sum(child.cpu_times()[:2])
+        with suppress(psutil.Error):  # of a child that has just ended
+            own += sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
         idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)  # guest is in user, too
         return time.perf_counter(), sum(times) - idle - getattr(times, "guest_nice", 0.0), own
 
