@@ -1,12 +1,18 @@
 """Devices and precisions by name; cores are shared, not fought for."""
 
+import subprocess
+import sys
+import time
+
 import joblib
+import psutil
 import pytest
 import torch
 
 from src.config.load import load_config
 from src.device import (
     Execution,
+    OtherPrograms,
     ThreadGuard,
     autocast,
     has_bf16_units,
@@ -161,3 +167,24 @@ def test_a_fixed_number_is_kept(machine):
         assert machine.run(50) == [2] * 50
     finally:
         torch.set_num_threads(before)
+
+
+def test_others_use_what_all_use_without_this_process_and_its_children(monkeypatch):
+    others, now = OtherPrograms(), time.perf_counter()
+    others._can_see = True
+    others._before = (now - 2.0, 10.0, 4.0)
+    monkeypatch.setattr(others, "_read", lambda: (now, 14.0, 5.0))  # in two seconds all use four, this one uses one
+    assert others.count() == pytest.approx(1.5)
+    assert others.count() == 0.0  # within a second
+    others._can_see, others._before = False, (now - 2.0, 10.0, 4.0)
+    assert others.count() == 0.0  # this process may use fewer cores than there are
+
+
+def test_a_child_s_work_is_its_own():
+    others = OtherPrograms()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        while psutil.Process(child.pid).cpu_times().user < 0.3:
+            time.sleep(0.01)
+        own = others._read()[2] - others._before[2]
+        child.kill()
+    assert own >= 0.3
