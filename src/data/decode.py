@@ -177,7 +177,7 @@ def _read_channels(path, page, competition, data):
 def _read_page(path, page, competition, data=None, target_size=None):
     """Return an open page as (H, W) or (H, W, 3) uint8; data: the file's bytes, where the page is its first."""
     is_jpeg, is_grey = page.format in ("JPEG", "MPO"), page.mode in ("1", "L", "LA")
-    is_plain = page.mode in ("L", "RGB") and page.format not in ("PNG", "PPM") and not _has_alpha(page)
+    is_plain = page.mode in ("L", "RGB") and page.format in ("TIFF", "BMP", "WEBP", "JPEG2000") and not _has_alpha(page)
     if page.mode.startswith("I;16") or (page.mode == "I" and page.format in ("PNG", "PPM")):
         # Pillow scales what has a range of its own to 16 bits, but for TIFF of 12
         bits = competition.bits if _is_16_bit(page) else 12 if page.format == "TIFF" else 16
