@@ -184,18 +184,18 @@ def find_lr(config, num_steps=NUM_STEPS):
 def propose_lr(run, fold, sweep):
     """Return the Proposal: of the rates tried from a tenth of where the sweep's loss was lowest, and today's, the best.
 
-    A tenth is fastai's and Smith's share. Alone it ruins some runs: the sweep warms untrained networks up far more
+    A tenth is fastai's share. Alone it ruins some runs: the sweep warms untrained networks up far more
     slowly than training does, so that the lowest loss comes at rates that are 20 times too high for them, while for
     pretrained networks, whose heads learn faster, it comes early. The first tenth of the sweep is left out: its
     smoothed losses are means of a few batches.
+
+    The competition's metric decides, and of equal scores the loss. Where tries are shorter than the run, which favours
+    large rates, the lowest rate counts that is close to the best.
 
     Args:
         run: training.run.Run with its inputs prepared; its config's rate is replaced.
         fold: its number.
         sweep: table of `sweep_lr`.
-
-    The competition's metric decides, and of equal scores the loss. Where tries are shorter than the run, which favours
-    large rates, the lowest rate counts that is close to the best.
 
     Returns:
         None where the sweep's loss fell at no rate.
@@ -310,8 +310,9 @@ class Trial:
         index, probs = predict([learner.network], self._loader, to_probs, config.precision)
         if not np.isfinite(probs).all():
             return math.inf, math.inf
-        targets = self._targets[index]
-        return self.sign * run.metric.score(targets, probs[0]), log_loss(targets, probs[0], config.competition.task)
+        targets, task = self._targets[index], config.competition.task
+        cost = self.sign * run.metric.score(targets, probs[0])
+        return math.inf if math.isnan(cost) else cost, log_loss(targets, probs[0], task)
 
 
 def _prepare_inputs(run, fold, num_reads):
