@@ -8,10 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from src.competition.paths import Paths
 from src.data.dataset import ImageDataset
 from src.errors import UserError
+from src.model.head import HEADS
 from src.training.engine import train_one_epoch
 from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 
@@ -87,6 +89,19 @@ def test_frozen_batchnorm_takes_single_images(table, build, tmp_path):
     words += ["model.freeze=gradual", "model.freeze_batchnorm=false"]  # it learns from the second epoch on
     with pytest.raises(UserError, match="train.batch_size=1: the BatchNorm of test_resnet"):
         build(table, *words)
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_batchnorm_in_the_head_alone_refuses_single_images_too(table, make_run, tmp_path, monkeypatch, views):
+    monkeypatch.setitem(HEADS, "mlp", lambda size, num: nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, num)))
+    save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), tmp_path / "w.safetensors")
+    words = [*WITH_BATCHNORM, "model.pretrained=true", f"model.weights={tmp_path}/w.safetensors", "normalize=none"]
+    run = make_run(table, *words, f"train.views={views}", "model.freeze=head_only", "train.batch_size=1")
+    run.features = np.random.default_rng(0).normal(size=(1, len(table), 96)).astype(np.float32) if views else None
+    with pytest.raises(UserError, match=f"train.batch_size=1: {HEADLESS}"):
+        build_learner(run, 0)
+    run.config = replace(run.config, train=replace(run.config.train, batch_size=2))
+    train_one_epoch(learner_in_epoch(build_learner(run, 0)), 0)
 
 
 def learner_in_epoch(learner):
