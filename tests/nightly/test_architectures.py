@@ -1,5 +1,7 @@
 """One backbone of every timm family: its stages are all its parameters, and it predicts the same when reopened."""
 
+from contextlib import suppress
+
 import pytest
 import timm
 import torch
@@ -9,23 +11,31 @@ from src.errors import UserError
 from src.model.freezing import list_stages
 from src.model.network import build_network
 from tests.model.building import make_config
+from tests.programs.test_batchnorm import check_predictions, is_batchnorm
 
 FAMILIES = sorted(timm.list_modules())
 
 
-def smallest_of(family):
-    """The family's model with the fewest parameters, of the first twelve, by building them on no device."""
-    names = timm.list_models(module=family)[:12]
-    with torch.device("meta"):
-        return min(names, key=lambda name: sum(one.numel() for one in timm.create_model(name).parameters()))
+def smallest_of(family, most=12, holds=bool):
+    """The family's model with the fewest parameters, of the first `most`, that `holds`; None: there is none.
+
+    They are built on no device.
+    """
+    sizes = {}
+    for name in timm.list_models(module=family)[:most]:
+        with torch.device("meta"), suppress(RuntimeError, NotImplementedError):  # which a few cannot be
+            model = timm.create_model(name)
+            if any(map(holds, model.modules())):
+                sizes[name] = sum(one.numel() for one in model.parameters())
+    return min(sizes, key=sizes.get, default=None)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_built_and_reopened(family, tmp_path):
-    if not timm.list_models(module=family):
-        pytest.skip("no models of its own")
     name = smallest_of(family)
+    if name is None:
+        pytest.skip("no models of its own")
     size = timm.models.get_pretrained_cfg(name, allow_unregistered=True).input_size[1:]
     config = make_config(backbone=name, pretrained=False, image_size=size)
     try:
@@ -46,3 +56,13 @@ def test_a_family_is_built_and_reopened(family, tmp_path):
         again = build_network(config, 3, load_pretrained=False)
         load_weights(tmp_path / "last.safetensors", again)
         torch.testing.assert_close(again.eval()(**inputs), before, rtol=0, atol=0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_with_batchnorm_predicts_the_same_in_training_in_inference_and_in_timm(family, tmp_path):
+    name = smallest_of(family, most=None, holds=is_batchnorm)
+    if name is None:
+        pytest.skip("no model with BatchNorm")
+    size = timm.models.get_pretrained_cfg(name, allow_unregistered=True).input_size[1:]
+    check_predictions(name, tmp_path, size)
