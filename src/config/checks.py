@@ -78,6 +78,11 @@ def _find_model_faults(config):
         yield f"{head_first}: a head learns nothing on random weights; set model.pretrained=true"
     if not model.pretrained and model.freeze_batchnorm:
         yield "model.freeze_batchnorm=true: random weights have no statistics to keep; set it to null"
+    for key, own in (("norm", "backbone"), ("init", "default")):
+        if model.pretrained and (value := getattr(model, key)) != own:
+            yield f"model.{key}={value}: pretrained weights come with their own; set model.pretrained=false"
+    if model.init == "zero":
+        yield "model.init=zero: layers of zeros never learn; set model.init=he_normal"
     if "momentum" in model.batchnorm_kwargs and model.keeps_batchnorm:
         found = f"model.batchnorm_kwargs.momentum={model.batchnorm_kwargs['momentum']}"
         yield f"{found}: BatchNorm is frozen, its statistics do not move; set model.freeze_batchnorm=false"

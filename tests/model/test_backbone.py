@@ -4,6 +4,7 @@ import copy
 import re
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import DropPath
@@ -41,9 +42,48 @@ def test_arguments_that_a_backbone_does_not_take():
     )
 
 
-@pytest.mark.parametrize("key", ["num_classes", "in_chans", "pretrained", "pretrained_cfg_overlay", "checkpoint_path"])
-def test_arguments_that_follow_from_settings(key):
-    assert refusal(kwargs={key: 5}) == f"model.kwargs.{key}: follows from other settings; leave it out"
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("num_classes", "leave it out"),
+        ("in_chans", "set competition.channels instead"),
+        ("pretrained", "set model.pretrained instead"),
+        ("pretrained_cfg_overlay", "set model.weights instead"),
+        ("checkpoint_path", "set model.weights instead"),
+        ("global_pool", "set model.pool instead"),
+        ("img_size", "set image_size instead"),
+        ("features_only", "leave it out"),
+    ],
+)
+def test_arguments_that_follow_from_settings(key, advice):
+    assert refusal(kwargs={key: ""}) == f"model.kwargs.{key}: follows from other settings; {advice}"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "lost", "choices"),
+    [
+        ("vit_tiny_patch16_224", (100, 100), "rows (4) and columns (4)", ["96", "112"]),
+        ("vit_tiny_patch16_224", (100, 96), "rows (4)", ["96", "[112,96]"]),
+        ("vit_tiny_patch16_224", (64, 97), "columns (1)", ["[64,96]", "[64,112]"]),
+        ("convnext_atto", (50, 50), "rows (2) and columns (2)", ["48", "52"]),
+        ("mixer_s32_224", (48, 64), "rows (16)", ["[32,64]", "64"]),
+    ],
+)
+def test_pixels_that_no_patch_holds(name, size, lost, choices):
+    advice = " or ".join(f"image_size={one}" for one in choices)
+    assert refusal(backbone=name, image_size=size) == (
+        f"image_size={list(size)}: {name} never sees the last {lost}; set {advice}"
+    )
+    for choice in choices:  # which holds
+        height, width = choice.strip("[]").split(",") if "," in choice else (choice, choice)
+        assert build(name, image_size=(int(height), int(width)))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "mobilenetv2_100", "test_efficientnet", "densenet121", "swin_s3_tiny_224"]
+)
+def test_networks_that_see_all_pixels_take_any_size(name):
+    assert build(name, image_size=(61, 75) if "swin" not in name else (60, 76))
 
 
 def test_names_that_do_not_exist():
@@ -60,9 +100,27 @@ def test_a_backbone_that_cannot_be_built_is_named_in_one_line(kwargs):
 
 
 def test_an_image_size_that_does_not_fit():
-    assert refusal(backbone="test_vit", image_size=(50, 50)).startswith(
-        "image_size=[50, 50]: test_vit cannot take it ("
+    assert refusal(backbone="levit_128s", image_size=(50, 50)).startswith(
+        "image_size=[50, 50]: levit_128s cannot take it ("
     )
+
+
+def test_the_setting_at_fault_is_found_by_trying_without_it(tmp_path):
+    """As the embedded competition's file sets it: no advice names the size that is set already."""
+    at_fault = {"backbone": "test_vit", "image_size": (224, 224), "kwargs": {"norm_layer": "groupnorm1"}}
+    message = refusal(**at_fault)
+    assert message.startswith("model.kwargs.norm_layer=groupnorm1: test_vit cannot take it (")
+    assert message.endswith("; leave it out, or set model.kwargs={} where a file has it")
+    assert build(**at_fault | {"kwargs": {}})
+    model = timm.create_model("test_vit", img_size=224)
+    save_file(model.state_dict(), tmp_path / "test_vit.safetensors")
+    assert refusal(**at_fault, pretrained=True, weights=str(tmp_path)) == message
+    message = refusal(kwargs={"norm_layer": "identity", "act_layer": "gelu"})
+    assert message.startswith("model.kwargs.norm_layer=identity: resnet10t cannot take it (")
+    message = refusal(backbone="test_vit", image_size=(100, 100), kwargs={"act_layer": "gelu"})
+    assert message.startswith("image_size=[100, 100]: test_vit cannot take it (")
+    assert message.endswith("; try image_size=96 or image_size=112")
+    assert build("test_vit", image_size=(96, 96))
 
 
 def test_what_the_first_forward_finds(monkeypatch):
@@ -74,16 +132,14 @@ def test_what_the_first_forward_finds(monkeypatch):
         module = type(name, (nn.Module,), {"forward": lambda self, images, forward=forward: forward(images)})
         monkeypatch.setitem(BACKBONES, name, lambda channels, image_size, module=module: module())
     assert refusal(backbone="Silent") == (
-        "image_size=[64, 64]: Silent cannot take it (AssertionError); try image_size=224"
+        "image_size=[64, 64]: Silent cannot take it (AssertionError); choose another backbone"
     )
-    assert refusal(backbone="Silent", image_size=(224, 224)).endswith("; choose another backbone")
     assert refusal(backbone="Maps") == (
         "model.backbone=Maps: returns (1, 3, 64, 64) for one image, not (1, D); look at model.kwargs"
     )
     assert refusal(backbone="Many") == (
         "model.backbone=Many: returns list for one image, not (1, D); look at model.kwargs"
     )
-    assert refusal(kwargs={"global_pool": ""}).startswith("model.backbone=resnet10t: returns (1, 512, 2, 2) for one ")
 
 
 def test_the_example_of_a_backbone_of_ones_own_learns():
@@ -148,7 +204,7 @@ def test_what_ones_own_backbone_does_not_have():
         "model.kwargs: simple_cnn has no width (it has widths); did you mean widths?"
     )
     assert refusal(backbone="simple_cnn", kwargs={"widths": ["a"]}).startswith(
-        "model.backbone=simple_cnn: cannot be built with {'widths': ['a']} ("
+        "model.kwargs.widths=['a']: simple_cnn cannot take it ("
     )
     assert refusal(backbone="simple_cnn", grad_checkpointing=True) == (
         "model.grad_checkpointing=true: timm has none for simple_cnn; lower train.batch_size instead"
@@ -271,3 +327,52 @@ def test_dropout2d_needs_feature_maps():
     assert refusal(backbone="test_vit", dropout2d_rate=0.2) == (
         "model.dropout2d_rate=0.2: test_vit has no feature maps; set model.drop_rate"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups"), [("batch", None), ("group", [8, 8, 16, 16]), ("layer", [1] * 4), ("none", None)]
+)
+@pytest.mark.parametrize("name", ["simple_cnn", "test_efficientnet"])  # timm's norms there hold an activation
+def test_norms_of_feature_maps_are_replaced(kind, groups, name):
+    network = build(name, norm=kind, image_size=(32, 32), kwargs={"widths": [32, 32, 64, 64]} if "cnn" in name else {})
+    norms = [one for one in network.backbone.modules() if isinstance(one, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm))]
+    assert {type(one) for one in norms} <= {nn.BatchNorm2d if kind == "batch" else nn.GroupNorm} or name != "simple_cnn"
+    assert (kind == "none") == (not norms)
+    if groups and name == "simple_cnn":
+        assert [one.num_groups for one in norms] == groups
+    images = torch.randn(2, 3, 32, 32)
+    before = build(name, image_size=(32, 32), kwargs={"widths": [32, 32, 64, 64]} if "cnn" in name else {})
+    one, two = (sum(p.numel() for p in each.parameters()) for each in (network, before))
+    assert one == two if kind != "none" else one < two
+    network.train()(image=images).sum().backward()
+    counts = [sum("ReLU" in type(one).__name__ or "SiLU" in type(one).__name__ for one in each.modules())
+              for each in (network, before)]  # fmt: skip
+    assert counts[0] == counts[1]
+
+
+def test_layer_norm_of_maps_is_one_group():
+    torch.manual_seed(0)
+    norm = build("simple_cnn", norm="layer").backbone.blocks[0][1]
+    maps = torch.randn(2, 32, 5, 7)
+    mean, var = maps.mean((1, 2, 3), keepdim=True), maps.var((1, 2, 3), unbiased=False, keepdim=True)
+    torch.testing.assert_close(norm(maps), (maps - mean) / (var + 1e-5).sqrt())
+
+
+def test_norms_that_cannot_be_replaced():
+    assert refusal(backbone="test_vit", norm="group") == (
+        "model.norm=group: test_vit has no norm of feature maps; set model.norm=backbone"
+    )
+    network = build("resnet10t", norm="none", kwargs={"zero_init_last": False})
+    assert not any(isinstance(one, nn.BatchNorm2d) for one in network.modules())
+    first = next(one for one in build("resnet10t", norm="group").backbone.layer1.modules() if type(one) is nn.GroupNorm)
+    assert first.num_groups == 16
+
+
+def test_first_weights_of_the_whole_backbone():
+    torch.manual_seed(0)
+    for method, deviation in (("he_normal", (2 / (64 * 9)) ** 0.5), ("normal", 0.05)):
+        convs = [one for one in build(init=method, init_std=0.05).backbone.modules() if isinstance(one, nn.Conv2d)]
+        conv = next(one for one in convs if one.weight.shape[1:] == (64, 3, 3))
+        assert conv.weight.std().item() == pytest.approx(deviation, rel=0.02)
+    plain, again = build().state_dict(), build(init="default").state_dict()
+    assert all(torch.equal(plain[key], again[key]) for key in plain)

@@ -187,7 +187,7 @@ def test_zero_head_starts_undecided():
     ("kwargs", "message"),
     [
         ({"width": [8]}, "model.head_kwargs: mlp has no width (it has widths, activation, leaky_slope, init, "
-                         "prior_bias, dropout_samples); did you mean widths?"),
+                         "init_std, prior_bias, dropout_samples, batchnorm); did you mean widths?"),
         ({"is_multiclass": True}, "model.head_kwargs: mlp has no is_multiclass "),
         ({"widths": [8, 0]}, "model.head_kwargs.widths=[8, 0]: each must be a whole number, at least 1"),
         ({"widths": ["a"]}, "model.head_kwargs.widths=['a']: each must be a whole number, at least 1"),
@@ -280,3 +280,24 @@ def test_default_and_other_modules_stay_as_they_are():
         initialize_layer(layer, "default" if isinstance(layer, nn.Linear) else "zero")
         for name, tensor in layer.state_dict().items():
             assert torch.equal(tensor, before[name])
+
+
+def test_the_deviation_of_normal_weights_is_said():
+    torch.manual_seed(0)
+    layer = nn.Linear(400, 600)
+    initialize_layer(layer, "normal", 0.3)
+    assert layer.weight.std().item() == pytest.approx(0.3, rel=0.02)
+    network = build(head_kwargs={"widths": [64], "init": "normal", "init_std": 0.2})
+    assert network.head.hidden[1].weight.std().item() == pytest.approx(0.2, rel=0.05)
+
+
+def test_batchnorm_in_hidden_layers():
+    head = build(head_kwargs={"widths": [16, 8], "batchnorm": True, "activation": "tanh"}).head
+    assert [type(one).__name__ for one in head.hidden] == ["Dropout", "Linear", "BatchNorm1d", "Tanh"] * 2
+    features, linear = torch.randn(32, 512), head.hidden[1]
+    hidden = linear(features)
+    expected = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(head.train().hidden[:4](features), expected.tanh(), rtol=1e-4, atol=1e-5)
+    assert refusal(head_kwargs={"batchnorm": True}) == (
+        "model.head_kwargs.batchnorm=true: there is no hidden layer to stand in; set model.head_kwargs.widths=[64]"
+    )

@@ -316,3 +316,19 @@ def test_real_images_with_real_weights(tmp_path):
     run_here("infer.py", cwd=tmp_path)
     submission = read(tmp_path / "outputs/pneumonia_head_only/submission.csv")
     assert submission["id"].tolist() == read(shared / "competitions/pneumonia/sample_submission.csv")["id"].tolist()
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_one_line(tmp_path):
+    (tmp_path / "bin").mkdir()
+    environment = {"PATH": str(tmp_path / "bin"), "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    words = [*TINY, "fold=0", "train.epochs=1", "schedule.warmup_epochs=0", "train.compile=true"]
+    _, complained = run_program("train.py", *words, cwd=tmp_path, status=2, **environment)
+    line = complained.splitlines()[-1]
+    assert line.startswith("error: model.backbone=test_resnet: its first training step fails (")
+    assert line.endswith("; set train.compile=false; --debug shows the traceback")
+    assert "Traceback" not in complained
+    words[-1] = "train.compile=false"
+    assert "Traceback" in run_program(
+        "train.py", *words, "model.kwargs={norm_layer: identity}", "--debug", cwd=tmp_path, status=1
+    )[1]

@@ -13,11 +13,12 @@ from tools.techniques.catalogue import CATALOGUE
 from tools.techniques.study import BASE, lineage, read_words
 
 PRETRAINED_ONLY = {"head only", "last stage only", "gradual unfreezing", "head first, then all"}
-# what each kind of competition refuses, for the loss or since its weights are random
+SCRATCH_ONLY = {one.name for one in CATALOGUE if one.words.startswith(("model.norm=", "model.init="))}
+# what each kind of competition refuses, for the loss, since its weights are random, or since they are not
 REFUSED = {
-    "binary": {"cross-entropy"},
-    "multilabel": {"cross-entropy"},
-    "multiclass": {"binary cross-entropy", "asymmetric"},
+    "binary": {"cross-entropy"} | SCRATCH_ONLY,
+    "multilabel": {"cross-entropy"} | SCRATCH_ONLY,
+    "multiclass": {"binary cross-entropy", "asymmetric"} | SCRATCH_ONLY,
     "demo": {"binary cross-entropy", "asymmetric", "frozen BatchNorm"} | PRETRAINED_ONLY,
 }
 OPTIMIZERS = [
