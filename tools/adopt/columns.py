@@ -274,14 +274,27 @@ def find_stems(ids, labels):
         stems, ends = parts[0], parts.iloc[:, -1]
         if stems.isna().any():
             continue
-        sizes, kinds = stems.value_counts(), sorted(set(ends))
-        many, usual = sizes[sizes > 1].sum() >= 0.5 * len(ids), len(kinds) <= min(20, 0.2 * len(ids))
-        is_class = len(sizes) <= 2 * len(set(labels)) and labels.groupby(stems).nunique().max() == 1
-        if len(sizes) >= 5 and many and usual and sizes.max() <= 20 and not is_class:
+        kinds = sorted(set(ends))
+        if len(kinds) <= min(20, 0.2 * len(ids)) and (why := _describe_stems(ids, stems, labels)):
             words = "|".join(map(re.escape, kinds)) if len(kinds) <= 6 else "[^_-]+"
-            shown = listing(ids[stems == sizes.index[0]], 2)
-            return f"re:^(.+){sign}({words})", f"{sizes[sizes > 1].sum()} of {len(ids)} ids begin alike, as {shown}"
+            return f"re:^(.+){sign}({words})", why
+    for depth in (3, 2, 1):  # of folders: a patient's, with one of each study below it
+        form = f"^(.+)(?:/[^/]+){{{depth}}}$"
+        stems = ids.str.extract(form)[0]
+        if not stems.isna().any() and (why := _describe_stems(ids, stems, labels)):
+            return f"re:{form}", why
     return None
+
+
+def _describe_stems(ids, stems, labels):
+    """Return how many ids share their stem, in words; "" where few do, or stems are classes or mere parts of a list."""
+    sizes = stems.value_counts()
+    is_many = len(sizes) >= 5 and sizes[sizes > 1].sum() >= 0.5 * len(ids) and sizes.max() <= max(20, 0.02 * len(ids))
+    is_class = len(sizes) <= 2 * len(set(labels)) and labels.groupby(stems).nunique().max() == 1
+    if not is_many or is_class:
+        return ""
+    shown = listing(ids[stems == sizes.index[0]], 2)
+    return f"{sizes[sizes > 1].sum()} of {len(ids)} ids begin alike, as {shown}"
 
 
 def _from_values(train, free, asked, sample):
@@ -311,7 +324,8 @@ def _from_values(train, free, asked, sample):
 
 def _is_01(column):
     is_missing = _is_missing(column.to_frame()).iloc[:, 0]
-    return column[~is_missing].isin(["0", "1", "0.0", "1.0"]).all() and not is_missing.all()
+    known = column[~is_missing]
+    return known.isin(["0", "1", "0.0", "1.0"]).all() and known.nunique() > 1
 
 
 def _is_measure(column):

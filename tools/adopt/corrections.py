@@ -6,7 +6,6 @@ The host's own files stay as they are: what is corrected here is written as a co
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from itertools import takewhile
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -19,6 +18,7 @@ from tools.adopt.readers import find_split
 _MAX_LONG = 200  # columns that a long table may become
 _READ = ("", "NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # by src.competition.targets as missing
 _MASK_COLUMNS = ("encodedpixels", "rle", "rle_mask", "mask_rle", "encoded_pixels", "segmentation", "segmentations")
+_MOST_ALIKE = 100  # files of one name that are compared
 _UNKNOWN = ("none", "?", "-", "na", "n/a", "unknown", "missing")
 _BOX_COLUMNS = (
     *({"xmin", "ymin", "xmax", "ymax"}, {"x_min", "y_min", "x_max", "y_max"}, {"x1", "y1", "x2", "y2"}),
@@ -177,22 +177,38 @@ def locate_images(values, images, role, shared=False):
     Returns: (paths, reasons): a list with "" where no file or more than one fits, and words for what differs.
     """
     other = {"train": "test", "test": "train"}[role]
-    known = defaultdict(list)
+    split = [[one for one in re.split(r"[\\/]+", value.strip()) if one not in (".", "..", "")] for value in values]
+    depth, known = max(map(len, split), default=1), defaultdict(list)  # known: the end of a path -> paths
     for folder, names in images.items():
         if not shared and other in roles(folder) - {role}:
             continue
+        above = unicodedata.normalize("NFC", folder).lower().split("/")
+        counts = range(min(depth, len(above) + 1))
+        ends = ["".join(f"{one}/" for one in above[len(above) - count :]) for count in counts]
         for name in names:
             path = f"{folder}/{name}".lstrip("/")
             for key in _names(name):
-                known[key].append(path)
+                for end in ends:
+                    known[end + key].append(path)
     found, reasons = [], Counter()
-    for value in values:
-        parts = [one for one in re.split(r"[\\/]+", value.strip()) if one not in (".", "..", "")] or [""]
-        path = next((path for key in _keys(parts[-1]) if (path := _choose(known.get(key, ()), parts, role))), "")
+    for value, parts in zip(values, split, strict=True):
+        path = _look_up(known, parts, role) if parts else ""
         found.append(path)
         if path:
             reasons.update(_differences(value, parts, path))
     return found, [reason for reason, _ in reasons.most_common()]
+
+
+def _look_up(known, parts, role):
+    """Return the path that has most of a value's last folders, by the nearest of its names; "" when two fit as well."""
+    keys = _keys(parts[-1])
+    above = [unicodedata.normalize("NFC", one).lower() for one in parts[:-1]]
+    for count in range(len(above), -1, -1):
+        end = "".join(f"{one}/" for one in above[len(above) - count :])
+        for key in keys:
+            if paths := known.get(end + key):
+                return _choose(paths, role) if len(paths) <= _MOST_ALIKE else ""
+    return ""
 
 
 def _names(name):
@@ -211,20 +227,15 @@ def _keys(last):
     return [lower, stem, *([number, number.lstrip("0") or "0"] if number.isdigit() else [])]
 
 
-def _choose(paths, parts, role):
-    """Return the path that fits best: most of the value's folders, the role's folder, no mask; "" when two do."""
-    if len(paths) == 1:
-        return paths[0]
+def _choose(paths, role):
+    """Return the path that fits best: in the role's folder, no mask, no DICOM; "" when two do."""
 
     def rank(path):
-        folders = PurePosixPath(path.lower()).parts[-2::-1]
-        pairs = zip(folders, (one.lower() for one in parts[-2::-1]), strict=False)
-        same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         folder = path.rpartition("/")[0]
-        return -same, is_side(folder), role not in roles(folder), path.lower().endswith(DICOM_SUFFIXES)
+        return is_side(folder), role not in roles(folder), path.lower().endswith(DICOM_SUFFIXES)
 
     ranked = sorted(paths, key=rank)
-    return ranked[0] if ranked and rank(ranked[0]) < rank(ranked[1]) else ""
+    return ranked[0] if len(ranked) == 1 or rank(ranked[0]) < rank(ranked[1]) else ""
 
 
 def _differences(value, parts, path):

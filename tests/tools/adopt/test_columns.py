@@ -109,6 +109,13 @@ def test_ids_that_count_and_are_the_only_ones_stay_ids(tmp_path):
         ([f"{n}_{side}.jpg" for n in range(8) for side in ("OD", "OS")], "re:^(.+)_(OD|OS)", "0_OD, 0_OS"),
         ([f"p{n}-{part}" for n in range(8) for part in (1, 2)], "re:^(.+)-(1|2)", "p0-1, p0-2"),
         ([f"P{n:03}{side}" for n in range(8) for side in ("OD", "OS")], "re:^(.+)(OD|OS)", "P000OD, P000OS"),
+        (
+            [f"train/p{n}/s{v}/view1.jpg" for n in range(8) for v in (1, 2)],
+            "re:^(.+)(?:/[^/]+){2}$",
+            "train/p0/s1/view1, train/p0/s2/view1",
+        ),
+        ([f"train/{n}.jpg" for n in range(16)], None, None),
+        ([f"part_{n % 2}/{n}.jpg" for n in range(16)], None, None),
         ([f"img_{n:04}" for n in range(16)], None, None),
         ([f"{n:04}" for n in range(16)], None, None),
         ([f"{n * 7919:016x}" for n in range(16)], None, None),

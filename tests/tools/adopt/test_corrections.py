@@ -90,6 +90,22 @@ def test_a_file_is_not_guessed(tmp_path):
     )
 
 
+def test_the_same_file_name_in_many_folders(tmp_path):
+    folder = tmp_path / "chests"
+    names = [f"patient{row:02}/study1/view{view}.jpg" for row in range(6) for view in (1, 2)]
+    images(folder, [f"train/{one}" for one in names])
+    paths = [f"Chests-v1.0-small/train/{one}" for one in names]
+    table(folder / "train.csv", Path=paths, edema=zero_one(12))
+    layout = recognise(folder)
+    assert layout.value("group") == "re:^(.+)(?:/[^/]+){2}$"
+    assert layout.doubts[0] == (
+        f"Path names the train images with folders that are elsewhere (first: {paths[0]!r} for train/{names[0]}); "
+        "the copy's image_file has the files"
+    )
+    (rows,) = layout.copies.values()
+    assert rows["image_file"].tolist() == [f"train/{one}" for one in names]
+
+
 def test_blanks_around_ids(tmp_path):
     folder = tmp_path / "blanks"
     write_pair(folder, ids(0, 12, "a{} "), ids(20, 4, "a{} "), ids(0, 12, "a{}.jpg"), ids(20, 4, "a{}.jpg"))
