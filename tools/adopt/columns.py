@@ -253,8 +253,11 @@ def find_separator(labels, name, shown=()):
 
 def _may_be_label(cells, name):
     """Whether a column has few values, or its cells hold few labels in many ways."""
+    cells = cells[~cells.isin(_MISSING)]
     if 2 <= cells.nunique() <= len(cells) / 2:
         return True
+    if not len(cells):
+        return False
     cells = cells.iloc[:: -(-len(cells) // (100 * _MOST_CELLS))]
     separator = find_separator(cells, name)[0]
     return bool(separator) and len({part for cell in cells for part in split_cell(cell, separator)}) <= len(cells) / 2
