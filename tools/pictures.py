@@ -44,8 +44,8 @@ EPOCHS, STEPS_PER_EPOCH, WARMUP_EPOCHS = 30, 100, 2
 _STALLS = ((0, 8, -0.1), (8, 10, 0.0), (10, 18, -0.05), (18, 20, 0.0), (20, 30, -0.01))  # from, to, change an epoch
 _RUNS = "tracking=none fold=0 train.num_workers=0 precision=fp32 train.channels_last=true output_dir=outputs/pictures"
 _FEW = (
-    "model.kwargs={} augment.preset=none train.max_images=60 train.batch_size=12 train.epochs=40 optimizer.lr=0.002 "
-    "schedule.name=constant threads=1"
+    "model.kwargs={} augment.preset=none train.max_images=150 train.batch_size=16 train.epochs=30 optimizer.lr=0.001 "
+    "threads=1"
 )
 CURVES = {  # {panel: {label: words}}
     "dropout": {
@@ -201,7 +201,7 @@ def draw_curves():
             panel.plot(log["epoch"], log["train_loss"], "--", color=colour, lw=1.5, label=f"{label}: training")
         panel.set_title(title, fontsize=11)
         panel.set_xlabel("epoch")
-        panel.legend(frameon=False, fontsize=9)
+        panel.legend(loc="upper right", frameon=False, fontsize=9)
     axes.flat[0].set_ylabel("loss")
     return figure, numbers
 
