@@ -38,7 +38,7 @@ WAYS = {  # {name: (what it says in the picture, words of train.py)}
     "from_scratch": ("from scratch", "recipe=scratch train.epochs=10"),
     "head_only": ("head only", f"recipe=head_only {_PRETRAINED} train.epochs=10"),
     "gradual": ("one stage more each epoch", f"recipe=gradual {_PRETRAINED} train.epochs=8"),
-    "finetune": ("fine-tuned", f"recipe=finetune {_PRETRAINED} train.epochs=6"),
+    "finetune": ("fine-tuned", f"recipe=finetune {_PRETRAINED} train.epochs=8"),
 }
 # Okabe and Ito's colours, which the colour-blind can distinguish; lines differ in style too.
 COLOURS, STYLES = ("#D55E00", "#009E73", "#CC79A7", "#0072B2"), (":", "--", "-.", "-")
