@@ -80,9 +80,7 @@ def create_from_file(create, name, path):
     if "_conv_stem.weight" in state:
         state = _rename_efficientnet(state)
         if timm.is_model(other):
-            print(
-                f"{path}: EfficientNet-PyTorch's, trained with TensorFlow's padding, which model.backbone={other} has"
-            )
+            print(f"{path}: EfficientNet-PyTorch's, made with TensorFlow's padding; model.backbone={other} has it")
     try:
         return _create_from_state(create, name, path, state)
     except WeightsMisfit:
