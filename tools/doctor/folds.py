@@ -32,7 +32,7 @@ def check_split(data):
         )
     elif fault := _find_fault(data):
         findings.append(make_finding(fault))
-    errors = compute_fold_errors(table.targets, folds)
+    errors = compute_fold_errors(table.positives, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
         worst = errors[is_large].sort_values("error", ascending=False)
         named = [

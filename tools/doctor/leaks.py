@@ -137,7 +137,7 @@ def check_leaks(data):
         return [], []
     columns = {f"column {name!r}": ("column", values) for name, values in list_columns(data).items()}
     features = list_leak_features(data) | columns
-    found = measure_features(features, data.train.targets, data.train.groups)
+    found = measure_features(features, data.train.positives, data.train.groups)
     if not len(found):
         return [], []
     best = found.sort_values("auc", ascending=False, kind="stable").drop_duplicates("feature")
