@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def load_folds(config, table, keep=True):
     if method == "column":
         return make_folds(table, method, num_folds, seed, metric)
     by = "" if competition.group is None else "_by_" + re.sub(r"[^\w-]", "_", competition.group)
+    if re.match(r"re:|.*\{", competition.group or ""):  # of which two may look alike by then
+        by += f"_{zlib.crc32(competition.group.encode()):08x}"
     path = Path(config.output_dir) / "folds" / f"{competition.name}_{method}_{num_folds}_seed{seed}{by}.csv"
     if path.is_file():
         return _read_folds(path, table, "the table has changed since: delete this file")

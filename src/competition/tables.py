@@ -80,8 +80,10 @@ def load_train_table(competition, may_be_constant=False):
         rows, targets = rows[has_answer], targets[has_answer]
         paths = None if paths is None else paths[has_answer]
     ids = rows[competition.id].to_numpy(dtype=str)
-    groups = read_groups(rows, competition, "group", where) if competition.group else None
-    units, folds = _read_units(rows, competition, where), None
+    groups = read_groups(rows, competition, "group", where)
+    if groups is not None and competition.group.startswith("re:") and (groups == ids).all():
+        raise UserError(f"{where}: competition.group={competition.group} fits no id (first: {ids[0]}); correct it")
+    units, folds = read_groups(rows, competition, "predict_by", where, must=False), None
     if competition.fold:
         folds = pd.to_numeric(read_column(rows, competition.fold, where, "fold"), errors="coerce").to_numpy(np.float64)
         if (is_odd := ~np.isfinite(folds) | (np.mod(folds, 1) != 0)).any():
@@ -107,14 +109,10 @@ def load_test_table(competition, target_names):
     ids, label = read_ids(rows, competition.id, where), competition.label
     if competition.test_table and label in rows:  # a class that training never saw is refused
         check_classes(rows, competition, target_names, where)
-    is_grouped = competition.group and set(list_columns(competition, "group")) <= set(rows)
-    groups = read_groups(rows, competition, "group", where) if is_grouped else None
+    groups, units = (read_groups(rows, competition, key, where, key == "predict_by") for key in ("group", "predict_by"))
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
     columns = _other_columns(rows, competition)
-    units = _read_units(rows, competition, where)
-    if competition.predict_by and units is None:
-        read_groups(rows, competition, "predict_by", where)  # says what is wrong
     return ImageTable(ids, paths, None, tuple(target_names), groups, None, columns, notes=notes, units=units)
 
 
@@ -232,32 +230,25 @@ def _find_id(rows, competition):
     return None
 
 
-def _read_units(rows, competition, where):
-    """Return what competition.predict_by makes of each row, (N,) str; None where it or its columns are not there."""
-    if not competition.predict_by or not set(list_columns(competition, "predict_by")) <= set(rows):
-        return None
-    return read_groups(rows, competition, "predict_by", where)
-
-
 def list_columns(competition, key):
     """Return the columns that competition.<key>, as `read_groups` reads it, is made of."""
     named = getattr(competition, key)
     return [competition.id] if named.startswith("re:") else list_places(named) or [named]
 
 
-def read_groups(rows, competition, key, where):
+def read_groups(rows, competition, key, where, must=True):
     """Return what competition.<key> makes of each row, (N,) str: a column, {a}_{b} of columns, or re: of the id.
 
-    An id that the regular expression does not fit stays as it is.
+    An id that the regular expression does not fit stays as it is. None where the setting is null or, if it need not be
+    (must=False), a column is not there.
     """
     named = getattr(competition, key)
+    if not named or not (must or set(list_columns(competition, key)) <= set(rows)):
+        return None
     columns = {name: read_column(rows, name, where, key) for name in list_columns(competition, key)}
     if named.startswith("re:"):
         ids = columns[competition.id]
-        groups = ids.str.extract(named[3:]).iloc[:, 0]
-        if groups.isna().all():
-            raise UserError(f"{where}: competition.{key}={named} fits no id (first: {ids.iloc[0]}); correct it")
-        return groups.fillna(ids).to_numpy(dtype=str)
+        return ids.str.extract(named[3:]).iloc[:, 0].fillna(ids).to_numpy(dtype=str)
     if list_places(named):
         return np.array(list(fill_pattern(named, f"competition.{key}", rows)), dtype=str)
     return columns[named].to_numpy(dtype=str)

@@ -269,6 +269,13 @@ def test_folds_kept_without_groups_are_not_those_with_groups(config, tmp_path):
     assert names == {"pets_auto_2_seed5.csv", "pets_auto_2_seed5_by_patient_no.csv"}
 
 
+def test_folds_kept_by_two_expressions_are_two(config, tmp_path):
+    for group in ("re:^(.+)_", "re:^(.+)-"):
+        grouped = replace(config, competition=Competition(name="pets", group=group))
+        load_folds(grouped, table_of([0, 1] * 10, groups=np.arange(20).astype(str)))
+    assert len(list((tmp_path / "out" / "folds").iterdir())) == 2
+
+
 def test_kept_folds_of_another_table_are_refused(config, tmp_path):
     load_folds(config, table_of([0, 1] * 10))
     path = tmp_path / "out" / "folds" / "pets_auto_2_seed5.csv"
