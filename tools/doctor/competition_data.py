@@ -161,7 +161,8 @@ def _salvage(competition, side, rows, target_names, findings):
             rows[name] = rows[name].fillna(pd.Series([f"(no {name}, {one})" for one in ids]))
         groups = read_groups(rows, competition, "group", key)
     columns = rows.drop(columns=[competition.id, competition.label, *competition.targets], errors="ignore")
-    return ImageTable(ids, paths, targets, tuple(names), groups, None, columns)
+    is_multiclass = competition.task == "multiclass"
+    return ImageTable(ids, paths, targets, tuple(names), groups, None, columns, is_multiclass)
 
 
 def _salvage_targets(competition, rows, findings):
