@@ -132,7 +132,8 @@ def test_one_image_of_each_class_is_refused_before_training(tmp_path):
     )
     _, error = run_here("train.py", f"competition={tmp_path / 'one.yaml'}", *SMALL, cwd=tmp_path, status=2)
     assert error == (
-        "error: folds: every class has one row only and cannot be learned and scored; add images to each\n"
+        "error: fold 0: column 'c0' has no positive in validation (1 in all); set competition.metric=log_loss, which "
+        "needs none, or add images\n"
     )
     assert not list(tmp_path.glob("outputs/one_default/*"))
 
