@@ -108,7 +108,7 @@ def test_kept_folds_are_read_and_none_are_written(clinic):
     turned = "\n".join(
         ["id,fold", *(f"{one},{1 - fold}" for one, fold in zip(data.train.ids, data.folds, strict=True))]
     )
-    (clinic.folder / "outputs" / "folds" / "clinic_auto_2_seed42_by_patient.csv").write_text(turned)
+    (clinic.folder / "outputs" / "folds" / "clinic_auto_2_seed1_by_patient.csv").write_text(turned)
     again, _ = clinic.load()
     assert np.array_equal(again.folds, 1 - data.folds)
 
