@@ -76,4 +76,4 @@ def test_the_notebook_shows_no_html_of_its_own():
     code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
     assert "HTML(" not in code
     assert "escape=False" not in code
-    assert code.index('plt.rcParams["text.parse_math"] = False') < code.index("plot.barh")
+    assert code.index('plt.rcParams["text.parse_math"] = False') < code.index("axis.barh")
