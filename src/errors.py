@@ -31,6 +31,9 @@ _ADVICE = {
     errno.EDQUOT: f"free some of your quota and {_RESUME}",
     errno.EROFS: "set output_dir=FOLDER to a folder that can be written",
     errno.EACCES: "allow it, or set output_dir=FOLDER to a folder that can be written",
+    errno.EPERM: "allow it, or set output_dir=FOLDER to a folder that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: f"raise the limit of open files (ulimit -n 4096) and {_RESUME}",
     errno.ENOTDIR: "a folder is needed in its place; rename it or choose another folder",
     errno.EEXIST: "a folder is needed in its place; rename it or choose another folder",
 }
@@ -61,7 +64,7 @@ def one_line_errors(words=()):
     except OSError as error:
         if error.filename is None:
             raise
-        _end(f"error: {error.filename}: {error.strerror}; {_ADVICE.get(error.errno, _AGAIN)}", 2)
+        _end(f"error: {error.filename}: {error.strerror or first_line(error)}; {_ADVICE.get(error.errno, _AGAIN)}", 2)
     except Exception as error:  # torch, which is not imported here, has classes for a GPU and plain text for a CPU
         name, text = type(error).__name__, str(error)
         if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't" in text:

@@ -61,12 +61,17 @@ def save_json(path, content):
     save_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_json(path):
-    """Read a JSON file as plain containers; one that is damaged raises a UserError."""
+def load_json(path, *needed):
+    """Read a JSON file as plain containers; one that is damaged, or lacks keys that are `needed`, is a UserError."""
+    again = "delete it and run the same command again"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: damaged, not JSON ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: damaged, not JSON ({error}); {again}") from None
+    for key in needed:
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"{path}: damaged, it holds no {key}; {again}")
+    return content
 
 
 def save_table(path, table):

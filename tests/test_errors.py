@@ -21,6 +21,8 @@ AGAIN = "run the same command again"
          f"error: a.pt: No space left on device; free some disk space and {AGAIN} (without overwrite=true)\n", 2),
         (PermissionError(errno.EACCES, "Permission denied", "outputs"),
          "error: outputs: Permission denied; allow it, or set output_dir=FOLDER to a folder that can be written\n", 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "o/aaa"),
+         "error: o/aaa: File name too long; choose a shorter name\n", 2),
         (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), NO_MEMORY, 2),
         (RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:3"),

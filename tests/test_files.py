@@ -52,6 +52,16 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
     assert {one.name for one in tmp_path.iterdir()} == kept
 
 
+def test_json_that_holds_something_else_is_named(tmp_path):
+    path = tmp_path / "meta.json"
+    for content in ("null", "[1]", "{}", '{"fold": 0}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match="meta.json: damaged, it holds no seconds; delete it and run the same comm"):
+            load_json(path, "seconds")
+    path.write_text('{"seconds": 1}')
+    assert load_json(path, "seconds") == {"seconds": 1}
+
+
 def test_damaged_json_is_named(tmp_path):
     path = tmp_path / "meta.json"
     path.write_text('{"fold": 0, "targ')

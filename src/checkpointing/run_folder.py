@@ -12,7 +12,7 @@ from src.errors import UserError, listing
 from src.files import delete_unfinished, load_json, save_text
 
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
-    *("fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
+    *("name", "fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
     *("checkpoint_minutes", "time_budget", "keep_checkpoints", "threads", "train.num_workers", "competition.root"),
     *("competition.predict_by", "competition.predict_with"),
 )
@@ -57,7 +57,7 @@ class FoldFolder:
     def load_target_names(self):
         """Return the names of the targets that the fold predicts, tuple of str; it has finished an epoch."""
         if self.is_finished():
-            return tuple(load_json(self.meta)["target_names"])
+            return tuple(load_json(self.meta, "target_names")["target_names"])
         from src.competition.predictions import load_target_names  # here, as importing pandas takes half a second
 
         return load_target_names(self.val)

@@ -40,8 +40,8 @@ def load_weights(path, network):
     """Load what `save_weights` wrote into a network; weights of another architecture raise a UserError."""
     try:
         network.load_state_dict(read_weights(path))
-    except RuntimeError as error:
-        raise _wrong_weights(path, error) from None
+    except RuntimeError as error:  # the first line of torch's names the class alone
+        raise _wrong_weights(path, "\n".join(str(error).splitlines()[1:])) from None
 
 
 def read_weights(path):

@@ -143,7 +143,7 @@ def describe_folds(table, folds):
     lines.insert(0, "rows", by_fold.size(), allow_duplicates=True)
     if table.groups is not None:
         lines.insert(1, "groups", pd.Series(table.groups).groupby(folds).nunique(), allow_duplicates=True)
-    return lines.rename_axis("fold").reset_index()
+    return lines.rename_axis("fold").reset_index(allow_duplicates=True)  # a target may be called so
 
 
 def count_folds(path):

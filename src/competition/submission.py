@@ -27,7 +27,8 @@ def load_sample(competition):
         if sample.columns[0] != competition.id and is_count(sample.iloc[:, 0]):
             sample = sample.set_index(sample.columns[0])
     if len(sample.columns) < 2 or not len(sample):
-        raise UserError(f"{where}: {len(sample)} rows of {listing(sample.columns)}; it needs an id and predictions")
+        found = f"has {len(sample)} rows and the columns {listing(sample.columns)}"
+        raise UserError(f"{where}: {found}; it needs a row for each test image, with its id and a prediction")
     return sample
 
 
@@ -92,7 +93,7 @@ def check_submission(frame, sample, id_column):
             found = f"leaves 0 to 1 in {is_outside.sum()} of {len(frame)} rows (first: {first})"
             raise UserError(f"{where} {found}; write probabilities")
         if len(frame) > 1 and values.min() == values.max():
-            advice = "the model has learned nothing, look at the training log"
+            advice = "the model has learned nothing (look at its log.csv), or the images are all alike"
             raise UserError(f"{where} is {values.iloc[0]:g} in every row; {advice}")
 
 

@@ -93,7 +93,7 @@ def load_train_table(competition, may_be_constant=False):
     if paths is None:
         paths = find_images(competition, "train_image", rows, ids)
     if taken := {"id", "fold", *(f"target_{name}" for name in names)} & set(names):
-        raise UserError(f"{where}: a target is named {min(taken)!r}, which oof.csv uses itself; rename the column")
+        raise UserError(f"{where}: a target is named {min(taken)!r}, a column of oof.csv; call it otherwise")
     is_multiclass = competition.task == "multiclass"
     columns = _other_columns(rows, competition)
     return ImageTable(ids, paths, targets, names, groups, folds, columns, is_multiclass, notes, units)

@@ -23,6 +23,8 @@ def check_config(config):
                 check_range(key, value, rule["at_least"], rule["at_most"])
     known, ranges = {"min_delta": 0.0, "on": "score"}, {"min_delta": (0, None), "on": ("score", "loss")}
     check_kwargs("train.early_stopping_kwargs", known, config.train.early_stopping_kwargs, "early stopping", **ranges)
+    known, ranges = dict.fromkeys(("momentum", "eps")), {"momentum": (0, 1), "eps": (1e-12, 1)}
+    check_kwargs("model.batchnorm_kwargs", known, config.model.batchnorm_kwargs, "BatchNorm", **ranges)
     for fault in (*_find_run_faults(config), *_find_model_faults(config), *_find_input_faults(config)):
         raise UserError(fault)
 

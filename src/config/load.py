@@ -20,6 +20,7 @@ from src.errors import UserError, first_line, listing, nearest
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; far deeper text ends the process within libyaml
 _PATTERNS = ("competition.train_image", "competition.test_image")  # one, or a list of them
+_PATHS = ("competition.root", "output_dir", "cache_dir", "infer.output", "model.weights", "folds")  # ~ is the home
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # an interpolation, and a value that is still to be set
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # a path cannot hold the first, a UTF-8 file the others
 
@@ -39,8 +40,11 @@ def load_saved_config(run_folder, words=()):
     path = Path(run_folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
-    if not (saved := _read_file(path)):
+    if not (saved := _read_file(path, "correct it, or train anew with overwrite=true")):
         raise UserError(f"{path}: is empty; write the run's settings into it, or train anew with overwrite=true")
+    for word in words:
+        if (key := _split_word(word)[0]) in ("competition", "recipe"):
+            raise UserError(f"command line: {key} was decided when {run_folder} was trained; leave it out")
     return _build([(path, saved), *(_parse_word(_split_word(word)) for word in words)])
 
 
@@ -65,7 +69,8 @@ def _parse_word(word):
         value = text if is_text else _parse_yaml(text, as_text=annotation == list[str])
     except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         reason = f"cannot be read ({first_line(error)})"
-        raise UserError(f"command line: {key}={text} {reason}; quote it for the shell") from None
+        advice = "write a blank after each colon, and " if re.search(r"\{.*:\S", text) else ""
+        raise UserError(f"command line: {key}={text} {reason}; {advice}quote it for the shell") from None
     value = None if text == "null" and annotation == str | None else value
     return "command line", functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
 
@@ -82,14 +87,14 @@ def _read_named_file(kind, name):
     raise UserError(f"{kind}={name}: no {paths[0]} (there are {listing(known)}){nearest(name, known)}{hint}")
 
 
-def _read_file(path):
+def _read_file(path, advice="correct it or delete it"):
     """Read a YAML file into plain containers; an empty file is an empty mapping."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             content = _parse_yaml(file.read(_MAX_BYTES + 1))
     except Exception as error:  # as in _parse_word
         wrong = "cannot be read" if isinstance(error, OSError) else "not valid YAML"
-        raise UserError(f"{path}: {wrong} ({first_line(error)}); correct it or delete it") from None
+        raise UserError(f"{path}: {wrong} ({first_line(error)}); {advice}") from None
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not settings; write lines such as image_size: 128")
     return content or {}
@@ -152,7 +157,7 @@ def _read_layer(layer, where, prefix=""):
         _check_text(key, value, where)
         if key == "image_size" and type(value) is int:
             value = [value, value]
-        if key == "competition.root" and isinstance(value, str):
+        if key in _PATHS and isinstance(value, str):
             value = os.path.expanduser(value)
         patterns = value if isinstance(value, list) else [value]
         if key in _PATTERNS and not (patterns and all(isinstance(one, str) for one in patterns)):

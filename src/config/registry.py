@@ -9,7 +9,8 @@ from pathlib import Path
 from src.errors import UserError, listing, nearest
 
 _LARGEST = 10**15  # a larger whole number is a slip, and torch's and numpy's integers end soon after
-_TYPE_NAMES = {"dict": "a mapping", "tuple[int": "two whole numbers", "list": "a list", "tuple": "a list"}
+_TYPE_NAMES = {"dict": "a mapping", "tuple[int": "two whole numbers", "list[float]": "a list of numbers"}
+_TYPE_NAMES |= {"list": "a list", "tuple": "a list"}
 _TYPE_NAMES |= {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
 _YAML = {"None": "null", "True": "true", "False": "false", "()": "[]"}
 
@@ -68,8 +69,10 @@ def check_kwargs(where, function, kwargs, name=None, /, **ranges):
             raise UserError(f"{where}.{key}={value}: must be {right}; the default is {default}")
         if is_choice and value not in (default, *limits):
             raise UserError(f"{where}.{key}={value}: not one of {listing(limits, 20)}{nearest(value, limits)}")
-        if not is_choice and (key in ranges or isinstance(value, (int, float))):
-            check_range(f"{where}.{key}", value, *limits)
+        is_list = right == "a list" and default and isinstance(default[0], (int, float))
+        if is_list or (not is_choice and (key in ranges or isinstance(value, (int, float)))):
+            for one in value if is_list else [value]:
+                check_range(f"{where}.{key}", one, *limits)
 
 
 def check_range(where, number, low, high):
@@ -78,7 +81,8 @@ def check_range(where, number, low, high):
     high = _LARGEST if high is None and isinstance(number, int) and number > _LARGEST else high
     is_inside = is_number and (low is None or low <= number) and (high is None or number <= high)
     if not is_inside and number is not None:
-        raise UserError(f"{where}={number}: must be {span(low, high)}")
+        kind = "" if is_number or low is high is None else "a finite number "
+        raise UserError(f"{where}={number}: must be {kind}{span(low, high)}")
 
 
 def span(low, high):

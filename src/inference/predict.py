@@ -126,7 +126,7 @@ def _load_decision(folder, target_names):
     if not folder.scores.is_file():
         print(f"{folder.scores}: not there yet, so a label is written from a probability of 0.5 on")
         return 0.5, False
-    scores = load_json(folder.scores)
+    scores = load_json(folder.scores, "thresholds", "may_be_none")
     return np.array([scores["thresholds"][name] for name in target_names]), scores["may_be_none"]
 
 

@@ -2,8 +2,10 @@
 
 import re
 import time
+import traceback
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,6 +34,10 @@ def first_step(config, has_passed=lambda: False):
         is_known = re.search("DefaultCPUAllocator|DataLoader worker|by peer", str(error))
         if has_passed() or is_known or type(error).__name__ == "DistBackendError":
             raise
+        files = {part for frame in traceback.extract_tb(error.__traceback__) for part in Path(frame.filename).parts}
+        if "optim" in files:  # torch's or timm's
+            where = f"optimizer.name={config.optimizer.name}: its first step fails ({first_line(error)})"
+            raise UserError(f"{where}; check optimizer.kwargs; --debug shows the traceback") from error
         where = f"model.backbone={config.model.backbone}: its first training step fails"
         advice = "set train.compile=false" if config.train.compile else "choose another backbone or other model.kwargs"
         raise UserError(f"{where} ({first_line(error)}); {advice}; --debug shows the traceback") from error

@@ -23,7 +23,7 @@ def score_run(run):
     known = {f"target_{name}": column for name, column in zip(names, targets.T, strict=True)}
     save_table(folder.oof, join_columns({"id": table.ids[rows], "fold": table.folds[rows]} | known, probs, names))
 
-    metas = {fold: load_json(folder.fold(fold).meta) for fold in done}
+    metas = {fold: load_json(folder.fold(fold).meta, "best_score", "last_score", "seconds") for fold in done}
     per_fold = {key: {str(fold): meta[f"{key}_score"] for fold, meta in metas.items()} for key in ("best", "last")}
     other = "last" if select == "best" else "best"
     columns = metric.score_columns(targets, probs).tolist()

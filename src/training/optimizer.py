@@ -1,10 +1,12 @@
 """Parameter groups and the optimizer over them; a new optimizer is a class and an entry below."""
 
+import inspect
 from functools import partial
 
 import timm.optim
 import torch
 
+from src.config.registry import check_kwargs
 from src.errors import UserError, first_line, nearest
 from src.model.freezing import list_stages
 
@@ -28,7 +30,9 @@ OPTIMIZERS = {
 _FUSED_ON_CPU = ("sgd", "momentum", "nesterov", "adam", "adamw")
 _REFUSED = {
     "adahessian": "needs second derivatives, which training does not compute",
-    "kron": "compiles its steps for minutes and needs over 100 GB for a 3x3 convolution",
+    **dict.fromkeys(
+        ("kron", "kronc", "kronw"), "compiles its steps for minutes and needs over 100 GB for a 3x3 convolution"
+    ),
 }
 
 
@@ -81,6 +85,7 @@ def build_optimizer(settings, network):
         raise UserError(f"optimizer.name={name}: {_REFUSED[name]}; choose another, for example adamw")
     if taken := {"lr", "weight_decay"} & set(kwargs):
         raise UserError(f"optimizer.kwargs.{min(taken)}: has a setting of its own; set optimizer.{min(taken)}")
+    _check_keywords(name, kwargs)
     groups = build_parameter_groups(network, settings)
     kwargs |= {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if name in _FUSED_ON_CPU and groups[0]["params"][0].device.type == "cpu" and "foreach" not in kwargs:
@@ -90,13 +95,27 @@ def build_optimizer(settings, network):
             optimizer = OPTIMIZERS[name](groups, **kwargs)
         else:
             optimizer = timm.optim.create_optimizer_v2(groups, opt=name, **kwargs)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer.name={name}: {first_line(error)}; check optimizer.kwargs") from None
-    except (AssertionError, ImportError, RuntimeError) as error:  # bitsandbytes, apex
+    except Exception as error:  # bitsandbytes and apex want a GPU
+        if settings.kwargs or isinstance(error, (TypeError, ValueError)):
+            raise UserError(f"optimizer.name={name}: {first_line(error)}; check optimizer.kwargs") from None
         raise UserError(f"optimizer.name={name}: cannot be built here ({first_line(error)}); choose another") from None
     if settings.l1_penalty:
         optimizer.register_step_post_hook(_shrink)
     return optimizer
+
+
+def _check_keywords(name, kwargs):
+    """Check that an optimizer takes the keywords, and that they are of their defaults' types, and finite."""
+    try:
+        build = OPTIMIZERS.get(name) or timm.optim.get_optimizer_class(name, bind_defaults=False)
+    except Exception:  # what it lacks here is said where it is built
+        return
+    known = {
+        key: float(one.default) if type(one.default) is int else one.default  # torch writes momentum=0
+        for key, one in inspect.signature(build).parameters.items()
+        if one.default is not one.empty and key not in ("lr", "weight_decay")
+    }
+    check_kwargs("optimizer.kwargs", known, kwargs, name)
 
 
 @torch.no_grad()

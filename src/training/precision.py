@@ -33,17 +33,27 @@ _CPU_STEP_SECONDS = 0.2  # on a CPU, steps take 2 to 8 images, as many as fit in
 
 def recall_execution(run_folder, config, device):
     """Return the Execution that a RunFolder keeps for this kind of device, or None; the config's precision wins."""
-    saved = load_json(run_folder.execution).get(device.type) if run_folder.execution.is_file() else None
+    saved = _load_saved(run_folder).get(device.type)
     if saved is None:
         return None
-    precision = saved["precision"] if config.precision == "auto" else resolve_precision(config.precision, device)
-    return Execution(precision, saved["channels_last"])
+    precision = saved.precision if config.precision == "auto" else resolve_precision(config.precision, device)
+    return Execution(precision, saved.channels_last)
 
 
 def save_execution(run_folder, execution, device):
     """Write into a run's execution.json what it is computed with on this kind of device."""
-    saved = load_json(run_folder.execution) if run_folder.execution.is_file() else {}
-    save_json(run_folder.execution, saved | {device.type: asdict(execution)})
+    saved = _load_saved(run_folder) | {device.type: execution}
+    save_json(run_folder.execution, {kind: asdict(one) for kind, one in saved.items()})
+
+
+def _load_saved(run_folder):
+    """Return {kind of device: Execution} as a RunFolder keeps it."""
+    if not run_folder.execution.is_file():
+        return {}
+    try:
+        return {kind: Execution(**one) for kind, one in load_json(run_folder.execution).items()}
+    except (AttributeError, TypeError):
+        raise UserError(f"{run_folder.execution}: damaged; delete it and run the same command again") from None
 
 
 def choose_execution(config, device):

@@ -180,7 +180,7 @@ def prepare_inputs(run):
             stats = compute_pixel_stats(table.paths, config)
             save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
         run.accelerator.wait_for_everyone()
-        run.pixel_stats = tuple(np.array(load_json(path)[name]) for name in ("mean", "std"))
+        run.pixel_stats = tuple(np.array(load_json(path, name)[name]) for name in ("mean", "std"))
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
     if config.cache == "off" and not config.keeps_features:

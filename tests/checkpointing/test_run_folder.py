@@ -78,7 +78,7 @@ def test_where_no_fold_is_finished_a_started_run_is_found(folder, capsys):
 
 def test_how_a_run_is_run_may_change_but_not_what_is_trained(folder):
     one = load_config(["device=cpu", "fold=0"])
-    how = ["fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"]
+    how = ["name=moved", "fold=1", "train.num_workers=3", "infer.tta=hflip", "device=auto"]
     assert differing_settings(one, load_config(how)) == []
     assert differing_settings(one, load_config(["seed=1", "loss.label_smoothing=0.1"])) == [
         "seed",
@@ -103,6 +103,17 @@ def test_a_folder_is_opened_again_only_with_its_settings(folder):
     assert [path.name for path in (folder / "outputs/demo_default").iterdir()] == ["config.yaml"]
 
 
+def test_a_run_whose_settings_are_broken_is_trained_anew_as_the_message_says(folder):
+    open_run(load_config([]))
+    (folder / "outputs/demo_default/fold0").mkdir()
+    (folder / "outputs/demo_default/fold0/meta.json").write_text("{}")
+    (folder / "outputs/demo_default/config.yaml").write_text("model: [")
+    with pytest.raises(UserError, match="not valid YAML .*; correct it, or train anew with overwrite=true$"):
+        open_run(load_config([]))
+    open_run(load_config(["overwrite=true"]))
+    assert load_saved_config("outputs/demo_default") == load_config(["overwrite=true"])
+
+
 def test_a_folder_that_is_no_run_is_never_touched(folder):
     (folder / "outputs/thesis").mkdir(parents=True)
     (folder / "outputs/thesis/chapter.txt").write_text("x")
@@ -125,6 +136,11 @@ def test_inference_takes_its_own_words_only(folder):
         "competition.test_image, competition.sample_submission, competition.solution, competition.predict_by, "
         "competition.predict_with"
     )
+    for word in ("competition=pneumonia", "recipe=debug"):
+        with pytest.raises(UserError) as caught:
+            load_run(["run=outputs/mine", word])
+        key = word.partition("=")[0]
+        assert str(caught.value) == f"command line: {key} was decided when outputs/mine was trained; leave it out"
     with pytest.raises(UserError, match=r"competition.task was decided when"):
         load_run(["run=outputs/mine", "competition.task=multilabel"])
     with pytest.raises(UserError, match="unknown setting infer.ttta; did you mean infer.tta?"):

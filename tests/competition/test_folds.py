@@ -125,6 +125,8 @@ def test_a_description_counts_rows_groups_and_positives():
     assert description.to_dict("list") == {
         "fold": [-1, 0, 1], "rows": [1, 2, 1], "groups": [1, 1, 1], "a": [1, 1, 0], "b": [0, 2, 1]
     }  # fmt: skip
+    named = replace(table, target_names=("fold", "rows"))
+    assert list(describe_folds(named, np.array([0, 0, 1, 1]))) == ["fold", "rows", "groups", "fold", "rows"]
     many = table_of(np.eye(13)[[*range(13), *range(13), 0]])
     description = describe_folds(many, np.array([0] * 13 + [1] * 14))
     assert description.to_dict("list") == {"fold": [0, 1], "rows": [13, 14], "min positives": [1, 1]}

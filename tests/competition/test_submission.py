@@ -176,8 +176,11 @@ def test_a_sample_of_other_rows_is_refused(write_competition, test_ids, expected
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("id\n1\n", "1 rows of id; it needs an id and predictions"),
-        ("id,y\n", "0 rows of id, y; it needs an id and predictions"),
+        ("id\n1\n", "has 1 rows and the columns id; it needs a row for each test image, with its id and a prediction"),
+        (
+            "id,y\n",
+            "has 0 rows and the columns id, y; it needs a row for each test image, with its id and a prediction",
+        ),
         ("id,y\n1,0\n1,0\n", "1 of 2 rows repeat an id (first: 1); keep one row per image"),
         ("id,y\n1,0\n,0\n", "column 'id' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
     ],
@@ -214,7 +217,8 @@ FRAME = {"id": ["3", "01", "02"], "y": [0.5, 0.25, 0.0]}
         ({"y": [1.5, 2.0, 0.0]}, "column 'y' leaves 0 to 1 in 2 of 3 rows (first: 3, 1.5); write probabilities"),
         ({"y": [np.inf, 0.5, 0.0]}, "column 'y' leaves 0 to 1 in 1 of 3 rows (first: 3, inf); write probabilities"),
         ({"y": [0.5, 0.5, 0.5]},
-         "column 'y' is 0.5 in every row; the model has learned nothing, look at the training log"),
+         "column 'y' is 0.5 in every row; the model has learned nothing (look at its log.csv), or the images are all "
+         "alike"),
     ],
 )  # fmt: skip
 def test_what_a_host_would_refuse_is_refused(change, expected):

@@ -19,7 +19,7 @@ def message_of(words):
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("optimizer.lr=nan", "optimizer.lr=nan: must be at least 0"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: must be a finite number at least 0"),
         ("train.epochs=0", "train.epochs=0: must be at least 1"),
         ("train.epochs=9999999999999999", "train.epochs=9999999999999999: must be from 1 to 1000000000000000"),
         ("image_size=[224,4]", "image_size=4: must be from 8 to 32768"),
@@ -51,6 +51,13 @@ def message_of(words):
          "train.early_stopping_kwargs: early stopping has no om (it has min_delta, on); leave it out, or empty what a "
          "file sets with train.early_stopping_kwargs={}"),
         ("train.early_stopping_kwargs.on=auc", "train.early_stopping_kwargs.on=auc: not one of score, loss"),
+        ("model.batchnorm_kwargs.momentum=x",
+         "model.batchnorm_kwargs.momentum=x: must be a finite number from 0 to 1"),
+        ("model.batchnorm_kwargs.momentum=-5", "model.batchnorm_kwargs.momentum=-5: must be from 0 to 1"),
+        ("model.batchnorm_kwargs.eps=.nan", "model.batchnorm_kwargs.eps=nan: must be a finite number from 1e-12 to 1"),
+        ("model.batchnorm_kwargs.mom=1",
+         "model.batchnorm_kwargs: BatchNorm has no mom (it has momentum, eps); leave it out, or empty what a file sets "
+         "with model.batchnorm_kwargs={}"),
         ("train.early_stopping_kwargs.min_delta=-1", "train.early_stopping_kwargs.min_delta=-1: must be at least 0"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from src.config.load import config_yaml, load_config, load_saved_config
-from src.config.settings import REPOSITORY
+from src.config.settings import REPOSITORY, value_of
 from src.errors import UserError
 
 RECIPES = sorted((REPOSITORY / "configs" / "recipe").glob("*.yaml"))
@@ -128,7 +128,9 @@ def test_a_config_cannot_be_changed():
         ("loss.kwargs=[a]", "command line: loss.kwargs=[a] is not a mapping; for example loss.kwargs={}"),
         ("infer.tta=[[a]]", "command line: infer.tta=[[a]] is not a list; for example infer.tta=[]"),
         ("loss.class_weights=[[1]]",
-         "command line: loss.class_weights=[[1]] is not a list; for example loss.class_weights=[]"),
+         "command line: loss.class_weights=[[1]] is not a list of numbers; for example loss.class_weights=[]"),
+        ("loss.class_weights=[a]",
+         "command line: loss.class_weights=[a] is not a list of numbers; for example loss.class_weights=[]"),
     ],
 )  # fmt: skip
 def test_each_mistake_has_its_own_line(word, expected):
@@ -190,6 +192,9 @@ def test_a_pattern_is_one_or_a_list(tmp_path):
         )
 
 
-def test_the_root_may_be_in_the_home_folder(monkeypatch):
+@pytest.mark.parametrize(
+    "key", ["competition.root", "output_dir", "cache_dir", "infer.output", "model.weights", "folds"]
+)
+def test_a_path_may_be_in_the_home_folder(monkeypatch, key):
     monkeypatch.setenv("HOME", "/somewhere")
-    assert load_config(["competition.root=~/data"]).competition.root == "/somewhere/data"
+    assert value_of(load_config([f"{key}=~/data.csv"]), key) == "/somewhere/data.csv"

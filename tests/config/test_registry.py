@@ -77,7 +77,7 @@ def test_right_keywords_pass(kwargs):
         ({"gamma": True}, "loss.kwargs.gamma=True: must be a number; the default is 2.0"),
         ({"gamma": None}, "loss.kwargs.gamma=None: must be a number; the default is 2.0"),
         ({"gamma": -1}, "loss.kwargs.gamma=-1: must be at least 0"),
-        ({"gamma": float("nan")}, "loss.kwargs.gamma=nan: must be at least 0"),
+        ({"gamma": float("nan")}, "loss.kwargs.gamma=nan: must be a finite number at least 0"),
         ({"rounds": 1.5}, "loss.kwargs.rounds=1.5: must be a whole number; the default is 1"),
         ({"rounds": 4}, "loss.kwargs.rounds=4: must be from 1 to 3"),
         ({"anything": float("inf")}, "loss.kwargs.anything=inf: must be a finite number"),
@@ -103,9 +103,18 @@ def test_a_function_without_keywords_and_one_that_takes_all():
         check_kwargs("optimizer.kwargs", lambda params, momentum=0.9, **kwargs: params, {"momentum": "x"})
 
 
+def test_a_list_whose_default_holds_numbers_holds_finite_numbers():
+    for value in ("a", float("inf")):
+        with pytest.raises(UserError) as caught:
+            check_kwargs("a.kwargs", {"betas": (0.9, 1)}, {"betas": [0.5, value]}, "a")
+        assert str(caught.value) == f"a.kwargs.betas={value}: must be a finite number"
+    check_kwargs("a.kwargs", {"betas": (0.9, 1), "names": ("a",)}, {"betas": [1, 0.5, 3], "names": ["b"]}, "a")
+
+
 def test_keywords_are_checked_against_defaults_without_a_function():
     check_kwargs("a.kwargs", {"epochs": None}, {"epochs": None}, "a", epochs=(0.5, None))
-    for value, right in (("x", "at least 0.5"), ([1], "at least 0.5"), (0.1, "at least 0.5"), (10**16, "from 0.5 to")):
+    number = "a finite number at least 0.5"
+    for value, right in (("x", number), ([1], number), (0.1, "at least 0.5"), (10**16, "from 0.5 to")):
         with pytest.raises(UserError) as caught:
             check_kwargs("a.kwargs", {"epochs": None}, {"epochs": value}, "a", epochs=(0.5, None))
         assert str(caught.value).startswith(f"a.kwargs.epochs={value}: must be {right}")

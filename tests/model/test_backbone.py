@@ -203,8 +203,9 @@ def test_what_ones_own_backbone_does_not_have():
     assert refusal(backbone="simple_cnn", kwargs={"width": [8]}) == (
         "model.kwargs: simple_cnn has no width (it has widths); did you mean widths?"
     )
-    assert refusal(backbone="simple_cnn", kwargs={"widths": ["a"]}).startswith(
-        "model.kwargs.widths=['a']: simple_cnn cannot take it ("
+    assert refusal(backbone="simple_cnn", kwargs={"widths": ["a"]}) == "model.kwargs.widths=a: must be a finite number"
+    assert refusal(backbone="simple_cnn", kwargs={"widths": [1.5]}).startswith(
+        "model.kwargs.widths=[1.5]: simple_cnn cannot take it ("
     )
     assert refusal(backbone="simple_cnn", grad_checkpointing=True) == (
         "model.grad_checkpointing=true: timm has none for simple_cnn; lower train.batch_size instead"

@@ -411,7 +411,7 @@ REFUSALS = [
     ({"name": "huber", "kwargs": {"delta": 0}}, "loss.kwargs.delta=0: must be at least 0.001"),
     ({"name": "asymmetric", "kwargs": {"margin": 1}}, "loss.kwargs.margin=1: must be from 0 to 0.99"),
     ({"name": "asymmetric", "kwargs": {"negative_gamma": -1}}, "loss.kwargs.negative_gamma=-1: must be at least 0"),
-    ({"name": "hinge", "kwargs": {"margin": math.inf}}, "loss.kwargs.margin=inf: must be at least 0"),
+    ({"name": "hinge", "kwargs": {"margin": math.inf}}, "loss.kwargs.margin=inf: must be a finite number at least 0"),
     ({"name": "auc", "kwargs": {"margin": "wide"}}, "loss.kwargs.margin=wide: must be a number"),
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from src.config.load import load_config
 from src.config.settings import Schedule, Train
 from src.errors import UserError
 from src.training.averaging import build_average
-from src.training.engine import apply_view, iterate_inputs, predict, to_device, train_one_epoch
+from src.training.engine import apply_view, first_step, iterate_inputs, predict, to_device, train_one_epoch
 from src.training.learner import Learner
 from src.training.schedule import build_schedule
 
@@ -304,3 +304,14 @@ def test_memory_is_copied_asynchronously_to_cuda_only():
         moved = to_device({"image": Tensor(), "deep": {"age": Tensor()}}, torch.device(name))
         assert moved == {"image": (name, is_asynchronous), "deep": {"age": (name, is_asynchronous)}}
     assert torch.equal(to_device(torch.ones(2), CPU), torch.ones(2))
+
+
+def test_what_an_optimizer_raises_in_its_first_step_names_the_optimizer():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    optimizer = torch.optim.SGD([parameter], lr=0.1, foreach=False, fused=False)
+    optimizer.param_groups[0]["lr"] = "high"
+    with pytest.raises(UserError) as caught, first_step(load_config(["optimizer.name=sgd"])):
+        optimizer.step()
+    assert str(caught.value).startswith("optimizer.name=sgd: its first step fails (")
+    assert str(caught.value).endswith("); check optimizer.kwargs; --debug shows the traceback")

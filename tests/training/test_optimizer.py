@@ -1,6 +1,7 @@
 """Parameter groups by rate and decay; optimizers against torch's own, and to a known minimum."""
 
 import copy
+import math
 
 import pytest
 import timm
@@ -234,6 +235,7 @@ def test_an_own_backbone_without_timm_s_attributes_has_groups():
          "compute; choose another, for example adamw"),
         ({"name": "kron"}, "optimizer.name=kron: compiles its steps for minutes and needs over 100 GB for a 3x3 "
          "convolution; choose another, for example adamw"),
+        *[({"name": name}, f"optimizer.name={name}: compiles its steps") for name in ("kronc", "kronw")],
         ({"name": "fusedadam"}, "optimizer.name=fusedadam: cannot be built here ("),
         ({"kwargs": {"lr": 1}}, "optimizer.kwargs.lr: has a setting of its own; set optimizer.lr"),
         ({"kwargs": {"weight_decay": 1}}, "optimizer.kwargs.weight_decay: has a setting of its own; set "
@@ -254,6 +256,32 @@ def test_kwargs_reach_the_optimizer_and_a_wrong_one_is_named(name):
     assert optimizer.param_groups[0][key] == value
     with pytest.raises(UserError) as caught:
         build_optimizer(Optimizer(name=name, kwargs={"gamma": 1}), Small())
-    assert str(caught.value).startswith(f"optimizer.name={name}: ")
-    assert "gamma" in str(caught.value)
-    assert str(caught.value).endswith("; check optimizer.kwargs")
+    assert str(caught.value).startswith(f"optimizer.kwargs: {name} has no gamma (it has ")
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "line"),
+    [
+        ("adam", {"amsgrad": "yes"}, "amsgrad=yes: must be true or false; the default is False"),
+        ("adam", {"eps": math.inf}, "eps=inf: must be a finite number"),
+        ("adam", {"betas": 0.9}, "betas=0.9: must be a list; the default is (0.9, 0.999)"),
+        ("adamw", {"betas": ["a", 0.9]}, "betas=a: must be a finite number"),
+        ("momentum", {"momentum": math.nan}, "momentum=nan: must be a finite number"),
+        ("sgd", {"momentum": "high"}, "momentum=high: must be a number; the default is 0.0"),
+        ("lion", {"betas": [0.9, math.nan]}, "betas=nan: must be a finite number"),
+    ],
+)  # fmt: skip
+def test_a_keyword_of_another_type_or_without_end_is_refused(name, kwargs, line):
+    with pytest.raises(UserError) as caught:
+        build_optimizer(Optimizer(name=name, kwargs=kwargs), Small())
+    assert str(caught.value) == f"optimizer.kwargs.{line}"
+
+
+def test_whole_numbers_and_what_is_none_by_default_are_right():
+    kwargs = {"momentum": 0.9, "dampening": 0, "nesterov": True, "foreach": False}
+    group = build_optimizer(Optimizer(name="sgd", kwargs=kwargs), Small()).param_groups[0]
+    assert {key: group[key] for key in kwargs} == kwargs
+    with pytest.raises(UserError, match="optimizer.name=adam: .*differentiable.*; check optimizer.kwargs"):
+        build_optimizer(Optimizer(kwargs={"differentiable": True}), Small())
+    with pytest.raises(UserError, match="optimizer.name=adam: .*; check optimizer.kwargs"):
+        build_optimizer(Optimizer(kwargs={"betas": [0.9]}), Small())

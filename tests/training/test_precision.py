@@ -9,6 +9,7 @@ import torch
 from src.checkpointing.run_folder import RunFolder
 from src.config.load import load_config
 from src.device import Execution
+from src.errors import UserError
 from src.training import precision
 from src.training.precision import (
     choose_execution,
@@ -145,6 +146,10 @@ def test_a_run_keeps_what_it_is_computed_with_for_each_kind_of_device(tmp_path):
     assert recall_execution(folder, config, CPU) == Execution("bf16", False)
     assert recall_execution(folder, config, torch.device("cuda")) == Execution("fp16", True)
     assert recall_execution(folder, load_config(["precision=fp32"]), CPU) == Execution("fp32", False)
+    for content in ("[1]", "{}x", '{"cpu": null}', '{"cpu": {"precision": "fp32"}}'):
+        folder.execution.write_text(content)
+        with pytest.raises(UserError, match=r"execution.json: damaged.*; delete it and run the same command again"):
+            recall_execution(folder, config, CPU)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def check_split(data):
     errors = compute_fold_errors(table.positives, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
         worst = errors[is_large].sort_values("error", ascending=False)
+        fewer = " or lower num_folds" if folds.max() > 1 else ""
         named = [
             f"fold {row.fold}, {table.target_names[row.column]}: {row.positives} positives, +-{row.error:.3f}"
             for row in worst.itertuples()
@@ -44,8 +45,7 @@ def check_split(data):
                 "note",
                 f"{len(worst)} of {len(errors)} AUCs of a fold and column have a standard error over {_LARGE_ERROR:g} "
                 f"(at an AUC of {_ASSUMED_AUC:g})",
-                "compare models on the pooled out-of-fold score or lower num_folds; the score of a fold alone is too "
-                "noisy",
+                f"compare models on the pooled out-of-fold score{fewer}; the score of a fold alone is too noisy",
                 **name_rows(named),
             )
         )
