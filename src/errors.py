@@ -65,16 +65,26 @@ def one_line_errors(words=()):
         if error.filename is None:
             raise
         _end(f"error: {error.filename}: {error.strerror or first_line(error)}; {_ADVICE.get(error.errno, _AGAIN)}", 2)
-    except Exception as error:  # torch, which is not imported here, has classes for a GPU and plain text for a CPU
-        name, text = type(error).__name__, str(error)
-        if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't" in text:
-            _end("error: the device is out of memory; lower train.batch_size, infer.batch_size or image_size", 2)
-        if name == "DistBackendError" or re.search("Connection (closed|reset) by peer", text):
-            _end(f"error: another process of this run has ended; {_RESUME} to resume", 2)
-        if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
-            advice = f"lower train.num_workers or train.batch_size and {_RESUME} to resume"
-            _end(f"error: a loader worker was killed, most often because memory ran out; {advice}", 2)
-        raise
+    except Exception as error:
+        if (found := explain(error)) is None:
+            raise
+        _end(f"error: {found}", 2)
+
+
+def explain(error):
+    """Return, in words, what is known of an error of memory or another process, and what to do; None of other errors.
+
+    torch, which is not imported here, has classes for a GPU's errors and plain text for a CPU's.
+    """
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't" in text:
+        return "the device is out of memory; lower train.batch_size, infer.batch_size or image_size"
+    if name == "DistBackendError" or re.search("Connection (closed|reset) by peer", text):
+        return f"another process of this run has ended; {_RESUME} to resume"
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        advice = f"lower train.num_workers or train.batch_size and {_RESUME} to resume"
+        return f"a loader worker was killed, most often because memory ran out; {advice}"
+    return None
 
 
 def _end(line, status):

@@ -23,8 +23,8 @@ def check_config(config):
                 check_range(key, value, rule["at_least"], rule["at_most"])
     known, ranges = {"min_delta": 0.0, "on": "score"}, {"min_delta": (0, None), "on": ("score", "loss")}
     check_kwargs("train.early_stopping_kwargs", known, config.train.early_stopping_kwargs, "early stopping", **ranges)
-    known, ranges = dict.fromkeys(("momentum", "eps")), {"momentum": (0, 1), "eps": (1e-12, 1)}
-    check_kwargs("model.batchnorm_kwargs", known, config.model.batchnorm_kwargs, "BatchNorm", **ranges)
+    ranges = {"momentum": (0, 1), "eps": (1e-12, 1)}
+    check_kwargs("model.batchnorm_kwargs", dict.fromkeys(ranges), config.model.batchnorm_kwargs, "BatchNorm", **ranges)
     for fault in (*_find_run_faults(config), *_find_model_faults(config), *_find_input_faults(config)):
         raise UserError(fault)
 
@@ -85,8 +85,8 @@ def _find_model_faults(config):
             yield f"model.{key}={value}: pretrained weights come with their own; set model.pretrained=false"
     if model.init == "zero":
         yield "model.init=zero: layers of zeros never learn; set model.init=he_normal"
-    if "momentum" in model.batchnorm_kwargs and model.keeps_batchnorm:
-        found = f"model.batchnorm_kwargs.momentum={model.batchnorm_kwargs['momentum']}"
+    if (momentum := model.batchnorm_kwargs.get("momentum")) is not None and model.keeps_batchnorm:
+        found = f"model.batchnorm_kwargs.momentum={momentum}"
         yield f"{found}: BatchNorm is frozen, its statistics do not move; set model.freeze_batchnorm=false"
     if first >= train.epochs:
         yield f"{head_first}: {end}; lower it"

@@ -46,22 +46,20 @@ BACKBONES = {"simple_cnn": SimpleCNN}
 def create_backbone(config, load_pretrained=True):
     """Create the backbone, without classifier, pretrained as the config says; without load_pretrained read no file."""
     settings, name = config.model, config.model.backbone
-    create, is_own = partial(_create, config, *_prepare(config)), name in BACKBONES
+    create, place = partial(_create, config, *_prepare(config)), settings.weights or os.environ.get("WEIGHTS")
     if not (settings.pretrained and load_pretrained):
         return create()
-    path = find_weights(name, settings.weights)
-    if is_own and path is not None:
+    path = find_weights(name, place)
+    if name in BACKBONES:
+        if path is None:
+            advice = "give model.weights=FILE or set model.pretrained=false"
+            raise UserError(f"model.pretrained=true: {name} comes without weights; {advice}")
         return load_weights(create(), name, path)
-    if is_own:
-        advice = "give model.weights=FILE or set model.pretrained=false"
-        raise UserError(f"model.pretrained=true: {name} comes without weights; {advice}")
-    load, source = (
-        (create_from_file, path) if path else (create_from_hub, settings.weights or os.environ.get("WEIGHTS"))
-    )
+    load, source = (create_from_file, path) if path else (create_from_hub, place)
     try:
         return load(create, name, source)
     except WeightsMisfit:
-        default = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        default = timm.models.get_pretrained_cfg(name)
         native = default.input_size[1:] if default and default.fixed_input_size else tuple(config.image_size)
         if native != tuple(config.image_size) and _fits(replace(config, image_size=native), load, source):
             found = f"the weights of {name} are for {list(native)} and cannot be resampled"
@@ -102,7 +100,7 @@ def _resolve_arguments(config):
         advice = f"set {_OWNED[owned[0]]} instead" if _OWNED[owned[0]] else "leave it out"
         raise UserError(f"model.kwargs.{owned[0]}: follows from other settings; {advice}")
     arguments = {"num_classes": 0, "in_chans": config.competition.channels}
-    default = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    default = timm.models.get_pretrained_cfg(name)
     if default and default.fixed_input_size:  # ViT, Swin
         arguments["img_size"] = tuple(config.image_size)
     if isinstance(kwargs.get("act_layer"), str):
@@ -111,8 +109,9 @@ def _resolve_arguments(config):
         except KeyError:
             where = f"model.kwargs.act_layer={kwargs['act_layer']}"
             raise UserError(f"{where}: not an activation of timm; for example relu, gelu or silu") from None
-        slope = {"negative_slope": kwargs.pop("leaky_slope")} if "leaky_slope" in kwargs else {}
-        kwargs["act_layer"] = partial(layer, **slope) if slope else layer
+        if "leaky_slope" in kwargs:
+            layer = partial(layer, negative_slope=kwargs.pop("leaky_slope"))
+        kwargs["act_layer"] = layer
     return arguments | kwargs
 
 
@@ -143,7 +142,7 @@ def _find_culprit(config, error):
             return f"model.kwargs.{key}={kwargs[key]}: {reason}; {advice}"
     if kwargs and _works(config, {}, size):
         return f"model.kwargs={kwargs}: {reason}; set model.kwargs={{}}"
-    default = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    default = timm.models.get_pretrained_cfg(name)
     near = [tuple(max(1, way(length / step)) * step for length in size)
             for step in (16, 14, 32) for way in (math.floor, math.ceil)]  # fmt: skip
     others = [*near, (224, 224), *((tuple(default.input_size[1:]),) if default else ())]
@@ -234,9 +233,11 @@ def set_norms(backbone, settings):
     """Put a norm of NORMS in the place of all that normalise feature maps, by model.norm; then BatchNorm's numbers."""
     kind = settings.norm
     places = [(place, one) for place, one in backbone.named_modules() if isinstance(one, _MAP_NORMS)]
-    if kind != "backbone" and not places:
+    if kind == "backbone":
+        places = []
+    elif not places:
         raise UserError(f"model.norm={kind}: {settings.backbone} has no norm of feature maps; set model.norm=backbone")
-    for place, old in places if kind != "backbone" else ():
+    for place, old in places:
         if kind == "batch" and isinstance(old, nn.BatchNorm2d):
             continue
         new = NORMS[kind](len(old.weight) if old.weight is not None else old.num_features)
@@ -244,16 +245,12 @@ def set_norms(backbone, settings):
             new.load_state_dict({"weight": old.weight.data, "bias": old.bias.data}, strict=False)
         inner = [getattr(old, one) for one in ("drop", "act") if isinstance(getattr(old, one, None), nn.Module)]
         backbone.set_submodule(place, nn.Sequential(new, *inner) if inner else new)  # timm's norms with an activation
-    _set_batchnorm(backbone, **settings.batchnorm_kwargs)
-
-
-def _set_batchnorm(backbone, momentum=None, eps=None):
-    """Give every BatchNorm (Ioffe and Szegedy, 2015, arXiv:1502.03167) torch's momentum and eps; None: its own."""
     norms = [one for one in backbone.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    for key, value in (("momentum", momentum), ("eps", eps)):
-        if value is not None and not norms:
+    numbers = {key: value for key, value in settings.batchnorm_kwargs.items() if value is not None}
+    for key, value in numbers.items():
+        if not norms:
             raise UserError(f"model.batchnorm_kwargs.{key}={value}: the backbone has no BatchNorm; leave it out")
-        for norm in norms if value is not None else ():
+        for norm in norms:
             setattr(norm, key, value)
 
 

@@ -135,25 +135,22 @@ def build_loss(config, class_weights=None):
     has_gaps = task == "multilabel" and config.competition.missing == "drop"
 
     def loss(logits, targets):
+        logits, keywords = logits.float(), given
         if weights is not None:
             given["weights"] = given["weights"].to(logits.device)  # a copy in the first step only
         # label smoothing: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7
         alternatives = targets.shape[1] if task == "multiclass" else 2
         targets = targets.float() * (1 - settings.label_smoothing) + settings.label_smoothing / alternatives
         if has_gaps and function is not auc_loss:  # which reads nan itself; columns of the others are independent
-            return _known_loss(function, logits.float(), targets, given)
-        return function(logits.float(), targets, **given)
+            is_known = ~targets.isnan()  # these entries become one column
+            if weights is not None:
+                keywords = given | {"weights": given["weights"].expand_as(targets)[is_known][:, None]}
+            logits, targets = logits[is_known][:, None], targets[is_known][:, None]
+            if not len(targets):
+                return logits.sum()  # 0
+        return function(logits, targets, **keywords)
 
     return loss
-
-
-def _known_loss(function, logits, targets, given):
-    """The loss over the entries whose target is known, as one column; 0 without any."""
-    is_known = ~targets.isnan()
-    if given.get("weights") is not None:
-        given = given | {"weights": given["weights"].expand_as(targets)[is_known][:, None]}
-    logits, targets = logits[is_known][:, None], targets[is_known][:, None]
-    return function(logits, targets, **given) if len(targets) else logits.sum()
 
 
 def resolve_class_weights(settings, targets, task):

@@ -42,7 +42,7 @@ def find_weights(backbone, weights=None):
     if not os.path.isdir(path):
         advice = "give a file, or a folder of <backbone>.safetensors"
         raise UserError(f"model.weights={weights}: no such file or folder; {advice}")
-    default = timm.models.get_pretrained_cfg(backbone, allow_unregistered=True)
+    default = timm.models.get_pretrained_cfg(backbone)
     repository = "--".join(("models", *((default and default.hf_hub_id) or "none").split("/")))
     snapshots = [one for place in (path, path / repository) for one in sorted(place.glob("snapshots/*"))]
     candidates = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
@@ -93,7 +93,7 @@ def create_from_file(create, name, path):
 
 
 def _create_from_state(create, name, path, state):
-    default, records = timm.models.get_pretrained_cfg(name, allow_unregistered=True), []
+    default, records = timm.models.get_pretrained_cfg(name), []
     source = {"state_dict": dict(state), "source": "", "custom_load": False}
     # without a classifier timm only logs which tensors are missing and which are left over
     logger, collect = logging.getLogger(timm.models.load_pretrained.__module__), records.append
@@ -125,7 +125,7 @@ def _create_from_state(create, name, path, state):
 
 def create_from_hub(create, name, folder):
     """Return timm's backbone, create(pretrained=True), with the hub's weights; `folder` had none, None: no folder."""
-    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         advice = "give model.weights=FILE or set model.pretrained=false"
         raise UserError(f"model.backbone={name}: timm has no pretrained weights for it; {advice}")

@@ -1,6 +1,5 @@
 """The training and prediction loops over built objects; nothing here knows the files or the competition."""
 
-import re
 import time
 import traceback
 from collections import namedtuple
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from src.checkpointing.progress import EpochProgress, write_rng_state
 from src.device import autocast
-from src.errors import UserError, first_line
+from src.errors import UserError, explain, first_line
 
 _CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
@@ -22,17 +21,14 @@ EpochStats = namedtuple("EpochStats", "loss lr gradient_norms seconds images_per
 
 @contextmanager
 def first_step(config, has_passed=lambda: False):
-    """Answer what a network raises in its first step by a UserError that names the backbone.
+    """Turn what a network raises in its first step into a UserError that names the backbone.
 
     has_passed: () -> whether the first step is over; what is raised then passes through, and so does what is known.
     """
     try:
         yield
-    except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
-        is_known = re.search("DefaultCPUAllocator|DataLoader worker|by peer", str(error))
-        if has_passed() or is_known or type(error).__name__ == "DistBackendError":
+        if has_passed() or isinstance(error, (UserError, OSError)) or explain(error):
             raise
         files = {part for frame in traceback.extract_tb(error.__traceback__) for part in Path(frame.filename).parts}
         if "optim" in files:  # torch's or timm's

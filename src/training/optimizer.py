@@ -48,7 +48,15 @@ def build_parameter_groups(network, settings):
     """
     parameters, groups = dict(network.named_parameters()), []
     exempt = {f"backbone.{name}" for name in getattr(network.backbone, "no_weight_decay", set)()}
-    for name, names, lr in _list_rates(network, settings):
+    *stages, head = list_stages(network)
+    if settings.layer_decay is None:
+        stages = [("backbone", [name for name in parameters if name not in head[1]])]
+    elif len(stages) < 2:
+        raise UserError(f"optimizer.layer_decay={settings.layer_decay}: the backbone is one stage; set it to null")
+    factor = settings.layer_decay or 0.0
+    rates = [settings.lr * factor**distance for distance in reversed(range(len(stages)))]
+    rates.append(settings.lr * settings.head_lr_factor)
+    for (name, names), lr in zip([*stages, head], rates, strict=True):
         for is_decayed in (True, False):
             params = [
                 parameters[one]
@@ -59,19 +67,6 @@ def build_parameter_groups(network, settings):
                 penalties = {key: getattr(settings, key) * is_decayed for key in ("weight_decay", "l1_penalty")}
                 groups.append({"name": name, "params": params, "lr": lr, **penalties})
     return groups
-
-
-def _list_rates(network, settings):
-    """Return [(name, parameter names, rate)] of the backbone, or of each of its stages, and of the head."""
-    *stages, head = list_stages(network)
-    if settings.layer_decay is None:
-        stages = [("backbone", [name for name, _ in network.named_parameters() if name not in head[1]])]
-    elif len(stages) < 2:
-        raise UserError(f"optimizer.layer_decay={settings.layer_decay}: the backbone is one stage; set it to null")
-    factor = settings.layer_decay or 0.0
-    rates = [settings.lr * factor**distance for distance in reversed(range(len(stages)))]
-    rates.append(settings.lr * settings.head_lr_factor)
-    return [(*stage, lr) for stage, lr in zip([*stages, head], rates, strict=True)]
 
 
 def build_optimizer(settings, network):

@@ -94,9 +94,9 @@ def train_run(config):
 def start_processes(config):
     """Return accelerate's PartialState on the config's device; torchrun gives each of its processes its own."""
     device = resolve_device(config.device)
-    if device.type != "cpu" and "WORLD_SIZE" not in os.environ:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     if "WORLD_SIZE" not in os.environ:
+        if device.type != "cpu":
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         AcceleratorState._reset_state(reset_partial_state=True)  # a notebook may train twice, with other precisions
     return PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=6))  # one process may decode for hours
 

@@ -65,12 +65,12 @@ def save_folds(path, table, has_work):
     """Write a run's folds.csv: rows, folds and targets, which must not change once a fold has work done (UserError)."""
     rows = join_columns({"id": table.ids, "fold": table.folds}, table.targets, table.target_names)
     if path.is_file() and has_work:
-        _check_same(path, rows)
+        _check_unchanged(path, rows)
     save_table(path, rows)
 
 
-def _check_same(path, rows):
-    """Check that a run's folds.csv holds these rows; a file of an older version holds no targets."""
+def _check_unchanged(path, rows):
+    """Raise a UserError where folds.csv holds other rows; a file of an older version holds no targets."""
     try:
         saved = read_table(path)
         types = {name: np.int64 if name == "fold" else np.float32 for name in rows.columns[1:] if name in saved}

@@ -153,6 +153,7 @@ class Schedule:
         for name, one in self._schedulers.items():
             one.load_state_dict(state[name])
 
+
 def build_schedule(settings, optimizer, epochs, steps_per_epoch):
     """Build the Schedule of one fold from config.settings.Schedule; the optimizer's rates are its peaks.
 

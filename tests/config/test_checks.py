@@ -163,6 +163,7 @@ ADVICE = [
     ["augment.transforms=[Transpose]", "augment.kwargs.rotate=10", "augment.kwargs={}"],
     [PRETRAINED, "model.freeze=head_only", "mix.prob=0.5", "train.views=0"],
     [PRETRAINED, "model.batchnorm_kwargs.momentum=0.2", "model.freeze_batchnorm=false"],
+    [PRETRAINED, "model.batchnorm_kwargs.momentum=null"],
     ["schedule.name=onecycle", "schedule.warmup_epochs=1", "train.epochs=1"],
     ["train.average=swa", "train.select=last"],
 ]
