@@ -69,9 +69,8 @@ def make_folds(table, method, num_folds, seed, metric):
         folds = SPLITS[kind](table, num_folds, seed + attempt)
         if method == "holdout":
             folds = np.where(folds == 0, 0, -1)
-        with suppress(UserError):
-            check_folds(table, folds, metric)
-            return folds
+        if next(_find_faults(table, folds, metric), None) is None:
+            break
     return folds
 
 
@@ -86,26 +85,27 @@ def check_folds(table, folds, metric, config=None):
             fold, count, first = torn["fold"].max(), torn["group"].nunique(), torn["group"].iloc[0]
             advice = "use folds=stratified_group or set competition.group=null"
             raise UserError(f"fold {fold}: {count} groups are in training and in validation (first: {first}); {advice}")
-    numbers, is_positive = np.unique(folds[folds >= 0]), metric.positives(table.targets)
-    is_known = ~np.isnan(table.targets)
-    fault = ""
-    for fold in numbers:
-        for side, rows in (("validation", folds == fold), ("training", folds != fold)):
-            counts, total = is_positive[rows].sum(axis=0), is_known[rows].sum(axis=0)
-            if not rows.any():
-                raise UserError(f"fold {fold}: no row is left for {side}; split into two folds or more")
-            for sign, is_absent in (("positive", counts == 0), ("negative", counts == total)):
-                if not fault and metric.fold_needs == "both" and is_absent.any():
-                    column = int(np.flatnonzero(is_absent)[0])
-                    rows_of_it = int((is_known & (is_positive == (sign == "positive")))[:, column].sum())
-                    found = f"column {table.target_names[column]!r} has no {sign} in {side} ({rows_of_it} in all)"
-                    fault = f"fold {fold}: {found}"
-        truth = table.targets[folds == fold]
-        if not fault and math.isnan(metric.score(truth, truth)):
-            fault = f"fold {fold}: {metric.name} is not defined on its {len(truth)} validation rows"
-    if fault:
+    if len(np.unique(folds)) == 1:
+        side = "training" if folds[0] >= 0 else "validation"
+        raise UserError(f"fold {max(folds[0], 0)}: no row is left for {side}; split into two folds or more")
+    if fault := next(_find_faults(table, folds, metric), None):
         how = () if config is None else (config.folds, config.num_folds, config.fold_seed)
         raise UserError(f"{fault}; {_advise(table, metric, *how) if how else 'choose other folds'}")
+
+
+def _find_faults(table, folds, metric):
+    """Yield what a side of each fold lacks for the metric, column by column."""
+    is_positive, is_known = metric.positives(table.targets), ~np.isnan(table.targets)
+    signs = {"positive": is_known & is_positive, "negative": is_known & ~is_positive}
+    for fold in np.unique(folds[folds >= 0]):
+        for side, rows in (("validation", folds == fold), ("training", folds != fold)):
+            for sign, is_sign in signs.items() if metric.fold_needs == "both" else ():
+                for column in np.flatnonzero(~is_sign[rows].any(axis=0)):
+                    found = f"column {table.target_names[column]!r} has no {sign} in {side}"
+                    yield f"fold {fold}: {found} ({is_sign[:, column].sum()} in all)"
+        truth = table.targets[folds == fold]
+        if math.isnan(metric.score(truth, truth)):
+            yield f"fold {fold}: {metric.name} is not defined on its {len(truth)} validation rows"
 
 
 def _advise(table, metric, method, num_folds, seed):

@@ -71,12 +71,12 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
 def check_submission(frame, sample, id_column):
     """Check that the host would take a submission: the sample's columns and ids, if any, and probabilities or names."""
     ids = frame[id_column]
-    if sample is not None and list(frame.columns) != list(sample.columns):
-        found = f"columns are {listing(frame)}, the sample has {listing(sample)}"
-        raise UserError(f"submission: {found}; write the sample's")
     if (is_repeated := ids.duplicated()).any():
         raise UserError(f"submission: id {ids[is_repeated].iloc[0]} is there twice; write each id once")
     if sample is not None:
+        if list(frame.columns) != list(sample.columns):
+            found = f"columns are {listing(frame)}, the sample has {listing(sample)}"
+            raise UserError(f"submission: {found}; write the sample's")
         _, missing, extra = match_ids(sample[id_column], ids)
         if len(missing) or len(extra):
             found = f"{len(missing)} of the sample's {len(sample)} ids are missing and {len(extra)} are too many"

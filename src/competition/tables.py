@@ -14,9 +14,9 @@ import pandas as pd
 
 from src.competition.paths import Paths, fill_pattern, find_images, find_present, list_images, list_places, locate
 from src.competition.targets import (
-    check_classes,
     check_settings,
     find_ids,
+    list_labels,
     match_ids,
     read_column,
     read_label,
@@ -60,7 +60,7 @@ class ImageTable:
 def load_train_table(competition, may_be_constant=False):
     """Read the training rows, their images and targets; may_be_constant: a target may have one value only."""
     check_settings(competition)
-    where, rows, paths, notes = _load_rows(competition, competition.train_table, "train_table", "train_image")
+    where, rows, paths, notes = _load_rows(competition, "train_table", "train_image")
     read_ids(rows, competition.id, where)
     if competition.label:
         names, targets = read_label(rows, competition, where)
@@ -73,9 +73,8 @@ def load_train_table(competition, may_be_constant=False):
     is_nan = np.isnan(targets)
     if is_nan.any():  # which competition.missing=drop allows
         has_answer = ~is_nan.all(axis=1) if competition.task == "multilabel" else ~is_nan.any(axis=1)
-        cells = int(is_nan[has_answer].sum())
         notes += (f"{where}: {(~has_answer).sum()} of {len(rows)} rows have no answer and are left out",)
-        if cells:
+        if cells := int(is_nan[has_answer].sum()):
             notes += (f"{where}: {cells} answers of other rows are missing; no loss and no score counts them",)
         rows, targets = rows[has_answer], targets[has_answer]
         paths = None if paths is None else paths[has_answer]
@@ -102,13 +101,13 @@ def load_train_table(competition, may_be_constant=False):
 def load_test_table(competition, target_names):
     """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image."""
     key = "test_table" if competition.test_table or competition.predict_by else "sample_submission"
-    where, rows, paths, notes = _load_rows(competition, getattr(competition, key), key, "test_image")
+    where, rows, paths, notes = _load_rows(competition, key, "test_image")
     if competition.id not in rows and (name := _find_id(rows, competition)):
         notes += (f"{where}: the ids are in column {name!r}, which leads to the images",)
         rows = rows.rename(columns={name: competition.id})
     ids, label = read_ids(rows, competition.id, where), competition.label
     if competition.test_table and label in rows:  # a class that training never saw is refused
-        check_classes(rows, competition, target_names, where)
+        list_labels(rows, competition, where, target_names)
     groups, units = (read_groups(rows, competition, key, where, key == "predict_by") for key in ("group", "predict_by"))
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
@@ -120,7 +119,7 @@ def load_solution(competition, test, ids=None):
     """Read the targets (N, C), float32, of the test table's rows, or of other ids; None where there is no solution."""
     if not competition.solution:
         return None
-    where, rows, _, _ = _load_rows(competition, competition.solution, "solution", None)
+    where, rows, _, _ = _load_rows(competition, "solution", None)
     ids = test.ids if ids is None else ids
     places, missing, _ = match_ids(ids, read_ids(rows, find_ids(rows, competition.id, ids), where))
     if len(missing):
@@ -152,7 +151,7 @@ def read_table(path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(io.BytesIO(content), **how)
-            names = pd.read_csv(io.BytesIO(content), header=None, nrows=1, **how).iloc[0].dropna()
+            names = pd.read_csv(io.BytesIO(content), header=None, nrows=1, **how).iloc[0].dropna().str.strip()
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path}: cannot be read as CSV ({reason}); correct its quotes and separators") from None
@@ -179,8 +178,9 @@ def is_count(values):
     return len(numbers) > 2 and any(np.array_equal(numbers, np.arange(len(numbers)) + first) for first in (0, 1))
 
 
-def _load_rows(competition, table, table_key, image_key):
+def _load_rows(competition, table_key, image_key):
     """Return (where, rows, paths, notes): a table's rows, with None for paths, or those that the image files make."""
+    table = getattr(competition, table_key)
     if not os.path.isdir(competition.root):
         where = competition.root or "competition.root"
         raise UserError(f"{where}: no such folder; set competition.root to the folder of the data")
@@ -205,8 +205,6 @@ def _trim(rows, competition, where):
     notes, names = [], rows.columns.str.strip()
     if count := int((names != rows.columns).sum()):
         notes.append(f"{where}: {count} column names had outer blanks; removed")
-        if names.duplicated().any():
-            raise UserError(f"{where}: two columns are named {names[names.duplicated()][0]!r}; rename one of them")
         rows.columns = names
     keys = [key for key in ("group", "predict_by") if getattr(competition, key)]
     named = [name for key in keys for name in list_columns(competition, key)]

@@ -46,28 +46,24 @@ def order_classes(names):
 
 def read_label(rows, competition, where, target_names=None):
     """Read the column of class names as (target_names, targets): binary the last class alone, else a column a class."""
-    column, task = f"column {competition.label!r}", competition.task
     is_missing = _check_answers(rows, [competition.label], competition, where)[:, 0]
-    labels, classes = _list_labels(rows, competition, where), [name.strip() for name in competition.classes]
-    if target_names is None:
-        found = order_classes(labels)
-        classes = classes or found
-        _check_known(labels, classes, where, column, "competition.classes")
+    labels = list_labels(rows, competition, where, target_names)
+    if target_names is None:  # else training's, of which the table need not have every class
+        column, found = f"column {competition.label!r}", order_classes(labels)
+        classes = _list_classes(competition) or found
         if len(found) < 2:
             found = f"holds one class only ({listing(found)})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, set another label")
         if absent := [name for name in classes if name not in set(found)]:
             found = f"has no row of class {absent[0]!r} (found {listing(found)})"
             raise UserError(f"{where}: {column} {found}; correct competition.classes")
-        if task == "binary" and len(classes) > 2:
+        if competition.task == "binary" and len(classes) > 2:
             found = f"{len(classes)} classes ({listing(classes)})"
             raise UserError(f"{where}: {column} holds {found}; set competition.task=multiclass")
-        target_names = tuple(classes[-1:] if task == "binary" else classes)
-    else:  # training's, of which the table need not have every class
-        check_classes(rows, competition, target_names, where)
-    targets, codes = np.zeros((len(rows), len(target_names)), dtype=np.float32), pd.Index(target_names, dtype=str)
-    places, codes = rows.index.get_indexer(labels.index), codes.get_indexer(labels)
-    targets[places[codes >= 0], codes[codes >= 0]] = 1
+        target_names = tuple(classes[-1:] if competition.task == "binary" else classes)
+    labels = labels[labels.isin(target_names)]  # all, but of a binary label the last class alone
+    targets = np.zeros((len(rows), len(target_names)), dtype=np.float32)
+    targets[rows.index.get_indexer(labels.index), pd.Index(target_names, dtype=str).get_indexer(labels)] = 1
     targets[is_missing] = np.nan
     return target_names, targets
 
@@ -78,26 +74,32 @@ def split_labels(cells, separator):
     return labels[labels != ""]
 
 
-def check_classes(rows, competition, target_names, where):
-    """Check a column of class names against the classes of training, where all of those are known."""
-    classes = [name.strip() for name in competition.classes]
-    if classes := classes or (target_names if competition.task != "binary" else ()):
-        labels = _list_labels(rows, competition, where)
-        _check_known(labels, classes, where, f"column {competition.label!r}", "the classes of training")
+def list_labels(rows, competition, where, target_names=None):
+    """Return the labels of all rows, a Series of str with the rows' index: none or one a row, or all of a cell.
 
-
-def _list_labels(rows, competition, where):
-    """Return the labels of all rows, a Series of str with the rows' index: none or one a row, or all of a cell."""
+    They must be among competition.classes, else among training's target_names; of a binary task these lack a class.
+    """
     cells, separator = read_column(rows, competition.label, where, "label", may_be_empty=True), competition.separator
     cells = cells[~_is_missing(cells, competition)]
-    return cells if separator is None else split_labels(cells, separator)
+    labels = cells if separator is None else split_labels(cells, separator)
+    classes = _list_classes(competition) or (target_names if competition.task != "binary" else ())
+    if classes and (is_unknown := ~labels.isin(classes)).any():
+        unknown = listing([repr(one) for one in order_classes(labels[is_unknown])], 3)
+        first = "" if where.startswith("competition.") else f" (first: line {labels.index[is_unknown][0] + 2})"
+        source = "competition.classes" if target_names is None else "the classes of training"
+        found = f"holds {unknown}{first}, not among {source} ({listing(classes)})"
+        raise UserError(f"{where}: column {competition.label!r} {found}; correct it or competition.classes")
+    return labels
+
+
+def _list_classes(competition):
+    return [name.strip() for name in competition.classes]
 
 
 def _is_missing(cells, competition):
     """Return (N,) bool: which cells hold no answer; an empty one of several labels has none of them."""
-    is_missing = cells.str.strip().isin([*_MISSING, *(("",) if competition.separator is None else ())])
-    is_missing &= ~cells.isin(competition.classes)  # North America may be one
-    return (is_missing | cells.isna() if competition.separator is None else is_missing).to_numpy(dtype=bool)
+    texts, is_class = cells.fillna("").str.strip(), cells.isin(competition.classes)  # North America may be one
+    return (texts.isin(_MISSING if competition.separator else (*_MISSING, "")) & ~is_class).to_numpy()
 
 
 def _check_answers(rows, names, competition, where):
@@ -110,8 +112,8 @@ def _check_answers(rows, names, competition, where):
         columns = listing([repr(name) for name, one in zip(names, is_missing.T, strict=True) if one.any()], 4)
         text = cells[column].iloc[row]
         first = f"first: line {rows.index[row] + 2}, {'empty' if text != text else repr(text)}"
-        advice = f"set competition.missing=drop to leave out these {'cells' if len(names) > 1 else 'rows'}"
-        advice = advice if competition.task == "multilabel" else advice.replace("cells", "rows")
+        unit = "cells" if len(names) > 1 and competition.task == "multilabel" else "rows"
+        advice = f"set competition.missing=drop to leave out these {unit}"
         raise UserError(f"{where}: {found} in column {columns} ({first}); fill them, or {advice}")
     return is_missing
 
@@ -152,14 +154,6 @@ def read_column(rows, name, where, key, may_be_empty=False):
         found = f"{is_empty.sum()} of {len(rows)} rows (first: line {rows.index[is_empty][0] + 2})"
         raise UserError(f"{where}: column {name!r} is empty in {found}; fill or remove them")
     return rows[name]
-
-
-def _check_known(labels, classes, where, column, source):
-    if (is_unknown := ~labels.isin(classes)).any():
-        unknown = listing([repr(one) for one in order_classes(labels[is_unknown])], 3)
-        first = "" if where.startswith("competition.") else f" (first: line {labels.index[is_unknown][0] + 2})"
-        found = f"{unknown}{first}, not among {source} ({listing(classes)})"
-        raise UserError(f"{where}: {column} holds {found}; correct it or competition.classes")
 
 
 def find_ids(rows, name, ids):

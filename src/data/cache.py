@@ -67,13 +67,14 @@ def open_cache(paths, config, size, num_reads):
     if config.cache == "off":
         return None
     channels, digest = config.competition.channels, hash_images(paths, config, size)
-    folder, name = cache_folder(config), f"{size[0]}x{size[1]}x{channels}_{digest}.npy"
+    path = cache_folder(config) / f"{size[0]}x{size[1]}x{channels}_{digest}.npy"
     keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
-    if (cache := _try_cache(folder / name, keys)) is not None:
+    if (cache := _try_cache(path, keys)) is not None:
         return cache
     try:
         if is_worth_building(config.cache, num_reads, len(paths)):
-            return _build_cache(open_folder(folder) / name, paths, keys, config, size)
+            open_folder(path.parent)
+            return _build_cache(path, paths, keys, config, size)
     except NoRoom as error:
         if config.cache == "on":
             raise
@@ -163,14 +164,13 @@ def hash_images(paths, config, size):
     code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
     versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
-    root = settings.root
-    digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(root))).encode())
+    digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(settings.root))).encode())
     for path in paths:
         try:
             status = os.stat(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        inside = path.removeprefix(f"{root}/").encode(errors="surrogateescape")
+        inside = path.removeprefix(f"{settings.root}/").encode(errors="surrogateescape")
         digest.update(b"%s\0%d\0%d\n" % (inside, status.st_size, status.st_mtime_ns))
     return digest.hexdigest()[:16]
 

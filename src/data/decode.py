@@ -55,15 +55,14 @@ def decode_image(path, competition, target_size=None):
 
 def decode_bytes(path, data, competition, target_size=None):
     """As `decode_image`, of what `read_file` has read."""
-    suffix, channels = os.path.splitext(path)[1].lower(), competition.channels
+    channels, default = competition.channels, decode_dicom if data[128:132] == b"DICM" else None
+    decode = DECODERS.get(os.path.splitext(path)[1].lower(), default)
     try:
         with np.errstate(all="ignore"):  # pixels that are not finite are refused in the end
-            if suffix in DECODERS:
-                pixels = DECODERS[suffix](path, data, channels)
-            elif data[128:132] == b"DICM":
-                pixels = decode_dicom(path, data, channels)
-            else:
+            if decode is None:
                 pixels = _decode_by_content(path, data, competition, target_size)
+            else:
+                pixels = decode(path, data, channels)
             return _fit_channels(path, pixels, channels)
     except UserError:
         raise

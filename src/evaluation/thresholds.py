@@ -1,7 +1,8 @@
 """Probabilities -> labels: a threshold for each column, found on out-of-fold predictions."""
 
 import numpy as np
-from sklearn.metrics import precision_recall_curve
+
+from src.evaluation.metrics import compute_f1
 
 
 def choose_thresholds(targets, probs):
@@ -14,8 +15,8 @@ def choose_thresholds(targets, probs):
         is_known = ~np.isnan(truth)
         is_positive, values = truth[is_known] >= 0.5, values[is_known]
         if is_positive.any():
-            precision, recall, steps = precision_recall_curve(is_positive, values)
-            lowest = steps[np.argmax((2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1])]
+            f1, steps = compute_f1(is_positive, values)
+            lowest = steps[f1.argmax()]
             thresholds[column] = (lowest + values[values < lowest].max(initial=0)) / 2
     return thresholds
 

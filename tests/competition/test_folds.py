@@ -147,6 +147,8 @@ def test_a_metric_that_scores_any_rows_needs_no_class_on_both_sides():
     assert refusal(check_folds, table, np.roll(np.arange(24) % 5, 2), build_metric("roc_auc", "multiclass")) == expected
     one_side = "fold 0: no row is left for training; split into two folds or more"
     assert refusal(check_folds, table, np.zeros(24, int), ACCURACY) == one_side
+    one_side = "fold 0: no row is left for validation; split into two folds or more"
+    assert refusal(check_folds, table, np.full(24, -1), ACCURACY) == one_side
     grouped = replace(table, groups=np.repeat(["p", "q"], 12))
     assert "2 groups are in training and in validation" in refusal(check_folds, grouped, np.arange(24) % 5, ACCURACY)
 
