@@ -57,8 +57,8 @@ def resolve_precision(name, device):
 def has_bf16_units():
     """Whether this CPU multiplies bf16 by instructions of its own; without them bf16 is a tenth as fast as fp32.
 
-    The variables ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA may forbid them. On Arm oneDNN asks the processor for all;
-    on x86 AVX-512 alone is enough for its own answer, which knows its variable.
+    The variables ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA may forbid them. oneDNN's answer is right on Arm; on x86 it
+    is yes for any AVX-512, so that the processor and the variables are looked at here.
     """
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
@@ -66,7 +66,7 @@ def has_bf16_units():
         return True
     largest = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     is_allowed = largest in ("", "ALL", "DEFAULT") or any(one in largest for one in ("BF16", "FP16", "AMX", "AVX10"))
-    is_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # which knows the other variable
+    is_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # knows ATEN_CPU_CAPABILITY
     return is_allowed and is_avx512 and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -101,12 +101,11 @@ def share_cores(device, num_workers=None, threads=None):
 
 
 class ThreadGuard:
-    """Lets torch go on with one thread while it is faster, because other programs use the cores.
+    """Gives torch one thread while that is faster, because other programs use the cores.
 
-    OpenMP waits for its slowest thread, so that two threads on two cores beside a busy program may take 20 times as
-    long as one. Where steps take several times their best, or others are seen to use the cores, one thread is tried for
-    some steps, and stays where it is faster; later all are tried again. An undisturbed run keeps its threads, and with
-    them its last bits.
+    OpenMP waits for its slowest thread: two threads on two cores beside a busy program may take 20 times as long as
+    one. Where steps take several times their best, or other programs use the cores, one thread is tried for some steps
+    and kept if it is faster; all are tried again later. An undisturbed run keeps its threads, and so its last bits.
 
     Args:
         most: torch's threads as they are now; 1: nothing is done.
@@ -114,7 +113,7 @@ class ThreadGuard:
     """
 
     _BLOCK, _SLOW, _MARGIN = 3, 3.0, 1.2  # steps that are compared; times the best; times as fast
-    _BUSY, _PAUSE = 0.25, 20.0  # share of the cores; seconds to the next trial, doubled by each in vain
+    _BUSY, _PAUSE = 0.25, 20.0  # share of the cores; seconds to the next trial, doubled by each that fails
 
     def __init__(self, most=1, count_others=None, clock=time.perf_counter):
         self._most, self._clock = most, clock
@@ -150,7 +149,7 @@ class ThreadGuard:
         elif is_one and not self._has_said:
             self._has_said = True
             print(
-                f"other programs use the cores: torch goes on with 1 thread instead of {self._most}, now "
+                f"other programs use the cores: torch uses 1 thread instead of {self._most}, now "
                 f"{self._before / step:.1f} times as fast; tries {self._most} again later (threads=N keeps N)",
                 flush=True,
             )

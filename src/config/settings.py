@@ -46,7 +46,7 @@ class Competition:
     separator: str | None = setting(None, "text between the labels of a cell of competition.label, for task=multilabel "
                                     "(' ', ',', '|', ';' ...; a cell may be empty); null: a cell is one class name")
     classes: list[str] = setting([], "order of the class names (binary: the last is positive); []: sorted")
-    missing: str = setting("error", "an answer is empty, NA, NaN: stop, or drop its row (multilabel: the cell alone)",
+    missing: str = setting("error", "a label is empty, NA, NaN: stop, or drop its row (multilabel: the cell alone)",
                            choices=("error", "drop"))
     task: str = setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
     group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "

@@ -76,18 +76,11 @@ def _fits(config, load, source):
 
 def _prepare(config):
     """Return (function, keywords) that create the backbone, both checked as far as they can be without it."""
-    settings, name = config.model, config.model.backbone
-    arguments = {"drop_path_rate": settings.drop_path_rate} if settings.drop_path_rate else {}
+    name, kwargs, rate = config.model.backbone, dict(config.model.kwargs), config.model.drop_path_rate
+    arguments = {"drop_path_rate": rate} if rate else {}
     if name in BACKBONES:
-        check_kwargs("model.kwargs", BACKBONES[name], settings.kwargs, name)
-        build = partial(BACKBONES[name], config.competition.channels, tuple(config.image_size))
-        return build, arguments | settings.kwargs
-    return partial(timm.create_model, name), arguments | _resolve_arguments(config)
-
-
-def _resolve_arguments(config):
-    """Return the arguments of timm.create_model; an `act_layer` given by name becomes timm's class."""
-    name, kwargs = config.model.backbone, dict(config.model.kwargs)
+        check_kwargs("model.kwargs", BACKBONES[name], kwargs, name)
+        return partial(BACKBONES[name], config.competition.channels, tuple(config.image_size)), arguments | kwargs
     base, _, tag = name.partition(".")
     if not timm.is_model(name):
         hint = nearest(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
@@ -99,7 +92,7 @@ def _resolve_arguments(config):
     if owned := [key for key in kwargs if key in _OWNED]:
         advice = f"set {_OWNED[owned[0]]} instead" if _OWNED[owned[0]] else "leave it out"
         raise UserError(f"model.kwargs.{owned[0]}: follows from other settings; {advice}")
-    arguments = {"num_classes": 0, "in_chans": config.competition.channels}
+    arguments |= {"num_classes": 0, "in_chans": config.competition.channels}
     default = timm.models.get_pretrained_cfg(name)
     if default and default.fixed_input_size:  # ViT, Swin
         arguments["img_size"] = tuple(config.image_size)
@@ -112,7 +105,7 @@ def _resolve_arguments(config):
         if "leaky_slope" in kwargs:
             layer = partial(layer, negative_slope=kwargs.pop("leaky_slope"))
         kwargs["act_layer"] = layer
-    return arguments | kwargs
+    return partial(timm.create_model, name), arguments | kwargs
 
 
 def _create(config, build, arguments, **pretrained):

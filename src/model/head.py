@@ -139,7 +139,7 @@ class NewPooling(nn.Module):
 
 
 def set_pooling(backbone, config):
-    """Give a backbone the named pooling, once its weights are loaded: asked earlier, a ViT gets a norm without them."""
+    """Give a backbone the named pooling, once its weights are loaded: before, a ViT would get a norm without any."""
     pooling, where = POOLINGS[config.model.pool], f"model.pool={config.model.pool}"
     if isinstance(pooling, str):
         try:

@@ -128,7 +128,7 @@ def compute_mean_weights(states):
 
 @torch.no_grad()
 def refresh_batchnorm(network, batches):
-    """Compute the statistics of every BatchNorm that learns them anew, as averages need (arXiv:1803.05407, sec. 3.2).
+    """Recompute the statistics of every BatchNorm that is not frozen, as averages need (arXiv:1803.05407, sec. 3.2).
 
     torch's update_bn would also reset the frozen ones. `batches` of normalised inputs, {name: tensor}, are read only
     where there is something to compute.

@@ -4,7 +4,6 @@ import time
 import traceback
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ EpochStats = namedtuple("EpochStats", "loss lr gradient_norms seconds images_per
 
 @contextmanager
 def first_step(config, has_passed=lambda: False):
-    """Turn what a network raises in its first step into a UserError that names the backbone.
+    """Turn what a network or an optimizer raises in its first step into a UserError that names it.
 
     has_passed: () -> whether the first step is over; what is raised then passes through, and so does what is known.
     """
@@ -30,13 +29,14 @@ def first_step(config, has_passed=lambda: False):
     except Exception as error:
         if has_passed() or isinstance(error, (UserError, OSError)) or explain(error):
             raise
-        files = {part for frame in traceback.extract_tb(error.__traceback__) for part in Path(frame.filename).parts}
-        if "optim" in files:  # torch's or timm's
-            where = f"optimizer.name={config.optimizer.name}: its first step fails ({first_line(error)})"
-            raise UserError(f"{where}; check optimizer.kwargs; --debug shows the traceback") from error
-        where = f"model.backbone={config.model.backbone}: its first training step fails"
-        advice = "set train.compile=false" if config.train.compile else "choose another backbone or other model.kwargs"
-        raise UserError(f"{where} ({first_line(error)}); {advice}; --debug shows the traceback") from error
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        where, advice = f"model.backbone={config.model.backbone}", "choose another backbone or other model.kwargs"
+        if any("optim" in name.split(".") for name in modules):  # torch's, timm's or bitsandbytes'
+            where, advice = f"optimizer.name={config.optimizer.name}", "check optimizer.kwargs"
+        elif config.train.compile:
+            advice = "set train.compile=false"
+        reason = f"its first training step fails ({first_line(error)})"
+        raise UserError(f"{where}: {reason}; {advice}; --debug shows the traceback") from error
 
 
 def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):

@@ -58,7 +58,7 @@ class Learner:
     def start_epoch(self, epoch, *seed_words):
         """Seed the epoch (from 0), set its mixer and open the stages that learn in it.
 
-        Several processes share the gradients of what learned when the network was wrapped, so it is wrapped anew.
+        Several processes share the gradients of what learned when the network was wrapped, so it is wrapped again.
         """
         is_mixed = self.config.mix.prob > 0 and epoch < self.config.train.epochs - self.config.mix.off_epochs
         self.mixer = Mixer(self.config.mix) if is_mixed else None  # training ends on real images

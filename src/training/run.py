@@ -114,7 +114,7 @@ def load_run(config, processes):
 
 
 def check_learner(run):
-    """Build what learns once, so that a wrong name or missing weights are answered before what is slow."""
+    """Build network, optimizer, average and schedule once: a wrong name or missing weights fail before slow work."""
     config, folder = run.config, run.folder
     wanted = run.folds if config.fold is None else [config.fold]
     if not config.overwrite and all(folder.fold(fold).is_finished() for fold in wanted):

@@ -64,14 +64,10 @@ def leave_out_unreadable(config, table, path):
 def save_folds(path, table, has_work):
     """Write a run's folds.csv: rows, folds and targets, which must not change once a fold has work done (UserError)."""
     rows = join_columns({"id": table.ids, "fold": table.folds}, table.targets, table.target_names)
-    if path.is_file() and has_work:
-        _check_unchanged(path, rows)
-    save_table(path, rows)
-
-
-def _check_unchanged(path, rows):
-    """Raise a UserError where folds.csv holds other rows; a file of an older version holds no targets."""
-    try:
+    if not (path.is_file() and has_work):
+        save_table(path, rows)
+        return
+    try:  # a file of an older version holds no targets
         saved = read_table(path)
         types = {name: np.int64 if name == "fold" else np.float32 for name in rows.columns[1:] if name in saved}
         saved = saved[["id", "fold", *(name for name in types if name != "fold")]].astype(types)
@@ -80,10 +76,11 @@ def _check_unchanged(path, rows):
     advice = "choose name=ANOTHER or overwrite=true"
     if not saved[["id", "fold"]].equals(rows[["id", "fold"]]):
         raise UserError(f"{path}: this run was trained on other folds or rows; {advice}")
-    rows = rows[saved.columns]
-    changed = ((saved != rows) & ~(saved.isna() & rows.isna())).any(axis=1)
+    known = rows[saved.columns]
+    changed = ((saved != known) & ~(saved.isna() & known.isna())).any(axis=1)
     if changed.any():
         raise UserError(
             f"{path}: this run was trained on other labels in {changed.sum()} of {len(rows)} rows "
             f"(first: {rows['id'][changed.idxmax()]}); {advice}"
         )
+    save_table(path, rows)

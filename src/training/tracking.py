@@ -107,7 +107,7 @@ def _start(mode, config):
 def _load_id(config):
     """Return (id, name) of the run at wandb: one for all folds, and one for each that a command trains alone.
 
-    Kept where the folds are, so that who resumes them goes on with the same run.
+    Kept in the run's or the fold's folder, so that resuming continues the same run.
     """
     run = RunFolder(config.run_folder)
     path, name = run.wandb_id, run.path.name

@@ -313,5 +313,8 @@ def test_what_an_optimizer_raises_in_its_first_step_names_the_optimizer():
     optimizer.param_groups[0]["lr"] = "high"
     with pytest.raises(UserError) as caught, first_step(load_config(["optimizer.name=sgd"])):
         optimizer.step()
-    assert str(caught.value).startswith("optimizer.name=sgd: its first step fails (")
+    assert str(caught.value).startswith("optimizer.name=sgd: its first training step fails (")
     assert str(caught.value).endswith("); check optimizer.kwargs; --debug shows the traceback")
+    with pytest.raises(UserError) as caught, first_step(load_config(["model.backbone=mine"])):
+        exec(compile("raise LookupError('x')", "/home/optim/network.py", "exec"), {"__name__": "network"})
+    assert str(caught.value).startswith("model.backbone=mine: its first training step fails (x)")  # whatever its folder
