@@ -48,7 +48,8 @@ class FoldFolder:
 
     def states(self):
         """Return the paths of all states, the newest last."""
-        return sorted(self.path.glob("state_*.pt"), key=lambda path: [int(part) for part in path.stem.split("_")[1:]])
+        paths = self.path.glob("state_*[0-9]_*[0-9].pt")  # no copies that a person has named
+        return sorted(paths, key=lambda path: [int(part) for part in path.stem.split("_")[1:]])
 
     def is_finished(self):
         """Whether the fold is trained to its end."""

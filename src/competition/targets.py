@@ -77,12 +77,14 @@ def split_labels(cells, separator):
 def list_labels(rows, competition, where, target_names=None):
     """Return the labels of all rows, a Series of str with the rows' index: none or one a row, or all of a cell.
 
-    They must be among competition.classes, else among training's target_names; of a binary task these lack a class.
+    They must be among competition.classes, else training's target_names, of which binary lacks one: any other class.
     """
     cells, separator = read_column(rows, competition.label, where, "label", may_be_empty=True), competition.separator
     cells = cells[~_is_missing(cells, competition)]
     labels = cells if separator is None else split_labels(cells, separator)
-    classes = _list_classes(competition) or (target_names if competition.task != "binary" else ())
+    classes = _list_classes(competition) or list(target_names or ())
+    if not competition.classes and target_names and competition.task == "binary":
+        classes += [*labels[~labels.isin(target_names)].iloc[:1]]
     if classes and (is_unknown := ~labels.isin(classes)).any():
         unknown = listing([repr(one) for one in order_classes(labels[is_unknown])], 3)
         first = "" if where.startswith("competition.") else f" (first: line {labels.index[is_unknown][0] + 2})"

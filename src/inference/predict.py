@@ -98,7 +98,7 @@ def infer_run(config, run_folder):
         return None
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     test_score = metric.score(solution, average)
-    print(f"test {metric.name}: {test_score:.5f}")
+    print(f"test {metric.name}: {test_score:.5f}{'' if np.isfinite(test_score) else ', not defined on these answers'}")
     return test_score
 
 

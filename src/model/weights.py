@@ -155,7 +155,8 @@ def _read(path):
         if isinstance(error.__cause__ or error, pickle.UnpicklingError):
             found = "not a pickle of plain tensors, and may run code; convert it to safetensors"
             raise UserError(f"{path}: {found}") from None
-        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}); download it again") from None
+        advice = "give a whole .safetensors, .bin, .pth or .pt file of {name: tensor}"
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}); {advice}") from None
     if not state or not all(hasattr(one, "shape") for one in state.values()):
         raise UserError(f"{path}: holds {listing(state, 4) or 'nothing'}, no state dict; save {{name: tensor}} alone")
     if "pixel_mean" in state:  # of a run: what its head and pooling have learned is of its own targets
@@ -214,7 +215,7 @@ def _describe(reason):
     if sizes:
         return "{} is ({}), not ({})".format(*sizes.groups())
     if isinstance(reason, Exception):  # the first line of torch's names the class alone
-        return first_line("\n".join(str(reason).splitlines()[1:]) or repr(reason))
+        return first_line("\n".join(str(reason).splitlines()[1:]) or ", ".join(map(str, reason.args)) or repr(reason))
     return reason
 
 

@@ -173,6 +173,9 @@ def test_the_files_of_a_fold(tmp_path):
     for epoch, num_batches in ((10, 0), (9, 12), (9, 2)):
         fold.state(epoch, num_batches).touch()
     fold.epoch_weights(2).touch()
+    copies = [fold.path / "state_0009_000002 (1).pt", fold.path / "state_old.pt"]  # a person's, no states
+    for path in copies:
+        path.touch()
     assert [path.name for path in fold.states()] == [
         "state_0009_000002.pt", "state_0009_000012.pt", "state_0010_000000.pt"
     ]  # fmt: skip
@@ -185,5 +188,5 @@ def test_the_files_of_a_fold(tmp_path):
     assert [one.number for one in run.finished_folds()] == [3]
     assert fold.load_target_names() == ("x",)
     fold.delete_states()
-    assert sorted(path.name for path in fold.path.iterdir()) == ["meta.json", "val.csv"]
+    assert sorted(fold.path.iterdir()) == sorted([fold.meta, *copies, fold.val])
     assert FoldFolder(fold.path).is_finished()

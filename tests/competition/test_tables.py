@@ -77,6 +77,15 @@ def test_a_label_solution_uses_the_classes_of_training(write_competition):
     )
 
 
+def test_of_a_binary_solution_a_third_class_is_refused(write_competition):
+    files = {f"test/{name}.png": PIXEL for name in "abc"} | {"s.csv": "id,kind\na,dog\nb,cat\nc,cow\n"}
+    competition = write_competition(files, test_image="test/{id}.png", label="kind", solution="s.csv")
+    assert refusal(competition, load_solution, load_test_table(competition, ("dog",))) == (
+        "ROOT/s.csv: column 'kind' holds 'cow' (first: line 4), not among the classes of training (dog, cat); "
+        "correct it or competition.classes"
+    )
+
+
 def test_a_test_class_that_training_never_saw_is_refused(write_competition):
     files = {"test/a.png": PIXEL, "test.csv": "id,kind\na,bee\n"}
     competition = write_competition(

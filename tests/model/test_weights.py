@@ -125,8 +125,12 @@ def test_weights_that_are_not_there(tmp_path):
         "model.weights=/nowhere: no such file or folder; give a file, or a folder of <backbone>.safetensors"
     )
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
-    message = refusal(pretrained=True, weights=str(tmp_path / "junk.safetensors"))
-    assert message.startswith(f"{tmp_path}/junk.safetensors: cannot be read as weights")
+    (tmp_path / "notes.txt").write_text("junk")
+    torch.save([1], tmp_path / "list.pth")
+    for name in ("junk.safetensors", "notes.txt", "list.pth"):
+        message = refusal(pretrained=True, weights=str(tmp_path / name))
+        assert message.startswith(f"{tmp_path}/{name}: cannot be read as weights (")
+        assert message.endswith("); give a whole .safetensors, .bin, .pth or .pt file of {name: tensor}")
 
 
 def test_an_unreachable_hub_is_one_quick_line(monkeypatch, capfd, tmp_path):

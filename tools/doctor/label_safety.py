@@ -69,7 +69,9 @@ def check_label_safety(data, run_folder):
         rng, plain = np.random.default_rng(0), found["plain", True]
         shuffled = [data.metric.score(held_out.targets, rng.permutation(plain)) for _ in range(_NUM_SHUFFLES)]
         chances.append(max(shuffled) if data.metric.greater_is_better else min(shuffled))
-        before, last = [np.mean(shuffled), *read_table(fold.log)["val_score"].astype(float)][-2:]
+        if "val_score" not in (log := read_table(fold.log)):
+            raise UserError(f"{fold.log}: damaged, it has no column val_score; train that fold again")
+        before, last = [np.mean(shuffled), *log["val_score"].astype(float)][-2:]
         rises.append(last - before)
     was_trained = load_saved_config(run_folder).augment == data.config.augment
     findings, facts = compare_scores(scores, data.config.num_folds, data.metric, was_trained, chances, rises)

@@ -115,6 +115,9 @@ def test_a_run_of_one_epoch_gives_no_warning(tmp_path, monkeypatch):
     findings, [fact, *_] = check_label_safety(data, run_folder)
     assert findings == []
     assert "by chance" in fact.lines[1] or "was added by the last epoch" in fact.lines[1]
+    (run_folder / "fold0/log.csv").write_text("epoch\n1\n")
+    with pytest.raises(UserError, match="fold0/log.csv: damaged, it has no column val_score; train that fold again"):
+        check_label_safety(data, run_folder)
 
 
 @pytest.mark.slow
