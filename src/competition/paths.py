@@ -53,11 +53,14 @@ def list_images(competition, key):
     """Return (rows, paths) of the images that fit a pattern, in natural order, where no table names the rows.
 
     The rows are a table of str: what the pattern's {names} are in each path, and unless it has it, the column
-    competition.id: the path below the fixed folder.
+    competition.id: the path below the fixed folder, of several patterns below the root.
     """
     if len(patterns := list_patterns(getattr(competition, key))) > 1:
-        parts = [list_images(replace(competition, **{key: one}), key) for one in patterns]
-        return pd.concat([rows for rows, _ in parts], ignore_index=True), Paths.of(chain(*(some for _, some in parts)))
+        rows, paths = zip(*(list_images(replace(competition, **{key: one}), key) for one in patterns), strict=True)
+        rows, paths = pd.concat(rows, ignore_index=True), Paths.of(chain(*paths))
+        if not any(competition.id in list_places(one) for one in patterns):
+            rows[competition.id] = [path.removeprefix(f"{competition.root}/") for path in paths]
+        return rows, paths
     _check_pattern(patterns[0], f"competition.{key}")
     root, pattern = _split_root(competition.root, patterns[0])
     tree, top = _Tree(root), _fixed_folder(pattern)

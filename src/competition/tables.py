@@ -72,12 +72,12 @@ def load_train_table(competition, may_be_constant=False):
         targets = read_targets(rows, names, competition, where, may_be_constant)
     is_nan = np.isnan(targets)
     if is_nan.any():  # which competition.missing=drop allows
-        has_answer = ~is_nan.all(axis=1) if competition.task == "multilabel" else ~is_nan.any(axis=1)
-        notes += (f"{where}: {(~has_answer).sum()} of {len(rows)} rows have no answer and are left out",)
-        if cells := int(is_nan[has_answer].sum()):
-            notes += (f"{where}: {cells} answers of other rows are missing; no loss and no score counts them",)
-        rows, targets = rows[has_answer], targets[has_answer]
-        paths = None if paths is None else paths[has_answer]
+        has_label = ~is_nan.all(axis=1) if competition.task == "multilabel" else ~is_nan.any(axis=1)
+        notes += (f"{where}: {(~has_label).sum()} of {len(rows)} rows have no label and are left out",)
+        if cells := int(is_nan[has_label].sum()):
+            notes += (f"{where}: {cells} labels of other rows are missing; no loss and no score counts them",)
+        rows, targets = rows[has_label], targets[has_label]
+        paths = None if paths is None else paths[has_label]
     ids = rows[competition.id].to_numpy(dtype=str)
     groups = read_groups(rows, competition, "group", where)
     if groups is not None and competition.group.startswith("re:") and (groups == ids).all():

@@ -7,7 +7,7 @@ import pandas as pd
 
 from src.errors import UserError, listing, nearest
 
-_MISSING = ("NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # how tables write that an answer is not known
+_MISSING = ("NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # how tables write that a label is not known
 
 
 def check_settings(competition):
@@ -46,7 +46,7 @@ def order_classes(names):
 
 def read_label(rows, competition, where, target_names=None):
     """Read the column of class names as (target_names, targets): binary the last class alone, else a column a class."""
-    is_missing = _check_answers(rows, [competition.label], competition, where)[:, 0]
+    is_missing = _find_missing(rows, [competition.label], competition, where)[:, 0]
     labels = list_labels(rows, competition, where, target_names)
     if target_names is None:  # else training's, of which the table need not have every class
         column, found = f"column {competition.label!r}", order_classes(labels)
@@ -99,18 +99,18 @@ def _list_classes(competition):
 
 
 def _is_missing(cells, competition):
-    """Return (N,) bool: which cells hold no answer; an empty one of several labels has none of them."""
+    """Return (N,) bool: which cells hold no label; with a separator an empty one is known to have none."""
     texts, is_class = cells.fillna("").str.strip(), cells.isin(competition.classes)  # North America may be one
     return (texts.isin(_MISSING if competition.separator else (*_MISSING, "")) & ~is_class).to_numpy()
 
 
-def _check_answers(rows, names, competition, where):
-    """Return (N, C) bool: which answers are missing; a UserError where competition.missing is not drop."""
+def _find_missing(rows, names, competition, where):
+    """Return (N, C) bool: which labels are missing; a UserError where competition.missing is not drop."""
     cells = [read_column(rows, name, where, "label" if competition.label else "targets", True) for name in names]
     is_missing = np.stack([_is_missing(one, competition) for one in cells], axis=1)
     if is_missing.any() and competition.missing != "drop":
         row, column = np.argwhere(is_missing)[0]
-        found = f"{is_missing.sum()} of {is_missing.size} answers are missing"
+        found = f"{is_missing.sum()} of {is_missing.size} labels are missing"
         columns = listing([repr(name) for name, one in zip(names, is_missing.T, strict=True) if one.any()], 4)
         text = cells[column].iloc[row]
         first = f"first: line {rows.index[row] + 2}, {'empty' if text != text else repr(text)}"
@@ -123,7 +123,7 @@ def _check_answers(rows, names, competition, where):
 def read_targets(rows, names, competition, where, may_be_constant=False):
     """Turn columns of numbers into targets (N, C), float32; may_be_constant: a column may hold one value only."""
     columns = []
-    for name, is_missing in zip(names, _check_answers(rows, names, competition, where).T, strict=True):
+    for name, is_missing in zip(names, _find_missing(rows, names, competition, where).T, strict=True):
         values = pd.to_numeric(rows[name].mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
         column = f"column {name!r}"
         is_right = is_missing | (values >= 0) & (values <= 1)
@@ -135,7 +135,7 @@ def read_targets(rows, names, competition, where, may_be_constant=False):
             raise UserError(f"{where}: {column} holds other values than 0 to 1 ({found}); {advice}")
         known = values[~is_missing]
         if not may_be_constant and (not len(known) or known.min() == known.max()):
-            found = f"holds one class only ({rows[name][~is_missing].iloc[0] if len(known) else 'no answer'})"
+            found = f"holds one class only ({rows[name][~is_missing].iloc[0] if len(known) else 'no label'})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, leave it out")
         columns.append(values)
     targets = np.stack(columns, axis=1)

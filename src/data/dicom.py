@@ -31,7 +31,7 @@ def decode_dicom(path, data):
         stored, dicom.BitsStored = apply_color_lut(stored, dicom), 16
     if stored.ndim == 3:
         return stored if stored.dtype == np.uint8 else (stored >> (dicom.BitsStored - 8)).astype(np.uint8)
-    has_window, is_padding = _mend_tags(dicom), _find_padding(dicom, stored)
+    has_window, is_padding = _complete_tags(dicom), _find_padding(dicom, stored)
     pixels = apply_modality_lut(stored, dicom)
     if dicom.get("VOILUTSequence"):
         low, high = 0, 2 ** dicom.VOILUTSequence[0].LUTDescriptor[2] - 1
@@ -49,7 +49,7 @@ def decode_dicom(path, data):
     return np.where(is_padding, np.uint8(0), pixels)
 
 
-def _mend_tags(dicom):
+def _complete_tags(dicom):
     """Complete the rescale or remove it, keep the first window that can be used; return whether there is one."""
     slope = [one for one in _read_numbers(dicom, "RescaleSlope")[:1] if np.isfinite(one) and one]
     intercept = [one for one in _read_numbers(dicom, "RescaleIntercept")[:1] if np.isfinite(one)]

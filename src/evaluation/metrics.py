@@ -37,10 +37,6 @@ class Metric:
     def has_columns(self):
         return self.per_column and (self.takes == "probs" or self.task == "multilabel")
 
-    @property
-    def worst(self):
-        return -math.inf if self.greater_is_better else math.inf
-
     def is_better(self, new, old):
         """Whether a score is better than another; nan never is, and any other is better than nan."""
         return not math.isnan(new) and (math.isnan(old) or (new > old if self.greater_is_better else new < old))

@@ -3,6 +3,7 @@
 import os
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,19 @@ def test_labels_are_read_from_paths(write_competition, pattern, files, ids, labe
     assert table.targets[:, 0].tolist() == labels
     assert table.target_names == (positive,)
     assert len(set(table.paths)) == len(ids)
+
+
+def test_images_of_one_name_below_two_patterns_are_two_rows(write_competition):
+    files = dict.fromkeys(("train/cat/1.png", "train/dog/2.png", "more/cat/1.png"), PIXEL)
+    competition = write_competition(files, train_image=["train/{label}/*", "more/{label}/*"], label="label")
+    table = load_train_table(competition)
+    assert table.ids.tolist() == ["train/cat/1.png", "train/dog/2.png", "more/cat/1.png"]
+    assert table.targets[:, 0].tolist() == [0, 1, 0]
+    twice = replace(competition, train_image=["train/{label}/*", "train/{label}/1*"])
+    assert refusal(twice) == (
+        "competition.train_image=['train/{label}/*', 'train/{label}/1*']: 1 of 3 rows repeat an id (first: "
+        "train/cat/1.png); keep one row per image"
+    )
 
 
 def test_groups_can_be_read_from_paths(write_competition):

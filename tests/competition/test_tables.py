@@ -162,10 +162,10 @@ def test_rows_longer_than_the_header_are_refused(tmp_path):
         ("id,y\n001,1\n,0\n",
          "ROOT/train.csv: column 'id' is empty in 1 of 2 rows (first: line 3); fill or remove them"),
         ("id,y\n001,1\n002,\n",
-         "ROOT/train.csv: 1 of 2 answers are missing in column 'y' (first: line 3, empty); fill them, or set "
+         "ROOT/train.csv: 1 of 2 labels are missing in column 'y' (first: line 3, empty); fill them, or set "
          "competition.missing=drop to leave out these rows"),
         ("id,y\n001,1\n002,nan\n",
-         "ROOT/train.csv: 1 of 2 answers are missing in column 'y' (first: line 3, 'nan'); fill them, or set "
+         "ROOT/train.csv: 1 of 2 labels are missing in column 'y' (first: line 3, 'nan'); fill them, or set "
          "competition.missing=drop to leave out these rows"),
         ("id,y\n001,2\n002,no\n010,1\n",
          "ROOT/train.csv: column 'y' holds other values than 0 to 1 (2, no); set competition.targets=[] and "

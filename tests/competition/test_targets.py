@@ -39,7 +39,7 @@ def test_several_targets_may_be_soft(write_competition):
     ("settings", "expected"),
     [
         ({}, "column 'kind' holds one class only (cat); nothing can be learned, set another label"),
-        ({"label": "gap"}, "1 of 3 answers are missing in column 'gap' (first: line 3, empty); fill them, or set "
+        ({"label": "gap"}, "1 of 3 labels are missing in column 'gap' (first: line 3, empty); fill them, or set "
          "competition.missing=drop to leave out these rows"),
         ({"label": "three"}, "column 'three' holds 3 classes (a, b, c); set competition.task=multiclass"),
         ({"label": "three", "classes": ["a", "b"]},
@@ -196,7 +196,7 @@ def test_missing_answers_are_named_or_their_rows_dropped(write_competition, text
         line = refusal(write_competition(files | {"train.csv": csv}, **base, **settings))
         empty = "empty" if column == "'kind'" and text == " " else shown
         assert line == (
-            f"ROOT/train.csv: {found} answers are missing in column {column} (first: line 3, {empty}); fill them, or "
+            f"ROOT/train.csv: {found} labels are missing in column {column} (first: line 3, {empty}); fill them, or "
             f"set competition.missing=drop to leave out these {what}"
         )
         table = load_train_table(write_competition({}, **base, **settings, missing="drop"))
@@ -206,10 +206,10 @@ def test_missing_answers_are_named_or_their_rows_dropped(write_competition, text
         assert [path[-5] for path in table.paths] == table.ids.tolist()
         if is_multilabel:
             np.testing.assert_array_equal(table.targets, [[1, 0], [0, 1], [1, np.nan]])
-            assert table.notes[-1].endswith(": 1 answers of other rows are missing; no loss and no score counts them")
+            assert table.notes[-1].endswith(": 1 labels of other rows are missing; no loss and no score counts them")
         elif "task" not in settings:
             assert table.targets.tolist() == [[0], [1], [0]]
-        note = f"train.csv: {4 - len(table)} of 4 rows have no answer and are left out"
+        note = f"train.csv: {4 - len(table)} of 4 rows have no label and are left out"
         assert any(one.endswith(note) for one in table.notes)
 
 
@@ -224,7 +224,7 @@ def test_an_empty_cell_of_several_labels_is_none_of_them_but_na_is_missing(write
     settings = TAGS | {"separator": " "}
     csv = "id,tags\n001,a b\n002,\n010,NA\n"
     line = refusal(write_competition(IMAGES | {"train.csv": csv}, **settings))
-    assert line.startswith("ROOT/train.csv: 1 of 3 answers are missing in column 'tags' (first: line 4, 'NA'); ")
+    assert line.startswith("ROOT/train.csv: 1 of 3 labels are missing in column 'tags' (first: line 4, 'NA'); ")
     table = load_train_table(write_competition({}, **settings, missing="drop"))
     assert (table.ids.tolist(), table.targets.tolist()) == (["001", "002"], [[1, 1], [0, 0]])
 

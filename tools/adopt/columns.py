@@ -38,7 +38,7 @@ class LabelColumns:
     label: str | None = None
     separator: str | None = None  # between the labels of a cell
     classes: list[str] = field(default_factory=list)
-    missing: str = ""  # how many answers are, in words; empty: none
+    missing: str = ""  # how many labels are, in words; empty: none
     why: str = ""
     why_classes: str = ""
     doubts: list[str] = field(default_factory=list)
@@ -186,12 +186,12 @@ def _is_missing(cells):
 
 
 def _note_missing(found, cells, missing):
-    """Record how many answers are missing, and how they are written."""
+    """Record how many labels are missing, and how they are written."""
     if count := int(missing.to_numpy().sum()):
         words = sorted(set(cells.to_numpy()[missing.to_numpy()]))
         shown = listing([repr(one) if one else "an empty cell" for one in words], 3)
         rows = f"in {int(missing.any(axis=1).sum())} of {len(cells)} rows"
-        found.missing = f"{count} answers are missing ({shown}) {rows}"
+        found.missing = f"{count} labels are missing ({shown}) {rows}"
         by_cell = found.task == "multilabel" and not found.label
         what = "such cells count for nothing" if by_cell else "such rows are left out of training"
         if found.label and any(words):

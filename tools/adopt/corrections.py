@@ -120,12 +120,12 @@ def signs_to_zeros(train, notes):
 
 
 def empty_unknown(train, notes):
-    """Return the table with empty cells where columns of 0 and 1 hold another word for an unknown answer."""
+    """Return the table with empty cells where columns of 0 and 1 hold another word for an unknown label."""
     for name in train:
         values = set(train[name])
         words = sorted(one for one in values if one.lower() in _UNKNOWN and one not in _READ)
         if words and {"0", "1"} <= values <= {"0", "1", *_READ, *words}:
-            what = f"{name} holds {listing(map(repr, words))} for an unknown answer"
+            what = f"{name} holds {listing(map(repr, words))} for an unknown label"
             notes.append(f"{what}: the copy has empty cells there")
             train = train.assign(**{name: train[name].where(~train[name].isin(words), "")})
     return train

@@ -152,7 +152,7 @@ def test_missing_answers_of_a_column_of_0_and_1(tmp_path, words):
     found, layout = decided(folder), recognise(folder)
     assert (found["targets"], found["task"], found["missing"]) == (["target"], "binary", "drop")
     shown = {"NA": "'NA'", "": "an empty cell, 'N/A'", "nan": "'nan'"}[words[0]]
-    assert layout.doubts == [f"2 answers are missing ({shown}) in 2 of 12 rows: such rows are left out of training"]
+    assert layout.doubts == [f"2 labels are missing ({shown}) in 2 of 12 rows: such rows are left out of training"]
     assert layout.settings["competition.targets"][1] == "the sample asks for it; 0/1, 50.0 % are 1"
     prove(tmp_path, folder, ["target"], zero_one(12)[2:], ids(2, 10))
 
@@ -164,7 +164,7 @@ def test_missing_answers_of_some_of_several_columns(tmp_path):
     table(folder / "sample_submission.csv", id=ids(20, 4), a=[0] * 4, b=[0] * 4)
     assert (decided(folder)["task"], decided(folder)["missing"]) == ("multilabel", "drop")
     assert recognise(folder).doubts == [
-        "6 answers are missing (an empty cell, 'NA') in 6 of 12 rows: such cells count for nothing"
+        "6 labels are missing (an empty cell, 'NA') in 6 of 12 rows: such cells count for nothing"
     ]
 
 
@@ -174,8 +174,8 @@ def test_other_words_for_a_missing_answer_are_emptied_in_a_copy(tmp_path):
     table(folder / "train.csv", id=ids(0, 12), target=["?", "unknown", *zero_one(10)])
     table(folder / "sample_submission.csv", id=ids(20, 4), target=[0.5] * 4)
     assert recognise(folder).doubts == [
-        "target holds '?', 'unknown' for an unknown answer: the copy has empty cells there",
-        "2 answers are missing (an empty cell) in 2 of 12 rows: such rows are left out of training",
+        "target holds '?', 'unknown' for an unknown label: the copy has empty cells there",
+        "2 labels are missing (an empty cell) in 2 of 12 rows: such rows are left out of training",
     ]
     prove(tmp_path, folder, ["target"], zero_one(10), ids(2, 10))
 
@@ -187,7 +187,7 @@ def test_missing_class_names_and_names_with_blanks(tmp_path):
     table(folder / "sample_submission.csv", id=ids(20, 4), kind=[0.5] * 4)
     assert recognise(folder).doubts == [
         "4 of 12 cells of kind in train.csv have blanks at their ends (first: 'cat '), which do not count",
-        "4 answers are missing ('NA') in 4 of 12 rows: such rows are left out of training; "
+        "4 labels are missing ('NA') in 4 of 12 rows: such rows are left out of training; "
         "if 'NA' is a class, add it to competition.classes",
     ]
     prove(tmp_path, folder, ["dog"], zero_one(8))

@@ -421,7 +421,7 @@ def test_group(tmp_path, column, values, group, why):
 @pytest.mark.parametrize(
     ("columns", "doubt"),
     [
-        ({"label": ["a", "a", "b", ""] * 3}, "3 answers are missing (an empty cell) in 3 of 12 rows: such"),
+        ({"label": ["a", "a", "b", ""] * 3}, "3 labels are missing (an empty cell) in 3 of 12 rows: such"),
         ({"target": [row / 7 for row in range(12)]}, "no column looks like a label; set targets (0/1) or label"),
         (
             {"red": zero_one(12), "green": ["x", "y", "z"] * 4},
