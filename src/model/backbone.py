@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -46,31 +45,31 @@ BACKBONES = {"simple_cnn": SimpleCNN}
 def create_backbone(config, load_pretrained=True):
     """Create the backbone, without classifier, pretrained as the config says; without load_pretrained read no file."""
     settings, name = config.model, config.model.backbone
-    create, place = partial(_create, config, *_prepare(config)), settings.weights or os.environ.get("WEIGHTS")
+    create = partial(_create, config, *_prepare(config))
     if not (settings.pretrained and load_pretrained):
         return create()
-    path = find_weights(name, place)
+    path = find_weights(name, settings.weights)
     if name in BACKBONES:
         if path is None:
             advice = "give model.weights=FILE or set model.pretrained=false"
             raise UserError(f"model.pretrained=true: {name} comes without weights; {advice}")
         return load_weights(create(), name, path)
-    load, source = (create_from_file, path) if path else (create_from_hub, place)
+    load = create_from_file if path else create_from_hub
     try:
-        return load(create, name, source)
+        return load(create, name, path or settings.weights)
     except WeightsMisfit:
         default = timm.models.get_pretrained_cfg(name)
         native = default.input_size[1:] if default and default.fixed_input_size else tuple(config.image_size)
-        if native != tuple(config.image_size) and _fits(replace(config, image_size=native), load, source):
+        if native != tuple(config.image_size) and _fits(replace(config, image_size=native), load, path):
             found = f"the weights of {name} are for {list(native)} and cannot be resampled"
             raise UserError(f"image_size={list(config.image_size)}: {found}; set {_spell(native)}") from None
         raise
 
 
-def _fits(config, load, source):
+def _fits(config, load, path):
     """Return whether weights can be loaded into the backbone of another config."""
     with suppress(UserError):
-        return load(partial(_create, config, *_prepare(config)), config.model.backbone, source) is not None
+        return load(partial(_create, config, *_prepare(config)), config.model.backbone, path) is not None
     return False
 
 

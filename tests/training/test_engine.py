@@ -315,6 +315,13 @@ def test_what_an_optimizer_raises_in_its_first_step_names_the_optimizer():
         optimizer.step()
     assert str(caught.value).startswith("optimizer.name=sgd: its first training step fails (")
     assert str(caught.value).endswith("); check optimizer.kwargs; --debug shows the traceback")
+
+
+def test_what_a_network_raises_is_not_what_images_and_losses_raise():
+    code = compile("raise LookupError('x')", "/home/optim/network.py", "exec")
     with pytest.raises(UserError) as caught, first_step(load_config(["model.backbone=mine"])):
-        exec(compile("raise LookupError('x')", "/home/optim/network.py", "exec"), {"__name__": "network"})
+        exec(code, {"__name__": "network"})
     assert str(caught.value).startswith("model.backbone=mine: its first training step fails (x)")  # whatever its folder
+    for module in ("src.data.dataset", "src.model.losses"):
+        with pytest.raises(LookupError), first_step(load_config([])):
+            exec(code, {"__name__": module})
