@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def atomic_path(path):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder, setting, error_class=UserError):
+    """Return the folder, made if missing; error_class names the setting to change where it cannot be written."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise error_class(f"{folder}: cannot be written ({error.strerror}); set {setting}=FOLDER") from None
+    return Path(folder)
 
 
 def delete_unfinished(folder):

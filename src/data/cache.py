@@ -20,7 +20,7 @@ import numpy as np
 from src.data.decode import decode_image, resize_image
 from src.data.scan import map_images
 from src.errors import UserError
-from src.files import sync_folder
+from src.files import make_folder, sync_folder
 from src.locks import hold
 
 RESERVE_BYTES = 2_000_000_000  # of the disk that stay free, for runs and their checkpoints
@@ -73,7 +73,7 @@ def open_cache(paths, config, size, num_reads):
         return cache
     try:
         if is_worth_building(config.cache, num_reads, len(paths)):
-            open_folder(path.parent)
+            make_folder(path.parent, "cache_dir", NoRoom)
             return _build_cache(path, paths, keys, config, size)
     except NoRoom as error:
         if config.cache == "on":
@@ -160,8 +160,8 @@ def _cut_to_sound_rows(file, num_rows, row_type):
 
 def hash_images(paths, config, size):
     """Return a hash of the files' names, sizes and times, of what decodes them, and of what it is asked for."""
-    settings, names = config.competition, ("decode.py", "dicom.py")
-    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names]
+    settings = config.competition
+    code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("decode.py", "dicom.py")]
     versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
     digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(settings.root))).encode())
@@ -178,15 +178,6 @@ def hash_images(paths, config, size):
 def cache_folder(config):
     """Return where decoded images and features lie, of all competitions."""
     return Path(config.output_dir) / "cache" if config.cache_dir is None else Path(config.cache_dir)
-
-
-def open_folder(folder):
-    """Return the folder, made if missing; raise NoRoom where it cannot be written."""
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    raise NoRoom(f"{folder}: cannot be written; set cache_dir=FOLDER")
 
 
 def gigabytes(num_bytes):

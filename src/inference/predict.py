@@ -1,6 +1,5 @@
 """A run folder -> every fold's network over each test batch once -> submission.csv."""
 
-import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from src.data.transforms import build_resize
 from src.device import resolve_device, resolve_execution, share_cores
 from src.errors import UserError, first_line
 from src.evaluation.metrics import build_metric
-from src.files import delete_unfinished, load_json
+from src.files import delete_unfinished, load_json, make_folder
 from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views
 from src.locks import hold_output
@@ -45,7 +44,7 @@ def infer_run(config, run_folder):
     config = (recall_execution(folder, config, device) or resolve_execution(config, device)).apply(config)
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
-    output = _open_output(config.infer.output or run_folder)
+    output = make_folder(config.infer.output or run_folder, "infer.output")  # Kaggle's input cannot be written
     if table.notes:
         print(*table.notes, sep="\n")
     takes_labels = asks_for_labels(sample, competition, target_names)
@@ -128,18 +127,6 @@ def _load_decision(folder, target_names):
         return 0.5, False
     scores = load_json(folder.scores, "thresholds", "may_be_none")
     return np.array([scores["thresholds"][name] for name in target_names]), scores["may_be_none"]
-
-
-def _open_output(folder):
-    """Return the folder for what will be written, made if missing; Kaggle's input folders cannot be written."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); set infer.output=FOLDER") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written; set infer.output=FOLDER")
-    return folder
 
 
 @torch.inference_mode()

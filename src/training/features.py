@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from src import data
-from src.data.cache import cache_folder, hash_images, open_folder
+from src.data.cache import cache_folder, hash_images
 from src.data.dataset import ImageDataset, build_loader, is_image
 from src.errors import UserError
-from src.files import atomic_path, save_text
+from src.files import atomic_path, make_folder, save_text
 from src.locks import hold
 from src.model.network import build_network
 from src.training.engine import predict
@@ -78,7 +78,7 @@ def load_features(run, transforms, paths):
     if len(transforms) > 1:
         code = [path.read_text(encoding="utf-8") for path in sorted(Path(data.__file__).parent.glob("*.py"))]
         words += [len(transforms), config.seed, config.augment, *map(version, ("albumentations", "torchvision")), *code]
-    folder = open_folder(run.folder.path if config.cache == "off" else cache_folder(config))
+    folder = make_folder(run.folder.path if config.cache == "off" else cache_folder(config), "cache_dir")
     digest = hashlib.sha256(repr(words).encode())
     for name, tensor in network.backbone.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())

@@ -119,10 +119,10 @@ def test_built_where_it_pays_and_found_again(table, root):
 def test_a_folder_that_cannot_be_written_is_one_line_and_no_cache(table, root, capsys):
     folder = root / "0.png" / "cache"  # a file cannot hold a folder
     assert open_(table, root, folder=folder) is None
-    assert capsys.readouterr().out.startswith(f"{folder}: cannot be written; set cache_dir=FOLDER;\n")
+    assert capsys.readouterr().out.startswith(f"{folder}: cannot be written (Not a directory); set cache_dir=FOLDER;\n")
     with pytest.raises(UserError) as caught:
         open_(table, root, folder=folder, mode="on")
-    assert str(caught.value) == f"{folder}: cannot be written; set cache_dir=FOLDER"
+    assert str(caught.value) == f"{folder}: cannot be written (Not a directory); set cache_dir=FOLDER"
 
 
 def test_it_lies_in_outputs_and_never_in_the_competition(table, root, tmp_path, monkeypatch):

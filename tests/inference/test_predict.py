@@ -221,7 +221,7 @@ def test_predictions_go_where_they_are_asked_to(make, tmp_path):
     assert names == {".infer.lock", "fold0", "fold1", "submission.csv"}
     assert not (folder / "submission.csv").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"^file/x: cannot be made \(Not a directory\); set infer.output=FOLDER$"):
+    with pytest.raises(UserError, match=r"^file/x: cannot be written \(Not a directory\); set infer.output=FOLDER$"):
         infer(folder, "infer.output=file/x")
 
 

@@ -170,7 +170,7 @@ def test_a_killed_run_resumes_and_ends_the_same(tiny_run):
         ("infer.py", ["output_dir=nowhere"], "nowhere: no run with a finished fold; train one with python train.py"),
         ("infer.py", ["run=outputs/demo_default", "train.epochs=3"],
          "command line: train.epochs was decided when outputs/demo_default was trained; infer.py takes run=, infer.*"),
-        ("infer.py", ["run=outputs/demo_default", "infer.output=/proc/nothing"], "/proc/nothing: cannot be made ("),
+        ("infer.py", ["run=outputs/demo_default", "infer.output=/proc/nothing"], "/proc/nothing: cannot be written ("),
         ("infer.py", ["run=outputs/started"], "outputs/started: no fold has finished an epoch; resume it with the "),
         ("train.py", [*TINY, "name=x1", "model.backbone=resnet10"],
          "model.backbone=resnet10: "),
