@@ -12,6 +12,7 @@ from safetensors.torch import save
 from src.errors import UserError, first_line
 from src.files import atomic_path
 from src.model.network import build_network
+from src.model.weights import describe_misfit
 
 
 def load_network(config, fold_folder):
@@ -40,8 +41,8 @@ def load_weights(path, network):
     """Load what `save_weights` wrote into a network; weights of another architecture raise a UserError."""
     try:
         network.load_state_dict(read_weights(path))
-    except RuntimeError as error:  # the first line of torch's names the class alone
-        raise _wrong_weights(path, "\n".join(str(error).splitlines()[1:])) from None
+    except RuntimeError as error:
+        raise _wrong_weights(path, describe_misfit(error)) from None
 
 
 def read_weights(path):

@@ -136,7 +136,7 @@ def create_from_hub(create, name, folder=None):
     except (OSError, RuntimeError, LookupError, AttributeError) as error:
         create()  # which says what is wrong where it is not the weights
         if not isinstance(error, OSError):
-            found = f"its pretrained weights do not fit it as it is built ({_describe(error)})"
+            found = f"its pretrained weights do not fit it as it is built ({describe_misfit(error)})"
             raise WeightsMisfit(f"model.backbone={name}: {found}; look at image_size and model.kwargs") from None
         folder = folder or os.environ.get("WEIGHTS")
         found = f"could not be downloaded ({type(error).__name__}){f' and are not in {folder}' if folder else ''}"
@@ -205,13 +205,13 @@ def _refuse(path, name, reason):
     """Raise that weights do not fit, by a reason in words or by torch's error."""
     advice, config = "set model.backbone to theirs", Path(path).parent / "config.json"
     if config.is_file():  # Hugging Face's
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(OSError, ValueError, AttributeError, LookupError, TypeError):  # or another program's
             theirs = json.loads(config.read_text(encoding="utf-8"))
             advice = f"they are of {theirs.get('architecture') or theirs['architectures'][0]}; {advice}"
-    raise WeightsMisfit(f"{path}: these weights do not fit {name} ({_describe(reason)}); {advice}") from None
+    raise WeightsMisfit(f"{path}: these weights do not fit {name} ({describe_misfit(reason)}); {advice}") from None
 
 
-def _describe(reason):
+def describe_misfit(reason):
     """Return a reason in words, or what torch's error says of the first tensor."""
     sizes = re.search(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)", str(reason))
     if sizes:

@@ -376,3 +376,7 @@ def test_a_snapshot_of_another_network_is_named(resnet_weights, tmp_path):
     message = refusal(backbone="resnet18", pretrained=True, weights=str(tmp_path))
     assert message.startswith(f"{tmp_path}/model.safetensors: these weights do not fit resnet18 (")
     assert message.endswith("; they are of resnet10t; set model.backbone to theirs")
+    for other in ("{}", "[]", '{"architectures": []}', '{"architectures": 3}', "{"):
+        (tmp_path / "config.json").write_text(other)
+        plain = refusal(backbone="resnet18", pretrained=True, weights=str(tmp_path))
+        assert plain == message.replace("they are of resnet10t; ", "")
