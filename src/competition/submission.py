@@ -160,7 +160,7 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
             names[:] = [one.partition(".")[0] for one in names]  # a table that has passed through floats
         if competition.task == "multiclass":
             return {columns[0]: names[probs.argmax(axis=1)]}
-        separator = _find_separator(sample[columns[0]], competition.separator, target_names)
+        separator = _find_separator(sample[columns[0]], competition.separator, names)
         return {columns[0]: [separator.join(names[one]) for one in choose_labels(probs, *(decision or (0.5, True)))]}
     if len(target_names) == 1 and competition.classes and (found := _match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}

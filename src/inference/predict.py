@@ -53,27 +53,7 @@ def infer_run(config, run_folder):
     views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
     shown = f"{len(folds)} folds" if len(folds) == num_folds else f"{len(folds)} of {num_folds} folds"
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
-
-    is_readable = np.ones(len(table), dtype=bool)
-    if config.unreadable == "skip":
-        for row, reason in find_unreadable(table.paths, competition):
-            is_readable[row] = False
-            print(f"{table.ids[row]}: gets the mean prediction ({reason})")
-    else:
-        check_not_empty(table.paths)
-    networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
-    dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
-    if views:
-        _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
-    loader = build_loader(dataset, config.eval_batch_size, num_workers)
-    to_probs = partial(probabilities, task=competition.task)
-    index, read_probs = predict(
-        networks, loader, to_probs, config.precision, views=views, title="test", after_batch=guard.after_step
-    )
-    loader.close()
-    probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
-    probs[:, np.flatnonzero(is_readable)[index]] = read_probs
-
+    probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
     if not np.isfinite(probs).all():
         raise UserError(f"{run_folder}: predictions are nan; set precision=fp32")
     average, written = ENSEMBLES[config.infer.average](probs), RunFolder(output)
@@ -99,6 +79,29 @@ def infer_run(config, run_folder):
     test_score = metric.score(solution, average)
     print(f"test {metric.name}: {test_score:.5f}{'' if np.isfinite(test_score) else ', not defined on these answers'}")
     return test_score
+
+
+def _predict_table(config, folds, table, views, device, num_workers, after_batch):
+    """Return each fold's probabilities (M, N, C); an image that cannot be decoded has the mean of the others."""
+    competition, is_readable = config.competition, np.ones(len(table), dtype=bool)
+    if config.unreadable == "skip":
+        for row, reason in find_unreadable(table.paths, competition):
+            is_readable[row] = False
+            print(f"{table.ids[row]}: gets the mean prediction ({reason})")
+    else:
+        check_not_empty(table.paths)
+    networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
+    dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
+    if views:
+        _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
+    loader = build_loader(dataset, config.eval_batch_size, num_workers)
+    to_probs = partial(probabilities, task=competition.task)
+    how = {"views": views, "title": "test", "after_batch": after_batch}
+    index, read_probs = predict(networks, loader, to_probs, config.precision, **how)
+    loader.close()
+    probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
+    probs[:, np.flatnonzero(is_readable)[index]] = read_probs
+    return probs
 
 
 def describe_upload(name, path, run):
