@@ -131,9 +131,8 @@ class Paths:
     def of(cls, paths):
         """Build it from str, some at a time, so that a million of them need not be in memory at once."""
         paths, chunks = iter(paths), [np.zeros(0, dtype=bytes)]
-        how = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # as os.fsencode, a call less
-        while some := [path.encode(*how) for path in islice(paths, _PATHS_AT_ONCE)]:
-            chunks.append(np.array(some))
+        while encoded := list(map(os.fsencode, islice(paths, _PATHS_AT_ONCE))):
+            chunks.append(np.array(encoded))
         return cls(np.concatenate(chunks))
 
     def __len__(self):

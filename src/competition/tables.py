@@ -66,7 +66,7 @@ def load_train_table(competition, may_be_constant=False):
         names, targets = read_label(rows, competition, where)
         if competition.task == "binary" and not competition.classes:
             other = rows[competition.label][targets[:, 0] == 0].iloc[0]
-            notes += (f"{where}: {names[0]!r} is positive, {other!r} is not; competition.classes can turn them round",)
+            notes += (f"{where}: {names[0]!r} is positive, {other!r} is not; competition.classes can swap them",)
     else:
         names = tuple(competition.targets)
         targets = read_targets(rows, names, competition, where, may_be_constant)

@@ -233,5 +233,5 @@ def test_which_class_is_positive_is_told_where_no_setting_says_it(write_competit
     files = IMAGES | {"train.csv": "id,kind\n001,normal\n002,ill\n010,ill\n"}
     settings = {"train_table": "train.csv", "train_image": "train/{id}.png", "label": "kind"}
     [note] = load_train_table(write_competition(files, **settings)).notes
-    assert note.endswith("train.csv: 'normal' is positive, 'ill' is not; competition.classes can turn them round")
+    assert note.endswith("train.csv: 'normal' is positive, 'ill' is not; competition.classes can swap them")
     assert load_train_table(write_competition(files, **settings, classes=["normal", "ill"])).notes == ()
