@@ -28,6 +28,8 @@ def check_settings(competition):
         raise UserError(f"competition.separator={competition.separator}: {needs}; set it to null or set these")
     if len(set(targets)) < len(targets):
         raise UserError(f"competition.targets: a column is named twice ({found}); name each once")
+    if len(set(classes := _list_classes(competition))) < len(classes):
+        raise UserError(f"competition.classes: a class is named twice ({listing(classes)}); name each once")
     if targets and (len(targets) == 1) != (task == "binary"):
         needs, right = ("one target", "multilabel or multiclass") if task == "binary" else ("several targets", "binary")
         found = f"needs {needs}, found {len(targets)} ({found})"

@@ -26,7 +26,7 @@ from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views
 from src.locks import hold_output
 from src.model.losses import probabilities
-from src.training.engine import apply_view, predict, to_device
+from src.training.engine import advise_on_nan, apply_view, predict, to_device
 from src.training.precision import recall_execution
 
 
@@ -55,7 +55,7 @@ def infer_run(config, run_folder):
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
     probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
     if not np.isfinite(probs).all():
-        raise UserError(f"{run_folder}: predictions are nan; set precision=fp32")
+        raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(config.precision, 'train it again')}")
     average, written = ENSEMBLES[config.infer.average](probs), RunFolder(output)
     with hold_output(output):
         if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run

@@ -115,6 +115,8 @@ def check_loss(config):
     if (settings.balance or settings.class_weights) and "weights" not in inspect.signature(LOSSES[name]).parameters:
         reason = "compares pairs, which weights do not change" if name == "auc" else "takes no weights"
         raise UserError(f"{where}: {reason}; leave out loss.balance and weights")
+    if name == "auc" and train.batch_size == 1:
+        raise UserError(f"{where}: compares the images of a batch, of which train.batch_size=1 has one; raise it")
     plateau_on = schedule.kwargs.get("on", "loss") if schedule.name == "plateau" else None
     stop_on = train.early_stopping_kwargs.get("on") if train.early_stopping_epochs is not None else None
     for key, value in (("schedule.kwargs.on", plateau_on), ("train.early_stopping_kwargs.on", stop_on)):

@@ -90,7 +90,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
                 after_step(progress)
         learner.guard.after_step(time.perf_counter() - start)
         if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
-            _check_finite(losses[first:], rates, first, epoch, accelerator)
+            _check_finite(losses[first:], rates, first, epoch, accelerator, clip_norm)
     mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()
     seconds = time.perf_counter() - began
     images_per_second = round(loader.num_images * accelerator.num_processes / seconds, 1)
@@ -191,13 +191,20 @@ def _join_views(inputs):
     }
 
 
-def _check_finite(losses, rates, first, epoch, accelerator):
+def advise_on_nan(precision, *others):
+    """Return in words what may help against nan: fp32, where it is not set already, and others."""
+    return " or ".join((*others, *(() if precision == "fp32" else ("set precision=fp32",))))
+
+
+def _check_finite(losses, rates, first, epoch, accelerator, clip_norm):
     values = torch.stack(losses).float().cpu()
     if not torch.isfinite(values).all():
         step = int((~torch.isfinite(values)).nonzero()[0])
         found = f"epoch {epoch + 1}, step {first + step + 1}: loss is {values[step]:.4g}"
-        how = f"lr {rates[step]:.1e}, precision {accelerator.mixed_precision.replace('no', 'fp32')}"
-        raise UserError(f"{found} ({how}); lower optimizer.lr, set optimizer.clip_norm=1 or precision=fp32")
+        precision = accelerator.mixed_precision.replace("no", "fp32")
+        clipping = () if clip_norm is not None and clip_norm <= 1 else ("set optimizer.clip_norm=1",)
+        advice = advise_on_nan(precision, "lower optimizer.lr", *clipping)
+        raise UserError(f"{found} (lr {rates[step]:.1e}, precision {precision}); {advice}")
 
 
 def _with_bar(batches, loader, title, is_shown, num_done=0):

@@ -23,7 +23,7 @@ from src.errors import UserError
 from src.files import atomic_path, make_folder, save_text
 from src.locks import hold
 from src.model.network import build_network
-from src.training.engine import predict
+from src.training.engine import advise_on_nan, predict
 
 
 class FeatureDataset(Dataset):
@@ -116,7 +116,8 @@ def _compute_view(run, network, view, transform):
     loader.close()
     shares = gather_object([(index, features[0])])
     if not all(np.isfinite(share).all() for _, share in shares):
-        raise UserError(f"{config.model.backbone}: its features are nan; set precision=fp32 or check the weights")
+        advice = advise_on_nan(config.precision, "check the weights")
+        raise UserError(f"{config.model.backbone}: its features are nan; {advice}")
     every = np.empty((len(run.table), features.shape[2]), dtype=np.float32)
     for index, share in shares:
         every[index] = share

@@ -18,7 +18,7 @@ from src.evaluation.metrics import log_loss
 from src.model.freezing import describe_parameters, open_stages
 from src.model.losses import probabilities
 from src.training.averaging import compute_mean_weights
-from src.training.engine import first_step, predict, train_one_epoch
+from src.training.engine import advise_on_nan, first_step, predict, train_one_epoch
 from src.training.learner import build_learner
 from src.training.tracking import log_epoch
 
@@ -66,7 +66,7 @@ def train_fold(run, fold):
 def evaluate(learner, probs, fold, epoch):
     """Return the validation's (score, log loss) for probs (N, K); either one that is nan is a UserError."""
     if not np.isfinite(probs).all():
-        advice = "lower optimizer.lr or set precision=fp32"
+        advice = advise_on_nan(learner.config.precision, "lower optimizer.lr")
         raise UserError(f"fold {fold}, epoch {epoch + 1}: predictions are nan; {advice}")
     targets, metric = learner.val_table.targets, learner.metric
     score = metric.score(targets, probs)

@@ -79,6 +79,8 @@ def test_wrong_labels_are_refused(write_competition, settings, expected):
          "competition.separator to the text between a cell's labels"),
         ({"targets": ["a", "a"], "task": "multilabel"},
          "competition.targets: a column is named twice (a, a); name each once"),
+        ({"label": "a", "task": "multiclass", "classes": ["x", "y", "x "]},
+         "competition.classes: a class is named twice (x, y, x); name each once"),
         ({"targets": ["a"], "train_table": "train.csv"}, "ROOT/train.csv: no such file; check competition.train_table"),
         ({"targets": ["a"], "train_image": "train/*"},
          "competition.train_image=train/*: without train_table the labels are read from the paths; "

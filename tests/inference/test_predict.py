@@ -176,7 +176,7 @@ def test_predictions_that_are_nan_are_not_written(make):
     save_weights(folder / "fold1/last.safetensors", weights)
     with pytest.raises(UserError) as caught:
         infer(folder)
-    assert str(caught.value) == f"{folder}: predictions are nan; set precision=fp32"
+    assert str(caught.value) == f"{folder}: predictions are nan; train it again"
     assert not (folder / "submission.csv").exists()
 
 

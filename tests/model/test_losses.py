@@ -1,6 +1,7 @@
 """Losses against torch's own and against their equations, on hard and soft targets, with and without weights."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -422,6 +423,15 @@ def test_what_does_not_go_with_a_loss(given, message):
         with pytest.raises(UserError) as error:
             refuse(make_config(**given))
         assert str(error.value) == message or ("kwargs" in given and str(error.value).startswith(message))
+
+
+def test_a_loss_of_pairs_needs_two_images_a_batch():
+    with pytest.raises(UserError) as error:
+        module.check_loss(replace(make_config(name="auc"), train=Train(batch_size=1)))
+    assert str(error.value) == (
+        "loss.name=auc: compares the images of a batch, of which train.batch_size=1 has one; raise it"
+    )
+    module.check_loss(replace(make_config(name="auc"), train=Train(batch_size=2)))
 
 
 def test_what_goes_with_a_loss():

@@ -13,7 +13,15 @@ from src.config.load import load_config
 from src.config.settings import Schedule, Train
 from src.errors import UserError
 from src.training.averaging import build_average
-from src.training.engine import apply_view, first_step, iterate_inputs, predict, to_device, train_one_epoch
+from src.training.engine import (
+    advise_on_nan,
+    apply_view,
+    first_step,
+    iterate_inputs,
+    predict,
+    to_device,
+    train_one_epoch,
+)
 from src.training.learner import Learner
 from src.training.schedule import build_schedule
 
@@ -182,8 +190,13 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_rate(accelerator):
         train(accelerator, network, FakeLoader(images, targets, 2), lr=0.25)
     assert str(caught.value) == (
         "epoch 1, step 3: loss is nan (lr 2.5e-01, precision fp32); "
-        "lower optimizer.lr, set optimizer.clip_norm=1 or precision=fp32"
+        "lower optimizer.lr or set optimizer.clip_norm=1"
     )
+
+
+def test_advice_against_nan_leaves_out_what_is_set():
+    assert advise_on_nan("bf16", "lower optimizer.lr") == "lower optimizer.lr or set precision=fp32"
+    assert advise_on_nan("fp32", "lower optimizer.lr") == "lower optimizer.lr"
 
 
 def test_views_are_one_batch_and_their_consistency_is_added(accelerator):

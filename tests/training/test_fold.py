@@ -150,7 +150,7 @@ def test_scores_and_predictions_that_are_nan_end_with_one_line(make_run, table):
     probs = np.full((8, 1), 0.5)
     with pytest.raises(UserError) as caught:
         evaluate(learner, np.full((8, 1), np.nan), 2, 0)
-    assert str(caught.value) == "fold 2, epoch 1: predictions are nan; lower optimizer.lr or set precision=fp32"
+    assert str(caught.value) == "fold 2, epoch 1: predictions are nan; lower optimizer.lr"
     learner.val_table = replace(learner.val_table, targets=np.ones((8, 1), np.float32))
     with pytest.raises(UserError) as caught:
         evaluate(learner, probs, 2, 4)
