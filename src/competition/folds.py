@@ -101,7 +101,7 @@ def _find_faults(table, folds, metric):
         for side, rows in (("validation", folds == fold), ("training", folds != fold)):
             for sign, is_sign in signs.items() if metric.fold_needs == "both" else ():
                 for column in np.flatnonzero(~is_sign[rows].any(axis=0)):
-                    found = f"column {table.target_names[column]!r} has no {sign} in {side}"
+                    found = f"target {table.target_names[column]!r} has no {sign} in {side}"
                     yield f"fold {fold}: {found} ({is_sign[:, column].sum()} in all)"
         truth = table.targets[folds == fold]
         if math.isnan(metric.score(truth, truth)):

@@ -132,7 +132,7 @@ def test_one_image_of_each_class_is_refused_before_training(tmp_path):
     )
     _, error = run_here("train.py", f"competition={tmp_path / 'one.yaml'}", *SMALL, cwd=tmp_path, status=2)
     assert error == (
-        "error: fold 0: column 'c0' has no positive in validation (1 in all); set competition.metric=log_loss, which "
+        "error: fold 0: target 'c0' has no positive in validation (1 in all); set competition.metric=log_loss, which "
         "needs none, or add images\n"
     )
     assert not list(tmp_path.glob("outputs/one_default/*"))

@@ -91,18 +91,18 @@ def test_a_split_that_cannot_be_made_is_refused(table, method, num_folds, expect
     [
         ([0, 1, 0, 1], None, [0, 0, 1, 1], "binary", None),
         ([0, 1, 0, 0], None, [0, 0, 1, 1], "binary",
-         "fold 0: column 'a' has no positive in training (1 in all); choose other folds"),
+         "fold 0: target 'a' has no positive in training (1 in all); choose other folds"),
         ([0, 0, 0, 1, 0, 1], None, [0, 0, 1, 1, 2, 2], "binary",
-         "fold 0: column 'a' has no positive in validation (2 in all); choose other folds"),
+         "fold 0: target 'a' has no positive in validation (2 in all); choose other folds"),
         ([0, 1, 1, 1, 0, 1], None, [0, 0, 1, 1, 2, 2], "binary",
-         "fold 1: column 'a' has no negative in validation (2 in all); choose other folds"),
+         "fold 1: target 'a' has no negative in validation (2 in all); choose other folds"),
         ([0, 0, 0.4, 0.6, 0, 0.5], None, [1, 1, 0, 0, -1, -1], "binary",
-         "fold 1: column 'a' has no positive in validation (2 in all); choose other folds"),
+         "fold 1: target 'a' has no positive in validation (2 in all); choose other folds"),
         ([[1, 1], [0, 0], [1, 0], [0, 0]], None, [0, 0, 1, 1], "multilabel",
-         "fold 0: column 'b' has no positive in training (1 in all); choose other folds"),
+         "fold 0: target 'b' has no positive in training (1 in all); choose other folds"),
         ([[1, 0], [0, 1], [1, 0], [0, 1]], None, [0, 1, 1, 0], "multiclass", None),
         ([[1, 0, 0], [0, 1, 0], [0.4, 0.3, 0.3], [0.3, 0.4, 0.3]], None, [0, 0, 1, 1], "multiclass",
-         "fold 0: column 'c' has no positive in validation (0 in all); choose other folds"),
+         "fold 0: target 'c' has no positive in validation (0 in all); choose other folds"),
         ([0, 1, 0, 1], ["p", "p", "q", "q"], [0, 0, 1, 1], "binary", None),
         ([0, 1, 0, 1, 0], ["p", "p", "q", "p", "q"], [0, 0, 1, 1, -1], "binary",
          "fold 1: 2 groups are in training and in validation (first: p); "
@@ -143,7 +143,7 @@ def test_a_metric_that_scores_any_rows_needs_no_class_on_both_sides():
     assert np.unique(folds).tolist() == [0, 1, 2, 3, 4]
     assert len(set(folds[20:23])) == 3
     check_folds(table, folds, ACCURACY)
-    expected = "fold 0: column 'c' has no positive in validation (1 in all); choose other folds"
+    expected = "fold 0: target 'c' has no positive in validation (1 in all); choose other folds"
     assert refusal(check_folds, table, np.roll(np.arange(24) % 5, 2), build_metric("roc_auc", "multiclass")) == expected
     one_side = "fold 0: no row is left for training; split into two folds or more"
     assert refusal(check_folds, table, np.zeros(24, int), ACCURACY) == one_side
@@ -210,7 +210,7 @@ def test_folds_that_cannot_be_scored_are_answered_by_advice_that_works(config, t
 def test_a_users_own_folds_are_told_to_correct_them(config, tmp_path):
     table, own = table_of([0] * 6 + [1, 1]), "0,0 1,0 2,0 3,1 4,1 5,1 6,1 7,1"
     (tmp_path / "mine.csv").write_text("id,fold\n" + "".join(f"000{one}\n" for one in own.split()))
-    source, expected = str(tmp_path / "mine.csv"), "fold 0: column 'a' has no positive in validation (2 in all); "
+    source, expected = str(tmp_path / "mine.csv"), "fold 0: target 'a' has no positive in validation (2 in all); "
     for folds, where in ((source, source), ("column", "competition.fold")):
         config = replace(config, folds=folds)
         table = replace(table, folds=np.array([0, 0, 0, 1, 1, 1, 1, 1]))
@@ -237,7 +237,7 @@ def test_soft_classes_are_split_and_scored_by_the_same_largest_share():
     several_auc = build_metric("roc_auc", "multilabel")
     assert not several.positives.any()
     assert refusal(check_folds, several, np.arange(30) % 5, several_auc) == (
-        "fold 0: column 'a' has no positive in validation (0 in all); choose other folds"
+        "fold 0: target 'a' has no positive in validation (0 in all); choose other folds"
     )
 
 

@@ -70,7 +70,7 @@ def test_a_fold_without_positives_is_a_finding(clinic):
     pd.DataFrame({"id": table["id"], "fold": table["sick"]}).to_csv(path, index=False)
     findings = found_in(clinic, f"folds={path}", "competition.group=null")[1]
     assert findings[0].severity == "error"
-    assert findings[0].title == "fold 0: column 'sick' has no positive in validation (89 in all)"
+    assert findings[0].title == "fold 0: target 'sick' has no positive in validation (89 in all)"
 
 
 def test_a_fold_that_cannot_tell_models_apart_is_a_note(clinic):
