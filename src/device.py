@@ -37,8 +37,8 @@ def resolve_device(name):
         name = f"cuda:{os.environ['LOCAL_RANK']}"  # each process of torchrun has its own
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+        torch.zeros(1, device=device).item()  # the device meta has no numbers
+    except (RuntimeError, AssertionError, ImportError):
         raise UserError(f"device={name}: not on this machine; set device=auto or device=cpu") from None
     return device
 

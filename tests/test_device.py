@@ -77,10 +77,9 @@ def test_a_forward_runs_in_its_precision(precision, dtype):
 
 
 def test_a_device_that_is_not_there_is_one_line():
-    with pytest.raises(UserError, match="device=cuda:77: not on this machine"):
-        resolve_device("cuda:77")
-    with pytest.raises(UserError, match="device=gpu: not on this machine"):
-        resolve_device("gpu")
+    for name in ("cuda:77", "gpu", "meta", "hpu"):
+        with pytest.raises(UserError, match=f"device={name}: not on this machine"):
+            resolve_device(name)
 
 
 def test_threads_and_loaders_together_fill_the_cores(monkeypatch):

@@ -108,7 +108,8 @@ def _find_model_faults(config):
 def _find_normalize_faults(given, channels):
     """Yield what is wrong with normalize={mean: [...], std: [...]}."""
     if given.keys() != {"mean", "std"}:
-        yield f"normalize={given}: must hold mean and std; for example normalize={{mean: [0.5], std: [0.25]}}"
+        example = f"{{mean: {[0.5] * channels}, std: {[0.25] * channels}}}"
+        yield f"normalize={given}: must hold mean and std; for example 'normalize={example}'"
     for name, numbers in given.items():
         known = [one for one in numbers if type(one) in (int, float)] if isinstance(numbers, list) else []
         is_inside = all(0 <= one <= 1 and (one or name == "mean") for one in known)

@@ -78,9 +78,8 @@ class MLPHead(nn.Module):
 # name: head(num_features, num_targets, **model.head_kwargs) -> module that maps features (N, D) to logits (N, K);
 # drop_rate, prior and is_multiclass are passed to parameters of these names
 HEADS = {"mlp": MLPHead}
-_MLP = {"activation": (*ACTIVATIONS,), "init": (*INITIALIZERS,), "leaky_slope": (0, 1), "dropout_samples": (1, None)}
-_MLP["init_std"] = (0, None)
-_RANGES = {"mlp": _MLP}
+_RANGES = {"mlp": {"leaky_slope": (0, 1), "init_std": (0, None), "dropout_samples": (1, None)}}
+_RANGES["mlp"] |= {"activation": (*ACTIVATIONS,), "init": (*INITIALIZERS,)}
 
 
 def build_head(config, num_features, num_targets, prior=None):

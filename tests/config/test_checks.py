@@ -29,7 +29,7 @@ def message_of(words):
          "did you mean hflip?"),
         ("normalize=datset", "normalize=datset: not one of backbone, dataset, center, none; did you mean dataset?"),
         ("normalize={mean: [0.5]}",
-         "normalize={'mean': [0.5]}: must hold mean and std; for example normalize={mean: [0.5], std: [0.25]}"),
+         "normalize={'mean': [0.5]}: must hold mean and std; for example 'normalize={mean: [0.5], std: [0.25]}'"),
         *((f"normalize={{mean: {mean}, std: {std}}}", f"normalize.{wrong}: must be a list of 1 numbers "
            f"(competition.channels) {where} 0 to 1; divide those of 0 to 255 by 255")
           for mean, std, wrong, where in [("[0.5, 0.5]", "[0.1]", "mean=[0.5, 0.5]", "from"),
@@ -95,6 +95,9 @@ CONTRADICTIONS = [
     ([PRETRAINED, "model.batchnorm_kwargs.momentum=0.2"],
      "model.batchnorm_kwargs.momentum=0.2: BatchNorm is frozen, its statistics do not move; "
      "set model.freeze_batchnorm=false"),
+    (["competition.channels=3", "normalize={std: [0.5]}"],
+     "normalize={'std': [0.5]}: must hold mean and std; for example "
+     "'normalize={mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}'"),
     (["mix.prob=1", "mix.off_epochs=8"], "mix.off_epochs=8: nothing is mixed in train.epochs=8"),
     (["mix.prob=1", "mix.mixup_alpha=0", "mix.cutmix_alpha=0"],
      "mix.prob=1.0: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0"),
@@ -156,6 +159,7 @@ def test_settings_that_contradict_each_other(words, expected):
 
 ADVICE = [
     ["normalize={mean: [0.5], std: [0.25]}"],
+    ["competition.channels=3", "normalize={mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"],
     ["train.early_stopping_epochs=3", "train.select=best"],
     ["train.average=soup", "train.select=best"],
     ["schedule.name=plateau", "schedule.kwargs.on=score", "train.select=best", "train.early_stopping_epochs=3"],
