@@ -18,7 +18,7 @@ from src.config.settings import Config, seconds_of
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset
 from src.data.scan import compute_pixel_stats
-from src.device import Execution, ThreadGuard, resolve_device, share_cores
+from src.device import ThreadGuard, resolve_device, share_cores
 from src.errors import Stopped, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
@@ -130,15 +130,18 @@ def check_learner(run):
 
 
 def settle_execution(run, is_resumed=False):
-    """Settle the precision and memory format that the config leaves open, for all processes; set the accelerator."""
-    chosen = [None]
+    """Settle the precision and memory format that the config leaves open, for all processes; set the accelerator.
+
+    is_resumed: as the run's folder has them, since all folds are computed alike.
+    """
+    chosen, device = None, run.processes.device
     if run.processes.is_main_process:
-        if is_resumed:  # all folds are computed alike
-            chosen = [recall_execution(run.folder, run.config, run.processes.device)]
-        chosen = [chosen[0] or choose_execution(run.config, run.processes.device)]
-    run.config = broadcast_object_list(chosen)[0].apply(run.config)
-    is_cpu = run.processes.device.type == "cpu"
-    run.accelerator = Accelerator(mixed_precision=run.config.precision.replace("fp32", "no"), cpu=is_cpu)
+        chosen = recall_execution(run.folder, run.config, device) if is_resumed else None
+        chosen = chosen or choose_execution(run.config, device)
+    [execution] = broadcast_object_list([chosen])
+    run.config = execution.apply(run.config)
+    run.accelerator = Accelerator(mixed_precision=execution.precision.replace("fp32", "no"), cpu=device.type == "cpu")
+    return execution
 
 
 def open_folder(run, locks):
@@ -150,13 +153,12 @@ def open_folder(run, locks):
             unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
             is_busy = locks.enter_context(hold_folds(folder.path, unfinished, config.overwrite))
         has_work = is_busy or folder.has_work()
-        settle_execution(run, has_work and not config.overwrite)
+        execution = settle_execution(run, has_work and not config.overwrite)
         if config.overwrite and folder.has_work():  # nothing is deleted for a command that cannot train
             build_learner(run, run.folds[0])
         with run.accelerator.main_process_first():
             if is_main:
                 open_run(config, is_busy)
-                execution = Execution(run.config.precision, run.config.train.channels_last)
                 save_execution(folder, execution, run.accelerator.device)
             run.table = leave_out_unreadable(config, run.table, folder.unreadable)
         check_folds(run.table, run.table.folds, run.metric, config)

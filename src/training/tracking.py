@@ -136,9 +136,9 @@ def _why_silent():
     except urllib.error.HTTPError as error:  # below 500 it is there, and wandb knows the right page
         return f"{server} answers {error.code}" if error.code >= 500 else ""
     except (OSError, ValueError) as error:
-        if isinstance(getattr(error, "reason", error), ssl.SSLError):  # wandb may trust what Python does not
-            return ""
-        return f"{server} does not answer ({getattr(error, 'reason', error)})"
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # wandb may trust what Python does not
+            return f"{server} does not answer ({reason})"
     return ""
 
 
