@@ -150,9 +150,14 @@ def _find_units(sample, test):
 def _fill_columns(sample, id_column, competition, probs, target_names, decision=None):
     """Return {prediction column of the sample: values}, by the rules below."""
     columns = [name for name in sample.columns if name != id_column]
+    where = locate(competition.root, competition.sample_submission)
     if found := _match_names([name.strip() for name in columns], target_names):
         return {name: probs[:, found[name.strip()]] for name in columns}
     if len(columns) == 1 and len(target_names) == 1:
+        cells = sample[columns[0]].dropna()
+        if competition.label and len(cells) and pd.to_numeric(cells, errors="coerce").isna().all():
+            found = f"column {columns[0]!r} holds names ({listing(cells.unique(), 3)}), task=binary gives probabilities"
+            raise UserError(f"{where}: {found}; set competition.task=multiclass, which writes the class")
         return {columns[0]: probs[:, 0]}
     if asks_for_labels(sample, competition, target_names):
         names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
@@ -164,7 +169,6 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
         return {columns[0]: [separator.join(names[one]) for one in choose_labels(probs, *(decision or (0.5, True)))]}
     if len(target_names) == 1 and competition.classes and (found := _match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
-    where = locate(competition.root, competition.sample_submission)
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     raise UserError(f"{where}: {found}; check competition.targets, label and classes")
 

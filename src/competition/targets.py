@@ -54,7 +54,7 @@ def read_label(rows, competition, where, target_names=None):
         column, found = f"column {competition.label!r}", order_classes(labels)
         classes = _list_classes(competition) or found
         if len(found) < 2:
-            found = f"holds one class only ({listing(found)})"
+            found = f"holds one class only ({listing(found) or 'no label'})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, set another label")
         if absent := [name for name in classes if name not in set(found)]:
             found = f"has no row of class {absent[0]!r} (found {listing(found)})"

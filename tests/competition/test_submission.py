@@ -1,6 +1,7 @@
 """A submission has the sample's columns and rows, filled by name, and a wrong one is never written."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,20 @@ def test_columns_that_cannot_be_filled_are_refused_with_both_lists(write_competi
     )
     assert refusal(check_sample, sample, competition, image_table(), names) == expected
     assert refusal(build_submission, sample, competition, IDS, PROBS[:, : len(names)], names) == expected
+
+
+def test_a_sample_of_class_names_takes_no_probabilities_and_the_advice_leads_on(write_competition):
+    competition = write_competition({"sample.csv": "id,kind\n3,cat\n01,cat\n02,\n"}, label="kind",
+                                    sample_submission="sample.csv")  # fmt: skip
+    sample = load_sample(competition)
+    assert refusal(check_sample, sample, competition, image_table(), ("dog",)) == (
+        f"{competition.root}/sample.csv: column 'kind' holds names (cat), task=binary gives probabilities; set "
+        "competition.task=multiclass, which writes the class"
+    )
+    advised = replace(competition, task="multiclass")
+    check_sample(sample, advised, image_table(), ("cat", "dog"))
+    frame = build_submission(sample, advised, IDS, PROBS[:, :2], ("cat", "dog"))
+    assert frame["kind"].tolist() == ["dog", "cat", "dog"]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def test_several_targets_may_be_soft(write_competition):
     ("settings", "expected"),
     [
         ({}, "column 'kind' holds one class only (cat); nothing can be learned, set another label"),
+        ({"label": "none", "missing": "drop"},
+         "column 'none' holds one class only (no label); nothing can be learned, set another label"),
         ({"label": "gap"}, "1 of 3 labels are missing in column 'gap' (first: line 3, empty); fill them, or set "
          "competition.missing=drop to leave out these rows"),
         ({"label": "three"}, "column 'three' holds 3 classes (a, b, c); set competition.task=multiclass"),
@@ -58,7 +60,7 @@ def test_several_targets_may_be_soft(write_competition):
     ],
 )  # fmt: skip
 def test_wrong_labels_are_refused(write_competition, settings, expected):
-    csv = "id,kind,gap,three,p,q,r\n001,cat,x,a,1,0,2\n002,cat,,b,0.5,1,-1\n010,cat,y,c,0,1,0\n"
+    csv = "id,kind,gap,three,p,q,r,none\n001,cat,x,a,1,0,2,\n002,cat,,b,0.5,1,-1,\n010,cat,y,c,0,1,0,\n"
     settings = {"label": "kind", "train_table": "train.csv", "train_image": "train/{id}.png"} | settings
     assert refusal(write_competition(IMAGES | {"train.csv": csv}, **settings)) == f"ROOT/train.csv: {expected}"
 
