@@ -46,10 +46,6 @@ def read_tables(folder, paths, notes):
         except UserError as error:
             doubts.append(f"not read: {error}")
             continue
-        if (is_repeated := table.columns.duplicated()).any():
-            name = table.columns[is_repeated][0]
-            doubts.append(f"not read: {path}: two columns are named {name!r} but for blanks; rename one of them")
-            continue
         if (headed := add_header(table)) is not None:
             notes[path].append(f"{path} has no header: its copy names the columns {listing(headed.columns)}")
             table = headed

@@ -9,4 +9,4 @@ def test_columns_that_differ_in_blanks_only(tmp_path):
     (tmp_path / "train.csv").write_text("id, id\n1,2\n")
     tables, doubts, _ = read_tables(tmp_path, ["train.csv"], defaultdict(list))
     assert tables == {}
-    assert doubts == ["not read: train.csv: two columns are named 'id' but for blanks; rename one of them"]
+    assert doubts == [f"not read: {tmp_path}/train.csv: two columns are named 'id'; rename one of them"]
