@@ -74,7 +74,7 @@ def test_missing_cells_of_several_targets_are_learned_around(run, tmp_path, extr
     sample = pd.DataFrame({"id": test_ids, "a": 0.5, "b": 0.5})
     settings = "targets: [a, b], task: multilabel, missing: drop"
     printed, submission = run(train, sample[["id"]], sample, settings, images | test_images)
-    assert "14 answers of other rows are missing" in printed
+    assert "14 labels of other rows are missing" in printed
     oof = pd.read_csv(tmp_path / "outputs/mine_default/oof.csv")
     assert oof.columns.tolist() == ["id", "fold", "target_a", "target_b", "a", "b"]
     assert oof["target_a"].isna().tolist() == [row % 5 == 0 for row in range(40) if row not in (5, 25)]
