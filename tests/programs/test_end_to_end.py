@@ -225,7 +225,8 @@ def test_a_file_that_is_no_image_is_named_or_skipped(tiny_run):
 @pytest.mark.slow
 def test_inference_ends_with_the_command_that_uploads(tiny_run, tmp_path):
     folder, _ = tiny_run
-    printed, _ = run_here("infer.py", "competition.solution=null", f"infer.output={tmp_path}/up", cwd=folder)
+    words = ["run=outputs/demo_default", "competition.solution=null", f"infer.output={tmp_path}/up"]
+    printed, _ = run_here("infer.py", *words, cwd=folder)
     command = f"kaggle competitions submit -c demo -f {tmp_path}/up/submission.csv -m demo_default"
     assert " ".join(printed.replace("\\\n", "").split()).endswith(command)
     assert "test roc_auc" not in printed
