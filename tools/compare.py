@@ -1,0 +1,152 @@
+"""Whether one run is better than another: python -m tools.compare RUN_A RUN_B ... [output=FILE.json]
+
+Reads the runs' out-of-fold predictions; nothing is trained, no image is read.
+"""
+
+import sys
+import textwrap
+from itertools import combinations
+from pathlib import Path
+
+from src.errors import UserError, listing, one_line_errors
+
+_WIDTH = 80
+_FIRST_PAIR = ("score_a", "score_b", "difference", "interval", "correlation")  # of the file's top level
+USAGE = """usage: python -m tools.compare RUN_A RUN_B ... [output=FILE.json]
+
+  python -m tools.compare outputs/demo_default outputs/demo_scratch
+
+Compares what the runs (folders in which train.py has finished a fold) predict for
+the same rows, those that all of them have: scores with 95 % intervals, each pair's
+difference with its interval, how alike the predictions are, the settings that
+differ. The intervals are DeLong's for ROC AUC and a bootstrap for other metrics;
+rows of one group (patient, scene) count as one. Of more than two runs, p is
+Holm's. output=FILE.json writes the same numbers.
+"""
+
+
+def main(words):
+    """Run the command line `words`."""
+    if {"--help", "-h"} & set(words):
+        print(USAGE)
+        return
+    with one_line_errors():
+        runs = [word for word in words if "=" not in word]
+        outputs = [word.removeprefix("output=") for word in words if "=" in word]
+        if unknown := [word for word in words if "=" in word and not word.startswith("output=")]:
+            raise UserError(f"command line: {unknown[0]} is not known; write RUN_A RUN_B ... [output=FILE.json]")
+        if len(runs) < 2:
+            raise UserError(f"command line: {len(runs)} runs, wanted are 2 or more; write RUN_A RUN_B, folders of runs")
+        result = compare_runs(runs)
+        print(describe(result))
+        if outputs:
+            from src.files import save_json  # here, as is below: help does not wait for what computes
+
+            save_json(Path(outputs[-1]), result)
+
+
+def compare_runs(paths):
+    """Return what output=FILE.json holds of two or more run folders."""
+    import numpy as np
+    from scipy import stats
+
+    from src.checkpointing.run_folder import RunFolder, describe_changes
+    from src.competition.predictions import load_oof
+    from src.config.load import load_saved_config
+    from src.evaluation.metrics import build_metric
+    from src.evaluation.sampling import holm, sample_scores
+
+    configs = [load_saved_config(path) for path in paths]
+    competition = configs[0].competition
+    for path, config in zip(paths, configs, strict=True):
+        for key in ("task", "metric", "metric_kwargs"):
+            if getattr(config.competition, key) != getattr(competition, key):
+                found = f"{getattr(config.competition, key)}, but {getattr(competition, key)} in {paths[0]}"
+                raise UserError(f"{path}: competition.{key} is {found}; compare runs of one metric")
+    folders = [RunFolder(path) for path in paths]
+    every = [load_oof(folder.oof, folder.folds) for folder in folders]
+    runs, num_left_out = align(every, paths)
+    metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
+    first = runs[0]
+    found = sample_scores(metric, first.targets, [run.probs for run in runs], first.groups)
+    columns = [metric.score_columns(first.targets, run.probs).tolist() for run in runs]
+    pairs = []
+    for a, b in combinations(range(len(runs)), 2):
+        difference, low, high, p = found.difference(a, b)
+        correlations = [
+            stats.spearmanr(runs[a].probs[:, k], runs[b].probs[:, k]).statistic for k in range(len(first.target_names))
+        ]
+        pairs.append({
+            "run_a": str(paths[a]), "run_b": str(paths[b]), "score_a": found.scores[a], "score_b": found.scores[b],
+            "difference": difference, "interval": [low, high], "p": p, "correlation": float(np.mean(correlations)),
+            "columns": dict(zip(first.target_names, np.subtract(columns[b], columns[a]).tolist(), strict=True)),
+            "settings": describe_changes(configs[a], configs[b]),
+        })  # fmt: skip
+    for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"] = p
+        pair["sentence"] = conclude(pair, metric, len(pairs) > 1)
+    scores = {
+        str(path): {"score": found.scores[k], "interval": list(found.interval(k))} for k, path in enumerate(paths)
+    }
+    facts = {"metric": metric.name, "method": found.method, "rows": len(first.ids), "rows_left_out": num_left_out,
+             "groups": None if first.groups is None else found.num_units}  # fmt: skip
+    return facts | {key: pairs[0][key] for key in _FIRST_PAIR} | {"runs": scores, "pairs": pairs}
+
+
+def align(runs, paths):
+    """Return (the OutOfFolds cut to the rows that all have, in one order; how many the largest loses by it)."""
+    ids = set(runs[0].ids).intersection(*(run.ids for run in runs[1:]))
+    if not ids:
+        raise UserError(f"{listing(paths)}: have no row in common; compare runs of one competition")
+    first = runs[0].take([one in ids for one in runs[0].ids])
+    aligned = []
+    for path, run in zip(paths, runs, strict=True):
+        if run.target_names != first.target_names:
+            found = f"{listing(run.target_names)}, not {listing(first.target_names)}"
+            raise UserError(f"{path}: predicts {found}; compare runs of the same targets")
+        where = {one: row for row, one in enumerate(run.ids)}
+        run = run.take([where[one] for one in first.ids])
+        if not ((run.targets == first.targets) | (run.targets != run.targets)).all():
+            raise UserError(f"{path}: has other targets than {paths[0]}; compare runs of the same tables")
+        aligned.append(run)
+    return aligned, max(len(run.ids) for run in runs) - len(ids)
+
+
+def conclude(pair, metric, is_one_of_many):
+    """Return one plain sentence on a pair."""
+    low, high = pair["interval"] if metric.greater_is_better else [-one for one in pair["interval"][::-1]]
+    numbers = f"{pair['difference']:+.5f}, 95 % {pair['interval'][0]:+.5f} to {pair['interval'][1]:+.5f}"
+    if is_one_of_many and (low > 0 or high < 0) and pair["p_holm"] > 0.05:
+        return f"too many runs are compared to call them different ({numbers}; p {pair['p_holm']:.2f} by Holm)"
+    if low > 0:
+        return f"{pair['run_b']} is better: {numbers}"
+    if high < 0:
+        return f"{pair['run_a']} is better: {numbers}"
+    better = pair["run_a"] if (low + high) / 2 < 0 else pair["run_b"]
+    return f"no evidence that {better} is better: {numbers}"
+
+
+def describe(result):
+    """Return the result as text of 80 columns."""
+    units = f", {result['groups']} groups" if result["groups"] else ""
+    left_out = f"; {result['rows_left_out']} that not all runs have are left out" if result["rows_left_out"] else ""
+    lines = [f"{result['metric']} of {result['rows']} rows{units}, intervals by {result['method']}{left_out}", ""]
+    for path, run in result["runs"].items():
+        low, high = run["interval"]
+        lines.append(f"  {run['score']:.5f}  95 % {low:.5f} to {high:.5f}  {path}")
+    for pair in result["pairs"]:
+        lines += ["", *textwrap.wrap(pair["sentence"], _WIDTH)]
+        lines.append(f"  rank correlation of the predictions: {pair['correlation']:.3f}")
+        if len(pair["columns"]) > 1:
+            columns = (f"{name} {value:+.5f}" for name, value in pair["columns"].items() if value == value)
+            lines += _wrap(f"by column: {', '.join(columns)}")
+        lines += _wrap(f"settings: {pair['settings'] or 'none that change training'}")
+    return "\n".join(lines)
+
+
+def _wrap(text):
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
