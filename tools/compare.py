@@ -51,9 +51,9 @@ def compare_runs(paths):
     from scipy import stats
 
     from src.checkpointing.run_folder import RunFolder, describe_changes
-    from src.competition.predictions import load_oof
     from src.config.load import load_saved_config
     from src.evaluation.metrics import build_metric
+    from src.evaluation.out_of_fold import load_out_of_fold
     from src.evaluation.sampling import holm, sample_scores
 
     configs = [load_saved_config(path) for path in paths]
@@ -64,7 +64,7 @@ def compare_runs(paths):
                 found = f"{getattr(config.competition, key)}, but {getattr(competition, key)} in {paths[0]}"
                 raise UserError(f"{path}: competition.{key} is {found}; compare runs of one metric")
     folders = [RunFolder(path) for path in paths]
-    every = [load_oof(folder.oof, folder.folds) for folder in folders]
+    every = [load_out_of_fold(folder.oof, folder.folds) for folder in folders]
     runs, num_left_out = align(every, paths)
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     first = runs[0]

@@ -91,8 +91,9 @@ def load_train_table(competition, may_be_constant=False):
         folds = folds.astype(np.int64)
     if paths is None:
         paths = find_images(competition, "train_image", rows, ids)
-    if taken := {"id", "fold", *(f"target_{name}" for name in names)} & set(names):
-        raise UserError(f"{where}: a target is named {min(taken)!r}, a column of oof.csv; call it otherwise")
+    used = {"id", "fold", *(f"target_{name}" for name in names)} | ({"group"} if competition.group else set())
+    if taken := used & set(names):
+        raise UserError(f"{where}: a target is named {min(taken)!r}, a column of a run's files; call it otherwise")
     is_multiclass = competition.task == "multiclass"
     columns = _other_columns(rows, competition)
     return ImageTable(ids, paths, targets, names, groups, folds, columns, is_multiclass, notes, units)

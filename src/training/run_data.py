@@ -62,14 +62,15 @@ def leave_out_unreadable(config, table, path):
 
 
 def save_folds(path, table, has_work):
-    """Write a run's folds.csv: rows, folds and targets, which must not change once a fold has work done (UserError)."""
-    rows = join_columns({"id": table.ids, "fold": table.folds}, table.targets, table.target_names)
+    """Write a run's folds.csv: rows, folds, groups, targets; none may change once a fold has work done (UserError)."""
+    groups = {} if table.groups is None else {"group": table.groups}
+    rows = join_columns({"id": table.ids, "fold": table.folds} | groups, table.targets, table.target_names)
     if not (path.is_file() and has_work):
         save_table(path, rows)
         return
-    try:  # a file of an older version holds no targets
-        saved = read_table(path)
-        types = {name: np.int64 if name == "fold" else np.float32 for name in rows.columns[1:] if name in saved}
+    try:  # a file of an older version holds no targets and groups
+        saved, kinds = read_table(path), {"fold": np.int64} | dict.fromkeys(groups, str)
+        types = {name: kinds.get(name, np.float32) for name in rows.columns[1:] if name in saved}
         saved = saved[["id", "fold", *(name for name in types if name != "fold")]].astype(types)
     except (KeyError, ValueError, UserError):
         raise UserError(f"{path}: damaged; delete it and run the same command again") from None
@@ -80,7 +81,7 @@ def save_folds(path, table, has_work):
     changed = ((saved != known) & ~(saved.isna() & known.isna())).any(axis=1)
     if changed.any():
         raise UserError(
-            f"{path}: this run was trained on other labels in {changed.sum()} of {len(rows)} rows "
+            f"{path}: this run was trained on other labels or groups in {changed.sum()} of {len(rows)} rows "
             f"(first: {rows['id'][changed.idxmax()]}); {advice}"
         )
     save_table(path, rows)

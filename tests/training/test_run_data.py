@@ -1,5 +1,7 @@
 """A run's rows, folds and targets stay the same as long as it lives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,7 +46,7 @@ def test_what_has_changed_is_refused_while_the_run_has_work(tmp_path):
     assert refusal(tmp_path, table_of(folds=FOLDS[::-1])) == line
     assert refusal(tmp_path, table_of(ids=("007", "NA", "a"))) == line
     assert refusal(tmp_path, table_of(TARGETS[:2], ids=("007", "NA"), folds=FOLDS[:2])) == line
-    line = f"FILE: this run was trained on other labels in 2 of 3 rows (first: NA); {another}"
+    line = f"FILE: this run was trained on other labels or groups in 2 of 3 rows (first: NA); {another}"
     assert refusal(tmp_path, table_of([[1, 0], [0, 0.2], [0, 0]])) == line
     save_folds(path, table_of(folds=FOLDS[::-1]), has_work=False)
     save_folds(path, table_of(folds=FOLDS[::-1]), has_work=True)
@@ -56,7 +58,19 @@ def test_targets_that_are_missing_stay_the_same(tmp_path):
     save_folds(path, table_of(gaps), has_work=True)
     assert path.read_text() == 'id,fold,a,b c\n007,0,1.0,0.0\nNA,1,,0.1\n"a,b",-1,1.0,1.0\n'
     save_folds(path, table_of(gaps), has_work=True)
-    assert refusal(tmp_path, table_of()).startswith("FILE: this run was trained on other labels in 1 of 3 rows")
+    line = "FILE: this run was trained on other labels or groups in 1 of 3 rows"
+    assert refusal(tmp_path, table_of()).startswith(line)
+
+
+def test_groups_are_saved_and_must_not_change(tmp_path):
+    path, grouped = tmp_path / "folds.csv", replace(table_of(), groups=np.array(["01", "p2", "p2"]))
+    save_folds(path, table_of(), has_work=True)
+    save_folds(path, grouped, has_work=True)  # of an older version
+    text = 'id,fold,group,a,b c\n007,0,01,1.0,0.0\nNA,1,p2,0.0,0.1\n"a,b",-1,p2,1.0,1.0\n'
+    assert path.read_text() == text
+    save_folds(path, grouped, has_work=True)
+    line = "FILE: this run was trained on other labels or groups in 1 of 3 rows (first: 007)"
+    assert refusal(tmp_path, replace(grouped, groups=np.array(["1", "p2", "p2"]))).startswith(line)
 
 
 def test_a_file_of_an_older_version_holds_no_targets(tmp_path):

@@ -1,0 +1,31 @@
+"""oof.csv is read as it was written: ids keep their zeros, unknown targets are nan, groups come from folds.csv."""
+
+import numpy as np
+import pytest
+
+from src.errors import UserError
+from src.evaluation.out_of_fold import load_out_of_fold
+
+OOF = "id,fold,target_a,target_b,a,b\n007,1,1,,0.25,0.5\nNA,0,0,1,0.75,0.125\n"
+
+
+def test_what_a_run_leaves(tmp_path):
+    (tmp_path / "oof.csv").write_text(OOF)
+    (tmp_path / "folds.csv").write_text("id,fold,group\nNA,0,p1\n007,1,01\n")
+    found = load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv")
+    assert found.ids.tolist() == ["007", "NA"]
+    assert found.folds.tolist() == [1, 0]
+    np.testing.assert_array_equal(found.targets, [[1, np.nan], [0, 1]])
+    np.testing.assert_array_equal(found.probs, [[0.25, 0.5], [0.75, 0.125]])
+    assert found.target_names == ("a", "b")
+    assert found.groups.tolist() == ["01", "p1"]
+    assert found.take([1]).ids.tolist() == ["NA"]
+    (tmp_path / "folds.csv").write_text("id,fold\nNA,0\n007,1\n")
+    assert load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv").groups is None
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    (tmp_path / "oof.csv").write_text(OOF.replace("0.75", "x"))
+    (tmp_path / "folds.csv").write_text("id,fold\nNA,0\n007,1\n")
+    with pytest.raises(UserError, match=r"oof.csv: damaged \(.*x.*\); repeat the command that trained it"):
+        load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv")
