@@ -95,6 +95,8 @@ def compare_runs(paths):
 
 def align(runs, paths):
     """Return (the OutOfFolds cut to the rows that all have, in one order; how many the largest loses by it)."""
+    from src.competition.targets import match_ids
+
     ids = set(runs[0].ids).intersection(*(run.ids for run in runs[1:]))
     if not ids:
         raise UserError(f"{listing(paths)}: have no row in common; compare runs of one competition")
@@ -104,8 +106,7 @@ def align(runs, paths):
         if run.target_names != first.target_names:
             found = f"{listing(run.target_names)}, not {listing(first.target_names)}"
             raise UserError(f"{path}: predicts {found}; compare runs of the same targets")
-        where = {one: row for row, one in enumerate(run.ids)}
-        run = run.take([where[one] for one in first.ids])
+        run = run.take(match_ids(first.ids, run.ids)[0])
         if not ((run.targets == first.targets) | (run.targets != run.targets)).all():
             raise UserError(f"{path}: has other targets than {paths[0]}; compare runs of the same tables")
         aligned.append(run)

@@ -139,20 +139,20 @@ def read_table(path):
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check competition.root and the name") from None
-    encoding = find_encoding(content, path)
-    header, _, rest = content.decode(encoding).lstrip().partition("\n")
+    text, _ = decode_table(content, path)
+    header, _, rest = text.lstrip().partition("\n")
     skipped = int(re.fullmatch(r'"?sep=."?', header.strip()) is not None)  # a line for Excel
     header = rest.partition("\n")[0] if skipped else header
     if not header:
         raise UserError(f"{path}: is empty; copy or download it again")
     sep = max(",;\t|", key=re.sub(r'"[^"]*"', "", header).count)
     how = {"sep": sep, "dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
-    how |= {"encoding": encoding, "skiprows": skipped}
+    how["skiprows"] = skipped
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(io.BytesIO(content), **how)
-            names = pd.read_csv(io.BytesIO(content), header=None, nrows=1, **how).iloc[0].dropna().str.strip()
+            table = pd.read_csv(io.StringIO(text, newline=""), **how)
+            names = pd.read_csv(io.StringIO(text, newline=""), header=None, nrows=1, **how).iloc[0].dropna().str.strip()
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path}: cannot be read as CSV ({reason}); correct its quotes and separators") from None
@@ -161,15 +161,14 @@ def read_table(path):
     return table
 
 
-def find_encoding(content, path):
-    """Return the encoding of a table's bytes: UTF-8, UTF-16 with its mark, else Windows-1252, as Excel writes it."""
+def decode_table(content, path):
+    """Return (text, encoding) of bytes: UTF-8, UTF-16 with its mark, else Windows-1252, as Excel writes it."""
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if b"\0" in content and not is_utf16:
         raise UserError(f"{path}: holds NUL bytes, so it is no text; save it as UTF-8 CSV")
     for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252"):
         with suppress(UnicodeDecodeError):
-            content.decode(encoding)
-            return encoding
+            return content.decode(encoding), encoding
     raise UserError(f"{path}: neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV")
 
 

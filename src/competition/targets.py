@@ -162,9 +162,10 @@ def read_column(rows, name, where, key, may_be_empty=False):
 
 def find_ids(rows, name, ids):
     """Return the column of a table that holds ids: `name`, else the first whose values are all among `ids`."""
+    if name in rows:
+        return name
     known = pd.Index(ids, dtype=str).str.strip()
-    fitting = (one for one in rows if rows[one].str.strip().isin(known).all())
-    return name if name in rows else next(fitting, name)
+    return next((one for one in rows if rows[one].str.strip().isin(known).all()), name)
 
 
 def match_ids(wanted, found):

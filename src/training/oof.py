@@ -46,20 +46,26 @@ def score_run(run):
         units = [pool_rows(table.units[rows], one, how)[1] for one in (targets, probs)]
         scores["by_unit"] = metric.score(*units)
     save_json(folder.scores, scores)
+    _print_scores(run, metas, scores)
+    return scores
+
+
+def _print_scores(run, metas, scores):
+    """Print a line per fold, {number: what its meta.json holds}, and the scores of all."""
+    competition, table, is_best = run.config.competition, run.table, run.config.train.select == "best"
     summary = {
-        "fold": done,
-        "images": [int((table.folds == fold).sum()) for fold in done],
-        "epoch": [meta["best_epoch" if select == "best" else "epoch"] for meta in metas.values()],
-        metric.name: [f"{value:.5f}" for value in per_fold[select].values()],
+        "fold": list(metas),
+        "images": [int((table.folds == fold).sum()) for fold in metas],
+        "epoch": [meta["best_epoch" if is_best else "epoch"] for meta in metas.values()],
+        run.metric.name: [f"{value:.5f}" for value in scores["folds"].values()],
         "seconds": [f"{meta['seconds']:.1f}" for meta in metas.values()],
     }
     print(f"\n{pd.DataFrame(summary).to_string(index=False)}")
     print(
-        f"out-of-fold {metric.name}: {scores['pooled']:.5f} pooled, {scores['mean']:.5f} mean of {len(done)} of "
+        f"out-of-fold {run.metric.name}: {scores['pooled']:.5f} pooled, {scores['mean']:.5f} mean of {len(metas)} of "
         f"{len(run.folds)} folds, {scores['seconds']:.0f} s"
     )
     if "by_unit" in scores:
-        how = f"{run.config.competition.predict_with} of the rows of a {run.config.competition.predict_by}"
-        print(f"{metric.name} of the {how}: {scores['by_unit']:.5f}")
-    print(f"{folder.oof}; next: python infer.py run={folder.path}")
-    return scores
+        how = f"{competition.predict_with} of the rows of a {competition.predict_by}"
+        print(f"{run.metric.name} of the {how}: {scores['by_unit']:.5f}")
+    print(f"{run.folder.oof}; next: python infer.py run={run.folder.path}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from src.competition.tables import find_encoding, is_count, read_table
+from src.competition.tables import decode_table, is_count, read_table
 from src.errors import UserError, listing
 from tools.adopt.corrections import find_boxes, locate_images, pivot_long
 from tools.adopt.patterns import Match, is_side, match_column, roles
@@ -56,7 +56,7 @@ def read_tables(folder, paths, notes):
                     first = table[name][is_changed].iloc[0]
                     count = f"{is_changed.sum()} of {len(table)} cells of {name} in {path}"
                     blanks[path, name] = f"{count} have blanks at their ends (first: {first!r})"
-        if (encoding := find_encoding((Path(folder) / path).read_bytes(), path)) != "utf-8-sig":
+        if (encoding := decode_table((Path(folder) / path).read_bytes(), path)[1]) != "utf-8-sig":
             name = {"cp1252": "Windows-1252 (Latin-1)", "utf-16": "UTF-16"}[encoding]
             doubts.append(f"{path} is read as {name}, since it is not in UTF-8; look at its letters with accents")
     return tables, doubts, blanks
