@@ -37,10 +37,11 @@ def huber_loss(logits, targets, weights, is_multiclass, delta=0.5):
 
 
 def hinge_loss(logits, targets, weights, is_multiclass, margin=1.0):
-    """What the logit of the right side lacks to lead zero, or each other class's, by `margin`; targets are hard."""
+    """What the logit of the right side lacks to lead zero, or each other class's, by `margin`."""
     if is_multiclass:
-        lacks = functional.multi_margin_loss(logits, targets.argmax(dim=1), margin=margin, reduction="none")
-        return _weighted_mean(lacks[:, None], None, targets, weights)
+        row, label = targets.nonzero(as_tuple=True)  # each class with a share: a soft row has several
+        lacks = functional.multi_margin_loss(logits[row], label, margin=margin, reduction="none")
+        return _weighted_mean(torch.zeros_like(logits).index_put((row, label), lacks), None, targets, weights)
     return _weighted_mean((margin - logits).clamp(min=0), (margin + logits).clamp(min=0), targets, weights)
 
 
@@ -67,7 +68,8 @@ def asymmetric_loss(logits, targets, weights, positive_gamma=0.0, negative_gamma
 def auc_loss(logits, targets, is_multiclass, margin=1.0):
     """Squared lack of each positive to lead each negative of the batch by `margin`: a smooth stand-in for 1 - AUC.
 
-    Averaged over a column's pairs, then over the columns with both sides in the batch, 0 without any; targets are hard.
+    A pair (i, j) counts by its shares, target_i * (1 - target_j): on hard targets 1 or 0. Averaged over a column's
+    pairs, then over the columns with both sides in the batch, 0 without any.
     """
     scores = logits
     if is_multiclass:  # log(p / (1 - p)) of each class's softmax probability p; but for the top class p is at most 1/2
@@ -75,12 +77,27 @@ def auc_loss(logits, targets, is_multiclass, margin=1.0):
         log_others = torch.log1p(-log_probs.exp().clamp(max=0.9))
         log_others_of_top = log_probs.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
         scores = log_probs - log_others.scatter(1, top, log_others_of_top)
-    positive = (targets > 0.5).float()
-    pairs = positive[:, None] * (targets <= 0.5)  # (N positives, N negatives, C); nan is neither
+    pairs = targets.nan_to_num()[:, None] * (1 - targets).nan_to_num()  # (N positives, N negatives, C); nan is neither
     lacks = (margin - (scores[:, None] - scores)).clamp(min=0).square()
     num_pairs = pairs.sum(dim=(0, 1))
-    columns = (lacks * pairs).sum(dim=(0, 1)) / num_pairs.clamp(min=1)
+    columns = (lacks * pairs).sum(dim=(0, 1)) / num_pairs.where(num_pairs > 0, 1)
     return columns.sum() / (num_pairs > 0).sum().clamp(min=1)
+
+
+def auc_bce_loss(logits, targets, weights, is_multiclass, auc_weight=1.0, bce_weight=1.0, margin=1.0):
+    """`auc_weight` times the AUC surrogate, plus `bce_weight` times `bce`, of a multiclass task `cross_entropy`.
+
+    Class weights reach the second part alone, which keeps the probabilities where they belong; the first orders them.
+    """
+    if is_multiclass:
+        likelihood = cross_entropy_loss(logits, targets, weights)
+    else:
+        is_known = ~targets.isnan()
+        each = functional.binary_cross_entropy_with_logits(
+            logits, targets.nan_to_num(), is_known.float(), pos_weight=weights, reduction="sum"
+        )
+        likelihood = each / is_known.sum().clamp(min=1)
+    return auc_weight * auc_loss(logits, targets, is_multiclass, margin) + bce_weight * likelihood
 
 
 # name: loss(logits, targets, **loss.kwargs) -> scalar; parameters named weights and is_multiclass are given too
@@ -93,15 +110,17 @@ LOSSES = {
     "focal": focal_loss,  # Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 4
     "asymmetric": asymmetric_loss,  # Ridnik et al., Asymmetric Loss, 2021, arXiv:2009.14119, eq. 4-7
     "auc": auc_loss,  # Gao and Zhou, On the Consistency of AUC Pairwise Optimization, 2015, arXiv:1208.0645, q = 2
+    "auc_bce": auc_bce_loss,  # as the soft AUC loss beside BCE in BirdCLEF 2025; its AUC part is the one above
 }
-HARD_LOSSES = ("hinge", "auc")  # they compare yes with no, and cannot read a target in between
+_PAIRWISE = ("auc", "auc_bce")  # they compare a batch's images, and read nan themselves
 _RANGES = {"huber": {"delta": (0.001, None)}, "focal": {"gamma": (0, None)}}
 _RANGES |= {"hinge": {"margin": (0, None)}, "auc": {"margin": (0, None)}}
+_RANGES["auc_bce"] = dict.fromkeys(("auc_weight", "bce_weight", "margin"), (0, None))
 _RANGES["asymmetric"] = {"positive_gamma": (0, None), "negative_gamma": (0, None), "margin": (0, 0.99)}
 
 
 def check_loss(config):
-    """Raise UserError for a loss that does not fit its kwargs, the task, soft targets, weights or the schedule."""
+    """Raise UserError for a loss that does not fit its kwargs, the task, weights or the schedule."""
     settings, task, schedule, train = config.loss, config.competition.task, config.schedule, config.train
     name, where = settings.name_for(task), f"loss.name={settings.name}"
     check_kwargs("loss.kwargs", LOSSES[name], settings.kwargs, name, **_RANGES.get(name, {}))
@@ -109,13 +128,10 @@ def check_loss(config):
         raise UserError(f"{where}: a multiclass task has one class a row; set loss.name=cross_entropy")
     if name == "cross_entropy" and task != "multiclass":
         raise UserError(f"{where}: a {task} task has yes/no targets; set loss.name=bce")
-    for key, value in (("mix.prob", config.mix.prob), ("loss.label_smoothing", settings.label_smoothing)):
-        if name in HARD_LOSSES and value > 0:
-            raise UserError(f"{where}: cannot read the soft targets of {key}={value}; set {key}=0")
     if (settings.balance or settings.class_weights) and "weights" not in inspect.signature(LOSSES[name]).parameters:
         reason = "compares pairs, which weights do not change" if name == "auc" else "takes no weights"
         raise UserError(f"{where}: {reason}; leave out loss.balance and weights")
-    if name == "auc" and train.batch_size == 1:
+    if name in _PAIRWISE and train.batch_size == 1:
         raise UserError(f"{where}: compares the images of a batch, of which train.batch_size=1 has one; raise it")
     plateau_on = schedule.kwargs.get("on", "loss") if schedule.name == "plateau" else None
     stop_on = train.early_stopping_kwargs.get("on") if train.early_stopping_epochs is not None else None
@@ -143,7 +159,7 @@ def build_loss(config, class_weights=None):
         # label smoothing: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7
         alternatives = targets.shape[1] if task == "multiclass" else 2
         targets = targets.float() * (1 - settings.label_smoothing) + settings.label_smoothing / alternatives
-        if has_gaps and function is not auc_loss:  # which reads nan itself; columns of the others are independent
+        if has_gaps and settings.name not in _PAIRWISE:  # columns of the others are independent
             is_known = ~targets.isnan()  # these entries become one column
             if weights is not None:
                 keywords = given | {"weights": given["weights"].expand_as(targets)[is_known][:, None]}

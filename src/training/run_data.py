@@ -14,7 +14,6 @@ from src.competition.tables import load_test_table, load_train_table, read_table
 from src.data.scan import find_unreadable
 from src.errors import UserError, listing
 from src.files import save_table
-from src.model.losses import HARD_LOSSES
 
 
 def load_run_data(config, metric):
@@ -34,9 +33,6 @@ def load_run_data(config, metric):
             table = replace(table, notes=(*table.notes, *notes))
     table = replace(table, folds=load_folds(config, table))
     check_folds(table, table.folds, metric, config)
-    name, is_soft = config.loss.name_for(competition.task), ((table.targets > 0) & (table.targets < 1)).any(axis=1)
-    if name in HARD_LOSSES and is_soft.any():
-        raise UserError(f"loss.name={name}: cannot read soft targets (first: id {table.ids[is_soft][0]}); leave it out")
     return table
 
 

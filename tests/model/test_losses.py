@@ -14,10 +14,10 @@ from torch.nn import functional
 from src.config.settings import Competition, Config, Loss, Mix, Schedule, Train
 from src.errors import UserError
 from src.model import losses as module
-from src.model.losses import HARD_LOSSES, LOSSES, consistency_loss, probabilities, resolve_class_weights
+from src.model.losses import LOSSES, consistency_loss, probabilities, resolve_class_weights
 
 TASKS = ("binary", "multiclass", "multilabel")
-NAMES = ("bce", "cross_entropy", "mse", "huber", "hinge", "focal", "asymmetric", "auc")  # a fork's may be otherwise
+NAMES = ("bce", "cross_entropy", "mse", "huber", "hinge", "focal", "asymmetric", "auc", "auc_bce")
 ONLY_BINARY, ONLY_CLASSES = ("bce", "asymmetric"), ("cross_entropy",)
 NAMES_AND_TASKS = [
     (name, task)
@@ -202,6 +202,78 @@ def test_auc_of_classes_compares_log_odds(scale, logits, hard):
     torch.testing.assert_close(build_loss("auc", "multiclass")(scale * logits, hard), expected)
 
 
+def mixed_up(targets):
+    """Targets as Mixup makes them of each row and the next one."""
+    return 0.7 * targets + 0.3 * targets.roll(1, 0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("mix", [False, True])
+def test_auc_of_soft_targets_is_the_sum_over_pairs_by_their_shares(smoothing, mix, logits):
+    targets = (torch.rand(16, 4, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    targets = mixed_up(targets) if mix else targets
+    shares, expected = (targets * (1 - smoothing) + smoothing / 2).double(), 0
+    for column in range(4):
+        total = weight = 0
+        for i, j in product(range(16), range(16)):
+            share = shares[i, column] * (1 - shares[j, column])
+            total += share * max(0, 1.5 - (logits[i, column] - logits[j, column]).item()) ** 2
+            weight += share
+        expected += total / weight / 4
+    loss = build_loss("auc", label_smoothing=smoothing, margin=1.5)(logits, targets)
+    torch.testing.assert_close(loss, expected.float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_hinge_of_soft_targets_is_the_sum_over_the_sides_and_classes_by_their_shares(smoothing, weights, logits, hard):
+    targets, kinds = mixed_up(hard), [1.0] * 4 if weights is None else weights.tolist()
+    total, shares = 0, targets * (1 - smoothing) + smoothing / 2
+    for row, column in product(range(16), range(4)):
+        share, logit = shares[row, column].item(), logits[row, column].item()
+        total += share * kinds[column] * max(0, 1.5 - logit) + (1 - share) * max(0, 1.5 + logit)
+    loss = build_loss("hinge", "multilabel", weights, smoothing, margin=1.5)(logits, targets).item()
+    assert loss == pytest.approx(total / 64, rel=1e-6)
+    total = weight = 0
+    shares = targets * (1 - smoothing) + smoothing / 4
+    for row, right in product(range(16), range(4)):
+        share = shares[row, right].item() * kinds[right]
+        leads = [(logits[row, right] - logits[row, other]).item() for other in range(4) if other != right]
+        total, weight = total + share * sum(max(0, 1.5 - lead) for lead in leads) / 4, weight + share
+    loss = build_loss("hinge", "multiclass", weights, smoothing, margin=1.5)(logits, targets).item()
+    assert loss == pytest.approx(total / weight, rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_loss_of_two_parts_is_their_weighted_sum_and_so_is_its_gradient(task, smoothing, weights, logits, hard):
+    targets, logits = mixed_up(hard), logits.requires_grad_()
+    shares = {"auc_weight": 0.3, "bce_weight": 2.0}
+    loss = build_loss("auc_bce", task, weights, smoothing, margin=1.5, **shares)(logits, targets)
+    auc = build_loss("auc", task, None, smoothing, margin=1.5)(logits, targets)
+    expected = 0.3 * auc + 2.0 * build_loss("auto", task, weights, smoothing)(logits, targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(*(torch.autograd.grad(one, logits)[0] for one in (loss, expected)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_the_loss_of_two_parts_leaves_out_what_is_missing_in_both(weights, logits, hard):
+    settings = {
+        name: Config(loss=Loss(name=name), competition=Competition(task="multilabel", missing="drop"))
+        for name in ("auc", "bce", "auc_bce")
+    }
+    gaps, logits = hard.clone(), logits.requires_grad_()
+    gaps[:5, 1] = gaps[3:9, 2] = torch.nan
+    loss = module.build_loss(settings["auc_bce"], weights)(logits, gaps)
+    bce = module.build_loss(settings["bce"], weights)(logits, gaps)
+    torch.testing.assert_close(loss, module.build_loss(settings["auc"])(logits, gaps) + bce)
+    loss.backward()
+    assert (logits.grad[gaps.isnan()] == 0).all()
+    nothing = module.build_loss(settings["auc_bce"], weights)(logits, torch.full_like(logits, torch.nan))
+    assert nothing.item() == 0
+
+
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_auc_of_a_batch_with_one_side_is_zero_and_can_go_backward(task, logits):
     logits = logits.requires_grad_()
@@ -217,7 +289,7 @@ def test_auc_of_a_batch_with_one_side_is_zero_and_can_go_backward(task, logits):
 def test_every_loss_and_gradient_stays_finite(name, task, dtype):
     signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [0.0, 1.0], [0.0, 0.0]])
     hard = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    kinds = [hard] if name in HARD_LOSSES else [hard, 0.9 * hard + 0.05]
+    kinds = [hard, 0.9 * hard + 0.05]
     some_weights = [None] if name == "auc" else [None, [0.5, 20.0]]
     cases = product(kinds, some_weights, (50.0, 200.0), (0.0, 0.5, 4.0), (0.0, 0.05))
     for targets, weights, size, gamma, margin in cases:
@@ -246,11 +318,13 @@ def test_kwargs_reach_the_loss(name, task, logits, hard):
         "huber": ["delta"],
         "hinge": ["margin"],
         "auc": ["margin"],
+        "auc_bce": ["auc_weight", "bce_weight", "margin"],
         "focal": ["gamma"],
         "asymmetric": ["positive_gamma", "negative_gamma", "margin"],
     }
     default = build_loss(name, task)(logits, hard)
-    for key in ("delta", "margin", "gamma", "positive_gamma", "negative_gamma", "weights", "is_multiclass"):
+    own = {key for some in keys.values() for key in some}
+    for key in (*own, "weights", "is_multiclass"):
         if key in keys.get(name, []):
             assert build_loss(name, task, **{key: 0.3})(logits, hard) != default
         else:
@@ -303,10 +377,9 @@ def test_weights_make_a_weighted_mean_of_a_multiclass_tasks_rows(name, logits, h
 
 
 @pytest.mark.parametrize(("name", "task"), [pair for pair in NAMES_AND_TASKS if pair[0] != "auc"])
-def test_equal_weights_change_nothing(name, task, logits, hard, soft):
-    targets = hard if name in HARD_LOSSES else soft
+def test_equal_weights_change_nothing(name, task, logits, soft):
     plain, weighted = build_loss(name, task), build_loss(name, task, [1.0] * 4)
-    torch.testing.assert_close(weighted(logits, targets), plain(logits, targets))
+    torch.testing.assert_close(weighted(logits, soft), plain(logits, soft))
 
 
 @pytest.mark.parametrize("name", ["mse", "huber"])
@@ -392,9 +465,6 @@ REFUSALS = [
     ({"name": "cross_entropy"}, "loss.name=cross_entropy: a binary task has yes/no targets; set loss.name=bce"),
     ({"name": "cross_entropy", "task": "multilabel"},
      "loss.name=cross_entropy: a multilabel task has yes/no targets; set loss.name=bce"),
-    ({"name": "hinge", "prob": 0.5}, "loss.name=hinge: cannot read the soft targets of mix.prob=0.5; set mix.prob=0"),
-    ({"name": "auc", "label_smoothing": 0.1},
-     "loss.name=auc: cannot read the soft targets of loss.label_smoothing=0.1; set loss.label_smoothing=0"),
     ({"name": "auc", "balance": True},
      "loss.name=auc: compares pairs, which weights do not change; leave out loss.balance and weights"),
     ({"name": "auc", "class_weights": [2.0]},
@@ -426,19 +496,21 @@ def test_what_does_not_go_with_a_loss(given, message):
 
 
 def test_a_loss_of_pairs_needs_two_images_a_batch():
-    with pytest.raises(UserError) as error:
-        module.check_loss(replace(make_config(name="auc"), train=Train(batch_size=1)))
-    assert str(error.value) == (
-        "loss.name=auc: compares the images of a batch, of which train.batch_size=1 has one; raise it"
-    )
-    module.check_loss(replace(make_config(name="auc"), train=Train(batch_size=2)))
+    for name in ("auc", "auc_bce"):
+        with pytest.raises(UserError) as error:
+            module.check_loss(replace(make_config(name=name), train=Train(batch_size=1)))
+        assert str(error.value) == (
+            f"loss.name={name}: compares the images of a batch, of which train.batch_size=1 has one; raise it"
+        )
+        module.check_loss(replace(make_config(name=name), train=Train(batch_size=2)))
 
 
 def test_what_goes_with_a_loss():
     for given in (
         {"prob": 0.5, "label_smoothing": 0.1, "balance": True, "schedule": {"on": "loss"}, "stop": "loss"},
         {"name": "auc", "schedule": {"on": "score"}, "stop": "score"},
-        {"name": "hinge", "balance": True},
+        {"name": "hinge", "balance": True, "prob": 0.5, "label_smoothing": 0.1},
+        {"name": "auc_bce", "balance": True, "prob": 0.5, "schedule": {"on": "loss"}, "stop": "loss"},
         *({"name": name, "task": task} for name, task in NAMES_AND_TASKS),
     ):
         module.check_loss(make_config(**given))
@@ -506,7 +578,7 @@ def test_as_many_class_weights_as_columns(task, what):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ONLY_CLASSES])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_targets_that_are_missing_change_no_loss_and_no_gradient(name, weights, logits, hard):
-    if name == "auc" and weights is not None:
+    if (name == "auc" and weights is not None) or name == "auc_bce":  # which has a test of its own
         return
     settings = Config(loss=Loss(name=name), competition=Competition(task="multilabel", missing="drop"))
     loss, plain = module.build_loss(settings, weights), build_loss(name, class_weights=weights)

@@ -10,8 +10,7 @@ from src.competition.paths import Paths
 from src.competition.tables import ImageTable
 from src.config.load import load_config
 from src.errors import UserError
-from src.evaluation.metrics import build_metric
-from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
+from src.training.run_data import leave_out_unreadable, list_folds, save_folds
 
 FOLDS, TARGETS = np.array([0, 1, -1]), np.array([[1, 0], [0, 0.1], [1, 1]], np.float32)
 
@@ -82,21 +81,6 @@ def test_a_file_of_an_older_version_holds_no_targets(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "folds.csv").write_text(content)
     assert refusal(tmp_path, table_of()) == "FILE: damaged; delete it and run the same command again"
-
-
-def test_soft_targets_are_refused_for_a_loss_that_compares_yes_with_no(tmp_path):
-    for name in "abcd":
-        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
-    (tmp_path / "train.csv").write_text("id,y\na,0.2\nb,1\nc,0\nd,0.7\n")
-    (tmp_path / "soft.yaml").write_text(
-        f"competition: {{root: '{tmp_path}', train_table: train.csv, train_image: '{{id}}.png', targets: [y]}}"
-    )
-    words = [f"competition={tmp_path}/soft.yaml", "num_folds=2", f"output_dir={tmp_path}/out"]
-    metric = build_metric("roc_auc", "binary")
-    assert load_run_data(load_config(words), metric).targets[:, 0].tolist() == pytest.approx([0.2, 1, 0, 0.7])
-    with pytest.raises(UserError) as caught:
-        load_run_data(load_config([*words, "loss.name=auc"]), metric)
-    assert str(caught.value) == "loss.name=auc: cannot read soft targets (first: id a); leave it out"
 
 
 def test_folds_that_validate_are_listed_and_another_is_refused():
