@@ -40,7 +40,10 @@ def save_weights(path, weights):
 def load_weights(path, network):
     """Load what `save_weights` wrote into a network; weights of another architecture raise a UserError."""
     try:
-        network.load_state_dict(read_weights(path))
+        weights = read_weights(path)
+        if getattr(network, "auxiliary", None) is None:  # it is for training alone
+            weights = {name: one for name, one in weights.items() if not name.startswith("auxiliary.")}
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise _wrong_weights(path, describe_misfit(error)) from None
 

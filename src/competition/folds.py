@@ -110,9 +110,10 @@ def _find_faults(table, folds, metric):
 
 def _advise(table, metric, method, num_folds, seed):
     """Return the setting that makes folds which can be scored: fewer of them where that works, else another metric."""
+    other_metric = "rmse" if table.is_regression else "log_loss"
     if method == "column" or method.endswith(".csv"):
         source = method if method.endswith(".csv") else "competition.fold"
-        return f"give each fold such rows in {source}, or set competition.metric=log_loss, which needs none"
+        return f"give each fold such rows in {source}, or set competition.metric={other_metric}, which needs none"
     is_positive, count = metric.positives(table.targets), min(num_folds, _count_units(table, method))
     is_negative = ~is_positive & ~np.isnan(table.targets)
     rarest = int(np.minimum(is_positive.sum(axis=0), is_negative.sum(axis=0)).min())
@@ -125,7 +126,7 @@ def _advise(table, metric, method, num_folds, seed):
     if count < 2:
         return "add images"
     fewer = "" if count == num_folds else f"num_folds={count} and "
-    return f"set {fewer}competition.metric=log_loss, which needs none, or add images"
+    return f"set {fewer}competition.metric={other_metric}, which needs none, or add images"
 
 
 def _count_units(table, method):
@@ -135,9 +136,13 @@ def _count_units(table, method):
 
 
 def describe_folds(table, folds):
-    """Return a table with a line per fold: its rows, groups and positives of each column (of many: the fewest)."""
-    by_fold = pd.DataFrame(table.positives, columns=list(table.target_names)).groupby(folds)
-    lines = by_fold.sum()
+    """Return a table with a line per fold: its rows, groups and positives of each column (of many: the fewest).
+
+    Of regression it holds the means, of the first 12 columns.
+    """
+    columns = table.targets.astype(np.float64) if table.is_regression else table.positives
+    by_fold = pd.DataFrame(columns, columns=list(table.target_names)).groupby(folds)
+    lines = by_fold.mean().iloc[:, :12] if table.is_regression else by_fold.sum()
     if len(lines.columns) > 12:
         lines = lines.min(axis=1).to_frame("min positives")
     lines.insert(0, "rows", by_fold.size(), allow_duplicates=True)

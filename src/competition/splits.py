@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 def split_stratified(table, num_folds, seed):
     """Spread every class evenly over the folds."""
-    classes = number_classes(table.positives)
+    classes = number_classes(table.strata)
     if np.bincount(classes).max() >= num_folds:
         return _assign(StratifiedKFold, num_folds, seed, len(table), classes)
     # scikit-learn wants one class that large; here a fold gets at most one row of each
@@ -28,11 +28,11 @@ def split_group(table, num_folds, seed):
 def split_stratified_group(table, num_folds, seed):
     """Keep groups whole, and spread every class (with several labels a row: every label) evenly."""
     groups = pd.factorize(table.groups, sort=True)[0]
-    if not is_one_class_a_row(table.positives):
+    if not is_one_class_a_row(table.strata):
         has_label = np.zeros((groups.max() + 1, table.targets.shape[1]), dtype=np.int64)
-        np.maximum.at(has_label, groups, table.positives)  # those that one of the group's rows has
+        np.maximum.at(has_label, groups, table.strata)  # those that one of the group's rows has
         return _assign(MultilabelStratifiedKFold, num_folds, seed, len(has_label), has_label)[groups]
-    classes = number_classes(table.positives)
+    classes = number_classes(table.strata)
     if np.bincount(classes).max() < num_folds:  # which scikit-learn refuses
         return split_group(table, num_folds, seed)
     return _assign(StratifiedGroupKFold, num_folds, seed, len(table), classes, groups)
@@ -40,9 +40,9 @@ def split_stratified_group(table, num_folds, seed):
 
 def split_multilabel(table, num_folds, seed):
     """Spread every label evenly, the rarest first (Sechidis et al., 2011, ECML PKDD); one class a row as stratified."""
-    if is_one_class_a_row(table.positives):
+    if is_one_class_a_row(table.strata):
         return split_stratified(table, num_folds, seed)
-    has_label = table.positives.astype(np.int64)
+    has_label = table.strata.astype(np.int64)
     return _assign(MultilabelStratifiedKFold, num_folds, seed, len(table), has_label)
 
 

@@ -68,8 +68,11 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
     return pd.DataFrame({id_column: sample[id_column], **columns})[list(sample.columns)]
 
 
-def check_submission(frame, sample, id_column):
-    """Check that the host would take a submission: the sample's columns and ids, if any, and probabilities or names."""
+def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
+    """Check that the host would take a submission: the sample's columns and ids, if any, and values or names.
+
+    lowest, highest: of the values; infinite for regression, whose values must be finite.
+    """
     ids = frame[id_column]
     if (is_repeated := ids.duplicated()).any():
         raise UserError(f"submission: id {ids[is_repeated].iloc[0]} is there twice; write each id once")
@@ -88,7 +91,10 @@ def check_submission(frame, sample, id_column):
             raise UserError(f"{where} {found}; train again with a lower optimizer.lr")
         if not pd.api.types.is_numeric_dtype(values):
             continue
-        if (is_outside := (values < 0) | (values > 1)).any():
+        if np.isinf(highest) and (is_infinite := np.isinf(values)).any():
+            found = f"is infinite in {is_infinite.sum()} of {len(frame)} rows (first: {ids[is_infinite].iloc[0]})"
+            raise UserError(f"{where} {found}; train again with a lower optimizer.lr")
+        if (is_outside := (values < lowest) | (values > highest)).any():
             first = f"{ids[is_outside].iloc[0]}, {values[is_outside].iloc[0]:g}"
             found = f"leaves 0 to 1 in {is_outside.sum()} of {len(frame)} rows (first: {first})"
             raise UserError(f"{where} {found}; write probabilities")
@@ -100,7 +106,9 @@ def check_submission(frame, sample, id_column):
 def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
     frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
-    check_submission(frame, sample, competition.id if sample is None else find_ids(sample, competition.id, test_ids))
+    id_column = competition.id if sample is None else find_ids(sample, competition.id, test_ids)
+    limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
+    check_submission(frame, sample, id_column, *limits)
     if frame.index.name is not None:
         frame = frame.reset_index().rename(columns={"Unnamed: 0": ""})  # which pandas calls a column without a name
     save_table(path, frame)

@@ -7,6 +7,7 @@ import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from src.competition.targets import (
     find_ids,
     list_labels,
     match_ids,
+    read_auxiliary,
     read_column,
     read_label,
     read_targets,
+    split_ranges,
 )
 from src.errors import UserError
 from src.evaluation.metrics import positives
@@ -32,7 +35,7 @@ class ImageTable:
 
     ids: np.ndarray  # (N,) str of fixed width, as the table writes them
     paths: Paths  # of the N image files
-    targets: np.ndarray | None  # (N, C) float32 in [0, 1], nan where a label is missing; None: not known
+    targets: np.ndarray | None  # (N, C) float32 in [0, 1], of regression any; nan where missing; None: not known
     target_names: tuple[str, ...]  # C names, the columns of oof.csv
     groups: np.ndarray | None  # (N,) str; equal ones stay in one fold
     folds: np.ndarray | None  # (N,) int64, the table's own; None: competition.fold names no column
@@ -40,13 +43,16 @@ class ImageTable:
     is_multiclass: bool = False  # a row has one class: the largest of its targets
     notes: tuple[str, ...] = ()  # lines about what was changed in reading
     units: np.ndarray | None = None  # (N,) str; equal ones get one prediction; None: each row its own
+    is_regression: bool = False  # targets are numbers in their own units
+    auxiliary_names: tuple[str, ...] = ()  # A names, equal ones for the columns that one of words has become
+    auxiliary: np.ndarray | None = None  # (N, A) float32, nan where missing: learned beside the targets
 
     def __len__(self):
         return len(self.ids)
 
     def take(self, rows):
         """Return the table of some rows: int indices or a bool mask."""
-        names = ("ids", "paths", "targets", "groups", "folds", "units")
+        names = ("ids", "paths", "targets", "groups", "folds", "units", "auxiliary")
         given = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
         columns = None if self.columns is None else self.columns.iloc[rows].reset_index(drop=True)
         return replace(self, **given, columns=columns)
@@ -56,23 +62,35 @@ class ImageTable:
         """(N, C) bool: which columns are true of a row, by the rule of the metrics."""
         return positives(self.targets, self.is_multiclass)
 
+    @property
+    def strata(self):
+        """(N, S) bool: what each fold gets its share of, the positives, or of regression one of up to 10 ranges."""
+        return split_ranges(self.targets) if self.is_regression else self.positives
+
+    @cached_property
+    def training_targets(self):
+        """(N, C + A) float32: what the loss is given, the targets and after them the auxiliary columns."""
+        return self.targets if self.auxiliary is None else np.concatenate([self.targets, self.auxiliary], axis=1)
+
 
 def load_train_table(competition, may_be_constant=False):
     """Read the training rows, their images and targets; may_be_constant: a target may have one value only."""
     check_settings(competition)
     where, rows, paths, notes = _load_rows(competition, "train_table", "train_image")
     read_ids(rows, competition.id, where)
-    if competition.label:
+    is_regression = competition.task == "regression"
+    if competition.label and not is_regression:
         names, targets = read_label(rows, competition, where)
         if competition.task == "binary" and not competition.classes:
             other = rows[competition.label][targets[:, 0] == 0].iloc[0]
             notes += (f"{where}: {names[0]!r} is positive, {other!r} is not; competition.classes can swap them",)
     else:
-        names = tuple(competition.targets)
+        names = tuple(competition.targets or [competition.label])
         targets = read_targets(rows, names, competition, where, may_be_constant)
     is_nan = np.isnan(targets)
     if is_nan.any():  # which competition.missing=drop allows
-        has_label = ~is_nan.all(axis=1) if competition.task == "multilabel" else ~is_nan.any(axis=1)
+        by_cell = is_regression or competition.task == "multilabel"
+        has_label = ~is_nan.all(axis=1) if by_cell else ~is_nan.any(axis=1)
         notes += (f"{where}: {(~has_label).sum()} of {len(rows)} rows have no label and are left out",)
         if cells := int(is_nan[has_label].sum()):
             notes += (f"{where}: {cells} labels of other rows are missing; no loss and no score counts them",)
@@ -95,8 +113,9 @@ def load_train_table(competition, may_be_constant=False):
     if taken := used & set(names):
         raise UserError(f"{where}: a target is named {min(taken)!r}, a column of a run's files; call it otherwise")
     is_multiclass = competition.task == "multiclass"
-    columns = _other_columns(rows, competition)
-    return ImageTable(ids, paths, targets, names, groups, folds, columns, is_multiclass, notes, units)
+    columns, auxiliary = _other_columns(rows, competition), read_auxiliary(rows, competition, where)
+    given = (ids, paths, targets, names, groups, folds, columns, is_multiclass, notes, units)
+    return ImageTable(*given, is_regression, *auxiliary)
 
 
 def load_test_table(competition, target_names):
@@ -107,7 +126,8 @@ def load_test_table(competition, target_names):
         notes += (f"{where}: the ids are in column {name!r}, which leads to the images",)
         rows = rows.rename(columns={name: competition.id})
     ids, label = read_ids(rows, competition.id, where), competition.label
-    if competition.test_table and label in rows:  # a class that training never saw is refused
+    is_class = competition.task != "regression"
+    if competition.test_table and label in rows and is_class:  # one that training never saw is refused
         list_labels(rows, competition, where, target_names)
     groups, units = (read_groups(rows, competition, key, where, key == "predict_by") for key in ("group", "predict_by"))
     if paths is None:
@@ -126,7 +146,7 @@ def load_solution(competition, test, ids=None):
     if len(missing):
         raise UserError(f"{where}: {len(missing)} of {len(ids)} test ids are missing (first: {missing[0]}); add them")
     rows, label = rows.iloc[places], competition.label
-    if not label or (label not in rows and set(test.target_names) <= set(rows)):
+    if not label or competition.task == "regression" or (label not in rows and set(test.target_names) <= set(rows)):
         return read_targets(rows, test.target_names, competition, where, may_be_constant=True)
     return read_label(rows, competition, where, test.target_names)[1]
 

@@ -1,12 +1,16 @@
-"""Columns of a table -> targets (N, C) in [0, 1]; what is wrong raises a UserError, where `where` names the table."""
+"""Columns of a table -> targets (N, C), in [0, 1] or of regression any; what is wrong raises a UserError, where `where`
+names the table."""
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
 
 from src.errors import UserError, listing, nearest
 
+_LARGEST = 1e15  # of regression's numbers: squares and their sums are far from float32's end
+_MOST_WORDS = 100  # of an auxiliary column
 _MISSING = ("NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # how tables write that a label is not known
 
 
@@ -30,10 +34,22 @@ def check_settings(competition):
         raise UserError(f"competition.targets: a column is named twice ({found}); name each once")
     if len(set(classes := _list_classes(competition))) < len(classes):
         raise UserError(f"competition.classes: a class is named twice ({listing(classes)}); name each once")
-    if targets and (len(targets) == 1) != (task == "binary"):
+    _check_auxiliary(competition)
+    if task != "regression" and targets and (len(targets) == 1) != (task == "binary"):
         needs, right = ("one target", "multilabel or multiclass") if task == "binary" else ("several targets", "binary")
         found = f"needs {needs}, found {len(targets)} ({found})"
         raise UserError(f"competition.task={task}: {found}; set competition.task={right}")
+
+
+def _check_auxiliary(competition):
+    names = competition.auxiliary
+    for key in ("targets", "label", "id"):
+        named = getattr(competition, key) or []
+        if taken := [name for name in names if name in ([named] if isinstance(named, str) else named)]:
+            found = f"{taken[0]!r} is competition.{key} already"
+            raise UserError(f"competition.auxiliary: {found}; leave it out of competition.auxiliary")
+    if len(set(names)) < len(names):
+        raise UserError(f"competition.auxiliary: a column is named twice ({listing(names)}); name each once")
 
 
 def order_classes(names):
@@ -116,7 +132,7 @@ def _find_missing(rows, names, competition, where):
         columns = listing([repr(name) for name, one in zip(names, is_missing.T, strict=True) if one.any()], 4)
         text = cells[column].iloc[row]
         first = f"first: line {rows.index[row] + 2}, {'empty' if text != text else repr(text)}"
-        unit = "cells" if len(names) > 1 and competition.task == "multilabel" else "rows"
+        unit = "cells" if len(names) > 1 and competition.task in ("multilabel", "regression") else "rows"
         advice = f"set competition.missing=drop to leave out these {unit}"
         raise UserError(f"{where}: {found} in column {columns} ({first}); fill them, or {advice}")
     return is_missing
@@ -124,20 +140,24 @@ def _find_missing(rows, names, competition, where):
 
 def read_targets(rows, names, competition, where, may_be_constant=False):
     """Turn columns of numbers into targets (N, C), float32; may_be_constant: a column may hold one value only."""
-    columns = []
+    columns, is_regression = [], competition.task == "regression"
+    lowest, highest = (-_LARGEST, _LARGEST) if is_regression else (0, 1)
     for name, is_missing in zip(names, _find_missing(rows, names, competition, where).T, strict=True):
         values = pd.to_numeric(rows[name].mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
         column = f"column {name!r}"
-        is_right = is_missing | (values >= 0) & (values <= 1)
+        is_right = is_missing | (values >= lowest) & (values <= highest)
         if not is_right.all():
-            advice = "correct them"
+            advice, wanted = "correct them", "finite numbers" if is_regression else "0 to 1"
             if competition.task == "binary":
                 advice = f"set competition.targets=[] and competition.label={name} for class names"
+            elif is_regression and not (is_right & ~is_missing).any():
+                advice = "set competition.task=multiclass, or leave it out"
             found = listing(rows[name][~is_right].unique(), 3)
-            raise UserError(f"{where}: {column} holds other values than 0 to 1 ({found}); {advice}")
+            raise UserError(f"{where}: {column} holds other values than {wanted} ({found}); {advice}")
         known = values[~is_missing]
         if not may_be_constant and (not len(known) or known.min() == known.max()):
-            found = f"holds one class only ({rows[name][~is_missing].iloc[0] if len(known) else 'no label'})"
+            kind = "value" if is_regression else "class"
+            found = f"holds one {kind} only ({rows[name][~is_missing].iloc[0] if len(known) else 'no label'})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, leave it out")
         columns.append(values)
     targets = np.stack(columns, axis=1)
@@ -147,6 +167,62 @@ def read_targets(rows, names, competition, where, may_be_constant=False):
         advice = "correct them or set competition.task=multilabel"
         raise UserError(f"{where}: {is_off.sum()} of {len(rows)} rows do not sum to 1 (first: {first}); {advice}")
     return targets.astype(np.float32)
+
+
+def read_auxiliary(rows, competition, where):
+    """Turn competition.auxiliary into (names (A,), values (N, A) float32, nan where a cell is missing); None: no names.
+
+    A column of numbers is one of the A; one of words is a column of 0/1 for each, of one name, in their order.
+    """
+    names, columns = [], []
+    for name in competition.auxiliary:
+        cells = read_column(rows, name, where, "auxiliary", may_be_empty=True).str.strip()
+        cells = cells.mask(cells.isin((*_MISSING, "")))
+        values, words = pd.to_numeric(cells, errors="coerce"), order_classes(cells.dropna())
+        if len(words) < 2 or values.min() == values.max():
+            found = f"holds one value only ({listing(words) or 'none'})"
+            raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
+        if values[cells.notna()].abs().max(skipna=False) < _LARGEST:
+            found = values.to_numpy()[:, None]
+        elif len(words) <= _MOST_WORDS:
+            found = np.where(cells.notna().to_numpy()[:, None], cells.to_numpy()[:, None] == np.array(words), np.nan)
+        else:
+            found = f"holds {len(words)} different words ({listing(words, 3)}), at most {_MOST_WORDS} can be learned"
+            raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
+        names += [name] * found.shape[1]
+        columns.append(found)
+    return (tuple(names), np.concatenate(columns, axis=1, dtype=np.float32)) if columns else ((), None)
+
+
+def standardize(targets):
+    """Return (mean, deviation), each (C,) float64, of targets (N, C); nan does not count, 1 in place of a deviation 0.
+
+    A column without any number has mean 0.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an empty column
+        mean = np.nan_to_num(np.nanmean(targets, axis=0, dtype=np.float64))
+        deviation = np.nanstd(targets, axis=0, dtype=np.float64)
+    return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def scale_auxiliary(values):
+    """Return (mean, deviation, is_share), each (A,), of auxiliary columns (N, A); of shares, within [0, 1], 0 and 1."""
+    is_share = (np.nanmin(values, axis=0) >= 0) & (np.nanmax(values, axis=0) <= 1)
+    mean, deviation = standardize(values)
+    return np.where(is_share, 0, mean), np.where(is_share, 1, deviation), is_share
+
+
+def split_ranges(targets, count=10):
+    """Return (N, S) bool, the range that each row of numbers (N, C) is in: of `count`, or fewer, of equally many rows.
+
+    Equal numbers share a range. Several columns are ordered by their first principal component.
+    """
+    mean, deviation = standardize(targets)
+    scaled = np.nan_to_num((targets - mean) / deviation)
+    main = scaled @ np.linalg.eigh(scaled.T @ scaled)[1][:, -1]
+    ranks = pd.Series(main).rank(method="min").to_numpy(dtype=np.int64) - 1
+    return (ranks * min(count, len(ranks)) // len(ranks))[:, None] == np.arange(count)
 
 
 def read_column(rows, name, where, key, may_be_empty=False):

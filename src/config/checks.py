@@ -25,7 +25,8 @@ def check_config(config):
     check_kwargs("train.early_stopping_kwargs", known, config.train.early_stopping_kwargs, "early stopping", **ranges)
     ranges = {"momentum": (0, 1), "eps": (1e-12, 1)}
     check_kwargs("model.batchnorm_kwargs", dict.fromkeys(ranges), config.model.batchnorm_kwargs, "BatchNorm", **ranges)
-    for fault in (*_find_run_faults(config), *_find_model_faults(config), *_find_input_faults(config)):
+    finders = (_find_run_faults, _find_model_faults, _find_input_faults, _find_regression_faults)
+    for fault in (fault for find in finders for fault in find(config)):
         raise UserError(fault)
 
 
@@ -139,3 +140,22 @@ def _find_input_faults(config):
         yield f"mix.prob={mix.prob}: nothing to mix with; set mix.mixup_alpha or mix.cutmix_alpha above 0"
     if mix.prob and mix.off_epochs >= config.train.epochs:
         yield f"mix.off_epochs={mix.off_epochs}: nothing is mixed in train.epochs={config.train.epochs}"
+
+
+def _find_regression_faults(config):
+    """Yield what only classes have, where competition.task=regression."""
+    loss, augment = config.loss, config.augment
+    if config.competition.task != "regression":
+        return
+    given = (
+        ("loss.label_smoothing", loss.label_smoothing, "0", "spreads a target over classes"),
+        ("loss.balance", loss.balance, "false", "counts classes"),
+        ("loss.class_weights", loss.class_weights, "[]", "weighs classes"),
+        ("train.sampler", config.train.sampler == "balanced" and "balanced", "shuffle", "draws classes alike"),
+        ("augment.augmix_consistency", augment.augmix_consistency, "0", "compares probabilities"),
+        ("infer.average", config.infer.average == "rank" and "rank", "mean", "loses the targets' units"),
+        ("model.head_kwargs.prior_bias", config.model.head_kwargs.get("prior_bias"), "false", "starts at class shares"),
+    )
+    for key, value, off, why in given:
+        if value:
+            yield f"{key}={str(value).lower()}: {why}, and competition.task=regression has values; set {key}={off}"

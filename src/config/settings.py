@@ -41,14 +41,18 @@ class Competition:
                                "files the middle one); without train_table {label} and * read labels from paths; "
                                "a list of patterns: the one that has the image")
     test_image: Any = setting("test/{id}", "path pattern of a test row's image, or a list of them")
-    targets: list[str] = setting([], "columns of 0/1: one (binary), one-hot (multiclass) or several (multilabel)")
-    label: str | None = setting(None, "column of class names; null: the labels are in targets")
+    targets: list[str] = setting([], "columns of 0/1: one (binary), one-hot (multiclass) or several (multilabel); of "
+                                 "any numbers, one or several (regression)")
+    label: str | None = setting(None, "column of class names, or of regression's numbers; null: they are in targets")
     separator: str | None = setting(None, "text between the labels of a cell of competition.label, for task=multilabel "
                                     "(' ', ',', '|', ';' ...; a cell may be empty); null: a cell is one class name")
     classes: list[str] = setting([], "order of the class names (binary: the last is positive); []: sorted")
-    missing: str = setting("error", "a label is empty, NA, NaN: stop, or drop its row (multilabel: the cell alone)",
+    missing: str = setting("error", "a label is empty, NA, NaN: stop, or drop its row (multilabel, regression: cell)",
                            choices=("error", "drop"))
-    task: str = setting("binary", "what is predicted", choices=("binary", "multiclass", "multilabel"))
+    task: str = setting("binary", "what is predicted; regression: numbers",
+                        choices=("binary", "multiclass", "multilabel", "regression"))
+    auxiliary: list[str] = setting([], "further columns of the training table, of numbers or of few words, that the "
+                                   "backbone learns beside the targets; no score and no file has them")
     group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "
                                 "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
     predict_by: str | None = setting(None, "test rows that get one prediction, the sample's ids (patient): written as "
@@ -123,16 +127,18 @@ class Mix:
 @dataclass(frozen=True)
 class Loss:
     """What training minimises."""
-    name: str = setting("auto", "auto: bce for binary and multilabel, cross_entropy for multiclass",
+    name: str = setting("auto", "auto: bce; cross_entropy for multiclass, mse for regression",
                         choices=("auto", *list_names("model/losses.py", "LOSSES")))
     kwargs: dict[str, Any] = setting({}, "passed to the loss", kwargs_of=("model/losses.py", "LOSSES"))
     label_smoothing: float = setting(0.0, "share of each target spread over the others", at_least=0, at_most=0.99)
     balance: bool = setting(False, "weights from the counts: classes, or a column's two sides, weigh the same")
     class_weights: list[float] = setting([], "of each class, or each column's positives; []: 1, or by balance")
+    auxiliary_weight: float = setting(0.3, "of the mean loss of competition.auxiliary's columns", at_least=0)
 
     def name_for(self, task):
         """The loss's name, with what auto means for the task."""
-        return self.name if self.name != "auto" else "cross_entropy" if task == "multiclass" else "bce"
+        automatic = {"multiclass": "cross_entropy", "regression": "mse"}.get(task, "bce")
+        return automatic if self.name == "auto" else self.name
 
 
 @dataclass(frozen=True)

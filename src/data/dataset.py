@@ -60,7 +60,7 @@ class ImageDataset(Dataset):
         except UserError as error:
             return {"error": str(error)}
         item = {"inputs": inputs, "index": np.int64(row)}
-        return item if self.table.targets is None else item | {"target": self.table.targets[row]}
+        return item if self.table.targets is None else item | {"target": self.table.training_targets[row]}
 
     def _load(self, value):
         """Return the image that a value of `read` is or names, or None."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 from src.config.registry import check_kwargs
@@ -18,8 +19,10 @@ class Metric:
     """How a metric is computed: a function (targets, probs) -> float, nan where it is undefined.
 
     takes="probs": targets and probs (N, C). takes="classes": true and predicted labels as scikit-learn has them, (N,)
-    class numbers, for multilabel (N, C) bool. With per_column one column (N,) at a time, its targets as bool, and the
-    mean of those that have a score. Its keywords are competition.metric_kwargs; one named `task` is given the task.
+    class numbers, for multilabel (N, C) bool, for regression (N,) whole grades. takes="values": as probs, but for any
+    numbers. With per_column, and in regression, one column (N,) at a time, its targets as bool (values: as they are),
+    and the mean of those that have a score. Its keywords are competition.metric_kwargs; one named `task` is given the
+    task.
     """
 
     function: Callable
@@ -35,14 +38,15 @@ class Metric:
 
     @property
     def has_columns(self):
-        return self.per_column and (self.takes == "probs" or self.task == "multilabel")
+        is_by_column = self.takes != "classes" or self.task == "multilabel"
+        return self.task == "regression" or (self.per_column and is_by_column)
 
     def is_better(self, new, old):
         """Whether a score is better than another; nan never is, and any other is better than nan."""
         return not math.isnan(new) and (math.isnan(old) or (new > old if self.greater_is_better else new < old))
 
     def score(self, targets, probs):
-        """Return the score, float, of probs (N, C) against targets (N, C) in [0, 1]; nan where it is undefined.
+        """Return the score, float, of probs (N, C) against targets (N, C) in [0, 1] or any; nan where it is undefined.
 
         A target that is nan does not count; a function of probs without columns is given it.
         """
@@ -63,12 +67,16 @@ class Metric:
         scores = np.full(np.shape(targets)[1], np.nan)
         if not self.has_columns:
             return scores if len(scores) > 1 else np.array([self.score(targets, probs)])
-        is_positive, is_known = self.positives(targets), ~np.isnan(targets)
-        probs = self.positives(probs) if self.takes == "classes" else np.asarray(probs)
+        is_known, truths, probs = ~np.isnan(targets), np.asarray(targets), np.asarray(probs)
+        if self.task != "regression" and self.takes != "values":
+            truths, probs = self.positives(truths), self.positives(probs) if self.takes == "classes" else probs
         for column in range(len(scores)):
-            truth = is_positive[is_known[:, column], column]
-            if len(truth) and (self.fold_needs == "rows" or 0 < truth.sum() < len(truth)):
-                scores[column] = self._call(truth, probs[is_known[:, column], column])
+            truth, values = truths[is_known[:, column], column], probs[is_known[:, column], column]
+            if not len(truth) or (self.fold_needs == "both" and not 0 < truth.sum() < len(truth)):
+                continue
+            if self.task == "regression" and self.takes == "classes":
+                truth, values = round_to_grades(truth, truth), round_to_grades(values, truth)
+            scores[column] = self._call(truth, values)
         return scores
 
     def positives(self, targets):
@@ -88,6 +96,8 @@ class Metric:
 def build_metric(name, task, /, **kwargs):
     """Return the Metric of a name and task; kwargs: its function's, and with columns their `weights` in the mean."""
     metric = replace(METRICS[name], name=name, task=task)
+    if task == "regression" and metric.takes == "probs":
+        raise UserError(f"competition.metric={name}: scores classes, a regression task has values; set it to rmse")
     parameters = inspect.signature(metric.function).parameters
     known = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
     known |= {"weights": ()} if metric.has_columns else {}
@@ -105,6 +115,11 @@ def positives(targets, is_one_class):
     if is_one_class and targets.shape[1] > 1:
         return targets.argmax(axis=1)[:, None] == np.arange(targets.shape[1])
     return targets >= 0.5
+
+
+def round_to_grades(values, grades):
+    """Return values (N,) rounded to whole grades, int64, at least the smallest and at most the largest of `grades`."""
+    return np.rint(np.clip(values, np.min(grades), np.max(grades))).astype(np.int64)
 
 
 def roc_auc(positive, probs):
@@ -134,9 +149,24 @@ def log_loss(targets, probs, task):
     return float(-np.nanmean(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)))
 
 
-def rmse(targets, probs):
-    """Root mean squared error of the probabilities, a mean over columns."""
-    return np.nanmean(np.sqrt(np.nanmean((np.asarray(targets, dtype=np.float64) - probs) ** 2, axis=0)))
+def rmse(targets, values):
+    """Root mean squared error."""
+    return metrics.root_mean_squared_error(targets.astype(np.float64), values)
+
+
+def mae(targets, values):
+    """Mean absolute error."""
+    return metrics.mean_absolute_error(targets.astype(np.float64), values)
+
+
+def r2(targets, values):
+    """Share of the targets' variance that is explained (coefficient of determination); undefined of one value alone."""
+    return metrics.r2_score(targets.astype(np.float64), values) if np.ptp(targets) > 0 else math.nan
+
+
+def spearman(targets, values):
+    """Spearman's rank correlation; undefined where all targets or all values are the same."""
+    return stats.spearmanr(targets, values).statistic
 
 
 def accuracy(labels, predicted):
@@ -172,7 +202,8 @@ def compute_f1(positive, probs):
 
 def quadratic_kappa(labels, predicted):
     """Agreement beyond chance, weighted by the squared distance of classes in the targets' order (Cohen, 1968)."""
-    classes = np.arange(max(labels.max(), predicted.max()) + 1)  # without an absent one its neighbours would be closer
+    # without an absent class its neighbours would be closer
+    classes = np.arange(min(0, labels.min(), predicted.min()), max(labels.max(), predicted.max()) + 1)
     return metrics.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
 
 
@@ -181,7 +212,10 @@ METRICS = {
     "partial_auc": Metric(partial_auc, fold_needs="both", per_column=True, ranges={"min_tpr": (0, 0.99)}),
     "average_precision": Metric(average_precision, fold_needs="both", per_column=True),
     "log_loss": Metric(log_loss, greater_is_better=False),
-    "rmse": Metric(rmse, greater_is_better=False),
+    "rmse": Metric(rmse, greater_is_better=False, takes="values", per_column=True),
+    "mae": Metric(mae, greater_is_better=False, takes="values", per_column=True),
+    "r2": Metric(r2, takes="values", per_column=True),
+    "spearman": Metric(spearman, takes="values", per_column=True),
     "accuracy": Metric(accuracy, takes="classes"),
     "balanced_accuracy": Metric(balanced_accuracy, takes="classes", per_column=True),
     "f1_macro": Metric(f1_macro, takes="classes"),

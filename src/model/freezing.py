@@ -54,9 +54,9 @@ def open_stages(network, epoch):
 
 
 def learns_head_alone(network):
-    """Return whether nothing outside `network.head` learns in any epoch."""
+    """Return whether nothing outside `network.head`, but for the auxiliary one, learns in any epoch."""
     is_frozen = getattr(network, "freeze_plan", ("none",))[0] in ("head_only", "0")
-    return is_frozen and all(name.startswith("head.") for name in list_stages(network)[-1][1])
+    return is_frozen and all(name.startswith(("head.", "auxiliary.")) for name in list_stages(network)[-1][1])
 
 
 def keep_frozen_in_eval(network):

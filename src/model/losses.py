@@ -1,7 +1,8 @@
 """Logits and targets -> one number to minimise; logits -> probabilities. Always in float32, whatever the logits are.
 
-Logits and targets are (N, C). A soft target counts as its shares of hard ones. Class weights (C,) multiply the shares
-of each class, or of each column's positives; a multiclass mean is divided by their sum, a binary one not, as in torch.
+Logits and targets are (N, C); of regression both are standardised values. A soft target counts as its shares of hard
+ones. Class weights (C,) multiply the shares of each class, or of each column's positives; a multiclass mean is divided
+by their sum, a binary one not, as in torch.
 """
 
 import inspect
@@ -25,13 +26,22 @@ def cross_entropy_loss(logits, targets, weights):
     return functional.cross_entropy(logits, targets, weight=weights, reduction="sum") / total
 
 
-def mse_loss(logits, targets, weights, is_multiclass):
-    """Squared error of the probabilities, averaged over all entries."""
+def mse_loss(logits, targets, weights, is_multiclass, is_regression):
+    """Squared error of the probabilities, or of regression's values, averaged over all entries."""
+    if is_regression:
+        return functional.mse_loss(logits, targets)
     return _error_mean((_probs(logits, is_multiclass) - targets).square(), targets, weights, is_multiclass)
 
 
-def huber_loss(logits, targets, weights, is_multiclass, delta=0.5):
-    """Half the squared error of the probabilities, but linear above `delta`; averaged over all entries."""
+def mae_loss(logits, targets):
+    """Absolute error of regression's values, averaged over all entries."""
+    return functional.l1_loss(logits, targets)
+
+
+def huber_loss(logits, targets, weights, is_multiclass, is_regression, delta=0.5):
+    """Half the squared error of probabilities or values, but linear above `delta`; averaged over all entries."""
+    if is_regression:
+        return functional.huber_loss(logits, targets, delta=delta)
     errors = functional.huber_loss(_probs(logits, is_multiclass), targets, delta=delta, reduction="none")
     return _error_mean(errors, targets, weights, is_multiclass)
 
@@ -100,11 +110,13 @@ def auc_bce_loss(logits, targets, weights, is_multiclass, auc_weight=1.0, bce_we
     return auc_weight * auc_loss(logits, targets, is_multiclass, margin) + bce_weight * likelihood
 
 
-# name: loss(logits, targets, **loss.kwargs) -> scalar; parameters named weights and is_multiclass are given too
+# name: loss(logits, targets, **loss.kwargs) -> scalar; parameters named weights, is_multiclass and is_regression are
+# given too
 LOSSES = {
     "bce": bce_loss,
     "cross_entropy": cross_entropy_loss,
     "mse": mse_loss,  # Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2; here averaged
+    "mae": mae_loss,
     "huber": huber_loss,  # Huber, Robust Estimation of a Location Parameter, 1964
     "hinge": hinge_loss,  # Weston and Watkins, Support Vector Machines for Multi-Class Pattern Recognition, 1999
     "focal": focal_loss,  # Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 4
@@ -113,6 +125,7 @@ LOSSES = {
     "auc_bce": auc_bce_loss,  # as the soft AUC loss beside BCE in BirdCLEF 2025; its AUC part is the one above
 }
 _PAIRWISE = ("auc", "auc_bce")  # they compare a batch's images, and read nan themselves
+VALUE_LOSSES = ("mse", "mae", "huber")  # they take the values of task=regression
 _RANGES = {"huber": {"delta": (0.001, None)}, "focal": {"gamma": (0, None)}}
 _RANGES |= {"hinge": {"margin": (0, None)}, "auc": {"margin": (0, None)}}
 _RANGES["auc_bce"] = dict.fromkeys(("auc_weight", "bce_weight", "margin"), (0, None))
@@ -124,6 +137,10 @@ def check_loss(config):
     settings, task, schedule, train = config.loss, config.competition.task, config.schedule, config.train
     name, where = settings.name_for(task), f"loss.name={settings.name}"
     check_kwargs("loss.kwargs", LOSSES[name], settings.kwargs, name, **_RANGES.get(name, {}))
+    if task == "regression" and name not in VALUE_LOSSES:
+        raise UserError(f"{where}: takes logits of classes, a regression task has values; set loss.name=mse")
+    if name == "mae" and task != "regression":
+        raise UserError(f"{where}: takes the values of competition.task=regression; set loss.name=mse")
     if name in ("bce", "asymmetric") and task == "multiclass":
         raise UserError(f"{where}: a multiclass task has one class a row; set loss.name=cross_entropy")
     if name == "cross_entropy" and task != "multiclass":
@@ -140,20 +157,27 @@ def check_loss(config):
             raise UserError(f"{key}=loss: is the log loss, which loss.name=auc does not lower; set {key}=score")
 
 
-def build_loss(config, class_weights=None):
-    """Check the loss and return (logits, targets) -> scalar; class_weights: (C,), of `resolve_class_weights`."""
+def build_loss(config, class_weights=None, target_scale=None):
+    """Check the loss and return (logits, targets) -> scalar; class_weights: (C,), of `resolve_class_weights`.
+
+    target_scale: (mean, std), each (C,), by which regression's targets are standardised; None: they are so already.
+    """
     check_loss(config)
     settings, task = config.loss, config.competition.task
     function = LOSSES[settings.name_for(task)]
     taken = inspect.signature(function).parameters
     weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
     assert weights is None or "weights" in taken, f"{settings.name} takes no class weights"
-    given = {"weights": weights, "is_multiclass": task == "multiclass"}
+    given = {"weights": weights, "is_multiclass": task == "multiclass", "is_regression": task == "regression"}
     given = settings.kwargs | {key: value for key, value in given.items() if key in taken}
-    has_gaps = task == "multilabel" and config.competition.missing == "drop"
+    scale = [torch.as_tensor(one, dtype=torch.float32) for one in target_scale or ()]
+    has_gaps = task in ("multilabel", "regression") and config.competition.missing == "drop"
 
     def loss(logits, targets):
         logits, keywords = logits.float(), given
+        if target_scale is not None:
+            scale[:] = [one.to(logits.device) for one in scale]  # a copy in the first step only
+            targets = (targets - scale[0]) / scale[1]
         if weights is not None:
             given["weights"] = given["weights"].to(logits.device)  # a copy in the first step only
         # label smoothing: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7
@@ -169,6 +193,39 @@ def build_loss(config, class_weights=None):
         return function(logits, targets, **keywords)
 
     return loss
+
+
+def build_auxiliary_loss(names, mean, std, is_share):
+    """Return (logits, targets) -> scalar of the auxiliary columns (N, A), each a mean over the cells that are known.
+
+    A column that is_share, (A,) bool, has its binary cross-entropy, another the squared error of values standardised by
+    mean and std, (A,); the columns of one name, the classes of a column of words, weigh as one.
+    """
+    columns = mean, std, [1 / names.count(name) for name in names], is_share
+    columns = [torch.as_tensor(one, dtype=torch.float32) for one in columns]
+
+    def loss(logits, targets):
+        logits, is_known = logits.float(), ~targets.isnan()
+        columns[:] = [one.to(logits.device) for one in columns]  # a copy in the first step only
+        shift, scale, weight, is_probability = columns
+        targets = torch.where(is_known, (targets - shift) / scale, 0)
+        cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        errors = torch.where(is_probability > 0, cross_entropy, (logits - targets).square()) * is_known
+        counts = is_known.sum(dim=0)
+        weight = weight * (counts > 0)
+        return (errors.sum(dim=0) / counts.clamp(min=1) * weight).sum() / weight.sum().clamp(min=1e-6)
+
+    return loss
+
+
+def add_auxiliary_loss(loss, auxiliary_loss, weight, num_targets):
+    """Return (logits, targets), of (N, C + A) each -> scalar: the loss of C columns, plus a weight times that of A."""
+
+    def joint_loss(logits, targets):
+        main = loss(logits[:, :num_targets], targets[:, :num_targets])
+        return main + weight * auxiliary_loss(logits[:, num_targets:], targets[:, num_targets:])
+
+    return joint_loss
 
 
 def resolve_class_weights(settings, targets, task):
@@ -200,7 +257,12 @@ def consistency_loss(logits_of_views, task):
 
 
 def probabilities(logits, task):
-    """Return softmax over the classes for multiclass, else a sigmoid for each target; float32, same shape."""
+    """Return softmax over the classes for multiclass, else a sigmoid for each target; float32, same shape.
+
+    Regression's values stay as they are.
+    """
+    if task == "regression":
+        return logits.float()
     return _probs(logits.float(), task == "multiclass")
 
 

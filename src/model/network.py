@@ -1,4 +1,4 @@
-"""The network: raw pixels -> normalised images -> backbone with pooling -> head -> logits."""
+"""The network: raw pixels -> normalised images -> backbone with pooling -> head -> logits, or values of regression."""
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -10,10 +10,18 @@ from src.model.head import build_head, initialize_layer, set_pooling
 
 
 class Network(nn.Module):
-    """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std."""
+    """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std.
 
-    def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False):
+    target_mean and target_std, (K,) of regression: training is on standardised values, evaluation returns those of the
+    targets' units; buffers, so that they go wherever the weights go. auxiliary: a second head, for training alone.
+    """
+
+    def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False, target_scale=None):
         super().__init__()
+        self.auxiliary = None
+        mean, std = target_scale or (None, None)
+        self.register_buffer("target_mean", None if mean is None else torch.as_tensor(mean, dtype=torch.float32))
+        self.register_buffer("target_std", None if std is None else torch.as_tensor(std, dtype=torch.float32))
         self.backbone = backbone
         self.head = head
         self.freeze_batchnorm, self.is_channels_last = freeze_batchnorm, True
@@ -37,8 +45,16 @@ class Network(nn.Module):
         return self.backbone(image)
 
     def forward(self, features=None, **inputs):
-        """Map normalised inputs, or features (N, D) that were extracted before, to logits (N, K)."""
-        return self.head(self.extract_features(**inputs) if features is None else features)
+        """Map normalised inputs, or features (N, D) that were extracted before, to logits (N, K).
+
+        Of regression these are values: standardised in training, in the targets' units in evaluation. In training the
+        auxiliary columns' logits stand behind them.
+        """
+        features = self.extract_features(**inputs) if features is None else features
+        logits = self.head(features)
+        if self.training:
+            return logits if self.auxiliary is None else torch.cat([logits, self.auxiliary(features)], dim=1)
+        return logits if self.target_mean is None else logits.float() * self.target_std + self.target_mean
 
     @property
     def pixel_stats(self):
@@ -57,11 +73,14 @@ class Network(nn.Module):
         return self
 
 
-def build_network(config, num_targets, pixel_stats=None, prior=None, load_pretrained=True):
+def build_network(
+    config, num_targets, pixel_stats=None, prior=None, load_pretrained=True, target_scale=None, num_auxiliary=0
+):
     """Build the network of a config, frozen as it says; without load_pretrained a checkpoint is to be loaded next.
 
     pixel_stats: the data set's (mean, std), each (C,), for normalize=dataset or center; prior: (K,) share of positives,
-    or of each class, in training, for heads that ask for it.
+    or of each class, in training, for heads that ask for it; target_scale: (mean, std), each (K,), of regression's
+    training targets; num_auxiliary: columns that are learned beside the targets.
     """
     settings = config.model
     backbone = create_backbone(config, load_pretrained)
@@ -73,9 +92,14 @@ def build_network(config, num_targets, pixel_stats=None, prior=None, load_pretra
         add_dropout2d(backbone, settings.dropout2d_rate, settings.backbone)
     if settings.grad_checkpointing:
         checkpoint_gradients(backbone, settings.backbone)
-    head = build_head(config, count_features(backbone, config), num_targets, prior)
+    num_features = count_features(backbone, config)
+    head = build_head(config, num_features, num_targets, prior)
     stats = _resolve_pixel_stats(config, getattr(backbone, "pretrained_cfg", {}), pixel_stats)
-    network = Network(backbone, head, *stats, settings.keeps_batchnorm)
+    if config.competition.task == "regression" and target_scale is None:
+        target_scale = torch.zeros(num_targets), torch.ones(num_targets)
+    network = Network(backbone, head, *stats, settings.keeps_batchnorm, target_scale)
+    if num_auxiliary:
+        network.auxiliary = nn.Linear(num_features, num_auxiliary)
     freeze(network, settings.freeze, settings.gradual_epochs, settings.head_first_epochs)
     return network.train()
 

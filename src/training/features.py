@@ -49,7 +49,7 @@ class FeatureDataset(Dataset):
         if self._others:
             read = [self._read(row) for row in index]
             inputs |= {name: np.stack([np.asarray(one[name]) for one in read]) for name in self._others}
-        return {"inputs": inputs, "index": index, "target": self.table.targets[index]}
+        return {"inputs": inputs, "index": index, "target": self.table.training_targets[index]}
 
 
 class _Backbone(nn.Module):

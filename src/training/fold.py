@@ -64,15 +64,21 @@ def train_fold(run, fold):
 
 
 def evaluate(learner, probs, fold, epoch):
-    """Return the validation's (score, log loss) for probs (N, K); either one that is nan is a UserError."""
+    """Return the validation's (score, loss) for probs (N, K); either one that is nan is a UserError.
+
+    The loss is the log loss, or of regression the mean squared error of standardised values.
+    """
     if not np.isfinite(probs).all():
         advice = advise_on_nan(learner.config.precision, "lower optimizer.lr")
         raise UserError(f"fold {fold}, epoch {epoch + 1}: predictions are nan; {advice}")
     targets, metric = learner.val_table.targets, learner.metric
     score = metric.score(targets, probs)
     if not math.isfinite(score):
-        advice = "check the targets, or set competition.metric=log_loss"
+        other = "rmse" if learner.config.competition.task == "regression" else "log_loss"
+        advice = f"check the targets, or set competition.metric={other}"
         raise UserError(f"fold {fold}, epoch {epoch + 1}: {metric.name} is {score} on the validation rows; {advice}")
+    if (std := learner.network.target_std) is not None:  # the mean squared error of standardised values
+        return score, float(np.nanmean(((targets - probs) / std.cpu().numpy()) ** 2))
     return score, log_loss(targets, probs, learner.config.competition.task)
 
 

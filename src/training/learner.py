@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from src.competition.tables import ImageTable
+from src.competition.targets import scale_auxiliary, standardize
 from src.config.settings import Config
 from src.data.dataset import ImageDataset, Loader, build_loader
 from src.data.decode import decode_image
@@ -18,7 +19,13 @@ from src.device import ThreadGuard
 from src.errors import UserError
 from src.evaluation.metrics import Metric
 from src.model.freezing import list_stages, open_stages
-from src.model.losses import build_loss, consistency_loss, resolve_class_weights
+from src.model.losses import (
+    add_auxiliary_loss,
+    build_auxiliary_loss,
+    build_loss,
+    consistency_loss,
+    resolve_class_weights,
+)
 from src.model.network import build_network
 from src.training.averaging import Average, build_average, refresh_batchnorm
 from src.training.engine import iterate_inputs
@@ -127,24 +134,31 @@ def build_learner(run, fold):
     chances = SAMPLERS[config.train.sampler](targets, task)
     val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
+    regression_scale = standardize(targets) if task == "regression" else None
     prior = np.average(targets, axis=0, weights=chances)  # how often each target counts in the loss
     if np.isnan(prior).any():  # of those that are known
         prior = np.ma.filled(np.ma.average(np.ma.masked_invalid(targets), axis=0, weights=chances), 0.5)
     if class_weights is not None:
         weighted = prior * class_weights
         prior = weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
-    network = build_network(config, len(run.table.target_names), run.pixel_stats, prior)
+    num_targets, auxiliary_names = len(run.table.target_names), run.table.auxiliary_names
+    scales = {"prior": prior} if regression_scale is None else {"target_scale": regression_scale}
+    network = build_network(config, num_targets, run.pixel_stats, **scales, num_auxiliary=len(auxiliary_names))
     network.place(accelerator.device, config.train.channels_last)
     train_loader = _build_train_loader(run, network, train_data, chances=chances, **processes)
     if config.train.compile:
         network.compile()
     weight = config.augment.augmix_consistency
+    loss_function = build_loss(config, class_weights, regression_scale)
+    if auxiliary_names:
+        auxiliary_loss = build_auxiliary_loss(auxiliary_names, *scale_auxiliary(run.table.auxiliary))
+        loss_function = add_auxiliary_loss(loss_function, auxiliary_loss, config.loss.auxiliary_weight, num_targets)
     optimizer = build_optimizer(config.optimizer, network)
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     return Learner(
         config, accelerator, run.metric, network, average=build_average(config.train, network),
-        loss_function=build_loss(config, class_weights),
-        consistency=(lambda logits: weight * consistency_loss(logits, task)) if weight > 0 else None,
+        loss_function=loss_function,
+        consistency=(lambda logits: weight * consistency_loss(logits[..., :num_targets], task)) if weight > 0 else None,
         optimizer=optimizer,
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
         train_loader=train_loader, val_loader=val_loader, train_table=train_data.table, val_table=val_data.table,
