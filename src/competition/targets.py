@@ -187,7 +187,7 @@ def read_auxiliary(rows, competition, where):
         elif len(words) <= _MOST_WORDS:
             found = np.where(cells.notna().to_numpy()[:, None], cells.to_numpy()[:, None] == np.array(words), np.nan)
         else:
-            found = f"holds {len(words)} different words ({listing(words, 3)}), at most {_MOST_WORDS} can be learned"
+            found = f"holds too many words ({listing(words, 3)}), of which {_MOST_WORDS} can be learned"
             raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
         names += [name] * found.shape[1]
         columns.append(found)

@@ -345,3 +345,43 @@ def test_a_missing_file_of_folds_is_said_in_its_own_words(config):
     assert refusal(load_folds, replace(config, folds="mine.csv"), table_of([0, 1, 0])) == (
         "mine.csv: no such file; set folds=FILE with the columns id and fold, or folds=auto"
     )
+
+
+def spread_of_means(folds, values):
+    return np.std([values[folds == fold].mean() for fold in range(5)])
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_folds_of_regression_agree_in_their_means_and_keep_groups(size):
+    rng, count = np.random.default_rng(0), 400
+    values = np.repeat(rng.lognormal(size=count // size), size) + 0.1 * rng.random(count)
+    groups = None if size == 1 else np.arange(count) // size
+    table = replace(table_of(values, groups), is_regression=True)
+    metric = build_metric("rmse", "regression")
+    folds = make_folds(table, "auto", 5, 1, metric)
+    check_folds(table, folds, metric)
+    by_chance = SPLITS["kfold" if groups is None else "group"]
+    others = [spread_of_means(by_chance(table, 5, seed), values) for seed in range(20)]
+    assert spread_of_means(folds, values) < np.quantile(others, 0.25)
+    assert np.bincount(folds).tolist() == pytest.approx([80] * 5, abs=size)
+    shown = describe_folds(table, folds)
+    assert shown["a"].tolist() == pytest.approx([values[folds == fold].mean() for fold in range(5)], rel=1e-6)
+
+
+def test_several_columns_of_regression_are_split_by_what_they_have_in_common():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(300, 1))
+    table = replace(table_of(np.hstack([common, -common]) * [1, 100] + 5), is_regression=True)
+    folds = make_folds(table, "auto", 5, 1, build_metric("mae", "regression"))
+    others = [spread_of_means(SPLITS["kfold"](table, 5, seed), common) for seed in range(20)]
+    assert spread_of_means(folds, common) < np.quantile(others, 0.25)
+
+
+def test_a_metric_that_a_fold_of_regression_cannot_have_is_refused():
+    table = replace(table_of([1, 1, 2, 3, 4, 5], folds=[0, 0, 1, 1, 1, 1]), is_regression=True)
+    found = refusal(check_folds, table, table.folds, build_metric("r2", "regression"), Config(folds="column"))
+    assert found == (
+        "fold 0: r2 is not defined on its 2 validation rows; give each fold such rows in competition.fold, or set "
+        "competition.metric=rmse, which needs none"
+    )
+    check_folds(table, table.folds, build_metric("rmse", "regression"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from src.competition.tables import load_solution, load_test_table, load_train_table
+from src.competition.targets import split_ranges, standardize
 from tests.competition.building import BASIC, IMAGES, PIXEL, refusal
 
 
@@ -239,3 +240,108 @@ def test_which_class_is_positive_is_told_where_no_setting_says_it(write_competit
     [note] = load_train_table(write_competition(files, **settings)).notes
     assert note.endswith("train.csv: 'normal' is positive, 'ill' is not; competition.classes can swap them")
     assert load_train_table(write_competition(files, **settings, classes=["normal", "ill"])).notes == ()
+
+
+REGRESSION = BASIC | {"task": "regression"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "csv", "names", "targets"),
+    [
+        ({}, "id,y\n001,-3.5\n002,1e3\n010,7\n", ("y",), [[-3.5], [1000], [7]]),
+        ({"targets": ["y", "z"]}, "id,z,y\n001,1,2\n002,3,4\n010,5,6\n", ("y", "z"), [[2, 1], [4, 3], [6, 5]]),
+        ({"targets": [], "label": "y", "classes": ["0", "4"]}, "id,y\n001,4\n002,0\n010,2\n", ("y",), [[4], [0], [2]]),
+    ],
+)
+def test_regression_reads_numbers_as_they_are(write_competition, settings, csv, names, targets):
+    competition = write_competition(IMAGES | {"train.csv": csv}, **REGRESSION | settings)
+    table = load_train_table(competition)
+    assert (table.target_names, table.targets.tolist(), table.is_regression) == (names, targets, True)
+
+
+def test_missing_numbers_leave_out_the_cell_and_rows_without_any(write_competition):
+    csv = "id,y,z\n001,1,NA\n002,,\n010,5,6\n"
+    more = IMAGES | {"train/011.png": PIXEL, "train.csv": csv + "011,2,3\n"}
+    settings = REGRESSION | {"targets": ["y", "z"], "missing": "drop"}
+    table = load_train_table(write_competition(more, **settings))
+    np.testing.assert_array_equal(table.targets, [[1, np.nan], [5, 6], [2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (("cat", "dog", "cat"), "column 'y' holds other values than finite numbers (cat, dog); set "
+         "competition.task=multiclass, or leave it out"),
+        (("1", "x", "2"), "column 'y' holds other values than finite numbers (x); correct them"),
+        (("1", "inf", "2"), "column 'y' holds other values than finite numbers (inf); correct them"),
+        (("3", "3", "3"), "column 'y' holds one value only (3); nothing can be learned, leave it out"),
+        (("3", "", "4"), "1 of 3 labels are missing in column 'y' (first: line 3, empty); fill them, or set "
+         "competition.missing=drop to leave out these rows"),
+    ],
+)  # fmt: skip
+def test_what_no_regression_can_learn_is_refused(write_competition, cells, expected):
+    rows = "".join(f"{name},{cell}\n" for name, cell in zip(("001", "002", "010"), cells, strict=True))
+    competition = write_competition(IMAGES | {"train.csv": "id,y\n" + rows}, **REGRESSION)
+    assert refusal(competition) == f"ROOT/train.csv: {expected}"
+
+
+def test_a_solution_of_regression_is_read_by_its_label_too(write_competition):
+    files = {"train.csv": "id,y\n001,1.5\n002,2\n010,7\n", "test.csv": "id\n9\n", "solution.csv": "id,y\n9,12.5\n"}
+    settings = REGRESSION | {"targets": [], "label": "y", "test_table": "test.csv", "solution": "solution.csv"}
+    competition = write_competition(IMAGES | files | {"test/9.png": PIXEL}, **settings, test_image="test/{id}.png")
+    test = load_test_table(competition, load_train_table(competition).target_names)
+    assert load_solution(competition, test).tolist() == [[12.5]]
+
+
+AUXILIARY_CSV = "id,y,share,age,site,one,name\n001,1,0,30,b,1,x\n002,0,NA,,a,1,y\n010,1,1,50,,1,z\n"
+
+
+def test_auxiliary_columns_are_numbers_or_a_column_for_each_word(write_competition):
+    competition = write_competition(
+        IMAGES | {"train.csv": AUXILIARY_CSV}, **BASIC, auxiliary=["share", "age", "site"]
+    )
+    table = load_train_table(competition)
+    nan = np.nan
+    assert table.auxiliary_names == ("share", "age", "site", "site")
+    np.testing.assert_array_equal(table.auxiliary, [[0, 30, 0, 1], [nan, nan, 1, 0], [1, 50, nan, nan]])
+    assert table.targets.tolist() == [[1], [0], [1]]
+    np.testing.assert_array_equal(table.training_targets[:, 1:], table.auxiliary)
+    np.testing.assert_array_equal(table.take([2]).training_targets, [[1, 1, 50, nan, nan]])
+
+
+@pytest.mark.parametrize(
+    ("auxiliary", "expected"),
+    [
+        (["aeg"], "ROOT/train.csv: no column 'aeg' (found id, y, share, age, site, one, name); did you mean age?"),
+        (["y"], "competition.auxiliary: 'y' is competition.targets already; leave it out of competition.auxiliary"),
+        (["id"], "competition.auxiliary: 'id' is competition.id already; leave it out of competition.auxiliary"),
+        (["age", "age"], "competition.auxiliary: a column is named twice (age, age); name each once"),
+        (["one"], "ROOT/train.csv: column 'one' holds one value only (1); leave it out of competition.auxiliary"),
+    ],
+)
+def test_auxiliary_columns_that_cannot_be_learned_are_refused(write_competition, auxiliary, expected):
+    files = IMAGES | {"train.csv": AUXILIARY_CSV}
+    assert refusal(write_competition(files, **BASIC, auxiliary=auxiliary)) == expected
+
+
+def test_a_column_that_names_rows_is_no_auxiliary_one(write_competition):
+    files = {f"train/{row:03}.png": PIXEL for row in range(102)}
+    csv = "id,y,name\n" + "".join(f"{row:03},{row % 2},n{row:03}\n" for row in range(102))
+    competition = write_competition(files | {"train.csv": csv}, **BASIC, auxiliary=["name"])
+    assert refusal(competition) == (
+        "ROOT/train.csv: column 'name' holds too many words (n000, n001, n002 ... (102 in all)), of which 100 can be "
+        "learned; leave it out of competition.auxiliary"
+    )
+
+
+def test_standardize_knows_gaps_and_constants():
+    mean, deviation = standardize(np.array([[1, 5, np.nan, np.nan], [3, 5, 4, np.nan]], np.float32))
+    assert (mean.tolist(), deviation.tolist()) == ([2, 5, 4, 0], [1, 1, 1, 1])
+
+
+def test_ranges_hold_equally_many_rows_and_equal_numbers_share_one():
+    ranges = split_ranges(np.random.default_rng(0).permutation(1000)[:, None].astype(np.float32))
+    assert ranges.sum(axis=0).tolist() == [100] * 10
+    grades = np.repeat([0, 1, 2, 4], [5, 3, 1, 1])[:, None]
+    assert len(np.unique(split_ranges(grades).argmax(axis=1))) == 4
+    assert len(set(map(tuple, split_ranges(np.hstack([grades, 1 - grades]))))) == 4  # columns against each other

@@ -176,3 +176,22 @@ ADVICE = [
 @pytest.mark.parametrize("words", ADVICE, ids=" ".join)
 def test_what_is_advised_is_taken(words):
     load_config(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("loss.label_smoothing=0.1", "loss.label_smoothing=0.1: spreads a target over classes"),
+        ("loss.balance=true", "loss.balance=true: counts classes"),
+        ("loss.class_weights=[2]", "loss.class_weights=[2.0]: weighs classes"),
+        ("train.sampler=balanced", "train.sampler=balanced: draws classes alike"),
+        ("infer.average=rank", "infer.average=rank: loses the targets' units"),
+        ("model.head_kwargs.prior_bias=true", "model.head_kwargs.prior_bias=true: starts at class shares"),
+        ("augment.augmix_consistency=12", "augment.augmix_consistency=12.0: compares probabilities"),
+    ],
+)
+def test_what_counts_classes_is_refused_for_regression(word, expected):
+    words = ["competition.task=regression", "augment.kwargs.augmix=3", word]
+    found, _, advice = message_of(words).rpartition("; set ")
+    assert found == f"{expected}, and competition.task=regression has values"
+    load_config([*words, advice])

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from src.errors import UserError
@@ -237,3 +238,55 @@ def test_a_target_that_is_nan_does_not_count(name):
     assert found == pytest.approx(expected)
     probs = np.where(known, probs, 1 - probs)  # what is predicted for them does not matter
     assert metric.score(gaps, probs) == found
+
+
+VALUES = 100 + 20 * RNG.normal(size=(90, 2)).cumsum(axis=1)
+GUESSES = VALUES + 10 * RNG.normal(size=(90, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("rmse", metrics.root_mean_squared_error),
+        ("mae", metrics.mean_absolute_error),
+        ("r2", metrics.r2_score),
+        ("spearman", lambda truth, guess: stats.spearmanr(truth, guess).statistic),
+        ("accuracy", lambda truth, guess: metrics.accuracy_score(np.rint(truth), np.rint(guess))),
+        (
+            "quadratic_kappa",
+            lambda truth, guess: metrics.cohen_kappa_score(np.rint(truth), np.rint(guess), weights="quadratic"),
+        ),
+    ],
+)
+def test_metrics_of_values_are_scikit_learns_column_by_column(name, reference):
+    truth, guess = VALUES, GUESSES
+    if METRICS[name].takes == "classes":  # grades from -2 to 2
+        truth, guess = np.clip(np.rint((VALUES - 100) / 20), -2, 2), np.clip((GUESSES - 100) / 20, -2, 2)
+    metric = build_metric(name, "regression")
+    expected = columns(reference, truth, guess)
+    np.testing.assert_allclose(metric.score_columns(truth, guess), expected, atol=1e-12, rtol=0)
+    assert metric.score(truth, guess) == pytest.approx(expected.mean(), abs=1e-12)
+    weighted = build_metric(name, "regression", weights=[3, 1]).score(truth, guess)
+    assert weighted == pytest.approx(expected @ [0.75, 0.25], abs=1e-12)
+    gaps = np.where(np.arange(90)[:, None] < [30, 0], np.nan, truth)
+    expected = [reference(truth[30:, 0], guess[30:, 0]), expected[1]]
+    np.testing.assert_allclose(metric.score_columns(gaps, guess), expected, atol=1e-12, rtol=0)
+
+
+def test_predictions_beyond_the_grades_count_as_the_outermost_ones():
+    truth, guess = np.array([[0.0], [1], [2], [3]]), np.array([[-1.7], [1.4], [1.6], [9.0]])
+    assert build_metric("quadratic_kappa", "regression").score(truth, guess) == 1
+
+
+def test_values_of_one_kind_have_no_r2_and_no_rank_correlation():
+    same = np.ones((4, 1))
+    assert math.isnan(build_metric("r2", "regression").score(same, same))
+    assert math.isnan(build_metric("spearman", "regression").score(np.arange(4.0)[:, None], same))
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.takes == "probs"])
+def test_metrics_of_probabilities_are_refused_for_values(name):
+    with pytest.raises(UserError) as caught:
+        build_metric(name, "regression")
+    expected = f"competition.metric={name}: scores classes, a regression task has values; set it to rmse"
+    assert str(caught.value) == expected

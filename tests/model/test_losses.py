@@ -609,3 +609,67 @@ def test_class_weights_count_the_known_targets_only():
     targets = np.array([[1, 0], [0, np.nan], [0, 1], [np.nan, 0]], np.float32)
     weights = resolve_class_weights(Loss(balance=True), targets, "multilabel")
     np.testing.assert_allclose(weights, [2, 2])
+
+
+def build_regression_loss(name="auto", missing="error", scale=None, **kwargs):
+    competition = Competition(task="regression", missing=missing)
+    return module.build_loss(Config(loss=Loss(name=name, kwargs=kwargs), competition=competition), target_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "expected"),
+    [
+        ("auto", {}, (0.5**2 + 2**2 + 1**2) / 3),
+        ("mse", {}, (0.5**2 + 2**2 + 1**2) / 3),
+        ("mae", {}, (0.5 + 2 + 1) / 3),
+        ("huber", {"delta": 1}, (0.125 + 1.5 + 0.5) / 3),
+    ],
+)
+def test_regression_losses_are_errors_of_standardised_values(name, kwargs, expected):
+    logits, targets = torch.tensor([[0.5], [-2.0], [3.0]]), torch.tensor([[100.0], [100.0], [120.0]])
+    loss = build_regression_loss(name, scale=([100.0], [10.0]), **kwargs)  # standardised they are 0, 0 and 2
+    torch.testing.assert_close(loss(logits, targets), torch.tensor(expected))
+
+
+def test_a_missing_number_has_no_loss_and_no_gradient():
+    logits = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    targets = torch.tensor([[0.0, math.nan], [math.nan, 1.0]])
+    loss = build_regression_loss(missing="drop", scale=([0.0, 0.0], [1.0, 1.0]))(logits, targets)
+    loss.backward()
+    assert (loss.item(), logits.grad.tolist()) == (5, [[1, 0], [0, 3]])
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"mse", "mae", "huber"}))
+def test_losses_of_classes_are_refused_for_regression(name):
+    with pytest.raises(UserError) as caught:
+        build_regression_loss(name)
+    expected = f"loss.name={name}: takes logits of classes, a regression task has values; set loss.name=mse"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_loss_of_values_alone_is_refused_for_classes(task):
+    with pytest.raises(UserError) as caught:
+        build_loss("mae", task)
+    assert str(caught.value) == "loss.name=mae: takes the values of competition.task=regression; set loss.name=mse"
+
+
+def test_auxiliary_columns_have_each_their_loss_and_words_weigh_as_one():
+    names = ("share", "age", "site", "site")
+    auxiliary = module.build_auxiliary_loss(names, [0, 40, 0, 0], [1, 10, 1, 1], [True, False, True, True])
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.tensor([[0.5, 30, 1, 0], [math.nan, 50, 0, 1], [1, math.nan, math.nan, math.nan]])
+    bce = functional.binary_cross_entropy_with_logits
+    share = bce(logits[[0, 2], 0], torch.tensor([0.5, 1.0]))
+    age = ((logits[[0, 1], 1] - torch.tensor([-1.0, 1.0])) ** 2).mean()
+    site = bce(logits[:2, 2:], targets[:2, 2:])
+    loss = auxiliary(logits, targets)
+    torch.testing.assert_close(loss, (share + age + site) / 3)
+    loss.backward()
+    assert (logits.grad == 0).tolist() == targets.isnan().tolist()
+    assert auxiliary(logits, torch.full((3, 4), math.nan)).item() == 0
+
+
+def test_the_joint_loss_adds_the_auxiliary_part_by_its_weight():
+    joint = module.add_auxiliary_loss(lambda x, y: (x - y).sum(), lambda x, y: (x * y).sum(), 0.5, num_targets=1)
+    assert joint(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]])).item() == 2 + 0.5 * 20

@@ -130,3 +130,24 @@ def test_networks_that_normalise_alike_have_equal_pixel_stats():
     other = build(image_size=(32, 32), normalize="none")
     assert one.pixel_stats == two.pixel_stats != other.pixel_stats
     assert other.pixel_stats == ((0.0,) * 3, (255.0,) * 3)
+
+
+def test_regression_is_standardised_in_training_and_in_the_targets_units_otherwise():
+    scale = {"target_scale": ([1000.0, -5.0], [20.0, 0.5])}
+    network = build(task="regression", network=scale)
+    features = torch.randn(3, 512)
+    standardised = network(features=features)
+    values = network.eval()(features=features)
+    torch.testing.assert_close(values, standardised * torch.tensor([20.0, 0.5]) + torch.tensor([1000.0, -5.0]))
+    again = build(task="regression").eval()
+    again.load_state_dict(network.state_dict())  # the scale travels with the weights
+    assert torch.equal(again(features=features), values)
+    assert not any("target" in name for name in build().state_dict())
+
+
+def test_auxiliary_columns_are_there_in_training_alone_and_leave_the_first_weights_alone():
+    plain, network = build(), build(network={"num_auxiliary": 3})
+    features = torch.randn(2, 512)
+    assert network(features=features).shape == (2, 5)
+    assert torch.equal(network(features=features)[:, :2], plain(features=features))
+    assert torch.equal(network.eval()(features=features), plain.eval()(features=features))

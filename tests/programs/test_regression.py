@@ -1,0 +1,151 @@
+"""Folds of task=regression give original units through every path, and auxiliary columns teach the backbone alone."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import root_mean_squared_error
+
+from src.checkpointing.serialization import load_network
+from src.competition.predictions import load_predictions
+from src.data.scan import compute_pixel_stats
+from src.model.losses import probabilities
+from src.training.engine import predict
+from src.training.features import FeatureDataset
+from src.training.fold import train_fold
+from src.training.learner import build_learner
+from src.training.oof import score_run
+from tests import runs
+
+NUM_ROWS = 24
+FOLDS = np.arange(NUM_ROWS) % 3
+BRIGHTNESS = np.random.default_rng(0).permutation(np.linspace(20, 235, NUM_ROWS)).round()
+VALUES = np.stack([1000 + 10 * BRIGHTNESS, -0.01 * BRIGHTNESS], axis=1)  # of very different units
+WORDS = ["image_size=16", "train.epochs=3", "train.batch_size=4", "augment.preset=none", "model.backbone=simple_cnn",
+         "model.kwargs={}", "optimizer.lr=3e-3", "threads=1"]  # fmt: skip
+REGRESSION = [*WORDS, "competition.task=regression", "competition.label=null", "competition.metric=rmse",
+              "competition.targets=[t0,t1]"]  # fmt: skip
+
+
+@pytest.fixture
+def make_table(tmp_path):
+    return partial(runs.make_table, tmp_path)
+
+
+@pytest.fixture
+def make_run(tmp_path, accelerator):
+    return partial(runs.make_run, tmp_path, accelerator)
+
+
+@pytest.fixture
+def table(make_table):
+    images = np.broadcast_to(BRIGHTNESS[:, None, None], (NUM_ROWS, 8, 8)).astype(np.uint8)
+    return replace(make_table(images, VALUES, FOLDS), is_regression=True)
+
+
+@pytest.fixture
+def train(make_run):
+    """A function (table, words) -> (Run, its scores) after fold 0 is trained."""
+
+    def train_(table, *words):
+        run = make_run(table, *words)
+        run.pixel_stats = compute_pixel_stats(table.paths, run.config)
+        train_fold(run, 0)
+        return run, score_run(run)
+
+    return train_
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["train.average=ema"], ["train.average=swa", "train.average_kwargs.epochs=2"],
+     ["train.average=soup", "train.select=best"], ["mix.prob=1"], ["competition.missing=drop", "loss.name=huber"]],
+    ids=["plain", "ema", "swa", "soup", "mix", "gaps"],
+)  # fmt: skip
+def test_predictions_are_in_the_targets_units_and_a_fold_gives_them_again(train, table, words):
+    if "competition.missing=drop" in words:
+        table.targets[5, 0] = np.nan  # of fold 2, which trains
+    run, scores = train(table, *REGRESSION, *words)
+    own, folder = FOLDS == 0, run.folder.fold(0)
+    values = load_predictions(folder.val, table.ids[own], table.target_names)
+    mean, deviation = VALUES[own].mean(axis=0), VALUES[~own].std(axis=0)
+    assert (np.abs(values.mean(axis=0) - mean) < 3 * deviation).all()
+    network = load_network(run.config, folder)
+    np.testing.assert_allclose(network.target_std, deviation, rtol=0.05)  # of fold 0's training rows
+    loader = build_learner(run, 0).val_loader
+    again = predict([network], loader, partial(probabilities, task="regression"), "fp32")[1][0]
+    np.testing.assert_array_equal(again, values.astype(np.float32))
+    expected = np.mean([root_mean_squared_error(VALUES[own, k], values[:, k]) for k in range(2)])
+    assert scores["pooled"] == pytest.approx(expected, rel=1e-6)
+    log = pd.read_csv(folder.log)
+    assert (log["val_loss"] < 30).all()  # of standardised values
+    if not words:
+        assert log["val_loss"].iloc[-1] == pytest.approx((((values - VALUES[own]) / deviation) ** 2).mean(), rel=1e-4)
+
+
+def test_early_stopping_and_plateau_read_the_loss_of_standardised_values(train, table):
+    words = ["train.epochs=20", "optimizer.lr=0", "train.select=best", "train.early_stopping_epochs=3"]
+    words += ["train.early_stopping_kwargs.on=loss", "schedule.name=plateau", "schedule.kwargs={patience_epochs: 1}"]
+    run, _ = train(table, *REGRESSION, *words)
+    assert len(pd.read_csv(run.folder.fold(0).log)) == 4  # nothing learns, so that no epoch is better than the first
+
+
+BINARY = [*WORDS, "competition.task=binary", "competition.classes=[a,b]", "competition.metric=log_loss"]
+
+
+@pytest.fixture
+def with_auxiliary(make_table):
+    images = np.broadcast_to(BRIGHTNESS[:, None, None], (NUM_ROWS, 8, 8)).astype(np.uint8)
+    table = make_table(images, np.arange(NUM_ROWS)[:, None] // 3 % 2, FOLDS)
+    columns = np.stack([BRIGHTNESS > 100, BRIGHTNESS, np.full(NUM_ROWS, np.nan)], axis=1).astype(np.float32)
+    columns[::4, 1] = np.nan
+    columns[:2, 2] = 0, 1
+    return replace(table, auxiliary=columns, auxiliary_names=("bright", "brightness", "rare"))
+
+
+def test_with_weight_0_auxiliary_columns_change_nothing(train, with_auxiliary):
+    plain = replace(with_auxiliary, auxiliary=None, auxiliary_names=())
+    drop = ["model.drop_rate=0.3"]  # which draws random numbers
+    _, expected = train(plain, *BINARY, *drop, "name=plain")
+    _, found = train(with_auxiliary, *BINARY, *drop, "name=zero", "loss.auxiliary_weight=0")
+    _, other = train(with_auxiliary, *BINARY, *drop, "name=some")
+    assert found["pooled"] == expected["pooled"] != other["pooled"]
+
+
+@pytest.mark.parametrize("words", [[], ["mix.prob=1"], ["train.average=ema", "competition.missing=drop"]])
+def test_auxiliary_columns_reach_no_file_but_the_backbone(train, with_auxiliary, words):
+    run, scores = train(with_auxiliary, *BINARY, *words)
+    assert list(pd.read_csv(run.folder.oof)) == ["id", "fold", "target_t0", "t0"]
+    assert list(pd.read_csv(run.folder.fold(0).val)) == ["id", "t0"]
+    assert list(scores["columns"]) == ["t0"]
+    network = load_network(run.config, run.folder.fold(0))
+    assert network.auxiliary is None
+    learner = build_learner(run, 0)
+    batch = next(learner.train_loader.batches(0))
+    assert batch["target"].shape == (4, 4)
+    learner.loss_function(learner.network(**learner.network.normalize(batch["inputs"])), batch["target"]).backward()
+    is_known = ~batch["target"].isnan()[:, 1:].all(dim=0)
+    assert (learner.network.auxiliary.weight.grad.abs().sum(dim=1) > 0).tolist() == is_known.tolist()
+
+
+def test_the_auxiliary_loss_alone_reaches_the_backbone(make_run, with_auxiliary):
+    run = make_run(with_auxiliary, *BINARY)
+    run.pixel_stats = compute_pixel_stats(with_auxiliary.paths, run.config)
+    learner = build_learner(run, 0)
+    batch = next(learner.train_loader.batches(0))
+    logits = learner.network(**learner.network.normalize(batch["inputs"]))
+    joined = torch.cat([logits[:, :1].detach(), logits[:, 1:]], dim=1)
+    learner.loss_function(joined, batch["target"]).backward()
+    assert learner.network.head.last.weight.grad.abs().sum() == 0
+    first = next(learner.network.backbone.parameters())
+    assert first.grad.abs().sum() > 0
+
+
+def test_features_that_were_computed_once_come_with_the_auxiliary_columns(with_auxiliary):
+    features = np.zeros((1, NUM_ROWS, 4), np.float32)
+    data = FeatureDataset(features, np.arange(NUM_ROWS), with_auxiliary, is_training=True)
+    batch = data.__getitems__([(0, 3, 0), (0, 4, 0)])
+    np.testing.assert_array_equal(batch["target"], with_auxiliary.training_targets[[3, 4]])
