@@ -49,6 +49,13 @@ def _find_run_faults(config):
         yield f"time_budget={budget}: no time above 0; write for example 8.5h, 45m or 90s"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:
         yield f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name"
+    infer, calibration = config.infer, f"infer.calibration={config.infer.calibration}"
+    if infer.calibration != "none" and infer.average == "rank":
+        yield f"{calibration}: ranks are no probabilities; set infer.average=mean or infer.calibration=none"
+    if infer.calibration != "none" and config.competition.task == "regression":
+        yield f"{calibration}: competition.task=regression predicts no probabilities; set infer.calibration=none"
+    if infer.calibration == "temperature_per_column" and config.competition.task == "multiclass":
+        yield f"{calibration}: the classes of a row have one temperature; set infer.calibration=temperature"
     if loss.balance and loss.class_weights:
         yield "loss.balance: takes the weights from the counts; leave out loss.class_weights or loss.balance"
     if not all(0 < weight < math.inf for weight in loss.class_weights):

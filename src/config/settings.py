@@ -191,8 +191,12 @@ class Train:
 class Infer:
     """How test images become one prediction."""
     tta: list[str] = setting([], "extra views, averaged: one or [a,b]", choices=list_names("inference/tta.py", "VIEWS"))
+    tta_weights: list[float] = setting([], "of the plain image and each view, as tools.tta fits them; []: all alike",
+                                       at_least=0)
     batch_size: int | None = setting(None, "images per forward; null: twice train.batch_size", at_least=1)
     average: str = setting("mean", "how folds are averaged", choices=list_names("inference/ensemble.py", "ENSEMBLES"))
+    calibration: str = setting("none", "of the folds' mean, fitted on oof.csv; tools.calibrate says which pays",
+                               choices=("none", *list_names("evaluation/calibration.py", "CALIBRATIONS")))
     output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
 
 

@@ -20,10 +20,12 @@ from src.data.scan import find_unreadable
 from src.data.transforms import build_resize
 from src.device import resolve_device, resolve_execution, share_cores
 from src.errors import UserError, first_line
+from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
+from src.evaluation.out_of_fold import load_out_of_fold
 from src.files import delete_unfinished, load_json, make_folder
 from src.inference.ensemble import ENSEMBLES
-from src.inference.tta import VIEWS, build_views
+from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
 from src.model.losses import probabilities
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
@@ -50,13 +52,18 @@ def infer_run(config, run_folder):
     takes_labels = asks_for_labels(sample, competition, target_names)
     if takes_labels and config.infer.average == "rank":
         raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
+    if takes_labels and config.infer.calibration != "none":
+        raise UserError(f"infer.calibration={config.infer.calibration}: the sample asks for labels; leave it out")
     views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
+    check_weights(config.infer.tta_weights, views)
     shown = f"{len(folds)} folds" if len(folds) == num_folds else f"{len(folds)} of {num_folds} folds"
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
     probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
     if not np.isfinite(probs).all():
         raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(config.precision, 'train it again')}")
     average, written = ENSEMBLES[config.infer.average](probs), RunFolder(output)
+    if config.infer.calibration != "none":
+        average = _calibrate(config, folder, average)
     with hold_output(output):
         if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run
             raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
@@ -93,10 +100,11 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
     networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
     dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
     if views:
-        _check_views(networks[0], views, build_loader(dataset, 1, num_workers=0), config)
+        check_views(networks[0], views.values(), build_loader(dataset, 1, num_workers=0), config)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
     to_probs = partial(probabilities, task=competition.task)
-    how = {"views": views, "title": "test", "after_batch": after_batch}
+    how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None}
+    how |= {"title": "test", "after_batch": after_batch}
     index, read_probs = predict(networks, loader, to_probs, config.precision, **how)
     loader.close()
     probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
@@ -123,6 +131,14 @@ def find_folds(folder):
     return started
 
 
+def _calibrate(config, folder, probs):
+    """Return probabilities (N, C) calibrated as infer.calibration asks for, by the run's out-of-fold predictions."""
+    run = load_out_of_fold(folder.oof, folder.folds)
+    apply, words = CALIBRATIONS[config.infer.calibration](run.targets, run.probs, config.competition.task)
+    print(f"calibration: {words}; fitted on {len(run.ids)} out-of-fold rows")
+    return apply(probs)
+
+
 def _load_decision(folder, target_names):
     """Return (thresholds (C,), whether a row may have no label), as the run's out-of-fold predictions have them."""
     if not folder.scores.is_file():
@@ -133,8 +149,8 @@ def _load_decision(folder, target_names):
 
 
 @torch.inference_mode()
-def _check_views(network, views, loader, config):
-    """Try every view on one row: some networks take images of one size only."""
+def check_views(network, views, loader, config):
+    """Try every view, a function, on one row: some networks take images of one size only."""
     plain = network.normalize(to_device(next(loader.batches(0))["inputs"], network.pixel_mean.device))
     if error := next(filter(None, (_find_error(network, apply_view(view, plain)) for view in views)), None):
         errors = {name: [_find_error(network, apply_view(one, plain)) for one in its] for name, its in VIEWS.items()}

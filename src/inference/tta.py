@@ -1,9 +1,11 @@
 """Test-time augmentation (TTA): views of images (N, C, H, W); a new view is a function and an entry of VIEWS."""
 
+import math
+
 import torch
 from torch.nn import functional
 
-from src.errors import UserError
+from src.errors import UserError, listing
 
 # The symmetries of the square; the last four swap H and W.
 _D4 = {
@@ -27,6 +29,7 @@ def larger(images):
     return functional.interpolate(images, scale_factor=1.125, mode="bilinear")
 
 
+_NAMES = {view: name for name, view in _D4.items()}
 VIEWS = {
     "hflip": (_D4["hflip"],),
     "vflip": (_D4["vflip"],),
@@ -36,8 +39,16 @@ VIEWS = {
 
 
 def build_views(names, image_size):
-    """Return the functions of all named views, each once; the plain image is not among them."""
+    """Return {name: function} of all named views, each once; the plain image is not among them."""
     if "d4" in names and image_size[0] != image_size[1]:
         found = f"needs square images, image_size is {list(image_size)}"
         raise UserError(f"infer.tta=d4: {found}; set infer.tta=[hflip,vflip]")
-    return tuple(dict.fromkeys(view for name in names for view in VIEWS[name]))
+    return {_NAMES.get(view, view.__name__): view for name in names for view in VIEWS[name]}
+
+
+def check_weights(weights, views):
+    """Check infer.tta_weights: none, or one for the plain image and each view {name: function}, not all of them 0."""
+    names = ["plain", *views]
+    if weights and (len(weights) != len(names) or not 0 < sum(weights) < math.inf):
+        found = f"{len(weights)} numbers" if len(weights) != len(names) else "have no sum above 0"
+        raise UserError(f"infer.tta_weights={weights}: {found}; give one for each of {listing(names, 20)}")

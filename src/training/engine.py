@@ -98,7 +98,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
 
 
 @torch.inference_mode()
-def predict(networks, loader, to_probs, precision, *, views=(), epoch=0, title="", after_batch=None):
+def predict(networks, loader, to_probs, precision, *, views=(), weights=None, epoch=0, title="", after_batch=None):
     """Run every network over each batch once; the pixels and views that networks share are made once for all.
 
     Args:
@@ -108,6 +108,7 @@ def predict(networks, loader, to_probs, precision, *, views=(), epoch=0, title="
         to_probs: logits -> probs of the same shape.
         precision: fp32, bf16 or fp16.
         views: functions (N, C, H, W) -> (N, C, H', W') whose probs are averaged with those of the plain images.
+        weights: in that mean, of the plain images and each view; None: all alike. One of weight 0 is not computed.
         epoch: of the loader's random numbers, where it has any.
         after_batch: called without arguments after each batch; None: nothing is.
 
@@ -117,6 +118,8 @@ def predict(networks, loader, to_probs, precision, *, views=(), epoch=0, title="
     was_training, device = [network.training for network in networks], next(networks[0].parameters()).device
     for network in networks:
         network.eval()
+    weights = [1] * (1 + len(views)) if weights is None else weights
+    weighted_views = [pair for pair in zip((None, *views), weights, strict=True) if pair[1]]
     groups = {}  # numbers of the networks that normalise alike
     for number, network in enumerate(networks):
         groups.setdefault(network.pixel_stats if len(networks) > 1 else None, []).append(number)
@@ -126,11 +129,11 @@ def predict(networks, loader, to_probs, precision, *, views=(), epoch=0, title="
         with autocast(device, precision):  # around all views, as it casts a network's weights once in here
             for group in groups.values():
                 plain = networks[group[0]].normalize(raw)
-                for view in (None, *views):
+                for view, weight in weighted_views:
                     inputs = apply_view(view, plain) if view else plain
                     for number in group:
-                        totals[number] = totals[number] + to_probs(networks[number](**inputs))
-        batch_probs = (torch.stack(totals) / (1 + len(views))).float().cpu().numpy()
+                        totals[number] = totals[number] + weight * to_probs(networks[number](**inputs))
+        batch_probs = (torch.stack(totals) / sum(weights)).float().cpu().numpy()
         if probs is None:
             probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), dtype=np.float32)
         rows = slice(done, done := done + len(batch["index"]))

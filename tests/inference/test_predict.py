@@ -12,6 +12,7 @@ from src.checkpointing.run_folder import RunFolder, load_run
 from src.checkpointing.serialization import copy_to_cpu, save_weights
 from src.config.load import config_yaml, load_config
 from src.errors import UserError
+from src.evaluation.calibration import CALIBRATIONS
 from src.files import save_json, save_text
 from src.inference import predict
 from src.inference.ensemble import ENSEMBLES
@@ -117,6 +118,69 @@ def test_the_selected_weights_predict(make, select):
     (folder / f"fold1/{select}.safetensors").unlink()
     with pytest.raises(UserError, match=f"fold1/{select}.safetensors: cannot be loaded"):
         infer(folder)
+
+
+def test_weighted_views(make):
+    folder, networks, images = make()
+    infer(folder, "infer.tta=[hflip,vflip]", "infer.tta_weights=[1,0,3]")
+    plain = predict_by_hand(networks[0], images)
+    both = predict_by_hand(networks[0], images, (lambda one: one.flip(2),))  # the mean of plain and vflip
+    np.testing.assert_allclose(read(folder / "fold0/test.csv"), plain / 4 + (2 * both - plain) * 3 / 4, atol=1e-6)
+    for weights, found in (("[1,2]", "2 numbers"), ("[0,0,0]", "have no sum above 0")):
+        with pytest.raises(UserError) as caught:
+            infer(folder, "infer.tta=[hflip,vflip]", f"infer.tta_weights={weights}")
+        assert str(caught.value).endswith(f": {found}; give one for each of plain, hflip, vflip")
+    with pytest.raises(UserError, match=r"^infer\.tta_weights=\[1\.0, 2\.0\]: 2 numbers; give one for each of plain$"):
+        infer(folder, "infer.tta_weights=[1,2]")
+
+
+def save_oof(folder, probs, targets):
+    ids = np.arange(len(probs)).astype(str)
+    known = pd.DataFrame({"id": ids, "fold": np.arange(len(probs)) % 2, "target_x": targets[:, 0]})
+    known["target_y z"] = targets[:, 1]
+    known.assign(**{"x": probs[:, 0], "y z": probs[:, 1]}).to_csv(folder / "oof.csv", index=False)
+    known[["id", "fold"]].to_csv(folder / "folds.csv", index=False)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_the_mean_of_folds_is_calibrated_as_the_out_of_fold_predictions_ask_for(make, method, task, capsys, tmp_path):
+    folder, _, _ = make(f"competition.task={task}")
+    rng = np.random.default_rng(0)
+    share = rng.random((4000, 2)) if task == "multilabel" else rng.random((4000, 1)) * [1, -1] + [0, 1]
+    targets = (rng.random((4000, 1)) < share).astype(float)
+    if task == "multiclass":
+        targets[:, 1] = 1 - targets[:, 0]
+    oof = 0.48 + 0.04 * share  # as close to 0.5 as what these networks predict
+    save_oof(folder, oof, targets)
+    save_solution(tmp_path / "data", np.eye(2, dtype=int)[[0, 0, 1, 0, 1]])
+    infer(folder)
+    plain = read(folder / "submission.csv")
+    capsys.readouterr()
+    infer(folder, f"infer.calibration={method}")
+    calibrate, words = CALIBRATIONS[method](targets, oof, task)
+    found = read(folder / "submission.csv")
+    np.testing.assert_allclose(found, calibrate(plain), atol=1e-6)
+    assert np.abs(found - plain).max() > 0.01
+    if task == "multiclass":
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert f"calibration: {words}; fitted on 4000 out-of-fold rows\n" in capsys.readouterr().out
+
+
+def test_what_cannot_be_calibrated_is_one_line(make, tmp_path):
+    folder, _, _ = make("competition.task=multiclass", "competition.sample_submission=sample.csv")
+    pd.DataFrame({"id": IDS, "label": "x"}).to_csv(tmp_path / "data/sample.csv", index=False)
+    for words, line in (
+        (["infer.calibration=isotonic", "infer.average=rank"],
+         "infer.calibration=isotonic: ranks are no probabilities; set infer.average=mean or infer.calibration=none"),
+        (["infer.calibration=temperature_per_column"],
+         "infer.calibration=temperature_per_column: the classes of a row have one temperature; "
+         "set infer.calibration=temperature"),
+        (["infer.calibration=temperature"], "infer.calibration=temperature: the sample asks for labels; leave it out"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            infer(folder, *words)
+        assert str(caught.value) == line
 
 
 def test_finished_folds_predict_else_those_that_have_done_an_epoch(tmp_path, capsys):
@@ -232,8 +296,7 @@ def test_predictions_go_where_they_are_asked_to(make, tmp_path):
         (
             "aerial-cactus-identification",
             "outputs/my run/submission.csv",
-            "kaggle competitions submit -c aerial-cactus-identification \\\n"
-            "  -f 'outputs/my run/submission.csv' -m a",
+            "kaggle competitions submit -c aerial-cactus-identification \\\n  -f 'outputs/my run/submission.csv' -m a",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from src.inference.tta import build_views
 
 def test_d4_is_the_eight_symmetries_of_the_square():
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
-    views = build_views(["d4"], (3, 3))
+    views = build_views(["d4"], (3, 3)).values()
     seen = {tuple(view(image).flatten().tolist()) for view in views} | {tuple(image.flatten().tolist())}
     square = image[0, 0].numpy()
     expected = {tuple(np.rot90(one, turn).flatten().tolist()) for one in (square, square.T) for turn in range(4)}
@@ -21,9 +21,9 @@ def test_d4_is_the_eight_symmetries_of_the_square():
 def test_named_views_are_counted_once_and_sizes_change():
     assert len(build_views(["hflip", "d4", "hflip"], (8, 8))) == 7
     image = torch.rand(2, 3, 64, 32)
-    flipped = build_views(["hflip"], (64, 32))[0](image)
+    flipped = build_views(["hflip"], (64, 32))["hflip"](image)
     assert torch.equal(flipped, torch.from_numpy(image.numpy()[..., ::-1].copy()))
-    assert [tuple(view(image).shape[2:]) for view in build_views(["scales"], (64, 32))] == [(56, 28), (72, 36)]
+    assert [tuple(view(image).shape[2:]) for view in build_views(["scales"], (64, 32)).values()] == [(56, 28), (72, 36)]
 
 
 def test_d4_needs_squares():
