@@ -52,8 +52,6 @@ def _find_run_faults(config):
     infer, calibration = config.infer, f"infer.calibration={config.infer.calibration}"
     if infer.calibration != "none" and infer.average == "rank":
         yield f"{calibration}: ranks are no probabilities; set infer.average=mean or infer.calibration=none"
-    if infer.calibration != "none" and config.competition.task == "regression":
-        yield f"{calibration}: competition.task=regression predicts no probabilities; set infer.calibration=none"
     if infer.calibration == "temperature_per_column" and config.competition.task == "multiclass":
         yield f"{calibration}: the classes of a row have one temperature; set infer.calibration=temperature"
     if loss.balance and loss.class_weights:
@@ -151,7 +149,7 @@ def _find_input_faults(config):
 
 def _find_regression_faults(config):
     """Yield what only classes have, where competition.task=regression."""
-    loss, augment = config.loss, config.augment
+    loss, augment, infer = config.loss, config.augment, config.infer
     if config.competition.task != "regression":
         return
     given = (
@@ -161,6 +159,7 @@ def _find_regression_faults(config):
         ("train.sampler", config.train.sampler == "balanced" and "balanced", "shuffle", "draws classes alike"),
         ("augment.augmix_consistency", augment.augmix_consistency, "0", "compares probabilities"),
         ("infer.average", config.infer.average == "rank" and "rank", "mean", "loses the targets' units"),
+        ("infer.calibration", infer.calibration != "none" and infer.calibration, "none", "is of probabilities"),
         ("model.head_kwargs.prior_bias", config.model.head_kwargs.get("prior_bias"), "false", "starts at class shares"),
     )
     for key, value, off, why in given:

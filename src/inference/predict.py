@@ -56,14 +56,13 @@ def infer_run(config, run_folder):
         raise UserError(f"infer.calibration={config.infer.calibration}: the sample asks for labels; leave it out")
     views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
     check_weights(config.infer.tta_weights, views)
+    calibrate = _fit_calibration(config, folder)
     shown = f"{len(folds)} folds" if len(folds) == num_folds else f"{len(folds)} of {num_folds} folds"
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
     probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
     if not np.isfinite(probs).all():
         raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(config.precision, 'train it again')}")
-    average, written = ENSEMBLES[config.infer.average](probs), RunFolder(output)
-    if config.infer.calibration != "none":
-        average = _calibrate(config, folder, average)
+    average, written = calibrate(ENSEMBLES[config.infer.average](probs)), RunFolder(output)
     with hold_output(output):
         if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run
             raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
@@ -131,12 +130,14 @@ def find_folds(folder):
     return started
 
 
-def _calibrate(config, folder, probs):
-    """Return probabilities (N, C) calibrated as infer.calibration asks for, by the run's out-of-fold predictions."""
+def _fit_calibration(config, folder):
+    """Return the function of probabilities (N, C) that infer.calibration fits on the run's out-of-fold predictions."""
+    if config.infer.calibration == "none":
+        return lambda probs: probs
     run = load_out_of_fold(folder.oof, folder.folds)
     apply, words = CALIBRATIONS[config.infer.calibration](run.targets, run.probs, config.competition.task)
     print(f"calibration: {words}; fitted on {len(run.ids)} out-of-fold rows")
-    return apply(probs)
+    return apply
 
 
 def _load_decision(folder, target_names):

@@ -73,6 +73,14 @@ def test_a_registry_may_be_left_for_a_file_or_a_number():
 
 
 CONTRADICTIONS = [
+    (["infer.calibration=isotonic", "infer.average=rank"],
+     "infer.calibration=isotonic: ranks are no probabilities; set infer.average=mean or infer.calibration=none"),
+    (["infer.calibration=temperature_per_column"],
+     "infer.calibration=temperature_per_column: the classes of a row have one temperature; "
+     "set infer.calibration=temperature"),
+    (["competition.task=regression", "competition.metric=rmse", "infer.calibration=temperature"],
+     "infer.calibration=temperature: is of probabilities, and competition.task=regression has values; "
+     "set infer.calibration=none"),
     ([PRETRAINED, "model.freeze=head_only", "optimizer.layer_decay=0.7"],
      "model.freeze=head_only: optimizer.layer_decay=0.7 needs two stages of the backbone that learn; set it to null"),
     ([PRETRAINED, "model.freeze=1", "optimizer.layer_decay=0.7"],
