@@ -4,7 +4,7 @@ import os
 import sys
 
 from src.config.help import help_asked
-from src.config.load import load_config
+from src.config.load import load_config, split_seeds
 from src.errors import one_line_errors
 
 USAGE = """usage: python train.py [key=value ...]
@@ -12,6 +12,8 @@ USAGE = """usage: python train.py [key=value ...]
   python train.py                              the embedded competition, 5 folds
   python train.py fold=0                       one fold
   python train.py competition=NAME recipe=finetune train.epochs=5
+  python train.py seed=[1,2,3]                 runs <name>_seed1, _seed2, _seed3
+  python train.py fold=all                     after the folds: on every row
   python -m tools.adopt FOLDER                 make a competition of a folder
 
   python train.py --debug ...                  with the traceback of an error
@@ -26,15 +28,17 @@ def main(words):
         if (text := help_asked(words)) is not None:
             print(USAGE + text)
             return
-        config = load_config(words)
+        commands = split_seeds(words)
+        configs = [load_config(one) for one in commands]
         if os.environ.get("RANK", "0") == "0":
-            print(f"{config.run_folder}: loading libraries, then the tables of {config.competition.name}", flush=True)
+            folders, name = ", ".join(str(one.run_folder) for one in configs), configs[0].competition.name
+            print(f"{folders}: loading libraries, then the tables of {name}", flush=True)
         from src.training.tracking import import_early  # here, since these take seconds and a typo should not
 
-        import_early(config.tracking)
-        from src.training.run import train_run
+        import_early(configs[0].tracking)
+        from src.training.seeds import train_runs
 
-        train_run(config)
+        train_runs(configs, commands)
 
 
 if __name__ == "__main__":

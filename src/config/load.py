@@ -35,6 +35,20 @@ def load_config(words):
     return _build([*files, ("command line", names), *map(_parse_word, words)])
 
 
+def split_seeds(words):
+    """Return the command lines of the runs that seed=[1,2,3] asks for, named <name>_seed1 and so on; else [words]."""
+    split = [_split_word(word) for word in words]
+    text = next((value.strip() for key, value in reversed(split) if key == "seed"), "")
+    if not text.startswith("["):
+        return [words]
+    numbers = re.findall(r"\d+", text)
+    if not re.fullmatch(r"\[ *\d+ *(, *\d+ *)*\]", text) or len(set(map(int, numbers))) < len(numbers):
+        raise UserError(f"command line: seed={text}: not whole numbers, each once; write for example seed=[1,2,3]")
+    others = [word for word, (key, _) in zip(words, split, strict=True) if key not in ("seed", "name")]
+    name = load_config([word for word, (key, _) in zip(words, split, strict=True) if key != "seed"]).run_folder.name
+    return [[*others, f"seed={int(one)}", f"name={name}_seed{int(one)}"] for one in numbers]
+
+
 def load_saved_config(run_folder, words=()):
     """Read the config.yaml of a run, changed by key=value words; a UserError as in `load_config`, or for no run."""
     path = Path(run_folder) / "config.yaml"

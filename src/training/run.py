@@ -58,10 +58,13 @@ class Run:
     tracker: Tracker = field(default_factory=Tracker)
 
 
-def train_run(config):
-    """Train the config's unfinished folds, write oof.csv and scores.json; Stopped by a signal or the time budget."""
+def train_run(config, words=(), interrupts=None):
+    """Train the config's unfinished folds, write oof.csv and scores.json; Stopped by a signal or the time budget.
+
+    words: the command line, for provenance.json; interrupts: Interrupts, whose budget other runs may share; None: own.
+    """
     check_loss(config)
-    interrupts = Interrupts(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
+    interrupts = interrupts or Interrupts(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
     stopped = None
     with interrupts.handle_signals(), ExitStack() as locks:
         processes = start_processes(config)
@@ -86,7 +89,6 @@ def train_run(config):
             with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
                 run.tracker.finish(score_run(run))
         run.accelerator.wait_for_everyone()
-        run.accelerator.end_training()
         if stopped:
             raise stopped if processes.is_main_process else SystemExit(stopped.status)
 
@@ -97,7 +99,8 @@ def start_processes(config):
     if "WORLD_SIZE" not in os.environ:
         if device.type != "cpu":
             os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-        AcceleratorState._reset_state(reset_partial_state=True)  # a notebook may train twice, with other precisions
+    # a process may train twice, with other precisions; several of torchrun stay connected
+    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
     return PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=6))  # one process may decode for hours
 
 
