@@ -37,8 +37,8 @@ def hold_folds(run_folder, folds, is_overwritten):
     """
     with ExitStack() as held:
         paths = sorted(_folder_of(run_folder).glob("fold*.lock"))
-        busy = [int(path.stem.removeprefix("fold")) for path in paths if _is_held(path)]
-        if refused := busy if is_overwritten else sorted(set(busy) & set(folds)):
+        busy = [path.stem.removeprefix("fold") for path in paths if _is_held(path)]
+        if refused := busy if is_overwritten else sorted(set(busy) & {str(fold) for fold in folds}):
             found = f"another process trains {'fold' if len(refused) == 1 else 'folds'} {listing(refused)}"
             raise UserError(f"{run_folder}: {found}; wait until it ends or choose name=ANOTHER")
         for fold in folds:

@@ -76,7 +76,7 @@ class Checkpointer:
             self._stop(reason, f"epoch {progress.epoch}")
 
     def save(self, progress, probs, is_best):
-        """Save a fold that has finished an epoch, while the next one trains; probs (N, K) are of its validation."""
+        """Save a fold that has finished an epoch, while the next one trains; probs (N, K), or None, are of its validation."""
         if not self._accelerator.is_main_process:
             return
         learner = self._learner
@@ -90,9 +90,10 @@ class Checkpointer:
         self._start_writing(progress, None, learner.scored_network.state_dict() if counts else None, probs)
 
     def save_selected(self, weights, probs):
-        """Save the weights that count, on the CPU, and their validation predictions (N, K)."""
+        """Save the weights that count, on the CPU, and their validation predictions (N, K), if any."""
         self._write(serialization.save_weights, self.folder.weights(self._learner.config.train.select), weights)
-        self._write(save_predictions, self.folder.val, self._learner.val_table, probs)
+        if probs is not None:
+            self._write(save_predictions, self.folder.val, self._learner.val_table, probs)
 
     def finish(self, progress):
         """Save what a finished fold needs: meta.json, which says that it is finished; its states are deleted."""

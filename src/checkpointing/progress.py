@@ -18,11 +18,14 @@ class Progress:
     averaged_epochs: list = field(default_factory=list)  # of train.average=soup, where the mean counts
 
     def add(self, scores, seconds, metric, **numbers):
-        """Count and log an epoch, scores: (score, validation loss); return whether it is the best so far."""
+        """Count and log an epoch, scores: (score, validation loss); return whether it is the best so far.
+
+        Of fold=all both are None, and the last epoch is the best.
+        """
         score, loss = scores
         self.epoch += 1
         self.seconds += seconds
-        is_best = self.best_epoch == 0 or is_better(scores, (self.best_score, self.best_loss), metric)
+        is_best = self.best_epoch == 0 or score is None or is_better(scores, (self.best_score, self.best_loss), metric)
         if is_best:
             self.best_epoch, self.best_score, self.best_loss = self.epoch, score, loss
         total = round(self.seconds, 2)
@@ -32,7 +35,7 @@ class Progress:
     def best_epochs(self, count, metric):
         """Return the numbers of the `count` best epochs, counted from 1, the best first; ties as in `add`."""
         sign = -1 if metric.greater_is_better else 1
-        ranked = sorted(self.log, key=lambda row: (sign * row["val_score"], row["val_loss"], row["epoch"]))
+        ranked = sorted(self.log if count else (), key=lambda row: (sign * row["val_score"], row["val_loss"], row["epoch"]))
         return [row["epoch"] for row in ranked[:count]]
 
     def stops_early(self, patience, metric, min_delta=0.0, on="score"):
@@ -42,7 +45,7 @@ class Progress:
         """
         sign = 1 if on == "score" and metric.greater_is_better else -1
         best, best_epoch = None, 0
-        for row in self.log:
+        for row in self.log if patience is not None else ():
             value = sign * row[f"val_{on}"]
             if best is None or value > best + min_delta:
                 best, best_epoch = value, row["epoch"]

@@ -27,7 +27,8 @@ class FoldFolder:
     """The files of one fold."""
 
     def __init__(self, path):
-        self.path, self.number = Path(path), int(Path(path).name.removeprefix("fold"))
+        self.path, number = Path(path), Path(path).name.removeprefix("fold")
+        self.number = number if number == "all" else int(number)  # all: trained on every row, it has no val.csv
         self.log = self.path / "log.csv"  # a row per epoch
         self.val = self.path / "val.csv"  # validation predictions of the epoch that counts
         self.test = self.path / "test.csv"  # test predictions
@@ -84,12 +85,12 @@ class RunFolder:
         self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
 
     def fold(self, number):
-        """Return the FoldFolder of a fold, whether it exists or not."""
+        """Return the FoldFolder of a fold's number, or of "all", whether it exists or not."""
         return FoldFolder(self.path / f"fold{number}")
 
     def finished_folds(self):
         """Return the FoldFolders of the finished folds, by name."""
-        return [FoldFolder(path.parent) for path in sorted(self.path.glob("fold*/meta.json"))]
+        return [FoldFolder(path.parent) for path in sorted(self.path.glob("fold[0-9]*/meta.json"))]
 
     def started_folds(self):
         """Return the FoldFolders that have done an epoch, by name."""

@@ -33,7 +33,9 @@ def check_config(config):
 def _find_run_faults(config):
     fold, count, folder, budget = config.fold, config.num_folds, config.run_folder, config.time_budget
     loss, train, schedule, patience = config.loss, config.train, config.schedule, config.train.early_stopping_epochs
-    if (fold or 0) >= count and config.folds in FOLD_METHODS and config.folds != "column":
+    if fold not in (None, "all") and not (type(fold) is int and fold >= 0):
+        yield f"fold={fold}: no fold's number, which count from 0, and not all; write for example fold=0"
+    elif fold not in (None, "all") and fold >= count and config.folds in FOLD_METHODS and config.folds != "column":
         yield f"fold={fold}: there are num_folds={count}, counted from 0; fold={count - 1} is the last"
     if config.folds == "column" and not config.competition.fold:
         yield "folds=column: which column is not said; set competition.fold=COLUMN"
@@ -65,6 +67,10 @@ def _find_run_faults(config):
         yield f"schedule.warmup_epochs={warmup:g}: leaves nothing of train.epochs={train.epochs} for the curve"
     if train.average == "soup" and train.select == "last":
         yield "train.average=soup: picks its epochs by validation; set train.select=best"
+    if fold == "all" and train.average == "soup":
+        yield "train.average=soup: picks its epochs by validation, which fold=all lacks; set train.average=swa name=ANOTHER"
+    if fold == "all" and schedule.name == "plateau":
+        yield "schedule.name=plateau: follows the validation, which fold=all lacks; set schedule.name=cosine name=ANOTHER"
     if patience and train.select == "last":
         yield f"train.early_stopping_epochs={patience}: ends some epochs after the best one; set train.select=best"
     if patience and train.average == "swa":

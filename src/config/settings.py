@@ -197,6 +197,8 @@ class Infer:
     average: str = setting("mean", "how folds are averaged", choices=list_names("inference/ensemble.py", "ENSEMBLES"))
     calibration: str = setting("none", "of the folds' mean, fitted on oof.csv; tools.calibrate says which pays",
                                choices=("none", *list_names("evaluation/calibration.py", "CALIBRATIONS")))
+    folds: str = setting("folds", "networks that predict: the folds', that of fold=all, or both; where there are no "
+                         "folds, that of fold=all", choices=("folds", "all", "both"))
     output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
 
 
@@ -205,7 +207,8 @@ class Config:
     """All settings of one run."""
     recipe: str = setting("default", "recipe=NAME reads configs/recipe/NAME.yaml (or a path to such a file)")
     name: str | None = setting(None, "the run's folder in output_dir; null: <competition>_<recipe>")
-    fold: int | None = setting(None, "train this fold alone, counted from 0; null: all", at_least=0)
+    fold: Any = setting(None, "train this fold alone, counted from 0; null: each; all: one network on every row, for "
+                        "train.epochs or, with train.select=best, the median of the folds' best epochs")
     num_folds: int = setting(5, "parts the training rows are split into", at_least=2)
     folds: str = setting("auto", "how to split, or my.csv (columns id and fold; fold -1: always trained on)",
                          choices=FOLD_METHODS, or_like=(r".*\.csv", ", nor a .csv"))

@@ -13,10 +13,11 @@ from src.errors import UserError
 
 
 def derive_seed(purpose, *numbers):
-    """Return one seed made of a word and several numbers below 2 ** 32: seed 1, fold 2 is not seed 2, fold 1.
+    """Return one seed of a word and several numbers below 2 ** 32, or words: seed 1, fold 2 is not seed 2, fold 1.
 
     Their count is among what is hashed, as numpy's SeedSequence fills up with zeros: (1, 2) would be (1, 2, 0, 0).
     """
+    numbers = [zlib.crc32(one.encode()) if isinstance(one, str) else one for one in numbers]
     words = (zlib.crc32(purpose.encode()), len(numbers), *numbers)
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 

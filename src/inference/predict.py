@@ -39,7 +39,7 @@ def infer_run(config, run_folder):
     solution, else None.
     """
     saved_config, folder, competition = load_saved_config(run_folder), RunFolder(run_folder), config.competition
-    folds = find_folds(folder)
+    folds = find_folds(folder, config.infer.folds)
     target_names = folds[0].load_target_names()
     device = resolve_device(config.device)
     num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
@@ -57,7 +57,10 @@ def infer_run(config, run_folder):
     views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
     check_weights(config.infer.tta_weights, views)
     calibrate = _fit_calibration(config, folder)
-    shown = f"{len(folds)} folds" if len(folds) == num_folds else f"{len(folds)} of {num_folds} folds"
+    count = sum(fold.number != "all" for fold in folds)
+    shown = f"{count} folds" if count == num_folds else f"{count} of {num_folds} folds" if count else ""
+    if count < len(folds):
+        shown += f"{' and ' if shown else ''}foldall"
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
     probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
     if not np.isfinite(probs).all():
@@ -118,10 +121,19 @@ def describe_upload(name, path, run):
     return line if len(line) <= 80 else " \\\n  ".join(words)
 
 
-def find_folds(folder):
-    """Return the FoldFolders to predict with: the finished ones, else those that have finished an epoch."""
-    if finished := folder.finished_folds():
-        return finished
+def find_folds(folder, which="folds"):
+    """Return the FoldFolders to predict with: the finished ones, else those that have finished an epoch.
+
+    which: folds, all (that of fold=all, which is also taken where there are no folds) or both.
+    """
+    finished, on_all = folder.finished_folds(), folder.fold("all")
+    if on_all.is_finished() and (which == "all" or (not finished and which == "folds")):
+        return [on_all]
+    if which != "folds" and not (finished and on_all.is_finished()):
+        lacks = "no fold is finished" if on_all.is_finished() else "fold=all is not trained to its end"
+        raise UserError(f"infer.folds={which}: {lacks} in {folder.path}; train it, or set infer.folds=folds")
+    if finished:
+        return [*finished, on_all] if which == "both" else finished
     started = folder.started_folds()
     if not started:
         raise UserError(f"{folder.path}: no fold has finished an epoch; resume it with the command that trained it")

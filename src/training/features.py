@@ -36,7 +36,8 @@ class FeatureDataset(Dataset):
         self.features, self.rows, self.table = features, rows, table
         self.num_views = len(features) if is_training else 1
         self._read = ImageDataset(table, competition=None, transform=None, seed=0).read
-        self._others = [name for name, value in self._read(0).items() if not is_image(value)]
+        first = self._read(0) if len(rows) else {}  # of fold=all no row validates
+        self._others = [name for name, value in first.items() if not is_image(value)]
 
     def __len__(self):
         return len(self.rows)

@@ -24,7 +24,10 @@ from src.training.tracking import log_epoch
 
 
 def train_fold(run, fold):
-    """Train one fold of a run.Run, or resume it from its newest state; Stopped, saved, by a signal or time_budget."""
+    """Train one fold of a run.Run, or resume it from its newest state; Stopped, saved, by a signal or time_budget.
+
+    The fold "all" trains on every row: without validation, and its last epoch counts.
+    """
     config, accelerator, train = run.config, run.accelerator, run.config.train
     torch.manual_seed(derive_seed("weights", config.seed, fold))
     if accelerator.scaler is not None:
@@ -46,9 +49,11 @@ def train_fold(run, fold):
             with first_step(config, lambda: epoch > 0 or epoch_progress.num_batches):  # noqa: B023  called in here
                 stats = train_one_epoch(learner, epoch, epoch_progress, after_step, title)
             learner.average.after_epoch(learner, epoch)
-            after_batch = partial(checkpointer.after_validation_batch, progress, epoch_progress)
-            probs = predict_validation(learner, learner.scored_network, after_batch)
-            scores = evaluate(learner, probs, fold, epoch)
+            probs, scores = None, (None, None)
+            if fold != "all":
+                after_batch = partial(checkpointer.after_validation_batch, progress, epoch_progress)
+                probs = predict_validation(learner, learner.scored_network, after_batch)
+                scores = evaluate(learner, probs, fold, epoch)
             numbers = {"lr": stats.lr, "train_loss": stats.loss, "images_per_second": stats.images_per_second}
             is_best = progress.add(scores, time.perf_counter() - began, run.metric, **numbers)
             progress.log[-1] |= {f"gradient_{stage}": norm for stage, norm in stats.gradient_norms.items()}
@@ -135,5 +140,5 @@ def _print_start(run, fold, learner, progress, epoch_progress):
         print(f"\nfold {fold}: resumes after {batches if epoch_progress.num_batches else f'epoch {progress.epoch}'}")
         return
     print(f"\nfold {fold}: {len(learner.train_table)} training and {len(learner.val_table)} validation images")
-    if fold == 0 or run.config.fold is not None:
+    if fold in (0, "all") or run.config.fold is not None:
         print(describe_parameters(learner.network).to_string(index=False))

@@ -199,8 +199,9 @@ def _build_train_loader(run, network, data, **options):
 
 
 def choose_rows(config, fold, folds):
-    """Return the rows (int indices, in order) that a fold trains and validates on."""
-    train_rows, val_rows = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    """Return the rows (int indices, in order) that a fold trains and validates on; of "all" none validates."""
+    is_val = np.zeros(len(folds), dtype=bool) if fold == "all" else folds == fold
+    train_rows, val_rows = np.flatnonzero(~is_val), np.flatnonzero(is_val)
     if config.train.max_images is not None and len(train_rows) > config.train.max_images:
         rng = np.random.default_rng(derive_seed("max_images", config.seed, fold))
         train_rows = np.sort(rng.choice(train_rows, config.train.max_images, replace=False))

@@ -1,8 +1,9 @@
 """One run: what all folds share is settled in order, each fold is trained or skipped, and what came out is scored."""
 
+import math
 import os
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -14,12 +15,13 @@ from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder, open_run
 from src.competition.folds import check_folds, describe_folds
 from src.competition.tables import ImageTable
+from src.config.checks import check_config
 from src.config.settings import Config, seconds_of
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset
 from src.data.scan import compute_pixel_stats
 from src.device import ThreadGuard, resolve_device, share_cores
-from src.errors import Stopped, listing
+from src.errors import Stopped, UserError, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
 from src.locks import hold_folds, opening
@@ -50,7 +52,8 @@ class Run:
     guard: ThreadGuard = field(default_factory=ThreadGuard)
     accelerator: Accelerator | None = None
     folds: list[int] = field(default_factory=list)  # that validate
-    unfinished: list[int] = field(default_factory=list)  # to be trained by this command
+    unfinished: list[int] = field(default_factory=list)  # to be trained by this command; or ["all"]
+    epochs_of_all: int = 0  # that fold=all trains for, once they are known
     pixel_stats: tuple | None = None  # (mean, std) in raw pixel units; None: the backbone's
     caches: dict = field(default_factory=dict)  # {(height, width): data.cache.ImageCache}
     features: np.ndarray | None = None  # (V, N, D), in place of images
@@ -70,6 +73,7 @@ def train_run(config, words=(), interrupts=None):
         processes = start_processes(config)
         with interrupts.alarm(processes.num_processes):
             run = load_run(config, processes)
+            folder = run.folder
             check_learner(run)
             run.interrupts = interrupts
             open_folder(run, locks)
@@ -82,12 +86,15 @@ def train_run(config, words=(), interrupts=None):
                 if reason := interrupts.check(run.accelerator, is_last=True)[1]:
                     line = f"fold {fold}: not started, stopped by {reason[0]}; {interrupts.again} resumes"
                     raise Stopped(line, reason[1])
-                train_fold(run, fold)
+                train_fold(run if fold != "all" else _for_all_rows(run), fold)
         except Stopped as stop:
             stopped = stop
         if processes.is_main_process:
-            with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
+            with opening(folder.path):  # of two commands that end together, the second scores what both have done
                 run.tracker.finish(score_run(run))
+                if config.fold == "all" and not stopped:
+                    uses = "infer.folds=all (alone) or infer.folds=both (beside the folds)"
+                    print(f"{folder.fold('all').path}; next: python infer.py run={folder.path} {uses}")
         run.accelerator.wait_for_everyone()
         if stopped:
             raise stopped if processes.is_main_process else SystemExit(stopped.status)
@@ -128,8 +135,40 @@ def check_learner(run):
     with run.processes.main_process_first():  # it may download weights
         network = build_network(config, len(run.table.target_names))
     optimizer = build_optimizer(config.optimizer, network)
-    build_average(config.train, network)
-    build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch=100)
+    first = config.train.epochs if config.fold != "all" else count_epochs_of_all(run)
+    for run.epochs_of_all in range(first, config.train.epochs + 1):  # the first that the other settings allow
+        try:
+            train = replace(config.train, epochs=run.epochs_of_all)
+            check_config(replace(config, train=train))
+            build_average(train, network)
+            build_schedule(config.schedule, optimizer, train.epochs, steps_per_epoch=100)
+            return
+        except UserError:
+            if run.epochs_of_all == config.train.epochs:
+                raise
+
+
+def count_epochs_of_all(run):
+    """Return for how many epochs fold=all trains: train.epochs, or the median of the best of all folds, rounded up."""
+    train, unfinished = run.config.train, [fold for fold in run.folds if not run.folder.fold(fold).is_finished()]
+    if train.select == "last":
+        return train.epochs
+    takes = "fold=all: train.select=best takes its epochs from the folds"
+    if run.config.overwrite:
+        raise UserError(f"{takes}, which overwrite=true deletes; leave it out")
+    if unfinished:
+        advice = "train them first, without fold=all, or set train.select=last and name=ANOTHER"
+        raise UserError(f"{takes}, of which {listing(unfinished)} are not finished; {advice}")
+    best = [load_json(run.folder.fold(fold).meta, "best_epoch")["best_epoch"] for fold in run.folds]
+    return math.ceil(np.median(best))
+
+
+def _for_all_rows(run):
+    """Return the Run with the settings of fold=all: its epochs, and no early stopping."""
+    if run.processes.is_main_process and run.epochs_of_all != run.config.train.epochs:
+        print(f"\nfold all: {run.epochs_of_all} epochs, as many as were best in the median fold")
+    train = replace(run.config.train, epochs=run.epochs_of_all, early_stopping_epochs=None)
+    return replace(run, config=replace(run.config, train=train))
 
 
 def settle_execution(run, is_resumed=False):

@@ -37,9 +37,9 @@ def load_run_data(config, metric):
 
 
 def list_folds(config, table):
-    """Return the numbers of the folds that validate, config.fold among them."""
+    """Return the numbers of the folds that validate, config.fold among them unless it is all."""
     numbers = [int(fold) for fold in np.unique(table.folds) if fold >= 0]
-    if config.fold is not None and config.fold not in numbers:
+    if config.fold not in (None, "all", *numbers):
         raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
     return numbers
 

@@ -46,9 +46,11 @@ def log_epoch(run, fold, progress, is_best):
     if not run.processes.is_main_process:
         return
     row, before = progress.log[-1], progress.log[-2]["seconds"] if len(progress.log) > 1 else 0.0
+    val = ""
+    if row["val_score"] is not None:
+        val = f"val {row['val_loss']:.4f}  {run.metric.name} {row['val_score']:.5f}{'*' if is_best else ' '} "
     print(
-        f"fold {fold} epoch {row['epoch']:>2}/{run.config.train.epochs}  loss {row['train_loss']:.4f}  "
-        f"val {row['val_loss']:.4f}  {run.metric.name} {row['val_score']:.5f}{'*' if is_best else ' '} "
+        f"fold {fold} epoch {row['epoch']:>2}/{run.config.train.epochs}  loss {row['train_loss']:.4f}  {val}"
         f"{row['images_per_second']:.0f} images/s {row['seconds'] - before:.0f} s",
         flush=True,
     )

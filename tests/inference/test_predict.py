@@ -189,6 +189,13 @@ def test_finished_folds_predict_else_those_that_have_done_an_epoch(tmp_path, cap
     save_json(folder.fold(2).meta, {})
     assert [fold.number for fold in find_folds(folder)] == [2]
     assert capsys.readouterr().out == ""
+    save_json(folder.fold("all").meta, {})
+    for which, numbers in {"folds": [2], "all": ["all"], "both": [2, "all"]}.items():
+        assert [fold.number for fold in find_folds(folder, which)] == numbers
+    folder.fold(2).meta.unlink()
+    assert [fold.number for fold in find_folds(folder)] == ["all"]
+    with pytest.raises(UserError, match="infer.folds=both: no fold is finished in .*; train it, or set infer.folds="):
+        find_folds(folder, "both")
 
 
 @pytest.mark.parametrize("change", ["fold=2", "seed=2", None])

@@ -1,0 +1,94 @@
+"""Sibling runs of several seeds: each is the run that its seed alone makes, and what ends one names it."""
+
+import json
+import re
+
+import numpy as np
+import psutil
+import pytest
+
+from src.config.load import split_seeds
+from src.errors import UserError
+from tests.launch import TINY, Forked, run_here, run_program
+
+WORDS = [*(word for word in TINY if word != "seed=7"), "fold=0", "train.epochs=1"]
+
+
+def test_each_is_the_run_of_its_seed_on_the_same_folds(tiny_run):
+    folder, _ = tiny_run
+    printed, _ = run_here("train.py", *WORDS, "seed=[1,2]", "name=s", cwd=folder)
+    run_here("train.py", *WORDS, "seed=2", "name=alone", cwd=folder)
+    one, two, alone = (folder / "outputs" / name for name in ("s_seed1", "s_seed2", "alone"))
+    assert (two / "oof.csv").read_bytes() == (alone / "oof.csv").read_bytes() != (one / "oof.csv").read_bytes()
+    assert (two / "folds.csv").read_bytes() == (one / "folds.csv").read_bytes()
+    assert re.findall(r"^(?:name|seed): .*", (two / "config.yaml").read_text(), re.M) == ["name: s_seed2", "seed: 2"]
+    pooled = [json.loads((run / "scores.json").read_text())["pooled"] for run in (one, two)]
+    last = printed.splitlines()[-6:]
+    assert last[0] == "roc_auc by seed, out-of-fold"
+    assert last[1].startswith(f"  seed 1: {pooled[0]:.5f}, folds 0")
+    spread = abs(pooled[0] - pooled[1]) / np.sqrt(2)
+    assert last[3] == f"mean {np.mean(pooled):.5f}, standard deviation {spread:.5f} over 2 seeds"
+    assert last[5] == "python -m tools.blend outputs/s_seed1 outputs/s_seed2 name=s_seeds"
+    printed, _ = run_here("train.py", *WORDS, "seed=[1,2]", "name=s", cwd=folder)
+    assert printed.count("fold 0: already finished") == 2
+    run_here("infer.py", "run=outputs/s_seed1", cwd=folder)
+
+
+def test_what_fails_names_the_seed_and_so_does_what_stops(tiny_run):
+    folder, _ = tiny_run
+    run_here("train.py", *WORDS, "seed=2", "name=f_seed2", cwd=folder)
+    printed, error = run_here("train.py", *WORDS, "seed=[2,3]", "name=f", "optimizer.lr=0.5", cwd=folder, status=2)
+    assert error.startswith("error: seed 2 (1 of 2, outputs/f_seed2): outputs/f_seed2: trained with other settings: ")
+    assert "by seed" not in printed
+    printed, error = run_here("train.py", *WORDS, "seed=[2,3]", "name=g", "time_budget=3.9s", cwd=folder)
+    again = "fold 0: not started, stopped by the end of time_budget; the same command resumes"
+    assert error == f"seed 2 (1 of 2, outputs/g_seed2): {again}\n"
+    assert "  seed 2: no fold is done\n  seed 3: no fold is done\n" in printed
+    assert not (folder / "outputs/g_seed3").exists()
+
+
+def test_without_a_name_of_one_seed_and_with_the_last_word_that_counts():
+    assert split_seeds(["seed=[1]", "fold=0"]) == [["fold=0", "seed=1", "name=demo_default_seed1"]]
+    assert split_seeds(["name=a", "seed=[ 2, 01 ]"]) == [["seed=2", "name=a_seed2"], ["seed=1", "name=a_seed1"]]
+    assert split_seeds(["seed=3", "name=a"]) == [["seed=3", "name=a"]]
+    assert split_seeds(["seed=[1,2]", "seed=3"])[0][-1] == "seed=3"
+
+
+@pytest.mark.parametrize("text", ["[]", "[1,1]", "[1,01]", "[1,two]", "[1.5]", "[-1]", "[1,]", "[[1]]", "[1", "[1]]"])
+def test_other_lists_are_refused(text):
+    with pytest.raises(UserError) as caught:
+        split_seeds([f"seed={text}"])
+    line = f"command line: seed={text}: not whole numbers, each once; write for example seed=[1,2,3]"
+    assert str(caught.value) == line
+
+
+def test_a_number_out_of_range_is_refused_before_anything_is_trained(tmp_path):
+    _, error = run_here("train.py", "seed=[1,5000000000]", cwd=tmp_path, status=2)
+    assert error == "error: seed=5000000000: must be from 0 to 4000000000\n"
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_killed_in_the_second_the_same_command_ends_as_if_undisturbed(tiny_run):
+    folder, _ = tiny_run
+    log, words = folder / "seeds.log", [*WORDS, "train.epochs=3", "checkpoint_minutes=0", "seed=[4,5]"]
+    killed = Forked("train.py", [*words, "name=k"], folder, log)
+    assert killed.wait_for(lambda: any((folder / "outputs/k_seed5/fold0").glob("state_*.pt"))), log.read_text()
+    psutil.Process(killed.pid).kill()
+    killed.status()
+    for name in ("k", "u"):
+        assert Forked("train.py", [*words, f"name={name}"], folder, log).status() == 0, log.read_text()
+    assert "fold 0: resumes after" in log.read_text()
+    for seed in (4, 5):
+        one, other = (folder / f"outputs/{name}_seed{seed}/fold0/last.safetensors" for name in ("k", "u"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_seed_after_another(tiny_run):
+    folder, _ = tiny_run
+    words = [*WORDS, "device=cpu", "train.batch_size=16", "seed=[1,2]", "name=pair"]
+    launcher = [*("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")]
+    printed, _ = run_program("train.py", *words, cwd=folder, launcher=launcher)
+    assert printed.count("standard deviation") == 1
+    assert all((folder / f"outputs/pair_seed{seed}/fold0/meta.json").exists() for seed in (1, 2))
