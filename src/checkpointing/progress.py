@@ -35,7 +35,8 @@ class Progress:
     def best_epochs(self, count, metric):
         """Return the numbers of the `count` best epochs, counted from 1, the best first; ties as in `add`."""
         sign = -1 if metric.greater_is_better else 1
-        ranked = sorted(self.log if count else (), key=lambda row: (sign * row["val_score"], row["val_loss"], row["epoch"]))
+        log = self.log if count else ()  # which may lack scores
+        ranked = sorted(log, key=lambda row: (sign * row["val_score"], row["val_loss"], row["epoch"]))
         return [row["epoch"] for row in ranked[:count]]
 
     def stops_early(self, patience, metric, min_delta=0.0, on="score"):

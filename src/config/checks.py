@@ -68,9 +68,11 @@ def _find_run_faults(config):
     if train.average == "soup" and train.select == "last":
         yield "train.average=soup: picks its epochs by validation; set train.select=best"
     if fold == "all" and train.average == "soup":
-        yield "train.average=soup: picks its epochs by validation, which fold=all lacks; set train.average=swa name=ANOTHER"
+        advice = "set train.average=swa name=ANOTHER"
+        yield f"train.average=soup: picks its epochs by validation, which fold=all lacks; {advice}"
     if fold == "all" and schedule.name == "plateau":
-        yield "schedule.name=plateau: follows the validation, which fold=all lacks; set schedule.name=cosine name=ANOTHER"
+        advice = "set schedule.name=cosine name=ANOTHER"
+        yield f"schedule.name=plateau: follows the validation, which fold=all lacks; {advice}"
     if patience and train.select == "last":
         yield f"train.early_stopping_epochs={patience}: ends some epochs after the best one; set train.select=best"
     if patience and train.average == "swa":

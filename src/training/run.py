@@ -103,9 +103,8 @@ def train_run(config, words=(), interrupts=None):
 def start_processes(config):
     """Return accelerate's PartialState on the config's device; torchrun gives each of its processes its own."""
     device = resolve_device(config.device)
-    if "WORLD_SIZE" not in os.environ:
-        if device.type != "cpu":
-            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    if "WORLD_SIZE" not in os.environ and device.type != "cpu":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     # a process may train twice, with other precisions; several of torchrun stay connected
     AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
     return PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=6))  # one process may decode for hours

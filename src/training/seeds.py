@@ -46,9 +46,10 @@ def _print_seeds(configs):
         path = RunFolder(config.run_folder).scores
         scores = load_json(path, "pooled", "folds") if path.is_file() else {"pooled": None}
         pooled += [] if scores["pooled"] is None else [scores["pooled"]]
-        found = f"{scores['pooled']:.5f}, folds {', '.join(scores['folds'])}" if "folds" in scores else "no fold is done"
-        low, high = scores.get("interval") or (None, None)
-        found += "" if low is None else f", 95 % {low:.5f} to {high:.5f}"
+        found = "no fold is done"
+        if "folds" in scores:
+            interval = ", 95 % {:.5f} to {:.5f}".format(*scores["interval"]) if scores.get("interval") else ""
+            found = f"{scores['pooled']:.5f}{interval}, folds {', '.join(scores['folds'])}"
         print(f"  seed {config.seed}: {found}")
     if len(pooled) > 1:
         print(f"mean {np.mean(pooled):.5f}, standard deviation {np.std(pooled, ddof=1):.5f} over {len(pooled)} seeds")

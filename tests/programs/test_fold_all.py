@@ -1,4 +1,4 @@
-"""fold=all: one network on every row, for as many epochs as the folds chose, which infer.py uses alone or beside them."""
+"""fold=all: one network on every row, for as many epochs as the folds chose; infer.py takes it alone or beside them."""
 
 import json
 import shutil
@@ -120,7 +120,8 @@ def test_heads_on_features_take_every_row(run):
         ),
         (
             ["schedule.name=plateau"],
-            "schedule.name=plateau: follows the validation, which fold=all lacks; set schedule.name=cosine name=ANOTHER",
+            "schedule.name=plateau: follows the validation, which fold=all lacks; "
+            "set schedule.name=cosine name=ANOTHER",
         ),
         (["fold=every"], "fold=every: no fold's number, which count from 0, and not all; write for example fold=0"),
     ],
