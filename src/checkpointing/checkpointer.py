@@ -76,7 +76,7 @@ class Checkpointer:
             self._stop(reason, f"epoch {progress.epoch}")
 
     def save(self, progress, probs, is_best):
-        """Save a fold that has finished an epoch, while the next one trains; probs (N, K) or None: of its validation."""
+        """Save a fold that has finished an epoch, while the next trains; probs (N, K), if any, are its validation's."""
         if not self._accelerator.is_main_process:
             return
         learner = self._learner
