@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import joblib
@@ -93,11 +93,12 @@ def share_cores(device, num_workers=None, threads=None):
     if num_workers is None:
         num_workers = cores // 4 if device.type == "cpu" else min(cores, 8)
     if device.type != "cpu":
-        return num_workers, ThreadGuard(1)
+        return num_workers, ThreadGuard()
     most = threads or max(1, cores - num_workers)
     torch.set_num_threads(most)
     _keep_freed_memory()
-    return num_workers, ThreadGuard(most if threads is None and num_processes == 1 else 1)
+    may_change = most > 1 and threads is None and num_processes == 1
+    return num_workers, ThreadGuard(most, OtherPrograms(num_workers).count) if may_change else ThreadGuard()
 
 
 class ThreadGuard:
@@ -109,15 +110,15 @@ class ThreadGuard:
 
     Args:
         most: torch's threads as they are now; 1: nothing is done.
-        count_others: () -> cores in use by other programs since the last call.
+        count_others: () -> cores in use by other programs since the last call; None with `most` 1.
     """
 
     _BLOCK, _SLOW, _MARGIN = 3, 3.0, 1.2  # steps that are compared; times the best; times as fast
     _BUSY, _PAUSE = 0.25, 20.0  # share of the cores; seconds to the next trial, doubled by each that fails
+    _LOOK = 1.0  # seconds between two looks at the other programs
 
     def __init__(self, most=1, count_others=None, clock=time.perf_counter):
-        self._most, self._clock = most, clock
-        self._count_others = count_others or (OtherPrograms().count if most > 1 else None)
+        self._most, self._count_others, self._clock = most, count_others, clock
         self._block, self._best, self._before, self._has_said, self._pause = [], math.inf, None, False, self._PAUSE
         self._last = self._next = clock()
 
@@ -135,7 +136,7 @@ class ThreadGuard:
         if self._before is not None:
             self._end_trial(step, is_one, now)
         elif now >= self._next:
-            self._best = min(self._best, math.inf if is_one else step)
+            self._best, self._next = min(self._best, math.inf if is_one else step), now + self._LOOK
             is_busy = step > self._SLOW * self._best or self._count_others() > self._BUSY * self._most
             if is_one or is_busy:
                 self._before = step
@@ -158,27 +159,16 @@ class ThreadGuard:
 
 
 class OtherPrograms:
-    """Counts the cores that other programs use; none where this process sees more cores than it may use."""
+    """Counts the cores that other programs use; each of the loader's `num_workers` processes counts as one of ours."""
 
-    def __init__(self):
-        self._can_see = psutil.cpu_count() == joblib.cpu_count()
-        self._before = self._read()
+    def __init__(self, num_workers=0):
+        self._num_workers, self._process = num_workers, psutil.Process()
+        self.count()
 
     def count(self):
-        """Return their mean number since the last count; 0 within a second after it."""
-        if not self._can_see or time.perf_counter() - self._before[0] < 1:
-            return 0.0
-        before, self._before = self._before, self._read()
-        seconds, every, own = (now - then for now, then in zip(self._before, before, strict=True))
-        return (every - own) / seconds
-
-    def _read(self):
-        """Return (time, CPU seconds of all programs, of this one and its loader processes)."""
-        times, own = psutil.cpu_times(), time.process_time()
-        with suppress(psutil.Error):  # of a child that has just ended
-            own += sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
-        idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)  # guest is in user, too
-        return time.perf_counter(), sum(times) - idle - getattr(times, "guest_nice", 0.0), own
+        """Return their mean number since the last count; 0 where this process sees more cores than it may use."""
+        percent = psutil.cpu_count() * psutil.cpu_percent() - self._process.cpu_percent()  # 100 is one core
+        return percent / 100 - self._num_workers if psutil.cpu_count() == joblib.cpu_count() else 0.0
 
 
 def _keep_freed_memory():
