@@ -173,27 +173,26 @@ def count_features(backbone, config):
 
 
 def _check_margins(backbone, config):
-    """Raise a UserError where the last rows or columns change nothing: patches that do not fit are left out.
+    """Raise a UserError where no feature depends on the last rows or columns: patches that do not fit are left out.
 
-    Only where the size is no multiple of the patches', or of 32, is the backbone asked, by changing these pixels.
+    Only where the size is no multiple of the patches', or of 32, the gradient of an image's pixels is looked at.
     """
     size, channels = config.image_size, config.competition.channels
     convs = [one for one in backbone.modules() if isinstance(one, nn.Conv2d) and one.in_channels == channels]
     patch = next((one.stride for one in convs if one.stride == one.kernel_size != (1, 1)), None)
     if not any(length % step for length, step in zip(size, patch or (32, 32), strict=True)):
         return
-    image, used = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)), list(size)
-    with torch.no_grad():
-        plain = backbone(image)
-        for axis, length in enumerate(size):
-            changed, least = image.clone(), length - min(64, length // 2)
-            while used[axis] > least:
-                changed.narrow(2 + axis, used[axis] - 1, 1).add_(1)
-                if not torch.equal(backbone(changed), plain):
-                    break
-                used[axis] -= 1
-            if used[axis] == least or (patch is None and length - used[axis] <= length // 100):
-                used[axis] = length  # it cannot be said; or a valid convolution ends a row or two before the border
+    image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    features, used = backbone(image), list(size)
+    if not features.requires_grad:  # a backbone of one's own may forbid it
+        return
+    weights = torch.arange(features.shape[1])  # the plain sum behind a LayerNorm is the same for any image
+    [gradient] = torch.autograd.grad((features * weights).sum(), image)
+    for axis, length in enumerate(size):
+        places = gradient.transpose(2, 2 + axis).abs().sum(dim=(0, 1, 3)).nonzero()
+        end = int(places.max()) + 1 if len(places) else length
+        if patch is not None or length - end > length // 100:  # a valid convolution ends a row or two before the border
+            used[axis] = end
     if used == list(size):
         return
     larger = [to if to == length or not patch else to + step
