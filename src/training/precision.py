@@ -25,7 +25,6 @@ from src.model.network import build_network
 from src.training.engine import first_step
 
 _MARGIN = 1.2  # less is not worth rougher numbers, and two measurements on one machine differ by a tenth
-_HOPELESS = 2.0  # a first step that takes so many times the rule's is the last
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20  # steps of each candidate; the first of them warms up
 _GPU_SECONDS, _CPU_SECONDS = 6.0, 2.0  # no round begins that would end after them; on a GPU once the fewest are done
 _CPU_STEP_SECONDS = 0.2  # on a CPU, steps take 2 to 8 images, as many as fit into this time
@@ -99,27 +98,23 @@ def list_candidates(config, device):
 def time_steps(step, candidates, budget, fewest=_FEWEST_ROUNDS, clock=time.perf_counter):
     """Return {candidate: [seconds]} of steps taken in turn, so that other load meets them all; [] of a failed one.
 
-    The first step, which warms up, counts where there is no other. Candidates that are not clearly faster than the
-    first one are dropped.
+    The first step, which warms up, counts where there is no other.
 
     Args:
         step: candidate -> a number, not finite where it failed.
         budget: seconds; after `fewest` rounds none begins that would end later.
     """
-    seconds, left, began = {one: [] for one in candidates}, list(candidates), clock()
+    seconds, usable, began = {one: [] for one in candidates}, list(candidates), clock()
     for number in range(1, _MOST_ROUNDS + 1):
-        for one in list(left):
+        for one in list(usable):
             start = clock()
-            is_finite = math.isfinite(step(one))
-            seconds[one].append(clock() - start)
-            if not is_finite:
-                left.remove(one)
+            if math.isfinite(step(one)):
+                seconds[one].append(clock() - start)
+            else:
+                usable.remove(one)
                 seconds[one] = []
-        margin = 1 / _HOPELESS if number < _FEWEST_ROUNDS else _MARGIN
-        fastest = {one: min(seconds[one][1:] or seconds[one]) for one in left}
-        left = [one for one in left if one == left[0] or fastest[one] * margin < fastest[left[0]]]
-        ahead = sum(seconds[one][-1] for one in left)
-        if len(left) < 2 or (number >= fewest and clock() - began + ahead > budget):
+        ahead = sum(seconds[one][-1] for one in usable)
+        if len(usable) < 2 or (number >= fewest and clock() - began + ahead > budget):
             break
     return {one: times[1:] or times for one, times in seconds.items()}
 
