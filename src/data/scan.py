@@ -1,8 +1,5 @@
 """One look at many image files, on all cores: those that cannot be decoded, and the mean and std of their pixels."""
 
-import time
-from itertools import chain
-
 import joblib
 import numpy as np
 from tqdm import tqdm
@@ -11,23 +8,15 @@ from src.data.decode import decode_image
 from src.data.transforms import build_resize
 from src.errors import UserError
 
-_WORTH_SECONDS = 0.001  # of a call; below it, threads wait for each other (32 px PNG: two take twice the time of one)
-
 
 def map_images(function, paths, title):
     """Return an iterator of function(path) of every path, in order, behind a progress bar on terminals.
 
     Threads are enough: decoding and resizing release the GIL. Paths are competition.paths.Paths or an array of str.
     """
-    paths, first, seconds = paths.tolist(), [], []
-    for path in paths[:3]:
-        began = time.perf_counter()
-        first.append(function(path))
-        seconds.append(time.perf_counter() - began)
-    num_threads = joblib.cpu_count() if min(seconds, default=0) > _WORTH_SECONDS else 1
-    calls = (joblib.delayed(function)(path) for path in paths[3:])
-    rest = joblib.Parallel(num_threads, backend="threading", return_as="generator")(calls)
-    return tqdm(chain(first, rest), title, len(paths), leave=False, unit=" images", disable=None)
+    calls = (joblib.delayed(function)(path) for path in paths.tolist())
+    found = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(calls)
+    return tqdm(found, title, len(paths), leave=False, unit=" images", disable=None)
 
 
 def find_unreadable(paths, competition):

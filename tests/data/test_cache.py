@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -236,22 +237,20 @@ def test_an_image_that_cannot_be_decoded_is_named_and_leaves_nothing(table, root
 
 
 def test_decoding_that_was_stopped_resumes(table, root, capsys, monkeypatch):
-    expected, read, opened = open_(table, root), cache_module.decode_image, []
+    expected, read = open_(table, root), cache_module.map_images
     shutil.rmtree(root / ".cache")
 
-    def stop_at_the_fifth(path, competition, size):
-        opened.append(path)
-        if len(opened) == 1 + 5:  # the first is decoded for its type
-            raise Stopped("SIGTERM", 143)
-        return read(path, competition, size)
+    def stop_after_four(*arguments):
+        yield from islice(read(*arguments), 4)
+        raise Stopped("SIGTERM", 143)  # as a signal's handler does, in the main thread
 
-    monkeypatch.setattr(cache_module, "decode_image", stop_at_the_fifth)
+    monkeypatch.setattr(cache_module, "map_images", stop_after_four)
     with pytest.raises(Stopped):
         open_(table, root)
     monkeypatch.undo()
     capsys.readouterr()
     cache = open_(table, root)
-    assert re.search(r"\.npy: resumes after [34] of 7 images\n", capsys.readouterr().out)
+    assert re.search(r"\.npy: resumes after 4 of 7 images\n", capsys.readouterr().out)
     for path in table.paths:
         np.testing.assert_array_equal(cache.read(path), expected.read(path))
     assert {one.suffix for one in (root / ".cache").iterdir()} == {".npy", ".lock"}
@@ -322,7 +321,9 @@ def write(path, names=NAMES, end=None, error=STOPPED):
             raise error
         return ROWS[int(name)]
 
-    _write_rows(path, names, ROW_TYPE, decode)
+    with pytest.MonkeyPatch.context() as patched:  # one after the other, so that it is known which are done
+        patched.setattr(cache_module, "map_images", lambda function, paths, title: map(function, paths))
+        _write_rows(path, names, ROW_TYPE, decode)
     return min(begun, default=len(names))
 
 
