@@ -124,34 +124,34 @@ SCHEDULES = {
 
 
 class Schedule:
-    """Moves an optimizer's rates: torch schedulers called after each step, each epoch, and with its loss or score."""
+    """Moves an optimizer's rates: torch schedulers called after each step, and after each epoch's validation."""
 
-    def __init__(self, by_step=None, by_epoch=None, plateau=None, plateau_on="loss"):
-        schedulers = {"by_step": by_step, "by_epoch": by_epoch, "plateau": plateau}
-        self._schedulers = {name: one for name, one in schedulers.items() if one is not None}
-        self._plateau_on = plateau_on
+    def __init__(self, by_step=None, by_epoch=None, plateau_on="loss"):
+        self._by_step, self._by_epoch, self._plateau_on = by_step, by_epoch, plateau_on
 
     def step(self):
         """Called after each optimizer step."""
-        if "by_step" in self._schedulers:
-            self._schedulers["by_step"].step()
+        if self._by_step is not None:
+            self._by_step.step()
 
     def end_epoch(self, score, loss, greater_is_better=True):
         """Called after each epoch's validation."""
-        if "by_epoch" in self._schedulers:
-            self._schedulers["by_epoch"].step()
-        rise = self._schedulers.get("by_step")
-        is_warming_up = rise is not None and rise.last_epoch < getattr(rise, "total_iters", 0)
-        if "plateau" in self._schedulers and not is_warming_up:
-            value = loss if self._plateau_on == "loss" else -score if greater_is_better else score
-            self._schedulers["plateau"].step(value)
+        rise, curve = self._by_step, self._by_epoch
+        if not isinstance(curve, lr_scheduler.ReduceLROnPlateau):
+            if curve is not None:
+                curve.step()
+        elif rise is None or rise.last_epoch >= rise.total_iters:  # else it is warming up
+            curve.step(loss if self._plateau_on == "loss" else -score if greater_is_better else score)
 
     def state_dict(self):
-        return {name: one.state_dict() for name, one in self._schedulers.items()}
+        return {name: one.state_dict() for name, one in self._schedulers()}
 
     def load_state_dict(self, state):
-        for name, one in self._schedulers.items():
+        for name, one in self._schedulers():
             one.load_state_dict(state[name])
+
+    def _schedulers(self):
+        return [(name, one) for name, one in (("by_step", self._by_step), ("by_epoch", self._by_epoch)) if one]
 
 
 def build_schedule(settings, optimizer, epochs, steps_per_epoch):
@@ -173,7 +173,7 @@ def build_schedule(settings, optimizer, epochs, steps_per_epoch):
     rise = lr_scheduler.LinearLR(optimizer, _WARMUP_START, total_iters=warmup) if has_rise else None
     curve = function(optimizer, Span(warmup, total - warmup, per_epoch), **kwargs)
     if name == "plateau":
-        return Schedule(by_step=rise, plateau=curve, plateau_on=kwargs.get("on", "loss"))
+        return Schedule(by_step=rise, by_epoch=curve, plateau_on=kwargs.get("on", "loss"))
     if rise is not None:
         curve = lr_scheduler.SequentialLR(optimizer, [rise, curve], milestones=[warmup])
     return Schedule(by_epoch=curve) if settings.per == "epoch" else Schedule(by_step=curve)
