@@ -83,6 +83,9 @@ class RunFolder:
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
         self.execution = self.path / "execution.json"  # precision and memory format, by device
         self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
+        self.provenance = self.path / "provenance.json"  # the code, versions, machine and tables it was made with
+        self.test_score = self.path / "test_score.json"  # of infer.py, where the test labels are known
+        self.submitted = self.path / "submitted.json"  # public and private score, entered with tools.leaderboard
 
     def fold(self, number):
         """Return the FoldFolder of a fold's number, or of "all", whether it exists or not."""
@@ -162,5 +165,9 @@ def describe_changes(saved, config):
 
 def differing_settings(one, other):
     """Return the keys of two configs' different settings, among those that change what is trained."""
-    keys = (key for key in settings() if key not in _HOW_IT_RUNS and not key.startswith("infer."))
-    return [key for key in keys if value_of(one, key) != value_of(other, key)]
+    return [key for key in training_settings() if value_of(one, key) != value_of(other, key)]
+
+
+def training_settings():
+    """Return the keys of the settings that change what is trained."""
+    return [key for key in settings() if key not in _HOW_IT_RUNS and not key.startswith("infer.")]

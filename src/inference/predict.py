@@ -23,7 +23,7 @@ from src.errors import UserError, first_line
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold
-from src.files import delete_unfinished, load_json, make_folder
+from src.files import delete_unfinished, load_json, make_folder, save_json
 from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
@@ -86,6 +86,8 @@ def infer_run(config, run_folder):
         return None
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     test_score = metric.score(solution, average)
+    known = {"score": test_score if np.isfinite(test_score) else None, "networks": len(folds)}
+    save_json(written.test_score, {"metric": metric.name} | known)
     print(f"test {metric.name}: {test_score:.5f}{'' if np.isfinite(test_score) else ', not defined on these answers'}")
     return test_score
 

@@ -34,6 +34,7 @@ from src.training.learner import build_learner, build_transforms, count_reads
 from src.training.oof import score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_execution, recall_execution, save_execution
+from src.training.provenance import save_provenance
 from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
 from src.training.schedule import build_schedule
 from src.training.tracking import Tracker, build_tracker
@@ -58,6 +59,7 @@ class Run:
     caches: dict = field(default_factory=dict)  # {(height, width): data.cache.ImageCache}
     features: np.ndarray | None = None  # (V, N, D), in place of images
     interrupts: Interrupts | None = None
+    words: tuple[str, ...] = ()  # of the command line
     tracker: Tracker = field(default_factory=Tracker)
 
 
@@ -75,7 +77,7 @@ def train_run(config, words=(), interrupts=None):
             run = load_run(config, processes)
             folder = run.folder
             check_learner(run)
-            run.interrupts = interrupts
+            run.interrupts, run.words = interrupts, tuple(words)
             open_folder(run, locks)
             if run.unfinished:
                 prepare_inputs(run)
@@ -201,6 +203,7 @@ def open_folder(run, locks):
             if is_main:
                 open_run(config, is_busy)
                 save_execution(folder, execution, run.accelerator.device)
+                save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
             run.table = leave_out_unreadable(config, run.table, folder.unreadable)
         check_folds(run.table, run.table.folds, run.metric, config)
         if is_main:

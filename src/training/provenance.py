@@ -1,0 +1,65 @@
+"""provenance.json: code, versions, machine and tables of a run's first command, and what later ones had else."""
+
+import hashlib
+import platform
+import re
+import shlex
+import subprocess
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from src.competition.paths import locate
+from src.config.settings import REPOSITORY
+from src.files import load_json, save_json
+
+_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python",
+              "opencv-python-headless", "albumentations", "pillow")  # fmt: skip
+
+
+def save_provenance(path, config, words, device, has_work):
+    """Write the facts of a run's first command; of a later one, where the run has work, append what is different.
+
+    A table that has changed since is named. words: of the command line; device: torch.device.
+    """
+    facts = {"command": shlex.join(["python", "train.py", *words]), **collect_facts(config, device)}
+    first = load_json(path, *facts) if has_work and path.is_file() else facts
+    for name in (name for name, digest in facts["tables"].items() if digest != first["tables"].get(name)):
+        print(f"{path.parent}: competition.{name} is another file than the one that the run began with")
+    changed, later = {key: value for key, value in facts.items() if value != first[key]}, first.get("later", [])
+    save_json(path, first | {"later": [*later, changed] if changed and changed not in later else later})
+
+
+def collect_facts(config, device):
+    """Return {commit, is_dirty, versions, machine, tables}, the last of them as SHA-256; None: there is none."""
+    commit, is_dirty = read_commit(REPOSITORY)
+    versions, tables, competition = {"python": platform.python_version()}, {}, config.competition
+    for library in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.is_file() and (named := re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE)):
+        cpu = named[1]
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    machine = {"system": platform.platform(), "cpu": cpu, "gpu": gpu}
+    for name in ("train_table", "test_table", "sample_submission"):
+        path = Path(locate(competition.root, getattr(competition, name) or ""))
+        tables[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return {"commit": commit, "is_dirty": is_dirty, "versions": versions, "machine": machine, "tables": tables}
+
+
+def read_commit(folder):
+    """Return (git's hash of the code in a folder, whether it was changed since); (None, None) where git knows none."""
+    git, found = ["git", "--no-optional-locks", "-C", str(folder)], []
+    try:
+        for words in (["ls-files"], ["status", "--porcelain=v2", "--branch"]):
+            command = [*git, *words, "--", "train.py", "infer.py", "src"]
+            found += [subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout]
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    commit = re.search("^# branch.oid ([0-9a-f]+)$", found[1], re.MULTILINE)
+    if not commit or not found[0]:  # the repository around an exported copy, which holds none of its files
+        return None, None
+    return commit[1], any(not line.startswith("#") for line in found[1].splitlines())
