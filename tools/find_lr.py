@@ -105,7 +105,8 @@ def report(config, sweep, proposal, num_images, path):
     from src.evaluation.metrics import build_metric
 
     now, name = config.optimizer.lr, config.competition.metric
-    print(f"tried for {proposal.num_steps} steps; {name} and log loss of {proposal.num_held_out} held-out images")
+    loss_name = "squared error" if config.competition.task == "regression" else "log loss"
+    print(f"tried for {proposal.num_steps} steps; {name} and {loss_name} of {proposal.num_held_out} held-out images")
     for lr, (score, loss) in sorted(proposal.tried.items()):
         print(f"  {lr:.1e}  {score:.5f}  {loss:.4f}{'  now' if lr == now else ''}")
     print(f"optimizer.lr={proposal.lr:.1e}   (now {now:.1e}; the sweep's loss was lowest at {proposal.lowest:.1e})")
@@ -284,9 +285,9 @@ class Trial:
         import torch
 
         from src.data.samplers import derive_seed
-        from src.evaluation.metrics import log_loss
         from src.model.losses import probabilities
         from src.training.engine import predict, train_one_epoch
+        from src.training.fold import compute_loss
         from src.training.learner import build_learner
 
         run, config = self._run, self._run.config
@@ -312,7 +313,7 @@ class Trial:
             return math.inf, math.inf
         targets, task = self._targets[index], config.competition.task
         cost = self.sign * run.metric.score(targets, probs[0])
-        return math.inf if math.isnan(cost) else cost, log_loss(targets, probs[0], task)
+        return math.inf if math.isnan(cost) else cost, compute_loss(learner.network, targets, probs[0], task)
 
 
 def _prepare_inputs(run, fold, num_reads):

@@ -5,6 +5,7 @@ They come from the dataset that training reads, so the preview shows exactly wha
 
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 from src.config.load import load_config
@@ -50,7 +51,7 @@ def _preview(words):
     if config.competition.name == "demo":
         write_demo(config.competition.root)
     table = load_train_table(config.competition)
-    table = table.take(choose_rows(table.targets, _NUM_ROWS, config.seed))
+    table = table.take(choose_rows(table.strata if table.is_regression else table.targets, _NUM_ROWS, config.seed))
     columns, transforms = compute_columns(config, table)
     changes = [word for word in words if not word.startswith(("competition=", "recipe=", "seed=", "output="))]
     title = f"competition={config.competition.name} recipe={config.recipe} seed={config.seed} {' '.join(changes)}"
@@ -105,9 +106,11 @@ def compute_columns(config, table):
     datasets = [ImageDataset(table, competition, one, config.seed) for one in (build_resize(config), augmentation)]
     plain, augmented = (build_loader(dataset, len(table), num_workers=0) for dataset in datasets)
 
-    names = config.competition.classes if len(table.target_names) == 1 else table.target_names
+    is_binary = len(table.target_names) == 1 and not table.is_regression
+    names = config.competition.classes if is_binary else table.target_names
     names = names or table.target_names
-    labels = [_describe_targets(targets, names) for targets in table.targets]
+    describe = partial(_describe_numbers if table.is_regression else _describe_targets, names=names)
+    labels = [describe(targets) for targets in table.targets]
     ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
     columns = [("resized", _join_images(next(plain.batches(0))["inputs"]), ids)]
     mixer = Mixer(config.mix) if config.mix.prob else None
@@ -119,7 +122,7 @@ def compute_columns(config, table):
             continue
         if mixer:
             inputs, targets = _mix(mixer, inputs, table.targets, config.seed + epoch)
-            captions = [_describe_targets(row, names) for row in targets]
+            captions = [describe(row) for row in targets]
         columns.append((f"epoch {epoch}", _join_images(inputs), captions))
     return columns[: 1 + _NUM_AUGMENTED], augmentation.describe()
 
@@ -192,6 +195,11 @@ def _describe_targets(targets, names):
     values = targets.tolist() if len(targets) > 1 else [1 - targets[0], targets[0]]
     positive = sorted((-value, name) for value, name in zip(values, names, strict=True) if value >= 0.005)
     return ", ".join(name if value <= -0.995 else f"{name} {-value:.2f}" for value, name in positive) or "none"
+
+
+def _describe_numbers(targets, names):
+    """Return a row's numbers, of regression, as a caption."""
+    return ", ".join(f"{name}={value:.4g}" for name, value in zip(names, targets, strict=True))
 
 
 def _fit(caption, num_letters):

@@ -59,7 +59,9 @@ class ImageTable:
 
     @property
     def positives(self):
-        """(N, C) bool: which columns are true of a row, by the rule of the metrics."""
+        """(N, C) bool: which columns are true of a row, by the rule of the metrics; of regression, above the mean."""
+        if self.is_regression:
+            return self.targets > np.nanmean(self.targets, axis=0)
         return positives(self.targets, self.is_multiclass)
 
     @property

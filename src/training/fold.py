@@ -69,10 +69,7 @@ def train_fold(run, fold):
 
 
 def evaluate(learner, probs, fold, epoch):
-    """Return the validation's (score, loss) for probs (N, K); either one that is nan is a UserError.
-
-    The loss is the log loss, or of regression the mean squared error of standardised values.
-    """
+    """Return the (score, loss) of validation probs (N, K); either one that is nan is a UserError."""
     if not np.isfinite(probs).all():
         advice = advise_on_nan(learner.config.precision, "lower optimizer.lr")
         raise UserError(f"fold {fold}, epoch {epoch + 1}: predictions are nan; {advice}")
@@ -82,9 +79,14 @@ def evaluate(learner, probs, fold, epoch):
         other = "rmse" if learner.config.competition.task == "regression" else "log_loss"
         advice = f"check the targets, or set competition.metric={other}"
         raise UserError(f"fold {fold}, epoch {epoch + 1}: {metric.name} is {score} on the validation rows; {advice}")
-    if (std := learner.network.target_std) is not None:  # the mean squared error of standardised values
-        return score, float(np.nanmean(((targets - probs) / std.cpu().numpy()) ** 2))
-    return score, log_loss(targets, probs, learner.config.competition.task)
+    return score, compute_loss(learner.network, targets, probs, learner.config.competition.task)
+
+
+def compute_loss(network, targets, probs, task):
+    """Return the log loss of probs (N, K), or of regression's values the mean squared error where standardised."""
+    if task == "regression":
+        return float(np.nanmean(((targets - probs) / network.target_std.cpu().numpy()) ** 2))
+    return log_loss(targets, probs, task)
 
 
 def predict_validation(learner, network, after_batch=None):

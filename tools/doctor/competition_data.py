@@ -162,16 +162,19 @@ def _salvage(competition, side, rows, target_names, findings):
         groups = read_groups(rows, competition, "group", key)
     columns = rows.drop(columns=[competition.id, competition.label, *competition.targets], errors="ignore")
     is_multiclass = competition.task == "multiclass"
-    return ImageTable(ids, paths, targets, tuple(names), groups, None, columns, is_multiclass)
+    is_regression = competition.task == "regression"
+    return ImageTable(
+        ids, paths, targets, tuple(names), groups, None, columns, is_multiclass, is_regression=is_regression
+    )
 
 
 def _salvage_targets(competition, rows, findings):
     """Return (target names, (N, C) float32 or None); a column may be constant."""
     where = f"{competition.root}/{competition.train_table or competition.train_image}"
     try:
-        if competition.label in rows:
+        if competition.label in rows and competition.task != "regression":
             return read_label(rows, competition, where)
-        names = tuple(name for name in competition.targets if name in rows)
+        names = tuple(name for name in competition.targets or [competition.label] if name in rows)
         if names:
             return names, read_targets(rows, names, competition, where, may_be_constant=True)
     except UserError as error:

@@ -32,6 +32,9 @@ def check_split(data):
         )
     elif fault := _find_fault(data):
         findings.append(make_finding(fault))
+    if table.is_regression:
+        lines = describe_folds(table, folds).to_string(index=False, line_width=76).splitlines()
+        return findings, [Fact("folds: mean of each column", tuple(lines))]
     errors = compute_fold_errors(table.positives, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
         worst = errors[is_large].sort_values("error", ascending=False)
@@ -88,7 +91,7 @@ def compute_fold_errors(targets, folds):
 def _find_fault(data):
     """Return what is wrong with the folds, or ""; constant columns, which no split can help, are left out."""
     table, folds = data.train, data.folds
-    is_positive = data.metric.positives(table.targets)
+    is_positive = table.positives
     varies = is_positive.any(axis=0) & ~is_positive.all(axis=0)
     if not varies.any():
         return ""
@@ -148,7 +151,7 @@ def _check_stems(data):
     table, competition = data.train, data.config.competition
     if table is None or table.targets is None or competition.group is not None or data.config.folds.endswith(".csv"):
         return
-    if found := propose_group(table.ids, number_classes(table.positives), data.config.num_folds):
+    if found := propose_group(table.ids, number_classes(table.strata), data.config.num_folds):
         setting, groups = found
         sizes = pd.Series(groups).value_counts()
         shown = [", ".join(table.ids[groups == one][:3]) for one in sizes.index[:MAX_NAMES] if sizes[one] > 1]

@@ -175,11 +175,12 @@ def compare_scores(scores, num_folds, metric, was_trained=True, chances=(), rise
     """
     plain, sign = np.array(scores["plain", True]), 1 if metric.greater_is_better else -1
     findings, lines = [], [f"{plain.mean():.4f}  plain, mean of {len(plain)} folds"]
-    least = max(_MIN_DROP, sign * np.mean(rises)) if len(rises) else _MIN_DROP
+    smallest = _MIN_DROP * (abs(plain.mean()) if metric.takes == "values" and not metric.greater_is_better else 1)
+    least = max(smallest, sign * np.mean(rises)) if len(rises) else smallest
     if len(chances) and sign * (plain.mean() - np.mean(chances)) <= 0:
         least = np.inf
         lines.append(f"{np.mean(chances):.4f}  by chance: the run has not learned, so nothing below says much")
-    elif least > _MIN_DROP:
+    elif least > smallest:
         lines.append(f"{least:.4f}  was added by the last epoch: train longer before a smaller drop below says much")
     for (name, is_used), values in scores.items():
         if name == "plain":

@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from src.competition.targets import standardize
 from tools.doctor.findings import Finding, name_rows
 
 _EQUAL = 0.95  # correlation of two columns that are nearly equal
+_NEARLY_EQUAL_NUMBERS = 0.999  # correlation of two columns of numbers
+_FAR = 8  # deviations from the mean, beyond which a number may be a slip of the pen
 _MIN_ROWS = 5  # positives or negatives, below which a network can hardly learn a column
 
 
@@ -13,6 +16,8 @@ def check_labels(data):
     table = data.train
     if table is None or table.targets is None:
         return []
+    if table.is_regression:
+        return _check_numbers(table)
     is_positive, names = table.positives, table.target_names
     findings, counts = _find_alike(data.config.competition, names), is_positive.sum(axis=0)
     findings += _find_joined(data.config.competition, names)
@@ -42,6 +47,29 @@ def check_labels(data):
     if data.config.competition.task != "multilabel":
         return findings
     return findings + _find_equal(is_positive, names) + _find_implied(is_positive, names)
+
+
+def _check_numbers(table):
+    """Return the findings about columns of regression: constant ones, numbers far off, and nearly equal ones."""
+    targets, names, findings = table.targets.astype(np.float64), table.target_names, []
+    mean, deviation = standardize(targets)
+    constant = np.flatnonzero(np.nanmax(targets, axis=0) == np.nanmin(targets, axis=0))
+    if len(constant):
+        title = f"{len(constant)} of {len(names)} target columns hold one number in all {len(table)} rows"
+        advice = "nothing can be learned from them: leave them out of competition.targets"
+        findings.append(Finding("error", title, advice, **name_rows(names, constant)))
+    if len(far := np.argwhere(np.abs(targets - mean) > _FAR * deviation)):
+        named = [f"{table.ids[row]}: {names[column]} {targets[row, column]:g}" for row, column in far]
+        title = f"{len(far)} numbers lie more than {_FAR} standard deviations from their column's mean"
+        advice = "correct those that are slips; where they are right, loss.name=huber or mae minds them less"
+        findings.append(Finding("warning", title, advice, **name_rows(named)))
+    filled = np.where(np.isnan(targets), mean, targets)
+    pairs = np.argwhere(np.triu(np.abs(compute_correlations(filled)) >= _NEARLY_EQUAL_NUMBERS, 1))
+    if len(pairs):
+        named = [f"{names[one]} and {names[other]}" for one, other in pairs]
+        title = f"{len(pairs)} pairs of target columns hold nearly the same numbers, but for their units"
+        findings.append(Finding("note", title, "a mean over columns counts them twice", **name_rows(named)))
+    return findings
 
 
 def _find_alike(competition, names):
@@ -94,7 +122,7 @@ def _advise_constant(competition, are_all):
 
 
 def compute_correlations(is_positive):
-    """Return (C, C) float64: the correlation (phi) of each two columns of (N, C) bool; 0 for a constant column.
+    """Return (C, C) float64: the correlation (of bool: phi) of each two columns of (N, C); 0 for a constant column.
 
     Reference: Yule, On the Methods of Measuring Association between Two Attributes, 1912, JRSS 75, p. 596.
     """

@@ -7,6 +7,7 @@ import pytest
 from src.competition.submission import build_submission
 from tools.doctor.folds import check_split
 from tools.doctor.labels import check_labels, compute_correlations
+from tools.doctor.leaks import check_leaks
 
 MULTILABEL = ("competition.task=multilabel", "competition.targets=[sick,b,c]")
 
@@ -119,3 +120,48 @@ def test_classes_that_are_others_joined(clinic, words):
     [finding] = [one for one in check_labels(clinic.load(*words)[0]) if "joined" in one.title]
     assert (finding.severity, finding.names) == ("warning", ("rust scab",))
     assert finding.advice.endswith("set competition.task=multilabel 'competition.separator= '")
+
+
+REGRESSION = ("competition.task=regression", "competition.metric=rmse", "competition.targets=[weight,height,gap]")
+
+
+@pytest.fixture
+def measured(clinic):
+    """The clinic with columns of numbers, in one of them a gap."""
+    rng = np.random.default_rng(3)
+    weight, height = rng.normal(60, 10, 160), rng.normal(170, 10, 160)
+    gap = pd.Series(rng.normal(size=160).round(3)).astype(str)
+    gap[5] = "NA"
+    clinic.save(clinic.read().assign(weight=weight, height=height, gap=gap))
+    return clinic
+
+
+def test_numbers_that_are_well_measured_have_no_finding(measured):
+    words = (*REGRESSION, "competition.missing=drop")
+    assert found_in(measured, *words) == []
+    findings, [fact] = check_split(measured.load(*words)[0])
+    assert [finding for finding in findings if finding.severity == "error"] == []
+    assert fact.title == "folds: mean of each column"
+    assert fact.lines[0].split() == ["fold", "rows", "groups", "weight", "height", "gap"]
+    check_leaks(measured.load(*words)[0])
+
+
+def test_numbers_that_are_slips_constants_or_copies(measured):
+    table = measured.read()
+    weight = table["weight"].astype(float)
+    weight[7] = 6000
+    measured.save(table.assign(weight=weight, height=(weight * 2.2 + 3).round(6), gap="1"))
+    constant, slips, equal = found_in(measured, *REGRESSION)
+    assert (constant.severity, constant.names) == ("error", ("gap",))
+    assert slips.title == "2 numbers lie more than 8 standard deviations from their column's mean"
+    assert slips.names[0] == f"{table['id'][7]}: weight 6000"
+    assert equal.names == ("weight and height",)
+
+
+def test_grades_of_a_label_column_are_numbers_too(measured):
+    measured.save(measured.read().assign(grade=np.arange(160) % 5))
+    words = ("competition.task=regression", "competition.metric=quadratic_kappa", "competition.targets=[]")
+    data, findings = measured.load(*words, "competition.label=grade")
+    assert findings == []
+    assert data.train.targets[:5, 0].tolist() == [0, 1, 2, 3, 4]
+    assert check_labels(data) == []
