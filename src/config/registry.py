@@ -70,14 +70,14 @@ def check_kwargs(where, function, kwargs, name=None, /, **ranges):
         if is_choice and value not in (default, *limits):
             raise UserError(f"{where}.{key}={value}: not one of {listing(limits, 20)}{nearest(value, limits)}")
         is_list = right == "a list" and default and isinstance(default[0], (int, float))
-        if is_list or (not is_choice and (key in ranges or isinstance(value, (int, float)))):
+        if is_list or (not is_choice and (key in ranges or type(value) in (int, float))):
             for one in value if is_list else [value]:
                 check_range(f"{where}.{key}", one, *limits)
 
 
 def check_range(where, number, low, high):
     """Raise a UserError for what is neither null nor a finite number from `low` to `high` (None: no limit)."""
-    is_number = isinstance(number, (int, float)) and abs(number) < math.inf
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) < math.inf
     high = _LARGEST if high is None and isinstance(number, int) and number > _LARGEST else high
     is_inside = is_number and (low is None or low <= number) and (high is None or number <= high)
     if not is_inside and number is not None:

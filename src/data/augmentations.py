@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.config.registry import check_range
-from src.errors import UserError, listing, nearest
+from src.config.registry import check_kwargs
+from src.errors import UserError
 
 
 class _Torchvision(A.ImageOnlyTransform):
@@ -180,12 +180,11 @@ def build_transforms(settings, image_size, channels, is_uint8):
 def _choose_strengths(settings, channels, is_uint8):
     """Return {name: strength} of what such images get, in the order of AUGMENTATIONS."""
     asked = {name: strength for name, strength in settings.kwargs.items() if strength is not None}
-    for name, strength in asked.items():
-        if name not in AUGMENTATIONS:
-            known = f"{listing(AUGMENTATIONS, 30)}{nearest(name, AUGMENTATIONS)}"
-            raise UserError(f"augment.kwargs: there is no {name}, only {known}")
-        if name in _RANGES:
-            _check_strength(f"augment.kwargs.{name}", strength, *_RANGES[name], num_numbers=1 + (name == "scale"))
+    known = {name: (1.0, 1.0) if name == "scale" else None for name in AUGMENTATIONS}
+    check_kwargs("augment.kwargs", known, asked, "augment", **_RANGES)
+    scale = list(asked.get("scale", known["scale"]))
+    if len(scale) != 2 or None in scale or scale != sorted(scale):
+        raise UserError(f"augment.kwargs.scale={scale}: must be [smallest, largest], for example [0.8, 1.25]")
     chosen, strengths = {}, PRESETS[settings.preset] | asked
     for name in AUGMENTATIONS:
         strength, fault = strengths.get(name, 0), None
@@ -202,13 +201,3 @@ def _choose_strengths(settings, channels, is_uint8):
         if not fault:
             chosen[name] = strength
     return chosen
-
-
-def _check_strength(where, strength, low, high, num_numbers):
-    numbers = list(strength) if num_numbers == 2 and isinstance(strength, (list, tuple)) else [strength]
-    is_number = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in numbers)
-    if not is_number or len(numbers) != num_numbers or numbers != sorted(numbers):
-        form = "a number" if num_numbers == 1 else "[smallest, largest], for example [0.8, 1.25]"
-        raise UserError(f"{where}={strength}: must be {form}")
-    for number in numbers:
-        check_range(where, number, low, high)

@@ -440,7 +440,7 @@ def test_every_preset_and_flip_can_be_built():
 WRONG = {
     "rotate": [-1, 181, "x", True, [5], [0, 5], {"limit": 5}, float("nan")],
     "crop": [0, 0.001, 1.1],
-    "scale": [2, [2], [1, 2, 3], [2, 1], [0, 1], [0.5, 11], ["a", "b"], "x"],
+    "scale": [2, [2], [1, 2, 3], [2, 1], [0, 1], [0.5, 11], ["a", "b"], [None, 1], "x"],
     "blur": [21],
     "rand_augment": [11],
     "augmix": [10.5],
@@ -465,7 +465,7 @@ def test_a_strength_out_of_its_range_is_refused(name):
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError) as caught:
         build(rotat=20)
-    assert str(caught.value).startswith("augment.kwargs: there is no rotat, only crop, rotate, ")
+    assert str(caught.value).startswith("augment.kwargs: augment has no rotat (it has crop, rotate, ")
     assert str(caught.value).endswith("; did you mean rotate?")
 
 
@@ -481,7 +481,7 @@ def test_a_new_augmentation_is_one_entry(monkeypatch):
     assert names(build(preset="light", shuffle_grid=0)) == names(build(preset="light")) == "Affine HorizontalFlip"
     monkeypatch.setitem(augmentations.PRESETS, "shuffled", {"shuffle_grid": 2})
     assert names(build(preset="shuffled", flips="none")) == "RandomGridShuffle"
-    with pytest.raises(UserError, match=r"only .* shuffle_grid; did you mean shuffle_grid\?$"):
+    with pytest.raises(UserError, match=r"\(it has .* shuffle_grid\); did you mean shuffle_grid\?$"):
         build(shuffle_grd=1)
 
 
