@@ -97,6 +97,7 @@ def compute_columns(config, table):
 
     from src.data.dataset import ImageDataset, build_loader
     from src.data.decode import decode_image
+    from src.data.inspection import describe_transforms
     from src.data.mixup_cutmix import Mixer
     from src.data.transforms import build_augmentation, build_resize
 
@@ -124,7 +125,7 @@ def compute_columns(config, table):
             inputs, targets = _mix(mixer, inputs, table.targets, config.seed + epoch)
             captions = [describe(row) for row in targets]
         columns.append((f"epoch {epoch}", _join_images(inputs), captions))
-    return columns[: 1 + _NUM_AUGMENTED], augmentation.describe()
+    return columns[: 1 + _NUM_AUGMENTED], describe_transforms(augmentation.transforms)
 
 
 def draw_columns(path, columns, title):

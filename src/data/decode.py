@@ -132,15 +132,6 @@ def read_orientation(page, data):
     return found if found in TURNS else 1
 
 
-def count_bits(data):
-    """Return the bits that the largest pixel of a file's bytes takes; 0: not an image of 16-bit pixels."""
-    page = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    if not _is_16_bit(page) or (page.mode == "I" and page.format == "TIFF"):
-        return 0
-    is_grey = page.mode.startswith("I")
-    return int((np.asarray(page) if is_grey else _decode_by_opencv(data, cv2.IMREAD_UNCHANGED)).max()).bit_length()
-
-
 def _decode_by_content(path, data, competition, target_size):
     page = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)  # reads no pixels: 15 microseconds
     check_size(path, page.height, page.width)
@@ -168,7 +159,7 @@ def _read_channels(path, page, competition, data):
         return np.concatenate(pages, axis=2)
     page.seek(0)
     is_four = page.format == "TIFF" and page.mode == "RGB" and page.tag_v2.get(277) == 4  # the last is no alpha
-    if is_four or (competition.bits and _is_16_bit(page)):
+    if is_four or (competition.bits and is_16_bit(page)):
         return _read_16_bits(data, competition.bits)
     return np.asarray(page.convert("RGBA") if channels == 4 and _has_alpha(page) else page)
 
@@ -179,12 +170,12 @@ def _read_page(path, page, competition, data=None, target_size=None):
     is_plain = page.mode in ("L", "RGB") and page.format in ("TIFF", "BMP", "WEBP", "JPEG2000") and not _has_alpha(page)
     if page.mode.startswith("I;16") or (page.mode == "I" and page.format in ("PNG", "PPM")):
         # Pillow scales what has a range of its own to 16 bits, but for TIFF of 12
-        bits = competition.bits if _is_16_bit(page) else 12 if page.format == "TIFF" else 16
+        bits = competition.bits if is_16_bit(page) else 12 if page.format == "TIFF" else 16
         pixels = _to_8_bits(np.asarray(page), bits)
         return 255 - pixels if page.format == "TIFF" and page.tag_v2.get(262) == 0 else pixels  # 0 is white
     if page.mode in ("I", "F"):
         raise UserError(f"{path}: has 32-bit or signed pixels, whose range no image format fixes; save it as .npy")
-    if competition.bits and data and _is_16_bit(page):
+    if competition.bits and data and is_16_bit(page):
         pixels = _read_16_bits(data, competition.bits)
         if not (_has_alpha(page) and pixels.shape[2] == 4):
             return pixels[..., :3]
@@ -209,11 +200,12 @@ def _read_by_opencv(data, channels, size, target_size):
         if all(-(-side // factor) >= target for side, target in zip(size, target_size, strict=True)):
             flag = getattr(cv2, f"IMREAD_REDUCED_{kind}_{factor}")
             break
-    pixels = _decode_by_opencv(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = decode_by_opencv(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels) if channels == 3 else pixels
 
 
-def _decode_by_opencv(data, flag):
+def decode_by_opencv(data, flag):
+    """Return the pixels of a file's bytes as OpenCV stores them; flag: one of its IMREAD_*."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if pixels is None:
         raise cv2.error("truncated or corrupt")
@@ -222,7 +214,7 @@ def _decode_by_opencv(data, flag):
 
 def _read_16_bits(data, bits):
     """Return all channels, of colours with as many bits as are stored: Pillow's would have the high byte."""
-    pixels = _decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
+    pixels = decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
     pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.ndim == 3 else pixels
     return pixels if pixels.dtype == np.uint8 else _to_8_bits(pixels, bits)
 
@@ -232,7 +224,7 @@ def _to_8_bits(pixels, bits):
     return (np.minimum(pixels, 2**bits - 1) >> (bits - 8)).astype(np.uint8)
 
 
-def _is_16_bit(page):
+def is_16_bit(page):
     """Whether an open page that is not yet loaded has 16-bit pixels, of a range that the file does not state."""
     stored = str(page.tile[0][3]) if page.tile else ""  # Pillow's raw mode is in it
     return ";16" in stored or (page.mode == "I;16" and ";12" not in stored)

@@ -34,6 +34,7 @@ class Augmentation:
             cover image_size where it is smaller, so that a crop of that size always fits.
         decode_size: (height, width) that decoding need not exceed; None: the image's own size is wanted.
         num_views: images that a call returns: 1, or 3 where there is a `view_transform`.
+        transforms: list of albumentations', in order, the `view_transform` last.
     """
 
     def __init__(self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash"):
@@ -42,6 +43,7 @@ class Augmentation:
         self.num_views = 1 if view_transform is None else 3
         self._pipeline = A.Compose(list(transforms)) if transforms else None
         self._view_transform = view_transform
+        self.transforms = [*transforms, *filter(None, [view_transform])]
 
     def __call__(self, image, seed):
         """Return an image (H, W, C), uint8 or float32, as (*image_size, C) of the same dtype.
@@ -63,10 +65,6 @@ class Augmentation:
             return image
         self._view_transform.set_random_state(*stream)
         return np.stack([image] + [self._view_transform(image=image)["image"] for _ in range(2)])
-
-    def describe(self):
-        """Return one line for each transform, in order: its probability, its name, and what is not its default."""
-        return list(_describe([*(self._pipeline or ()), *filter(None, [self._view_transform])]))
 
 
 def build_resize(config):
@@ -91,7 +89,7 @@ def build_augmentation(config, is_uint8):
         probe = _check_output(where, transform, probe)
     view_transform = next((one for one in transforms if settings.augmix_consistency and isinstance(one, AugMix)), None)
     transforms = [one for one in transforms if one is not view_transform]
-    changes_size = any(word in line.split()[1] for line in _describe(transforms) for word in _CHANGE_SIZE)
+    changes_size = any(word in type(one).__name__ for one in _list_nested(transforms) for word in _CHANGE_SIZE)
     source_size = tuple(round(side * (1.25 if changes_size else 1)) for side in image_size)
     source_size = None if is_own and changes_size else source_size
     return Augmentation(image_size, transforms, source_size, view_transform, config.resize)
@@ -131,22 +129,11 @@ def _build_transform(entry):
         raise UserError(f"{where}: {name}: {reason}") from None
 
 
-def _describe(transforms, indent=""):
+def _list_nested(transforms):
+    """Yield each transform and those within it."""
     for one in transforms:
-        defaults = {name: parameter.default for name, parameter in inspect.signature(type(one)).parameters.items()}
-        values = {name: getattr(one, name, defaults[name]) for name in defaults if name not in ("p", "transforms")}
-        changed = [f"{name}={_short(value)}" for name, value in values.items() if value != defaults[name]]
-        yield f"{indent}p={one.p:.2f} {type(one).__name__} {' '.join(changed)}".rstrip()
-        yield from _describe(getattr(one, "transforms", ()), indent + "  ")
-
-
-def _short(value):
-    """A value without spaces, floats with four digits at most."""
-    if isinstance(value, (tuple, list)):
-        return f"({','.join(_short(one) for one in value)})"
-    if isinstance(value, dict):  # an Affine has the same for both axes
-        return " ".join(dict.fromkeys(_short(one) for one in value.values()))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        yield one
+        yield from _list_nested(getattr(one, "transforms", ()))
 
 
 def _check_output(where, transform, image):

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from src.config.settings import Augment, Competition, Config
+from src.data.inspection import describe_transforms
 from src.data.transforms import Augmentation, build_augmentation
 
 RNG = np.random.default_rng(0)
@@ -26,5 +27,9 @@ def resizing(size):
     return Augmentation(size)
 
 
+def describe(augment):
+    return describe_transforms(augment.transforms)
+
+
 def names(augment):
-    return " ".join(line.split()[1] for line in augment.describe())
+    return " ".join(line.split()[1] for line in describe(augment))

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, features
 
 from src.config.settings import Competition
 from src.data import decode
+from src.data.inspection import count_bits
 from src.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -149,7 +150,7 @@ def test_bits_in_use_of_sixteen(put, suffix, bits):
     if suffix != ".ppm":  # Pillow writes no PGM of 16 bits
         path = put("grey" + suffix, Image.fromarray(over))
         assert np.array_equal(decode_image(path, 1, bits=bits)[..., 0], expected)
-        assert decode.count_bits(decode.read_file(path)) == 16
+        assert count_bits(decode.read_file(path)) == 16
     path = put("colour" + suffix, cv2.imencode(suffix, np.dstack([grey, grey[::-1], over]))[1].tobytes())
     found = decode_image(path, 3, bits=None if suffix == ".ppm" else bits)
     if suffix != ".ppm":  # a PPM states its range
@@ -167,7 +168,7 @@ def test_a_range_that_the_file_states_is_taken(put):
     colour = put("a.ppm", b"P6 32 16 4095\n" + np.repeat(values[..., None], 3, axis=2).tobytes())
     for path, bits in ((grey, None), (grey, 12), (colour, None), (colour, 12)):
         assert np.abs(decode_image(path, 3, bits=bits)[..., 1] - values / 4095 * 255).max() <= 1
-    assert decode.count_bits(decode.read_file(grey)) == 0
+    assert count_bits(decode.read_file(grey)) == 0
 
 
 def turned(pixels, orientation, suffix, **options):

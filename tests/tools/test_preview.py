@@ -15,6 +15,7 @@ from src.competition.tables import load_train_table
 from src.config.load import load_config
 from src.config.settings import REPOSITORY
 from src.data.dataset import ImageDataset, build_loader
+from src.data.inspection import describe_transforms
 from src.data.mixup_cutmix import Mixer
 from src.data.transforms import build_augmentation, build_resize
 from tools.preview import _describe_targets, _fit, choose_rows, compute_columns, main
@@ -78,7 +79,7 @@ def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoc
     columns, transforms, config, table = columns_of("augment.preset=heavy", "seed=3")
     assert [heading for heading, _, _ in columns] == ["resized", *(f"epoch {epoch}" for epoch in range(7))]
     augmentation = build_augmentation(config, True)
-    assert transforms == augmentation.describe()
+    assert transforms == describe_transforms(augmentation.transforms)
     assert augmentation.decode_size == (30, 30)
     for transform, found in [(build_resize(config), columns[:1]), (augmentation, columns[1:])]:
         loader = build_loader(ImageDataset(table, config.competition, transform, 3), 6, 0)

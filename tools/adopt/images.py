@@ -8,7 +8,8 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from src.data.decode import count_bits, read_file
+from src.data.decode import read_file
+from src.data.inspection import count_bits
 
 _MAX_SIDE = 224  # what most backbones were pretrained at
 _MAX_ARRAY_SIDE = 512

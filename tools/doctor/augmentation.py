@@ -10,6 +10,7 @@ import numpy as np
 
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
+from src.data.inspection import describe_transforms
 from src.errors import UserError
 from src.training.learner import build_transforms
 from tools.doctor.findings import Fact, Finding, make_finding
@@ -37,7 +38,7 @@ def check_augmentation(data, row):
     lines = [
         f"{counts} (epochs x workers x rows; independent seeds give {expected})",
         f"{changed:.0%} differ from the plain image",
-        *augmentation.describe(),
+        *describe_transforms(augmentation.transforms),
     ]
     return findings, [Fact("augmentation", tuple(lines))]
 

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from src.competition.paths import Paths
-from src.data.decode import IMAGE_FORMATS, count_bits, decode_bytes, read_file, read_orientation, resize_image
+from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, read_orientation, resize_image
+from src.data.inspection import count_bits
 from src.data.scan import map_images
 from src.errors import UserError
 
