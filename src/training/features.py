@@ -20,7 +20,7 @@ from src import data
 from src.data.cache import cache_folder, hash_images
 from src.data.dataset import ImageDataset, build_loader, is_image
 from src.errors import UserError
-from src.files import atomic_path, make_folder, save_text
+from src.files import atomic_path, delete_unfinished, make_folder, save_text
 from src.locks import hold
 from src.model.network import build_network
 from src.training.engine import advise_on_nan, predict
@@ -91,8 +91,7 @@ def load_features(run, transforms, paths):
         if not is_there:
             views = [_compute_view(run, network, view, transform) for view, transform in enumerate(transforms)]
             if accelerator.is_main_process:
-                for unfinished in path.parent.glob(f".{path.stem}.*.tmp"):
-                    unfinished.unlink()  # of a killed process
+                delete_unfinished(path.parent)
                 features = np.stack(views)
                 try:
                     with atomic_path(path) as temporary, open(temporary, "wb") as file:

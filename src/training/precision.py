@@ -154,8 +154,7 @@ def _build_step(config, device, formats):
         network = build_network(config, 1, load_pretrained=False)
         open_stages(network, config.train.epochs - 1)
         images = torch.randint(0, 256, (max(2, config.train.batch_size), *size), dtype=torch.uint8).to(device)
-    copies = [network, *(copy.deepcopy(network) for _ in range(len(formats) - 1))]
-    networks = {one: each.place(device, one) for one, each in zip(formats, copies, strict=True)}
+    networks = {is_last: copy.deepcopy(network).place(device, is_last) for is_last in formats}
 
     def step(candidate):
         network = networks[candidate.channels_last]
