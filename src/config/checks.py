@@ -23,6 +23,8 @@ def check_config(config):
                 check_range(key, value, rule["at_least"], rule["at_most"])
     known, ranges = {"min_delta": 0.0, "on": "score"}, {"min_delta": (0, None), "on": ("score", "loss")}
     check_kwargs("train.early_stopping_kwargs", known, config.train.early_stopping_kwargs, "early stopping", **ranges)
+    known, ranges = {"weight": 1.0, "power": 1.0, "limit": 0.0}, {"power": (0.01, 100), "limit": (0, 1)}
+    check_kwargs("train.pseudo_kwargs", known, config.train.pseudo_kwargs, "pseudo", weight=(0.01, 100), **ranges)
     ranges = {"momentum": (0, 1), "eps": (1e-12, 1)}
     check_kwargs("model.batchnorm_kwargs", dict.fromkeys(ranges), config.model.batchnorm_kwargs, "BatchNorm", **ranges)
     finders = (_find_run_faults, _find_model_faults, _find_input_faults, _find_regression_faults)
@@ -73,6 +75,11 @@ def _find_run_faults(config):
     if fold == "all" and schedule.name == "plateau":
         advice = "set schedule.name=cosine name=ANOTHER"
         yield f"schedule.name=plateau: follows the validation, which fold=all lacks; {advice}"
+    for key, value in (("teacher", train.teacher), ("pseudo", train.pseudo)):
+        if value is not None and Path(value) == folder:
+            yield f"train.{key}={value}: is the folder of this run itself; set name=ANOTHER"
+    if config.competition.task == "regression" and (given := set(train.pseudo_kwargs) - {"weight"}):
+        yield f"train.pseudo_kwargs.{min(given)}: of probabilities, and regression has none; leave it out"
     if patience and train.select == "last":
         yield f"train.early_stopping_epochs={patience}: ends some epochs after the best one; set train.select=best"
     if patience and train.average == "swa":

@@ -20,7 +20,8 @@ from src.errors import UserError, first_line, listing, nearest
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; far deeper text ends the process within libyaml
 _PATTERNS = ("competition.train_image", "competition.test_image")  # one, or a list of them
-_PATHS = ("competition.root", "output_dir", "cache_dir", "infer.output", "model.weights", "folds")  # ~ is the home
+_PATHS = ("competition.root", "output_dir", "cache_dir", "infer.output", "model.weights", "folds")
+_PATHS += ("train.teacher", "train.pseudo")  # ~ is the home
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # an interpolation, and a value that is still to be set
 _NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # a path cannot hold the first, a UTF-8 file the others
 

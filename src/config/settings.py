@@ -177,6 +177,12 @@ class Train:
     views: int = setting(1, "for model.freeze=head_only: versions of an image, plain and augmented, whose features are "
                          "computed once; 0: augmented anew, and through the backbone, in every epoch", at_least=0)
     max_images: int | None = setting(None, "training images per fold, drawn at random; null: all", at_least=1)
+    teacher: str | None = setting(None, "run folder whose out-of-fold predictions are mixed into the training targets "
+                                  "(self-distillation); null: none")
+    teacher_weight: float = setting(0.3, "share of the teacher's prediction in a target", at_least=0, at_most=1)
+    pseudo: str | None = setting(None, "run folder whose fold<k>/test.csv labels test images for fold k; null: none")
+    pseudo_kwargs: dict[str, Any] = setting({}, "weight=1: draws of such a row for one of another; power=1: its p^a / "
+                                            "(p^a + (1 - p)^a); limit=0: least max(p, 1 - p) of a row that is used")
     average: str = setting("none", "weights scored and saved: ema over steps, swa of the last epochs, soup of the best",
                            choices=list_names("training/averaging.py", "AVERAGES"))
     average_kwargs: dict[str, Any] = setting({}, "passed to it", kwargs_of=("training/averaging.py", "AVERAGES"))

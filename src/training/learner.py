@@ -1,6 +1,7 @@
 """What one fold trains, built from the config: network, average, loss, optimizer, schedule and loaders."""
 
 import copy
+import zlib
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,6 +33,7 @@ from src.training.engine import iterate_inputs
 from src.training.features import FeatureDataset
 from src.training.optimizer import align_memory, build_optimizer
 from src.training.schedule import Schedule, build_schedule
+from src.training.self_training import build_train_table
 
 
 @dataclass
@@ -94,9 +96,13 @@ class Learner:
         return train_seconds * passes
 
     def state_dict(self):
-        return {name: one.state_dict() for name, one in self._stateful().items()}
+        state = {name: one.state_dict() for name, one in self._stateful().items()}
+        return state | {"targets": zlib.crc32(self.train_table.targets.tobytes())}
 
     def load_state_dict(self, state):
+        if state.get("targets", own := zlib.crc32(self.train_table.targets.tobytes())) != own:
+            found = "train.teacher or train.pseudo predicts otherwise than when this fold was begun"
+            raise UserError(f"{self.config.run_folder}: {found}; restore its files, or set overwrite=true")
         for name, one in self._stateful().items():
             if name in state or name != "scaler":  # which a run that started in another precision lacks
                 one.load_state_dict(state[name])
@@ -119,19 +125,24 @@ def build_learner(run, fold):
     """Build the objects of one fold of a run.Run; its rows validate, all others train."""
     config, accelerator, task = run.config, run.accelerator, run.config.competition.task
     train_rows, val_rows = choose_rows(config, fold, run.table.folds)
+    labels, val_table = run.table.targets[train_rows], run.table.take(val_rows)
+    train_table, train_rows = build_train_table(run, fold, train_rows)
     if run.features is not None:
-        train_data = FeatureDataset(run.features, train_rows, run.table.take(train_rows), is_training=True)
-        val_data = FeatureDataset(run.features, val_rows, run.table.take(val_rows), is_training=False)
+        train_data = FeatureDataset(run.features, train_rows, train_table, is_training=True)
+        val_data = FeatureDataset(run.features, val_rows, val_table, is_training=False)
     else:
         train_data, val_data = (
-            ImageDataset(run.table.take(rows), config.competition, transform, config.seed, run.caches)
-            for rows, transform in zip((train_rows, val_rows), build_transforms(config, run.table), strict=True)
+            ImageDataset(table, config.competition, transform, config.seed, run.caches)
+            for table, transform in zip((train_table, val_table), build_transforms(config, run.table), strict=True)
         )
     processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     processes["num_workers"] = run.num_workers if run.features is None else 0
-    targets = train_data.table.targets
-    class_weights = resolve_class_weights(config.loss, targets, task)
+    targets = train_table.targets
+    class_weights = resolve_class_weights(config.loss, labels, task)
     chances = SAMPLERS[config.train.sampler](targets, task)
+    if len(targets) > len(labels) and (share := config.train.pseudo_kwargs.get("weight", 1)) != 1:
+        chances = np.ones(len(targets)) if chances is None else chances
+        chances[len(labels) :] *= share
     val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
     regression_scale = standardize(targets) if task == "regression" else None
@@ -161,7 +172,7 @@ def build_learner(run, fold):
         consistency=(lambda logits: weight * consistency_loss(logits[..., :num_targets], task)) if weight > 0 else None,
         optimizer=optimizer,
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
-        train_loader=train_loader, val_loader=val_loader, train_table=train_data.table, val_table=val_data.table,
+        train_loader=train_loader, val_loader=val_loader, train_table=train_table, val_table=val_table,
         guard=run.guard,
         stages={stage: [network.get_parameter(name) for name in names] for stage, names in list_stages(network)},
     )  # fmt: skip

@@ -5,6 +5,7 @@ import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cached_property
 
 import numpy as np
 from accelerate import Accelerator
@@ -30,13 +31,14 @@ from src.model.network import build_network
 from src.training.averaging import build_average
 from src.training.features import load_features
 from src.training.fold import train_fold
-from src.training.learner import build_learner, build_transforms, count_reads
+from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 from src.training.oof import score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_execution, recall_execution, save_execution
 from src.training.provenance import save_provenance
 from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
 from src.training.schedule import build_schedule
+from src.training.self_training import build_train_table, join_tables, load_test_rows
 from src.training.tracking import Tracker, build_tracker
 
 
@@ -61,6 +63,11 @@ class Run:
     interrupts: Interrupts | None = None
     words: tuple[str, ...] = ()  # of the command line
     tracker: Tracker = field(default_factory=Tracker)
+
+    @cached_property
+    def test(self):
+        """The ImageTable of the rows that train.pseudo labels."""
+        return load_test_rows(self)
 
 
 def train_run(config, words=(), interrupts=None):
@@ -130,6 +137,8 @@ def check_learner(run):
     wanted = run.folds if config.fold is None else [config.fold]
     if not config.overwrite and all(folder.fold(fold).is_finished() for fold in wanted):
         return  # its weights may be gone since
+    for fold in wanted:
+        build_train_table(run, fold, choose_rows(config, fold, run.table.folds)[0])
     if run.processes.is_main_process:
         print(f"building {config.model.backbone}", flush=True)
     resolve_class_weights(config.loss, run.table.targets, config.competition.task)
@@ -227,6 +236,7 @@ def prepare_inputs(run):
             save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
         run.accelerator.wait_for_everyone()
         run.pixel_stats = tuple(np.array(load_json(path, name)[name]) for name in ("mean", "std"))
+    table = join_tables(table, run.test) if config.train.pseudo else table
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
     if config.cache == "off" and not config.keeps_features:
@@ -237,4 +247,4 @@ def prepare_inputs(run):
             cache = open_cache(paths, config, size, num_reads)
             run.caches |= {} if cache is None else {size: cache}
     if config.keeps_features:
-        run.features = load_features(run, transforms, paths)
+        run.features = load_features(replace(run, table=table), transforms, paths)
