@@ -13,7 +13,7 @@ class Technique:
 
     Attributes:
         name: unique, also as a slug.
-        words: key=value, separated by two spaces; key=x3 is three times the base's value.
+        words: key=value, separated by two spaces; key=x3 is three times the base's value, {base} its run of the seed.
         text: what it does, one sentence.
         source: authors, year, arXiv.
         against: name of the entry it is compared with, whose words come first; "": the base.
@@ -310,6 +310,17 @@ _AREAS = {
         Technique("checkpoint averaging", "train.average=soup  train.average_kwargs.epochs=2",
                   "Keeps the mean of the two best epochs' weights, where it scores better than the best.",
                   "Wortsman et al., 2022, arXiv:2203.05482", against="best epoch"),
+    ],
+    "self-training": [
+        Technique("self-distillation", "train.teacher={base}",
+                  "Mixes three tenths of the base's out-of-fold prediction into each training target.",
+                  "Furlanello et al., 2018, arXiv:1805.04770"),
+        Technique("pseudo-labels", "train.pseudo={base}",
+                  "Trains on the test images too, with what the base's network of the same fold predicts for them.",
+                  "Lee, 2013; Xie et al., 2019, arXiv:1911.04252"),
+        Technique("sharpened pseudo-labels", "train.pseudo_kwargs.power=2",
+                  "Squares the probabilities of the labels, so that likely ones come closer to 1.",
+                  "Xie et al., 2019, arXiv:1911.04252", against="pseudo-labels"),
     ],
     "transfer": [
         Technique("from scratch", "model.pretrained=false",

@@ -59,6 +59,7 @@ def _train_if_needed(study, technique, seed, progress):
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                     words = shlex.join(study.words_of(technique))
                     print(f"\n== {technique.name}, seed {seed}: python train.py {words}")
+                    _predict_with_teacher(config)
                     train_run(config)
             except UserError as error:
                 is_result = re.search(r"loss is|predictions are nan", str(error))
@@ -68,6 +69,14 @@ def _train_if_needed(study, technique, seed, progress):
                 return f"crashed: {type(error).__name__}: {first_line(error)}"
     progress.count_run(technique, seed, config, time.perf_counter() - began if is_new else None)
     return None
+
+
+def _predict_with_teacher(config):
+    """Have the run that labels the test images for another predict them."""
+    if config.train.pseudo and not RunFolder(config.train.pseudo).fold(0).test.is_file():
+        from src.inference.predict import infer_run  # here, as above
+
+        infer_run(load_saved_config(config.train.pseudo), config.train.pseudo)
 
 
 def is_finished(config):

@@ -55,7 +55,8 @@ class Study:
             UserError: the settings refuse the technique.
         """
         own = (f"name={_name_run(technique, seed)}", f"seed={seed}", f"fold_seed={seed}", f"output_dir={self.output}")
-        return _load((*self.base_words, *self.words_of(technique), *own))
+        words = [word.replace("{base}", str(self.run_of(BASE, seed).path)) for word in self.words_of(technique)]
+        return _load((*self.base_words, *words, *own))
 
     def run_of(self, technique, seed):
         """Return the RunFolder of one run."""

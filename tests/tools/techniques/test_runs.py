@@ -68,3 +68,16 @@ def test_a_study_trains_and_the_second_time_skips(tmp_path):
     assert second.returncode == 0, second.stderr
     assert "seed" not in second.stderr
     assert (tmp_path / "techniques.md").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_study_of_self_training_takes_the_base_as_teacher(tmp_path):
+    words = ["only=self-training", "seeds=5", "output=runs", "num_folds=2", "train.epochs=1", "train.max_images=32"]
+    command = [sys.executable, "-m", "tools.techniques", *words, "image_size=16"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "runs" / "techniques.csv").set_index("technique")
+    assert table["score"].notna().all()
+    assert set(table.index) >= {"self-distillation", "pseudo-labels", "sharpened pseudo-labels"}
+    assert "pseudo: runs/base_seed5" in (tmp_path / "runs/sharpened_pseudo_labels_seed5/config.yaml").read_text()
