@@ -77,10 +77,7 @@ def load_test_rows(run):
 def load_pseudo_labels(run, fold, weight=1.0, power=1.0, limit=0.0):
     """Return (places in run.test, probs (M, C)) of the test rows that a fold trains on; of "all" the folds' mean.
 
-    Args:
-        weight: of a row in training, which build_learner gives it.
-        power: of the probabilities, which are then scaled to sum to one again; above 1 sharpens them.
-        limit: least confidence of a row: its largest prob, or max(p, 1 - p), averaged over columns.
+    A row's confidence is its largest prob, or the mean over columns of max(p, 1 - p); build_learner gives the weight.
     """
     path, task, every = run.config.train.pseudo, run.config.competition.task, []
     numbers = run.folds if fold == "all" else [fold]
