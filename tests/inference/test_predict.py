@@ -281,7 +281,7 @@ def test_predictions_go_where_they_are_asked_to(make, tmp_path):
     folder, _, _ = make()
     infer(folder, "infer.output=elsewhere/here")
     names = {path.name for path in (tmp_path / "elsewhere/here").iterdir()}
-    assert names == {".infer.lock", "fold0", "fold1", "submission.csv"}
+    assert names == {".infer.lock", "fold0", "fold1", "submission.csv", "test_score.json"}
     assert not (folder / "submission.csv").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^file/x: cannot be written \(Not a directory\); set infer.output=FOLDER$"):
