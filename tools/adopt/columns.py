@@ -38,6 +38,7 @@ class LabelColumns:
     label: str | None = None
     separator: str | None = None  # between the labels of a cell
     classes: list[str] = field(default_factory=list)
+    are_grades: bool = False  # classes are 0, 1, 2 ..., which may have an order
     missing: str = ""  # how many labels are, in words; empty: none
     why: str = ""
     why_classes: str = ""
@@ -153,6 +154,12 @@ def _from_columns(train, columns, why, asked, sample=None):
     if len(columns) == 1 and (numbers.isin([0, 1]) | missing).all(axis=None) and not missing.all(axis=None):
         found = LabelColumns("binary", columns, why=f"{why}; 0/1, {100 * numbers.mean().iloc[0]:.1f} % are 1")
         return _note_missing(found, train[columns], missing)
+    if measures := [name for name in columns if _is_measure(train[name][~missing[name]])]:
+        known, outside = numbers[~missing], not ((numbers >= 0) & (numbers <= 1) | missing).all(axis=None)
+        if (numbers.notna() | missing).all(axis=None) and (outside or len(columns) == 1):
+            name, span = measures[0], f"from {known[measures[0]].min():g} to {known[measures[0]].max():g}"
+            reason = f"{why}; {name} holds {known[name].nunique()} numbers {span}"
+            return _note_missing(LabelColumns("regression", columns, why=reason), train[columns], missing)
     if len(columns) > 1:
         if ((numbers.sum(axis=1) - 1).abs() < 1e-3)[~missing.any(axis=1)].all() and not missing.all(axis=None):
             found = LabelColumns("multiclass", columns, why=f"{why}; every row sums to 1")
@@ -175,10 +182,9 @@ def _from_columns(train, columns, why, asked, sample=None):
     found = describe_classes(set(known), asked)
     found.label, found.why = name, f"{why}; {known.nunique()} class names"
     found.doubts += [doubt] * bool(doubt)
-    _note_missing(found, labels.to_frame(), missing)
-    if _is_measure(known):
-        found.doubts.append(f"{name} looks like a measure ({labels.iloc[0]} ...); only classes can be predicted")
-    return found
+    is_graded = found.classes == [str(grade) for grade in range(len(found.classes))] and len(found.classes) > 2
+    found.are_grades = is_graded and len(asked) < 2
+    return _note_missing(found, labels.to_frame(), missing)
 
 
 def _is_missing(cells):
@@ -192,7 +198,7 @@ def _note_missing(found, cells, missing):
         shown = listing([repr(one) if one else "an empty cell" for one in words], 3)
         rows = f"in {int(missing.any(axis=1).sum())} of {len(cells)} rows"
         found.missing = f"{count} labels are missing ({shown}) {rows}"
-        by_cell = found.task == "multilabel" and not found.label
+        by_cell = found.task in ("multilabel", "regression") and not found.label and cells.shape[1] > 1
         what = "such cells count for nothing" if by_cell else "such rows are left out of training"
         if found.label and any(words):
             what += f"; if {words[-1]!r} is a class, add it to competition.classes"

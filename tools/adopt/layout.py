@@ -120,7 +120,10 @@ def recognise(folder, unpacked=(), output=None):
     if solution:
         layout.decide("solution", solution, "the labels of the test rows")
     layout.unused = list(tables)
-    layout.decide("metric", "roc_auc", "or average_precision")
+    metric = ("roc_auc", "or average_precision")
+    if layout.value("task") == "regression":
+        metric = ("rmse", "or mae, r2, spearman; of whole grades quadratic_kappa")
+    layout.decide("metric", *metric)
     _decide_images(layout, folder)
     packed = [path for path in layout.files.archives if path not in unpacked]
     packed = [path for path in packed if not (Path(folder) / path).with_suffix("").exists()]
@@ -325,6 +328,9 @@ def _decide_labels(layout, found):
         layout.decide("missing", "drop", found.missing)
     count = len(found.classes or found.targets)
     meaning = {"binary": "yes or no", "multiclass": f"one of {count}", "multilabel": f"any of {count}"}
+    meaning["regression"] = "numbers, predicted as they are"
+    if found.are_grades:
+        meaning["multiclass"] += "; of grades in order: task=regression with metric=quadratic_kappa"
     layout.decide("task", found.task, meaning[found.task])
     layout.doubts += found.doubts
 

@@ -33,12 +33,12 @@ def table(path, **columns):
     pd.DataFrame(columns).to_csv(path, index=False)
 
 
-def decided(folder, without=("root", "metric", "channels", "image_size")):
+def decided(folder, without=("root", "metric", "channels", "image_size"), metric="roc_auc"):
     """The decided settings by their last word, without those that say nothing, and without None."""
     layout = recognise(folder)
     found = {key.rpartition(".")[2]: value for key, (value, _) in layout.settings.items()}
     assert found["root"] == str(folder)
-    assert found["metric"] == "roc_auc"
+    assert found["metric"] == metric
     return {key: value for key, value in found.items() if key not in without and value is not None}
 
 

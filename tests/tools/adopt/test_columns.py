@@ -1,10 +1,14 @@
 """What columns mean: several labels in a cell or a name of two words, an index, ids that begin alike."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from src.competition.tables import load_train_table
+from src.config.load import load_config
 from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_one
 from tools.adopt.columns import find_separator, find_stems
+from tools.adopt.competition_file import competition_yaml
 from tools.adopt.layout import recognise
 
 PLANET = ["clear primary", "haze primary agriculture", "cloudy", "clear primary water", "haze primary", "clear water"]
@@ -191,3 +195,49 @@ def test_missing_class_names_and_names_with_blanks(tmp_path):
         "if 'NA' is a class, add it to competition.classes",
     ]
     prove(tmp_path, folder, ["dog"], zero_one(8))
+
+
+def test_a_column_of_measures_is_a_regression(tmp_path):
+    folder, train, test = tmp_path / "pawpularity", ids(0, 12), ids(12, 4)
+    write_images(folder, train, test)
+    age = [round(20 + 3.5 * number, 1) for number in range(12)]
+    table(folder / "train.csv", Id=train, Eyes=zero_one(12), age=age)
+    table(folder / "sample_submission.csv", Id=test, age=[0.5] * 4)
+    found = decided(folder, without=("root", "channels", "image_size"), metric="rmse")
+    assert (found["task"], found["targets"], found["metric"]) == ("regression", ["age"], "rmse")
+    assert (
+        recognise(folder).settings["competition.targets"][1]
+        == "the sample asks for it; age holds 12 numbers from 20 to 58.5"
+    )
+    assert recognise(folder).doubts == []
+    prove(tmp_path, folder, ["age"], np.float32(age).tolist())
+
+
+def test_several_columns_of_measures_may_have_gaps(tmp_path):
+    folder, train, test = tmp_path / "two", ids(0, 12), ids(12, 4)
+    write_images(folder, train, test)
+    x, y = [0.25 * number for number in range(12)], ["", *(str(number - 3) for number in range(11))]
+    table(folder / "train.csv", id=train, x=x, y=y)
+    table(folder / "sample_submission.csv", id=test, x=0, y=0)
+    found = decided(folder, metric="rmse")
+    assert (found["task"], found["targets"], found["missing"]) == ("regression", ["x", "y"], "drop")
+    assert recognise(folder).doubts == [
+        "1 labels are missing (an empty cell) in 1 of 12 rows: such cells count for nothing"
+    ]
+
+
+def test_grades_stay_classes_and_the_file_names_the_other_way(tmp_path):
+    folder, train, test = tmp_path / "aptos", ids(0, 20, "{:03}"), ids(20, 5, "{:03}")
+    images(folder, [f"train_images/{one}.png" for one in train] + [f"test_images/{one}.png" for one in test])
+    table(folder / "train.csv", id_code=train, diagnosis=[number % 5 for number in range(20)])
+    table(folder / "test.csv", id_code=test)
+    table(folder / "sample_submission.csv", id_code=test, diagnosis=0)
+    found = decided(folder)
+    assert (found["task"], found["label"]) == ("multiclass", "diagnosis")
+    why = "one of 5; of grades in order: task=regression with metric=quadratic_kappa"
+    assert recognise(folder).settings["competition.task"][1] == why
+    path = tmp_path / "aptos.yaml"
+    path.write_text(competition_yaml(recognise(folder), folder))
+    words = ["competition.task=regression", "competition.metric=quadratic_kappa"]
+    competition = load_config([f"competition={path}", *words]).competition
+    assert load_train_table(competition).targets[:5, 0].tolist() == [0, 1, 2, 3, 4]
