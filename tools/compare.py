@@ -16,8 +16,9 @@ USAGE = """usage: python -m tools.compare RUN_A RUN_B ... [output=FILE.json]
 
   python -m tools.compare outputs/demo_default outputs/demo_scratch
 
-Compares what the runs (folders in which train.py has finished a fold) predict for
-the same rows, those that all of them have: scores with 95 % intervals, each pair's
+Compares what the runs (folders in which train.py has finished a fold), blends or
+CSVs of out-of-fold predictions (id and a column for each target) predict for the
+same rows, those that all of them have: scores with 95 % intervals, each pair's
 difference with its interval, how alike the predictions are, the settings that
 differ. The intervals are DeLong's for ROC AUC and a bootstrap for other metrics;
 rows of one group (patient, scene) count as one. Of more than two runs, p is
@@ -50,22 +51,15 @@ def compare_runs(paths):
     import numpy as np
     from scipy import stats
 
-    from src.checkpointing.run_folder import RunFolder, describe_changes
-    from src.config.load import load_saved_config
+    from src.checkpointing.run_folder import describe_changes
     from src.evaluation.metrics import build_metric
-    from src.evaluation.out_of_fold import load_out_of_fold
     from src.evaluation.sampling import holm, sample_scores
+    from src.inference.predicted import align, check_one_competition, load_predicted
 
-    configs = [load_saved_config(path) for path in paths]
-    competition = configs[0].competition
-    for path, config in zip(paths, configs, strict=True):
-        for key in ("task", "metric", "metric_kwargs"):
-            if getattr(config.competition, key) != getattr(competition, key):
-                found = f"{getattr(config.competition, key)}, but {getattr(competition, key)} in {paths[0]}"
-                raise UserError(f"{path}: competition.{key} is {found}; compare runs of one metric")
-    folders = [RunFolder(path) for path in paths]
-    every = [load_out_of_fold(folder.oof, folder.folds) for folder in folders]
-    runs, num_left_out = align(every, paths)
+    predicted = load_predicted(paths)
+    competition = check_one_competition(predicted, "compare")
+    configs, is_run = [one.config for one in predicted], [one.is_run for one in predicted]
+    runs, num_left_out = align(predicted, "compare")
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     first = runs[0]
     found = sample_scores(metric, first.targets, [run.probs for run in runs], first.groups)
@@ -80,7 +74,7 @@ def compare_runs(paths):
             "run_a": str(paths[a]), "run_b": str(paths[b]), "score_a": found.scores[a], "score_b": found.scores[b],
             "difference": difference, "interval": [low, high], "p": p, "correlation": float(np.mean(correlations)),
             "columns": dict(zip(first.target_names, np.subtract(columns[b], columns[a]).tolist(), strict=True)),
-            "settings": describe_changes(configs[a], configs[b]),
+            "settings": describe_changes(configs[a], configs[b]) if is_run[a] and is_run[b] else None,
         })  # fmt: skip
     for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = p
@@ -91,26 +85,6 @@ def compare_runs(paths):
     facts = {"metric": metric.name, "method": found.method, "rows": len(first.ids), "rows_left_out": num_left_out,
              "groups": None if first.groups is None else found.num_units}  # fmt: skip
     return facts | {key: pairs[0][key] for key in _FIRST_PAIR} | {"runs": scores, "pairs": pairs}
-
-
-def align(runs, paths):
-    """Return (the OutOfFolds cut to the rows that all have, in one order; how many the largest loses by it)."""
-    from src.competition.targets import match_ids
-
-    ids = set(runs[0].ids).intersection(*(run.ids for run in runs[1:]))
-    if not ids:
-        raise UserError(f"{listing(paths)}: have no row in common; compare runs of one competition")
-    first = runs[0].take([one in ids for one in runs[0].ids])
-    aligned = []
-    for path, run in zip(paths, runs, strict=True):
-        if run.target_names != first.target_names:
-            found = f"{listing(run.target_names)}, not {listing(first.target_names)}"
-            raise UserError(f"{path}: predicts {found}; compare runs of the same targets")
-        run = run.take(match_ids(first.ids, run.ids)[0])
-        if not ((run.targets == first.targets) | (run.targets != run.targets)).all():
-            raise UserError(f"{path}: has other targets than {paths[0]}; compare runs of the same tables")
-        aligned.append(run)
-    return aligned, max(len(run.ids) for run in runs) - len(ids)
 
 
 def conclude(pair, metric, is_one_of_many):
@@ -141,7 +115,8 @@ def describe(result):
         if len(pair["columns"]) > 1:
             columns = (f"{name} {value:+.5f}" for name, value in pair["columns"].items() if value == value)
             lines += _wrap(f"by column: {', '.join(columns)}")
-        lines += _wrap(f"settings: {pair['settings'] or 'none that change training'}")
+        if pair["settings"] is not None:
+            lines += _wrap(f"settings: {pair['settings'] or 'none that change training'}")
     return "\n".join(lines)
 
 

@@ -79,6 +79,7 @@ class RunFolder:
         self.folds = self.path / "folds.csv"  # each row's fold and targets
         self.oof = self.path / "oof.csv"  # out-of-fold predictions
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
+        self.blend, self.test = self.path / "blend.json", self.path / "test.csv"  # of tools.blend, which trains no fold
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
         self.execution = self.path / "execution.json"  # precision and memory format, by device
@@ -125,6 +126,9 @@ def load_run(words):
         raise UserError(f"command line: {bare!r} is not key=value; write run={bare}, or for example infer.tta=hflip")
     chosen = dict(word.partition("=")[::2] for word in words)
     folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
+    if RunFolder(folder).blend.is_file():
+        advice = f"infer its runs, then repeat {load_json(RunFolder(folder).blend, 'command')['command']} overwrite=true"
+        raise UserError(f"{folder}: is a blend; {advice}")
     config = load_saved_config(folder, [word for word in words if not word.startswith("run=")])
     for key in chosen:
         if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:
@@ -146,6 +150,8 @@ def open_run(config, is_busy=False):
     shutil.rmtree(aside, ignore_errors=True)  # a kill may have left it
     if folder.exists() and not is_run and any(folder.iterdir()):
         raise UserError(f"{folder}: exists and is not a run; choose name=ANOTHER")
+    if run.blend.is_file() and not config.overwrite:
+        raise UserError(f"{folder}: is a blend; choose name=ANOTHER or overwrite=true")
     if is_run and config.overwrite:
         aside.parent.mkdir(exist_ok=True)
         shutil.rmtree(folder.rename(aside))  # moved first, so that a kill leaves no half of it in its place

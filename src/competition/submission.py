@@ -159,7 +159,7 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
     """Return {prediction column of the sample: values}, by the rules below."""
     columns = [name for name in sample.columns if name != id_column]
     where = locate(competition.root, competition.sample_submission)
-    if found := _match_names([name.strip() for name in columns], target_names):
+    if found := match_names([name.strip() for name in columns], target_names):
         return {name: probs[:, found[name.strip()]] for name in columns}
     if len(columns) == 1 and len(target_names) == 1:
         cells = sample[columns[0]].dropna()
@@ -175,7 +175,7 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
             return {columns[0]: names[probs.argmax(axis=1)]}
         separator = _find_separator(sample[columns[0]], competition.separator, names)
         return {columns[0]: [separator.join(names[one]) for one in choose_labels(probs, *(decision or (0.5, True)))]}
-    if len(target_names) == 1 and competition.classes and (found := _match_names(columns, competition.classes)):
+    if len(target_names) == 1 and competition.classes and (found := match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     raise UserError(f"{where}: {found}; check competition.targets, label and classes")
@@ -187,7 +187,7 @@ def _find_separator(cells, separator, names):
     return next((one for one in usual if split_labels(cells, one).isin(names).all()), separator)
 
 
-def _match_names(columns, names):
+def match_names(columns, names):
     """Return {column: index in names} when the columns are the names, maybe with one prefix and suffix; else None."""
     if len(columns) != len(names):
         return None

@@ -1,0 +1,1 @@
+"""Several predictions -> one: judged by nested cross-validation, written as a run's folder."""

@@ -1,0 +1,350 @@
+"""Inputs -> judged candidates -> the chosen one, printed and written as a run's folder."""
+
+import os
+import shlex
+import shutil
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from src.checkpointing.run_folder import RunFolder
+from src.competition.predictions import join_columns, pool_rows
+from src.competition.submission import asks_for_labels, load_sample, write_submission
+from src.competition.tables import load_solution, load_test_table
+from src.config.load import config_yaml
+from src.errors import UserError
+from src.evaluation.blending import Inputs, find_copies, judge, list_methods
+from src.evaluation.metrics import build_metric
+from src.evaluation.sampling import holm, sample_scores
+from src.evaluation.thresholds import choose_thresholds
+from src.files import save_json, save_table, save_text
+from src.inference.predicted import NoTestPredictions, align, align_test, check_one_competition, load_predicted
+
+_WIDTH = 80
+
+
+def blend_runs(paths, options):
+    """Blend the inputs and write outputs/NAME; return what blend.json holds."""
+    words = [f"competition.root={options['competition.root']}"] if options["competition.root"] else []
+    predicted = load_predicted(list_once(paths), words)
+    competition = check_one_competition(predicted, "blend")
+    first = next(one for one in predicted if one.config is not None)
+    config = replace(first.config, name=options["name"], fold=None)
+    config = replace(config, output_dir=options["output_dir"] or config.output_dir)
+    check_folder(config.run_folder, options["overwrite"])
+    runs, num_left_out = align(predicted, "blend")
+    oof = runs[predicted.index(first)]
+    metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
+    print(f"{metric.name} of {len(oof.ids)} rows, {len(predicted)} inputs")
+    if num_left_out:
+        print(f"{num_left_out} rows that not all inputs have are left out")
+    if len({run.folds.tobytes() for run in runs}) > 1:
+        print(f"the runs' folds differ; weights are nested by those of {first.path}")
+    test = load_test(predicted)
+    inputs, pruned = build_inputs(metric, oof, runs, predicted, options)
+    used = [one for one in predicted if one.name not in pruned]
+    methods = choose_methods(inputs, options)
+    candidates = {method: judge(method, inputs) for method in methods}
+    if options["stack"]:
+        from tools.blend.stack import judge_stack
+
+        candidates |= judge_stack(inputs, oof, test, used, predicted, options, competition)
+    result, chosen = choose(candidates, inputs, used, options)
+    candidate = candidates[chosen]
+    weights = np.zeros((inputs.targets.shape[1], len(predicted)))
+    weights[:, [predicted.index(one) for one in used]] = candidate.blend.weights
+    result |= {
+        "weights": {one.name: float(weights[:, k].mean()) for k, one in enumerate(predicted)},
+        "columns": {
+            name: {one.name: float(row[k]) for k, one in enumerate(predicted)}
+            for name, row in zip(oof.target_names, weights, strict=True)
+        },
+        "pruned": pruned,
+        "inputs": {one.name: one.path for one in predicted},
+        "command": " ".join(["python -m tools.blend", *map(shlex.quote, paths), *describe_options(options)]),
+        **candidate.blend.details,
+    }
+    if np.ptp(weights, axis=0).max() == 0:
+        del result["columns"]
+    probs = None
+    if test is not None:
+        values = test[1][[predicted.index(one) for one in used]]
+        probs = candidate.blend.predict(values)
+    print(describe(result))
+    write_folder(config, competition, metric, oof, candidate.nested, test, probs, result, candidate.blend.space)
+    return result
+
+
+def list_once(paths):
+    """Return the paths, each once; a line about those that were named again."""
+    found = {}
+    for path in paths:
+        if (place := os.path.realpath(path)) in found:
+            print(f"{path}: is named twice and counts once")
+        found.setdefault(place, path)
+    return list(found.values())
+
+
+def check_folder(path, overwrite):
+    """Check that a blend may be written there: a new folder, or with overwrite a blend's."""
+    folder = RunFolder(path)
+    if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
+        return
+    if not folder.blend.is_file():
+        what = "a trained run, which no blend replaces" if folder.config.is_file() else "no blend"
+        raise UserError(f"{path}: exists and is {what}; choose name=ANOTHER")
+    if not overwrite:
+        raise UserError(f"{path}: is a blend already; choose name=ANOTHER or overwrite=true")
+
+
+def load_test(predicted):
+    """Return (ids, predictions (M, N, C)) of the test rows; None, and a line, where an input has none."""
+    missing = []
+    for one in predicted:
+        try:
+            one.load_test()
+        except NoTestPredictions as error:
+            missing.append(str(error))
+    if missing:
+        print(*missing, "so that the blend is scored, and no submission is written", sep="\n")
+        return None
+    ids, probs, notes = align_test(predicted)
+    if notes:
+        print(*notes, sep="\n")
+    return ids, probs
+
+
+def build_inputs(metric, oof, runs, predicted, options):
+    """Return (Inputs of those that are no copies, {name: why it is pruned})."""
+    parts = np.unique(oof.folds, return_inverse=True)[1]
+    if parts.max() == 0:
+        units = np.unique(np.arange(len(parts)) if oof.groups is None else oof.groups, return_inverse=True)[1]
+        parts = np.random.default_rng(options["seed"]).permutation(units.max() + 1)[units] % min(5, units.max() + 1)
+        print(f"one fold only: weights are nested over {parts.max() + 1} random parts of its rows instead")
+    drops_chance = options["method"] not in ("mean", "rank", "power")
+    how = {"per_column": options["per_column"], "exponent": options["power"], "seed": options["seed"]}
+    how["ranked_by"] = oof.folds if options["ranks"] == "fold" else None
+    values = np.stack([run.probs for run in runs])
+    inputs = Inputs(metric, oof.targets, values, parts, oof.groups, drops_chance=drops_chance, **how)
+    pruned = {}
+    if options["prune"] != "off":
+        for one, like in sorted(find_copies(inputs, options["prune"]).items()):
+            pruned[predicted[one].name] = f"correlates with {predicted[like].name}"
+        kept = [k for k, one in enumerate(predicted) if one.name not in pruned]
+        inputs = replace(inputs, values=values[kept])
+    return inputs, pruned
+
+
+def choose_methods(inputs, options):
+    """Return the methods to judge; a UserError where the one that is asked for does not fit."""
+    metric, method = inputs.metric, options["method"]
+    are_probs = metric.task == "regression" or bool(((inputs.values >= 0) & (inputs.values <= 1)).all())
+    methods = list_methods(metric, are_probs)
+    if not methods:
+        raise UserError(f"inputs: {metric.name} needs probabilities, found values outside 0 to 1; write probabilities")
+    if method == "auto" or method in methods:
+        return methods
+    reason = f"{metric.name} looks at more than the order"
+    if not are_probs:
+        reason = "an input has values outside 0 to 1, no probabilities"
+    elif method in ("logistic", "linear", "power"):
+        reason = f"competition.task is {metric.task}"
+    raise UserError(f"method={method}: {reason}; choose one of auto, {', '.join(methods)}")
+
+
+def choose(candidates, inputs, used, options):
+    """Return (what blend.json holds of the scores, the name of the chosen candidate)."""
+    metric, names = inputs.metric, list(candidates)
+    sign = 1 if metric.greater_is_better else -1
+    singles = [metric.score(inputs.targets, one) for one in inputs.values]
+    best = max(range(len(singles)), key=lambda k: np.nan_to_num(sign * singles[k], nan=-np.inf))
+    nested = [candidates[name].nested for name in names]
+    found = sample_scores(metric, inputs.targets, [*nested, inputs.values[best]], inputs.groups)
+    single, plain = len(names), names.index("mean" if "mean" in names else "rank")
+    against_mean = [found.difference(plain, k) for k in range(len(names))]
+    others = [k for k in range(len(names)) if k != plain]
+    corrected = dict(zip(others, holm([against_mean[k][3] for k in others]), strict=True))
+    chosen = plain
+    if options["stack"]:
+        chosen = names.index("stack")
+    elif options["method"] != "auto":
+        chosen = names.index(options["method"])
+    elif better := [k for k in others if sign * against_mean[k][0] > 0 and corrected[k] < 0.05]:
+        chosen = max(better, key=lambda k: sign * found.scores[k])
+    in_sample = sample_scores(metric, inputs.targets, [candidates[names[chosen]].in_sample], inputs.groups)
+    scores = {
+        name: {
+            "nested": float(found.scores[k]),
+            "interval": list(found.interval(k)),
+            "in_sample": _at_least(metric.score(inputs.targets, candidates[name].in_sample), found.scores[k], sign),
+            "against_mean": against_mean[k][0],
+            "against_mean_interval": list(against_mean[k][1:3]),
+        }
+        for k, name in enumerate(names)
+    }
+    difference, low, high, _ = found.difference(single, chosen)
+    result = {
+        "method": names[chosen],
+        "metric": metric.name,
+        "rows": len(inputs.targets),
+        "nested": float(found.scores[chosen]),
+        "nested_interval": list(found.interval(chosen)),
+        "in_sample": scores[names[chosen]]["in_sample"],
+        "in_sample_interval": list(in_sample.interval(0)),
+        "best_single": float(found.scores[single]),
+        "best_single_interval": list(found.interval(single)),
+        "best_single_name": used[best].name,
+        "against_single": difference,
+        "against_single_interval": [low, high],
+        "candidates": scores,
+        "sentences": conclude(names, chosen, plain, against_mean, sign, (difference, low, high), used[best].name),
+    }
+    return result, names[chosen]
+
+
+def conclude(names, chosen, plain, against_mean, sign, against_single, single):
+    """Return plain sentences: on the chosen method against the mean, and on the blend against the best input."""
+    mean, sentences = names[plain], []
+    if chosen != plain:
+        difference, low, high, _ = against_mean[chosen]
+        numbers = f"{difference:+.5f}, 95 % {low:+.5f} to {high:+.5f}"
+        is_better = low > 0 if sign > 0 else high < 0
+        text = f"{names[chosen]} is better than the plain {mean}" if is_better else f"the plain {mean} is as good"
+        if (high < 0) if sign > 0 else (low > 0):
+            text = f"the plain {mean} is better"
+        sentences.append(f"{text} ({numbers})")
+    elif len(names) > 1:
+        sentences.append(f"the plain {mean} is as good as any other, or better, as far as these rows can tell")
+    difference, low, high = against_single
+    numbers = f"{difference:+.5f}, 95 % {low:+.5f} to {high:+.5f}"
+    is_better, is_worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
+    verdict = "is better than" if is_better else "is worse than" if is_worse else "is not shown to be better than"
+    sentences.append(f"the blend {verdict} {single} alone ({numbers})")
+    return sentences
+
+
+def describe(result):
+    """Return the result as text of 80 columns."""
+    lines = ["", f"  {'method':<18} {'nested':>8}  {'95 %':<18} {'in-sample':>9}  {'to the mean':>11}"]
+    for name, one in result["candidates"].items():
+        low, high = one["interval"]
+        mark = "*" if name == result["method"] else " "
+        lines.append(
+            f"{mark} {name:<18} {one['nested']:8.5f}  {low:.5f} to {high:.5f} {one['in_sample']:9.5f}  "
+            f"{one['against_mean']:+11.5f}"
+        )
+    low, high = result["best_single_interval"]
+    lines += [f"  {'best single':<18} {result['best_single']:8.5f}  {low:.5f} to {high:.5f}", ""]
+    for name, weight in result["weights"].items():
+        reason = f"  ({result['pruned'][name]})" if name in result["pruned"] else ""
+        lines.append(f"  {weight:.3f}  {name}{reason}")
+    for name, share in result.get("metadata", {}).items():
+        lines.append(f"  {share:.3f}  {name} (column; its share beside the predictions)")
+    for sentence in result["sentences"]:
+        lines += textwrap.wrap(sentence, _WIDTH, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def describe_options(options):
+    """Return the key=value words that were given, but for overwrite."""
+    words = []
+    for key, value in options.items():
+        if key != "overwrite" and value not in (None, False):
+            text = f"[{','.join(value)}]" if isinstance(value, list) else "true" if value is True else str(value)
+            words.append(shlex.quote(f"{key}={text}"))
+    return words
+
+
+def write_folder(config, competition, metric, oof, nested, test, probs, result, space):
+    """Write the blend's folder beside its place, then move it there, so that a refusal leaves nothing half."""
+    place = Path(config.run_folder)
+    folder = RunFolder(place.parent / f".{place.name}.{os.getpid()}.blend")
+    folder.path.mkdir(parents=True)
+    try:
+        groups = {} if oof.groups is None else {"group": oof.groups}
+        rows, names = {"id": oof.ids, "fold": oof.folds}, list(oof.target_names)
+        known = {f"target_{name}": column for name, column in zip(names, oof.targets.T, strict=True)}
+        save_table(folder.folds, join_columns(rows | groups, oof.targets, names))
+        save_table(folder.oof, join_columns(rows | known, nested, names))
+        scores = score(metric, oof, nested, competition, result)
+        save_json(folder.scores, scores)
+        save_json(folder.blend, result)
+        save_text(folder.config, config_yaml(config))
+        lines = [f"{place}/oof.csv: nested {metric.name} {result['nested']:.5f}"]
+        if probs is not None:
+            lines += write_test(folder, place, competition, metric, oof, test[0], probs, scores, space)
+        aside = folder.path.with_suffix(".replaced")
+        if place.exists():
+            check_folder(place, True)
+            place.rename(aside)
+        folder.path.rename(place)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    print(*lines, sep="\n")
+
+
+def score(metric, oof, nested, competition, result):
+    """Return what scores.json holds of nested predictions (N, C)."""
+    folds = [int(fold) for fold in np.unique(oof.folds)]
+    by_fold = {str(fold): metric.score(oof.targets[oof.folds == fold], nested[oof.folds == fold]) for fold in folds}
+    columns = metric.score_columns(oof.targets, nested).tolist()
+    scores = {
+        "metric": metric.name,
+        "select": "blend",
+        "pooled": result["nested"],
+        "interval": result["nested_interval"],
+        "mean": float(np.mean(list(by_fold.values()))),
+        "folds": by_fold,
+        "columns": {
+            name: None if np.isnan(value) else value for name, value in zip(oof.target_names, columns, strict=True)
+        },
+        "seconds": 0.0,
+    }
+    if competition.separator is not None:
+        thresholds = choose_thresholds(oof.targets, nested).tolist()
+        scores["thresholds"] = dict(zip(oof.target_names, thresholds, strict=True))
+        scores["may_be_none"] = bool((oof.targets == 0).all(axis=1).any())
+    return scores
+
+
+def write_test(folder, place, competition, metric, oof, ids, probs, scores, space):
+    """Write test.csv and the submission, as infer.py does; return lines about them."""
+    save_table(folder.test, join_columns({"id": ids}, probs, oof.target_names))
+    sample = load_sample(competition)
+    takes_labels = asks_for_labels(sample, competition, oof.target_names)
+    if takes_labels and space == "ranks":
+        raise UserError("method: the sample asks for a class, which needs probabilities, not ranks; set method=mean")
+    decision = None
+    if takes_labels and competition.separator:
+        decision = np.array(list(scores["thresholds"].values())), scores["may_be_none"]
+    table = None
+    if competition.predict_by or competition.solution:
+        table = load_test_table(competition, oof.target_names)
+    if table is not None and table.units is not None:
+        order = _find_rows(ids, table.ids, competition)
+        ids, probs = pool_rows(table.units[order], probs, competition.predict_with)
+    write_submission(folder.submission, sample, competition, ids, probs, oof.target_names, decision)
+    lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
+    if table is not None and (solution := load_solution(competition, table, ids)) is not None:
+        lines.append(f"test {metric.name}: {metric.score(solution, probs):.5f}")
+    return lines
+
+
+def _find_rows(ids, known, competition):
+    from src.competition.targets import match_ids
+
+    rows, missing, _ = match_ids(ids, known)
+    if len(missing):
+        found = f"{len(missing)} predicted ids are not in {competition.test_table} (first: {missing[0]})"
+        raise UserError(f"test predictions: {found}; infer the runs again")
+    return rows
+
+
+def _at_least(value, bound, sign):
+    """The in-sample score; below the nested one it is only by chance."""
+    return float(sign * max(sign * value, sign * bound))
+
+
