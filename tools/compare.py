@@ -8,7 +8,7 @@ import textwrap
 from itertools import combinations
 from pathlib import Path
 
-from src.errors import UserError, listing, one_line_errors
+from src.errors import UserError, one_line_errors
 
 _WIDTH = 80
 _FIRST_PAIR = ("score_a", "score_b", "difference", "interval", "correlation")  # of the file's top level

@@ -127,8 +127,8 @@ def load_run(words):
     chosen = dict(word.partition("=")[::2] for word in words)
     folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
     if RunFolder(folder).blend.is_file():
-        advice = f"infer its runs, then repeat {load_json(RunFolder(folder).blend, 'command')['command']} overwrite=true"
-        raise UserError(f"{folder}: is a blend; {advice}")
+        command = load_json(RunFolder(folder).blend, "command")["command"]
+        raise UserError(f"{folder}: is a blend; infer its runs, then repeat {command} overwrite=true")
     config = load_saved_config(folder, [word for word in words if not word.startswith("run=")])
     for key in chosen:
         if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:

@@ -1,7 +1,7 @@
-"""Several predictions of the same rows -> one: weights by METHODS, judged by nested cross-validation; M inputs, N rows."""
+"""Predictions of the same N rows by M inputs -> one: weights by METHODS, judged by nested cross-validation."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 from scipy import linalg, optimize, special, stats
@@ -33,6 +33,12 @@ class Inputs:
     def units(self):
         """(N,) int, equal for rows of one group."""
         return np.arange(len(self.targets)) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+
+    @property
+    def are_probs(self):
+        """Whether the predictions are probabilities, or values of a regression, which need not be."""
+        is_inside = (self.values >= 0) & (self.values <= 1)
+        return self.metric.task == "regression" or bool(is_inside.all())
 
     @cached_property
     def _spaces(self):
@@ -118,14 +124,14 @@ def to_space(values, space, ranked_by=None):
     return values
 
 
-def list_methods(metric, are_probs=True):
-    """Return the methods for a metric; are_probs: the predictions are probabilities, or values of a regression."""
-    is_regression = metric.task == "regression"
-    methods = ["mean"] if are_probs else []
-    methods += ["rank"] if takes_order(metric) else []
-    methods += ["power"] if are_probs and not is_regression else []
-    methods += ["hill", "nnls"] if are_probs or takes_order(metric) else []
-    return methods + (["linear" if is_regression else "logistic"] if are_probs else [])
+def list_methods(inputs):
+    """Return the methods that fit the metric, the task and the predictions; [] where none does."""
+    is_regression, takes_ranks = inputs.metric.task == "regression", takes_order(inputs.metric)
+    methods = ["mean"] if inputs.are_probs else []
+    methods += ["rank"] if takes_ranks else []
+    methods += ["power"] if inputs.are_probs and not is_regression else []
+    methods += ["hill", "nnls"] if inputs.are_probs or takes_ranks else []
+    return methods + (["linear" if is_regression else "logistic"] if inputs.are_probs else [])
 
 
 def find_copies(inputs, threshold):
@@ -229,9 +235,7 @@ def fit_hill(inputs, rows, runs):
     stack, weights = inputs.in_space(inputs.space)[runs], _equal(inputs, runs)
     for columns in inputs.column_sets:
         score = _build_scorer(inputs, columns)
-        found = [
-            _climb(lambda probs, bag=bag: score(bag, probs), stack[:, bag][:, :, columns]) for bag in _bags(inputs, rows)
-        ]
+        found = [_climb(partial(score, bag), stack[:, bag][:, :, columns]) for bag in _bags(inputs, rows)]
         weights[columns] = np.mean(found, axis=0)
     return {"space": inputs.space, "weights": weights}
 
@@ -322,8 +326,6 @@ def _bags(inputs, rows, count=_NUM_BAGS):
 
 def _build_scorer(inputs, columns):
     """Return score(rows, probs of these rows and columns), higher is better; nan counts as the worst."""
-    from dataclasses import replace
-
     metric, sign = inputs.metric, 1 if inputs.metric.greater_is_better else -1
     if metric.weights is not None:
         metric = replace(metric, weights=[metric.weights[column] for column in columns])
@@ -365,7 +367,7 @@ def _climb(score, stack):
 
 
 def _solve(gram, moment, is_free):
-    """Return the w >= 0, sum 1, that make w'Gw - 2 w'm least, with G = `gram`; is_free: the sum is made 1 afterwards."""
+    """Return the w >= 0, sum 1, that make w'Gw - 2 w'm least, G = `gram`; is_free: the sum is made 1 after that."""
     size = max(np.trace(gram) / len(gram), 1e-300)
     if not is_free:  # one more equation of large weight: sum(w) = 1
         gram, moment = gram + 1e4 * size, moment + 1e4 * size

@@ -37,7 +37,7 @@ class Predicted:
         return self.config is not None and not RunFolder(self.path).blend.is_file()
 
     def load_test(self):
-        """Return (ids (N,) str, predictions (N, C), notes) for the test rows; NoTestPredictions where there are none."""
+        """Return (ids (N,) str, predictions (N, C), notes) of the test rows; NoTestPredictions without any."""
         names = self.oof.target_names
         if self.config is None:
             if self.test is None:
@@ -50,8 +50,10 @@ class Predicted:
                 advice = "infer its runs, then blend them again"
                 raise NoTestPredictions(f"{self.path}: is a blend without test predictions; {advice}")
             return *_read_csv(folder.test, self.config, names), ()
-        finished = [fold.number for fold in folder.finished_folds()]
-        done = [folder.fold(number) for number in finished if folder.fold(number).test.is_file()]
+        which = self.config.infer.folds
+        finished = [] if which == "all" else folder.finished_folds()
+        finished += [] if which == "folds" else [folder.fold("all")]
+        done = [fold for fold in finished if fold.test.is_file()]
         if not done:
             raise NoTestPredictions(f"{self.path}: has no test predictions; python infer.py run={self.path}")
         read = [_read_csv(fold.test, self.config, names) for fold in done]
@@ -64,7 +66,9 @@ class Predicted:
             probs.append(values[rows])
         notes = ()
         if len(done) < len(finished):
-            notes = (f"{self.path}: test predictions of {len(done)} of {len(finished)} finished folds; infer.py renews",)
+            notes = (
+                f"{self.path}: test predictions of {len(done)} of {len(finished)} folds; infer.py adds the others",
+            )
         return ids, ENSEMBLES[self.config.infer.average](np.stack(probs)), notes
 
 
@@ -106,7 +110,8 @@ def align(predicted, verb):
     runs = [one.oof for one in predicted]
     ids = set(_strip(runs[0].ids)).intersection(*(_strip(run.ids) for run in runs[1:]))
     if not ids:
-        raise UserError(f"{listing([one.path for one in predicted])}: have no row in common; {verb} runs of one competition")
+        where = listing([one.path for one in predicted])
+        raise UserError(f"{where}: have no row in common; {verb} runs of one competition")
     first = runs[0].take([one in ids for one in _strip(runs[0].ids)])
     aligned = []
     for one, run in zip(predicted, runs, strict=True):

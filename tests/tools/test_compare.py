@@ -98,6 +98,21 @@ def test_of_many_runs_p_is_holms(runs, tmp_path):
     assert sorted(pair["p_holm"] for pair in found["pairs"]) == pytest.approx(sorted(expected))
 
 
+def test_a_csv_of_another_program_and_a_regression_are_compared(runs, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    targets = rng.normal(50, 10, size=(200, 1))
+    values = [targets + rng.normal(0, scale, size=targets.shape) for scale in (2, 4)]
+    run = runs("a", values[0], targets, words=["competition.task=regression", "competition.metric=rmse"])
+    ids = [f"{row:05d}" for row in range(200)]
+    pd.DataFrame({"id": ids, "c0": values[1][:, 0]}).to_csv(tmp_path / "other.csv", index=False)
+    found = compare(tmp_path, run, f"{tmp_path}/other.csv")
+    assert found["difference"] == pytest.approx(
+        np.sqrt(np.mean((values[1] - targets) ** 2)) - np.sqrt(np.mean((values[0] - targets) ** 2))
+    )
+    assert found["interval"][0] > 0
+    assert "a is better" in capsys.readouterr().out.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

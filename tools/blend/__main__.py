@@ -3,40 +3,42 @@
 Reads out-of-fold and test predictions; nothing is trained on images, no image is read.
 """
 
+import shlex
 import sys
 
 from src.errors import UserError, listing, nearest, one_line_errors
 
 METHODS = ("auto", "mean", "rank", "power", "hill", "nnls", "logistic", "linear")
 STACKS = ("lightgbm", "gradient_boosting", "logistic")
-USAGE = """usage: python -m tools.blend RUN_A RUN_B ... [FILE.csv ...] name=NAME [key=value ...]
+USAGE = """usage: python -m tools.blend RUN_A RUN_B ... [FILE.csv ...] name=NAME
+                                                        [key=value ...]
 
   python -m tools.blend outputs/a outputs/b name=both
-  python -m tools.blend outputs/a outputs/b oof.csv+test.csv name=all method=hill
-  python -m tools.blend outputs/a name=table stack=lightgbm metadata=[sex,age,site]
+  python -m tools.blend outputs/a outputs/b oof.csv+test.csv name=all
+  python -m tools.blend outputs/a name=c stack=lightgbm metadata=[sex,age,site]
 
 Writes outputs/NAME, a folder like a run's: oof.csv, folds.csv, scores.json,
 config.yaml, blend.json, and where every input has test predictions (infer.py)
 also test.csv and submission.csv, with infer.py's checks. tools.compare and
 tools.blend take it as they take a run.
 
-Others' predictions are CSVs: an id column (the competition's, `id`, or the first)
-and a column for each target, maybe with one prefix or suffix; of a binary target
-any single column. OOF.csv holds out-of-fold rows, OOF.csv+TEST.csv test rows too;
-or a folder of oof.csv and test.csv (or submission.csv). One run at least is
-needed: its folds and targets are the ones that count.
+Others' predictions are CSVs: an id column (the competition's, `id`, or the
+first) and a column for each target, maybe with one prefix or suffix; of a
+binary target any single column. OOF.csv holds out-of-fold rows,
+OOF.csv+TEST.csv test rows too; or a folder of oof.csv and test.csv (or
+submission.csv). One run at least is needed: its folds and targets count.
 
   method=auto      the plain mean, unless another is better beyond noise; or
       mean         equal weights
-      rank         equal weights of ranks, for metrics of the order (ROC AUC ...)
-      power        equal weights of a power of the probabilities; power=EXPONENT
-                   (0: the geometric mean), else the best of four
+      rank         equal weights of ranks, for metrics of the order (ROC AUC)
+      power        equal weights of a power of the probabilities;
+                   power=EXPONENT (0: the geometric mean), else the best of four
       hill         hill climbing with replacement, bagged (Caruana 2004)
       nnls         least squares, no weight below 0, bagged
       logistic     logistic regression of logits, column by column, bagged
       linear       the same of values, for competition.task=regression
   per_column=true  hill, nnls: weights for each column
-  ranks=fold       ranks among the rows of a fold; ranks=all (default): of all rows
+  ranks=fold       ranks among the rows of a fold; all (default): of all rows
   prune=0.999      an input that correlates more with a better one is left out;
                    prune=off: none is
   stack=lightgbm   (pip install lightgbm), gradient_boosting or logistic: learns
@@ -44,14 +46,15 @@ needed: its folds and targets are the ones that count.
   metadata=[a,b]   columns of the tables: numbers, categories, gaps; with
                    competition.group also relative to the group's mean
   seed=0           of the bags
-  overwrite=true   replaces a blend of that name; a trained run is never replaced
-  output_dir= competition.root=  where it is written, and where the data lies now
+  overwrite=true   replaces a blend of that name; never a trained run
+  output_dir=      where outputs/NAME is written
+  competition.root=  where the competition's data lies now
 
-Nested scores: a fold's rows are predicted by weights that the other folds chose;
-oof.csv holds these. In-sample ones, of weights fitted on the same rows, promise
-too much; they are not shown below the nested ones. auto, hill, nnls, logistic and
-linear give no weight to an input that is no better than chance. Intervals are
-95 %; rows of one group (patient) count as one.
+Nested scores: a fold's rows are predicted by weights that the other folds
+chose; oof.csv holds these. In-sample ones, of weights fitted on the same rows,
+promise too much (where chance puts them below the nested one, that is shown).
+auto, hill, nnls, logistic and linear give no weight to an input that is no
+better than chance. Intervals are 95 %; rows of one group count as one.
 """
 _KNOWN = {
     "name": None, "method": "auto", "per_column": "false", "ranks": "all", "prune": "0.999", "power": None,
@@ -67,6 +70,8 @@ def main(words):
     with one_line_errors(words):
         paths = [word for word in words if "=" not in word]
         options = read_options(words)
+        kept = [word for word in words if not word.startswith("overwrite=")]
+        options["command"] = shlex.join(["python", "-m", "tools.blend", *kept])
         if len(paths) < (1 if options["stack"] else 2):
             found = f"{len(paths)} inputs, wanted are {'1' if options['stack'] else '2'} or more"
             raise UserError(f"command line: {found}; write RUN_A RUN_B, folders of runs")
@@ -117,7 +122,8 @@ def _read_number(key, text, kind, low, high):
     except ValueError:
         pass
     also = " or off" if key == "prune" else ""
-    raise UserError(f"command line: {key}={text} is no number from {low} to {high}{also}; for example {key}={_KNOWN[key] or 2}")
+    example = f"for example {key}={_KNOWN[key] or 2}"
+    raise UserError(f"command line: {key}={text} is no number from {low} to {high}{also}; {example}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Inputs -> judged candidates -> the chosen one, printed and written as a run's folder."""
 
 import os
-import shlex
 import shutil
 import textwrap
 from dataclasses import replace
@@ -48,9 +47,12 @@ def blend_runs(paths, options):
     methods = choose_methods(inputs, options)
     candidates = {method: judge(method, inputs) for method in methods}
     if options["stack"]:
-        from tools.blend.stack import judge_stack
+        from tools.blend.stack import judge_stack  # here, as it is not always wanted
 
-        candidates |= judge_stack(inputs, oof, test, used, predicted, options, competition)
+        kept = [predicted.index(one) for one in used]
+        candidates["stack"], lines = judge_stack(inputs, oof, test, kept, options, competition)
+        if lines:
+            print(*lines, sep="\n")
     result, chosen = choose(candidates, inputs, used, options)
     candidate = candidates[chosen]
     weights = np.zeros((inputs.targets.shape[1], len(predicted)))
@@ -63,7 +65,7 @@ def blend_runs(paths, options):
         },
         "pruned": pruned,
         "inputs": {one.name: one.path for one in predicted},
-        "command": " ".join(["python -m tools.blend", *map(shlex.quote, paths), *describe_options(options)]),
+        "command": options["command"],
         **candidate.blend.details,
     }
     if np.ptp(weights, axis=0).max() == 0:
@@ -140,14 +142,13 @@ def build_inputs(metric, oof, runs, predicted, options):
 def choose_methods(inputs, options):
     """Return the methods to judge; a UserError where the one that is asked for does not fit."""
     metric, method = inputs.metric, options["method"]
-    are_probs = metric.task == "regression" or bool(((inputs.values >= 0) & (inputs.values <= 1)).all())
-    methods = list_methods(metric, are_probs)
+    methods = list_methods(inputs)
     if not methods:
         raise UserError(f"inputs: {metric.name} needs probabilities, found values outside 0 to 1; write probabilities")
     if method == "auto" or method in methods:
         return methods
     reason = f"{metric.name} looks at more than the order"
-    if not are_probs:
+    if not inputs.are_probs:
         reason = "an input has values outside 0 to 1, no probabilities"
     elif method in ("logistic", "linear", "power"):
         reason = f"competition.task is {metric.task}"
@@ -247,16 +248,6 @@ def describe(result):
     return "\n".join(lines)
 
 
-def describe_options(options):
-    """Return the key=value words that were given, but for overwrite."""
-    words = []
-    for key, value in options.items():
-        if key != "overwrite" and value not in (None, False):
-            text = f"[{','.join(value)}]" if isinstance(value, list) else "true" if value is True else str(value)
-            words.append(shlex.quote(f"{key}={text}"))
-    return words
-
-
 def write_folder(config, competition, metric, oof, nested, test, probs, result, space):
     """Write the blend's folder beside its place, then move it there, so that a refusal leaves nothing half."""
     place = Path(config.run_folder)
@@ -346,5 +337,3 @@ def _find_rows(ids, known, competition):
 def _at_least(value, bound, sign):
     """The in-sample score; below the nested one it is only by chance."""
     return float(sign * max(sign * value, sign * bound))
-
-
