@@ -260,6 +260,8 @@ def fit_nnls(inputs, rows, runs):
                 count = np.maximum(known.sum(axis=0), 1)
                 x = x - (x * known).sum(axis=1, keepdims=True) / count
                 y = y - (y * known).sum(axis=0) / count
+            if inputs.metric.weights is not None:
+                known = known * np.sqrt(np.asarray(inputs.metric.weights)[columns])
             x, y = (x * known).reshape(len(runs), -1), (y * known).ravel()
             found.append(_solve(x @ x.T, x @ y, is_free))
         weights[columns] = np.mean(found, axis=0)

@@ -197,8 +197,8 @@ def _read_csv(path, config, target_names):
     if set(target_names) <= set(left):
         names = list(target_names)
     else:
-        left = [name for name in left if name not in ("fold", "group", "Unnamed: 0")]
-        left = [name for name in left if name.removeprefix("target_") not in target_names]
+        own = {"fold", "group", "Unnamed: 0", *(f"target_{name}" for name in target_names)}  # as oof.csv has them
+        left = [name for name in left if name not in own]
         places = match_names(left, target_names)
         if places is None and not (len(left) == len(target_names) == 1):
             found = f"its columns {listing(left) or '(none)'} are not the targets {listing(target_names)}"

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpointing.run_folder import RunFolder
+from src.competition.paths import locate
 from src.competition.predictions import join_columns, pool_rows
 from src.competition.submission import asks_for_labels, load_sample, write_submission
-from src.competition.tables import load_solution, load_test_table
+from src.competition.tables import load_solution, load_test_table, read_groups, read_ids, read_table
+from src.competition.targets import match_ids
 from src.config.load import config_yaml
 from src.errors import UserError
-from src.evaluation.blending import Inputs, find_copies, judge, list_methods
+from src.evaluation.blending import Inputs, find_copies, find_skill, judge, list_methods
 from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import holm, sample_scores
 from src.evaluation.thresholds import choose_thresholds
@@ -55,27 +57,34 @@ def blend_runs(paths, options):
             print(*lines, sep="\n")
     result, chosen = choose(candidates, inputs, used, options)
     candidate = candidates[chosen]
-    weights = np.zeros((inputs.targets.shape[1], len(predicted)))
-    weights[:, [predicted.index(one) for one in used]] = candidate.blend.weights
-    result |= {
-        "weights": {one.name: float(weights[:, k].mean()) for k, one in enumerate(predicted)},
-        "columns": {
-            name: {one.name: float(row[k]) for k, one in enumerate(predicted)}
-            for name, row in zip(oof.target_names, weights, strict=True)
-        },
-        "pruned": pruned,
-        "inputs": {one.name: one.path for one in predicted},
-        "command": options["command"],
-        **candidate.blend.details,
-    }
-    if np.ptp(weights, axis=0).max() == 0:
-        del result["columns"]
+    result |= list_weights(candidate.blend, inputs, oof.target_names, used, predicted, pruned)
+    result |= {"inputs": {one.name: one.path for one in predicted}, "command": options["command"]}
+    result |= candidate.blend.details
     probs = None
     if test is not None:
         values = test[1][[predicted.index(one) for one in used]]
         probs = candidate.blend.predict(values)
     print(describe(result))
     write_folder(config, competition, metric, oof, candidate.nested, test, probs, result, candidate.blend.space)
+    return result
+
+
+def list_weights(blend, inputs, target_names, used, predicted, pruned):
+    """Return the weights of all inputs, those of each column where they differ, and why some have none."""
+    weights = np.zeros((len(target_names), len(predicted)))
+    weights[:, [predicted.index(one) for one in used]] = blend.weights
+    skill = (
+        find_skill(inputs, np.arange(len(inputs.targets))) if inputs.drops_chance else np.ones(len(used), dtype=bool)
+    )
+    is_idle = ~blend.weights.any(axis=0)
+    for one, idle, is_better in zip(used, is_idle, skill, strict=True):
+        if idle:
+            pruned = pruned | {one.name: "gets no weight" if is_better else "no better than chance"}
+    names = [one.name for one in predicted]
+    result = {"weights": dict(zip(names, weights.mean(axis=0).tolist(), strict=True)), "pruned": pruned}
+    if np.ptp(weights, axis=0).max() > 0:
+        rows = [dict(zip(names, row, strict=True)) for row in weights.tolist()]
+        result["columns"] = dict(zip(target_names, rows, strict=True))
     return result
 
 
@@ -294,11 +303,25 @@ def score(metric, oof, nested, competition, result):
         },
         "seconds": 0.0,
     }
+    if (units := load_units(competition, oof.ids)) is not None:
+        pooled = [pool_rows(units, one, competition.predict_with)[1] for one in (oof.targets, nested)]
+        scores["by_unit"] = metric.score(*pooled)
     if competition.separator is not None:
         thresholds = choose_thresholds(oof.targets, nested).tolist()
         scores["thresholds"] = dict(zip(oof.target_names, thresholds, strict=True))
         scores["may_be_none"] = bool((oof.targets == 0).all(axis=1).any())
     return scores
+
+
+def load_units(competition, ids):
+    """Return what competition.predict_by makes of training rows, (N,) str; None where it is not set or not known."""
+    if not competition.predict_by or not competition.train_table:
+        return None
+    where = locate(competition.root, competition.train_table)
+    rows = read_table(where)
+    rows.columns = rows.columns.str.strip()
+    units = read_groups(rows, competition, "predict_by", where, must=False)
+    return None if units is None else units[_find_rows(ids, read_ids(rows, competition.id, where), where)]
 
 
 def write_test(folder, place, competition, metric, oof, ids, probs, scores, space):
@@ -315,7 +338,7 @@ def write_test(folder, place, competition, metric, oof, ids, probs, scores, spac
     if competition.predict_by or competition.solution:
         table = load_test_table(competition, oof.target_names)
     if table is not None and table.units is not None:
-        order = _find_rows(ids, table.ids, competition)
+        order = _find_rows(ids, table.ids, competition.test_table)
         ids, probs = pool_rows(table.units[order], probs, competition.predict_with)
     write_submission(folder.submission, sample, competition, ids, probs, oof.target_names, decision)
     lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
@@ -324,13 +347,11 @@ def write_test(folder, place, competition, metric, oof, ids, probs, scores, spac
     return lines
 
 
-def _find_rows(ids, known, competition):
-    from src.competition.targets import match_ids
-
+def _find_rows(ids, known, where):
     rows, missing, _ = match_ids(ids, known)
     if len(missing):
-        found = f"{len(missing)} predicted ids are not in {competition.test_table} (first: {missing[0]})"
-        raise UserError(f"test predictions: {found}; infer the runs again")
+        found = f"{len(missing)} of {len(ids)} predicted ids are not there (first: {missing[0]})"
+        raise UserError(f"{where}: {found}; infer the runs again with this table")
     return rows
 
 

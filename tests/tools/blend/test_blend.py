@@ -375,3 +375,26 @@ def test_a_hundred_thousand_rows_of_ten_runs_take_seconds(write_run, blend):
     start = time.monotonic()
     blend(*paths)
     assert time.monotonic() - start < 90  # about 12 s on one free core
+
+
+def test_rows_of_a_unit_get_one_prediction(write_run, blend, tmp_path):
+    targets, probs = draw(100, [1.5, 1.5])
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    for row in range(4):
+        (tmp_path / "data" / "test" / f"t{row}").write_bytes(b"image")
+    units = np.arange(100) // 2
+    lines = "".join(f"{row:05d},{unit},0\n" for row, unit in enumerate(units))
+    (tmp_path / "data" / "train.csv").write_text("id,patient,cat\n" + lines)
+    (tmp_path / "data" / "test.csv").write_text("id,patient\nt3,q\nt0,p\nt1,p\nt2,q\n")
+    words = ["competition.root=data", "competition.train_table=train.csv", "competition.test_table=test.csv"]
+    words += ["competition.predict_by=patient", "competition.targets=[cat]", "competition.label=null"]
+    words += ["competition.classes=[]"]
+    tests = np.array([[0.1], [0.3], [0.5], [0.9]])
+    paths = [write_run(name, targets, one, tests, words=words) for name, one in zip("ab", probs, strict=True)]
+    blend(*paths, "method=mean")
+    submission = pd.read_csv(tmp_path / "outputs/blend/submission.csv", index_col="id")["cat"]
+    assert submission.to_dict() == pytest.approx({"q": 0.7, "p": 0.2})
+    assert len(read(tmp_path, "blend", "test.csv")) == 4
+    oof = read(tmp_path, "blend", "oof.csv").groupby(units)[["target_cat", "cat"]].mean()
+    scores = json.loads((tmp_path / "outputs/blend/scores.json").read_text())
+    assert scores["by_unit"] == pytest.approx(metrics.roc_auc_score(oof["target_cat"] >= 0.5, oof["cat"]))
