@@ -12,7 +12,15 @@ from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
 from src.competition.predictions import join_columns, pool_rows
 from src.competition.submission import asks_for_labels, load_sample, write_submission
-from src.competition.tables import load_solution, load_test_table, read_groups, read_ids, read_table
+from src.competition.tables import (
+    ImageTable,
+    load_solution,
+    load_test_table,
+    load_train_table,
+    read_groups,
+    read_ids,
+    read_table,
+)
 from src.competition.targets import match_ids
 from src.config.load import config_yaml
 from src.errors import UserError
@@ -303,7 +311,7 @@ def score(metric, oof, nested, competition, result):
         },
         "seconds": 0.0,
     }
-    if (units := load_units(competition, oof.ids)) is not None:
+    if (units := load_units(competition, oof.ids, "train_table", oof.target_names)) is not None:
         pooled = [pool_rows(units, one, competition.predict_with)[1] for one in (oof.targets, nested)]
         scores["by_unit"] = metric.score(*pooled)
     if competition.separator is not None:
@@ -313,15 +321,24 @@ def score(metric, oof, nested, competition, result):
     return scores
 
 
-def load_units(competition, ids):
-    """Return what competition.predict_by makes of training rows, (N,) str; None where it is not set or not known."""
-    if not competition.predict_by or not competition.train_table:
+def load_units(competition, ids, key, target_names):
+    """Return what competition.predict_by makes of the rows of train_table or test_table, `key`, (N,) str, or None."""
+    if not competition.predict_by:
         return None
-    where = locate(competition.root, competition.train_table)
-    rows = read_table(where)
-    rows.columns = rows.columns.str.strip()
-    units = read_groups(rows, competition, "predict_by", where, must=False)
-    return None if units is None else units[_find_rows(ids, read_ids(rows, competition.id, where), where)]
+    if not getattr(competition, key):  # the rows are those of the image files
+        table = load_train_table(competition) if key == "train_table" else load_test_table(competition, target_names)
+        units, known, where = table.units, table.ids, f"competition.{key}"
+    else:
+        where = locate(competition.root, getattr(competition, key))
+        rows = read_table(where)
+        rows.columns = rows.columns.str.strip()
+        units = read_groups(rows, competition, "predict_by", where, must=key == "test_table")
+        known = read_ids(rows, competition.id, where)
+    places, missing, _ = match_ids(ids, known)
+    if len(missing):
+        found = f"{len(missing)} of {len(ids)} predicted ids are not there (first: {missing[0]})"
+        raise UserError(f"{where}: {found}; infer the runs again with this table")
+    return None if units is None else units[places]
 
 
 def write_test(folder, place, competition, metric, oof, ids, probs, scores, space):
@@ -334,25 +351,14 @@ def write_test(folder, place, competition, metric, oof, ids, probs, scores, spac
     decision = None
     if takes_labels and competition.separator:
         decision = np.array(list(scores["thresholds"].values())), scores["may_be_none"]
-    table = None
-    if competition.predict_by or competition.solution:
-        table = load_test_table(competition, oof.target_names)
-    if table is not None and table.units is not None:
-        order = _find_rows(ids, table.ids, competition.test_table)
-        ids, probs = pool_rows(table.units[order], probs, competition.predict_with)
+    if (units := load_units(competition, ids, "test_table", oof.target_names)) is not None:
+        ids, probs = pool_rows(units, probs, competition.predict_with)
     write_submission(folder.submission, sample, competition, ids, probs, oof.target_names, decision)
     lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
-    if table is not None and (solution := load_solution(competition, table, ids)) is not None:
+    rows = ImageTable(ids, None, None, oof.target_names, None, None)
+    if (solution := load_solution(competition, rows, ids)) is not None:
         lines.append(f"test {metric.name}: {metric.score(solution, probs):.5f}")
     return lines
-
-
-def _find_rows(ids, known, where):
-    rows, missing, _ = match_ids(ids, known)
-    if len(missing):
-        found = f"{len(missing)} of {len(ids)} predicted ids are not there (first: {missing[0]})"
-        raise UserError(f"{where}: {found}; infer the runs again with this table")
-    return rows
 
 
 def _at_least(value, bound, sign):
