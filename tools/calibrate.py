@@ -137,7 +137,8 @@ def describe(result):
     groups = f" in {result['groups']} groups" if result["groups"] else ""
     lines = [f"{result['run']}: {result['rows']} out-of-fold rows{groups}; nested by fold"]
     for name, found in result["methods"].items():
-        lines += ["", f"  {name if name == 'none' else found['fit']}"[:_WIDTH]]
+        title = found["fit"] if len(found["fit"]) < _WIDTH else f"{name} in each column"
+        lines += ["", f"  {title}"]
         for key in dict.fromkeys(("log_loss", result["metric"], "ece")):
             low, high = found[key]["interval"]
             chance = f"  (chance {found[key]['chance']:.5f})" if key == "ece" else ""
