@@ -168,7 +168,7 @@ def find_lr(config, num_steps=NUM_STEPS):
     run = load_run(config, start_processes(config))
     _leave_out_unreadable(run)
     settle_execution(run)
-    fold = run.folds[0] if config.fold is None else config.fold
+    fold = run.folds[0] if config.fold in (None, "all") else config.fold
     _prepare_inputs(run, fold, num_steps * config.train.batch_size * config.optimizer.accumulate_steps)
     own = {"average": "none", "average_kwargs": {}, "compile": False}
     run.config = replace(run.config, train=replace(run.config.train, **own))

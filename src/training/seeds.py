@@ -55,6 +55,6 @@ def _print_seeds(configs):
         print(f"mean {np.mean(pooled):.5f}, standard deviation {np.std(pooled, ddof=1):.5f} over {len(pooled)} seeds")
     folders = [str(config.run_folder) for config in configs]
     name = configs[0].run_folder.name.removesuffix(f"_seed{configs[0].seed}")
-    if len(folders) > 1:
+    if len(pooled) == len(folders) > 1:
         print(f"next: python infer.py run={folders[0]} (so each of them), then their blend:")
         print(f"python -m tools.blend {' '.join(folders)} name={name}_seeds")

@@ -54,7 +54,8 @@ def log_epoch(run, fold, progress, is_best):
         f"{row['images_per_second']:.0f} images/s {row['seconds'] - before:.0f} s",
         flush=True,
     )
-    run.tracker.log({f"fold{fold}/{name}" if name != "epoch" else name: value for name, value in row.items()})
+    known = {name: value for name, value in row.items() if value is not None}
+    run.tracker.log({f"fold{fold}/{name}" if name != "epoch" else name: value for name, value in known.items()})
 
 
 def import_early(mode):
