@@ -9,7 +9,7 @@ from src.competition.paths import locate
 from src.competition.tables import is_count, read_ids, read_table
 from src.competition.targets import find_ids, match_ids, split_labels
 from src.errors import UserError, listing
-from src.evaluation.thresholds import choose_labels
+from src.evaluation.thresholds import Decision
 from src.files import save_table
 
 
@@ -47,17 +47,27 @@ def check_sample(sample, competition, test, target_names):
     return (f"{where}: the ids are in column {id_column!r}, by their values",) if id_column != competition.id else ()
 
 
-def asks_for_labels(sample, competition, target_names):
+def asks_for_names(sample, competition, target_names):
     """Whether the sample has one column for a row's class name, or names, instead of probabilities."""
     is_one = sample is not None and len(sample.columns) == 2 and len(target_names) > 1
     return is_one and (competition.task == "multiclass" or competition.separator is not None)
 
 
+def holds_zeros_and_ones(sample, competition, test_ids):
+    """Whether the sample's predictions are 0 and 1 alone: labels, where the metric takes them."""
+    if sample is None:
+        return False
+    cells = sample.drop(columns=find_ids(sample, competition.id, test_ids), errors="ignore")
+    return bool(cells.apply(pd.to_numeric, errors="coerce").isin((0, 1)).all(axis=None))
+
+
 def build_submission(sample, competition, test_ids, probs, target_names, decision=None):
     """Return probs (N, C) in the sample's columns and rows; without one as an id column and the targets.
 
-    decision: (thresholds, may_be_none) of `choose_labels`, for a sample that asks for labels; None: 0.5, and none.
+    decision: of a sample that asks for labels; None: columns of 0 and 1 get probabilities, names the plain decision.
     """
+    if decision is not None and not asks_for_names(sample, competition, target_names):
+        probs = decision.labels(probs).astype(np.int64)
     if sample is None:
         return pd.DataFrame({competition.id: test_ids, **dict(zip(target_names, probs.T, strict=True))})
     if (long := _name_long(sample, competition, test_ids, target_names)) is not None:
@@ -69,7 +79,7 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
 
 
 def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
-    """Check that the host would take a submission: the sample's columns and ids, if any, and values or names.
+    """Check that the host would take a submission: the sample's columns and ids, if any, and values, labels or names.
 
     lowest, highest: of the values; infinite for regression, whose values must be finite.
     """
@@ -98,15 +108,18 @@ def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
             first = f"{ids[is_outside].iloc[0]}, {values[is_outside].iloc[0]:g}"
             found = f"leaves 0 to 1 in {is_outside.sum()} of {len(frame)} rows (first: {first})"
             raise UserError(f"{where} {found}; write probabilities")
-        if len(frame) > 1 and values.min() == values.max():
+        is_label = pd.api.types.is_integer_dtype(values)  # a rare one may be nowhere
+        if len(frame) > 1 and values.min() == values.max() and not is_label:
             advice = "the model has learned nothing (look at its log.csv), or the images are all alike"
             raise UserError(f"{where} is {values.iloc[0]:g} in every row; {advice}")
 
 
 def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
-    frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
     id_column = competition.id if sample is None else find_ids(sample, competition.id, test_ids)
+    if decision is not None:  # of labels that are all alike nobody could tell that the model has learned nothing
+        check_submission(build_submission(sample, competition, test_ids, probs, target_names), sample, id_column)
+    frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
     limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
     check_submission(frame, sample, id_column, *limits)
     if frame.index.name is not None:
@@ -167,14 +180,15 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
             found = f"column {columns[0]!r} holds names ({listing(cells.unique(), 3)}), task=binary gives probabilities"
             raise UserError(f"{where}: {found}; set competition.task=multiclass, which writes the class")
         return {columns[0]: probs[:, 0]}
-    if asks_for_labels(sample, competition, target_names):
+    if asks_for_names(sample, competition, target_names):
         names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
         if not cells & set(names) and all(re.fullmatch(r"-?\d+\.0+", one) for one in names):
             names[:] = [one.partition(".")[0] for one in names]  # a table that has passed through floats
+        is_label = (decision or Decision(is_one_class=competition.task == "multiclass")).labels(probs)
         if competition.task == "multiclass":
-            return {columns[0]: names[probs.argmax(axis=1)]}
+            return {columns[0]: names[is_label.argmax(axis=1)]}
         separator = _find_separator(sample[columns[0]], competition.separator, names)
-        return {columns[0]: [separator.join(names[one]) for one in choose_labels(probs, *(decision or (0.5, True)))]}
+        return {columns[0]: [separator.join(names[one]) for one in is_label]}
     if len(target_names) == 1 and competition.classes and (found := match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"

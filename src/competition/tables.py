@@ -46,6 +46,7 @@ class ImageTable:
     is_regression: bool = False  # targets are numbers in their own units
     auxiliary_names: tuple[str, ...] = ()  # A names, equal ones for the columns that one of words has become
     auxiliary: np.ndarray | None = None  # (N, A) float32, nan where missing: learned beside the targets
+    num_test: int | None = None  # predictions that the competition asks for; None: not known
 
     def __len__(self):
         return len(self.ids)

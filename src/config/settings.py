@@ -65,6 +65,7 @@ class Competition:
     bits: int | None = setting(None, "in use of 16-bit PNG and TIFF, larger pixels are clipped; null: 16", 8, 16)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))
     metric_kwargs: dict[str, Any] = setting({}, "passed to the metric", kwargs_of=("evaluation/metrics.py", "METRICS"))
+    public_share: float = setting(0.3, "of the test rows, that the public leaderboard scores", at_least=0.01, at_most=1)
 
 
 @dataclass(frozen=True)

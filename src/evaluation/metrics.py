@@ -31,10 +31,12 @@ class Metric:
     fold_needs: str = "rows"  # or "both": a positive and a negative of each column in training and in validation
     per_column: bool = False
     ranges: dict = field(default_factory=dict)  # {keyword: (lowest, highest)}
+    bounds: tuple | Callable = (0, 1)  # lowest and highest score, or a function of its keywords that returns them
+    is_ranking: bool = False  # only the order of a column's probabilities counts
     name: str = ""  # from here on what build_metric adds
     task: str = ""
     kwargs: dict = field(default_factory=dict)
-    weights: list | None = None  # of each column in the mean; None: all alike
+    weights: list | None = None  # of each column in the mean, or as the function says; None: all alike
 
     @property
     def has_columns(self):
@@ -102,11 +104,14 @@ def build_metric(name, task, /, **kwargs):
     known = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
     known |= {"weights": ()} if metric.has_columns else {}
     check_kwargs("competition.metric_kwargs", known, kwargs, name, **metric.ranges)
-    weights = kwargs.pop("weights", None)
+    weights = kwargs.get("weights") or None
     numbers = [1] if weights is None else weights
     if not any(numbers) or not all(type(one) in (int, float) and 0 <= one < math.inf for one in numbers):
         raise UserError(f"competition.metric_kwargs.weights={weights}: must be numbers of 0 or more, not all of them 0")
-    return replace(metric, kwargs=kwargs | ({"task": task} if "task" in parameters else {}), weights=weights)
+    bounds = metric.bounds(**kwargs) if callable(metric.bounds) else metric.bounds
+    kwargs = {key: value for key, value in kwargs.items() if key in parameters}
+    kwargs |= {"task": task} if "task" in parameters else {}
+    return replace(metric, kwargs=kwargs, weights=weights, bounds=bounds)
 
 
 def positives(targets, is_one_class):
@@ -140,13 +145,22 @@ def average_precision(positive, probs):
     return metrics.average_precision_score(positive, probs)
 
 
-def log_loss(targets, probs, task):
-    """Mean negative log-likelihood of soft targets (N, C): per value for sigmoid tasks, per row for multiclass."""
+def log_loss(targets, probs, task, weights=()):
+    """Mean negative log-likelihood of soft targets (N, C): per value for sigmoid tasks, per row for multiclass.
+
+    weights: of each column's values, or of the classes: a row weighs as its class (its targets' mean of them); (): 1.
+    Reference: kaggle.com, RSNA 2019 (columns: "any" counts twice) and RSNA 2024 (classes: severe ones count 4 times).
+    """
     targets = np.asarray(targets, dtype=np.float64)
     probs = np.clip(np.asarray(probs, dtype=np.float64), 1e-7, 1 - 1e-7)
     if task == "multiclass":
-        return float(-(targets * np.log(probs)).sum(axis=1).mean())
-    return float(-np.nanmean(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)))
+        losses = -(targets * np.log(probs)).sum(axis=1)
+        weights = targets @ np.array(weights) if weights else 1.0
+    else:
+        losses = -(targets * np.log(probs) + (1 - targets) * np.log(1 - probs))
+        weights = np.array(weights or 1.0)
+    weights = np.where(np.isnan(losses), 0, weights)
+    return float(np.nansum(losses * weights) / weights.sum())
 
 
 def rmse(targets, values):
@@ -208,18 +222,19 @@ def quadratic_kappa(labels, predicted):
 
 
 METRICS = {
-    "roc_auc": Metric(roc_auc, fold_needs="both", per_column=True),
-    "partial_auc": Metric(partial_auc, fold_needs="both", per_column=True, ranges={"min_tpr": (0, 0.99)}),
-    "average_precision": Metric(average_precision, fold_needs="both", per_column=True),
-    "log_loss": Metric(log_loss, greater_is_better=False),
-    "rmse": Metric(rmse, greater_is_better=False, takes="values", per_column=True),
-    "mae": Metric(mae, greater_is_better=False, takes="values", per_column=True),
-    "r2": Metric(r2, takes="values", per_column=True),
-    "spearman": Metric(spearman, takes="values", per_column=True),
+    "roc_auc": Metric(roc_auc, fold_needs="both", per_column=True, is_ranking=True),
+    "partial_auc": Metric(partial_auc, fold_needs="both", per_column=True, is_ranking=True,
+                          ranges={"min_tpr": (0, 0.99)}, bounds=lambda min_tpr=0.8, **_: (0, 1 - min_tpr)),
+    "average_precision": Metric(average_precision, fold_needs="both", per_column=True, is_ranking=True),
+    "log_loss": Metric(log_loss, greater_is_better=False, bounds=(0, math.inf)),
+    "rmse": Metric(rmse, greater_is_better=False, takes="values", per_column=True, bounds=(0, math.inf)),
+    "mae": Metric(mae, greater_is_better=False, takes="values", per_column=True, bounds=(0, math.inf)),
+    "r2": Metric(r2, takes="values", per_column=True, bounds=(-math.inf, 1)),
+    "spearman": Metric(spearman, takes="values", per_column=True, bounds=(-1, 1)),
     "accuracy": Metric(accuracy, takes="classes"),
     "balanced_accuracy": Metric(balanced_accuracy, takes="classes", per_column=True),
     "f1_macro": Metric(f1_macro, takes="classes"),
     "f1_micro": Metric(f1_micro, takes="classes"),
     "f1_best": Metric(f1_best, fold_needs="both", per_column=True),
-    "quadratic_kappa": Metric(quadratic_kappa, takes="classes", per_column=True),
-}
+    "quadratic_kappa": Metric(quadratic_kappa, takes="classes", per_column=True, bounds=(-1, 1)),
+}  # fmt: skip

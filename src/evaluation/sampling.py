@@ -8,17 +8,31 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Sampling:
-    """The sampling distribution of M predictions' scores on the same N rows: DeLong's normal, or bootstrap samples."""
+    """The sampling distribution of M predictions' scores on the same N rows: a normal one, or bootstrap samples."""
 
     scores: np.ndarray  # (M,) float64
     method: str  # "DeLong" or "bootstrap"
     num_units: int  # rows, or groups where rows of one belong together
-    covariance: np.ndarray | None = None  # (M, M), of DeLong
+    covariance: np.ndarray | None = None  # (M, M), of DeLong, or of a bootstrap of too few samples for quantiles
     samples: np.ndarray | None = None  # (B, M), of the bootstrap
+    bounds: tuple = (-np.inf, np.inf)  # of a score
+    num_fewest: int = 1  # units on the smaller side of the column that has the fewest
 
     def interval(self, index, share=None, confidence=0.95):
-        """Return (low, high) of one score; share: of a sample of this many times the rows, such as a leaderboard's."""
-        return self._interval(np.eye(len(self.scores))[index], confidence, share)
+        """Return (low, high) of one score, within its bounds; (nan, nan) where the score is nan.
+
+        share: of the score that another sample of this many times the rows would show, such as a public leaderboard:
+            the errors of both add up. A score at its bound, which never varies, has the exact bound of a share
+            (Clopper and Pearson, 1934) of the fewest units, which for ROC AUC is a cautious one.
+        """
+        low, high = self._interval(np.eye(len(self.scores))[index], confidence)
+        value, (lowest, highest) = float(self.scores[index]), self.bounds
+        if high - low < 1e-9 and np.isfinite(highest - lowest):
+            reach = (highest - lowest) * (1 - ((1 - confidence) / 2) ** (1 / self.num_fewest))
+            low, high = (value - reach * (value >= highest - 1e-9), value + reach * (value <= lowest + 1e-9))
+        scale = 1.0 if share is None else np.sqrt(1 + 1 / share)
+        ends = value + (low - value) * scale, value + (high - value) * scale
+        return tuple(float(np.clip(one, lowest, highest)) for one in ends)
 
     def difference(self, first, second, confidence=0.95):
         """Return (scores[second] - scores[first], low, high, p), p that of no difference, two-sided."""
@@ -26,15 +40,15 @@ class Sampling:
         value = float(weights @ self.scores)
         return value, *self._interval(weights, confidence), self._p_value(weights)
 
-    def _interval(self, weights, confidence, share=None):
+    def _interval(self, weights, confidence):
         value = weights @ self.scores
+        if np.isnan(value):
+            return np.nan, np.nan
         if self.covariance is not None:
             half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
-            low, high = value - half, value + half
-        else:
-            low, high = np.nanquantile(self.samples @ weights, [(1 - confidence) / 2, (1 + confidence) / 2])
-        scale = 1.0 if share is None else 1 / np.sqrt(share)
-        return float(value + (low - value) * scale), float(value + (high - value) * scale)
+            return float(value - half), float(value + half)
+        low, high = np.nanquantile(self.samples @ weights, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return float(low), float(high)
 
     def _p_value(self, weights):
         value = float(weights @ self.scores)
@@ -47,7 +61,7 @@ class Sampling:
         return float(min(1.0, max(2 * tail, 1 / len(drawn))))
 
 
-def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, seed=0):
+def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, seed=0, max_work=2e7):
     """Return the Sampling of M predictions' scores.
 
     ROC AUC has DeLong's covariance in O(N log N), every other metric a bootstrap of rows. Rows of one group are not
@@ -58,25 +72,38 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
         targets: (N, C) in [0, 1]; nan where a cell is unknown.
         predictions: M arrays of probabilities (N, C).
         groups: (N,), equal ones are one unit; None: each row is its own.
-        num_samples: bootstrap samples, fewer of many rows (at least 100), so that it takes seconds.
+        num_samples: bootstrap samples at most.
+        max_work: values that the bootstrap scores, of which 1e7 take about two seconds on one core. To stay below it,
+            it takes fewer samples, at least 25, whose deviation makes a normal interval when they are below 200, and
+            then smaller ones, at least 1 / 25 of the units each, whose deviations are scaled by the root of the share.
 
     Reference: DeLong, DeLong and Clarke-Pearson, Comparing the Areas under Two or More Correlated Receiver Operating
     Characteristic Curves, 1988, Biometrics 44, equations 3 to 6; Sun and Xu, Fast Implementation of DeLong's
     Algorithm, 2014, IEEE Signal Processing Letters 21, for the ranks; Obuchowski, Nonparametric Analysis of Clustered
     ROC Curve Data, 1997, Biometrics 53, for the sums over groups, from which we depart by taking k / (k - 1) of the k
     groups that hold a positive (a negative) for its parts alike. Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, chapter 13, for the percentile interval; whole groups are drawn.
+    Bootstrap, 1993, chapter 13, for the percentile interval; whole groups are drawn. Bickel, Goetze and van Zwet,
+    Resampling Fewer than n Observations, 1997, Statistica Sinica 7, for the smaller samples.
     """
-    targets = np.asarray(targets, dtype=np.float64)
+    targets = np.asarray(targets)
     predictions = [np.asarray(one, dtype=np.float64) for one in predictions]
     scores = np.array([metric.score(targets, one) for one in predictions])
     units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_units = int(units.max()) + 1
+    shared = {"num_units": num_units, "bounds": metric.bounds, "num_fewest": num_units}
+    if metric.fold_needs == "both":
+        is_positive, is_known = metric.positives(targets), ~np.isnan(targets)
+        sides = np.stack([(is_positive & is_known).sum(axis=0), (~is_positive & is_known).sum(axis=0)]).min(axis=0)
+        shared["num_fewest"] = max(1, num_units * sides[sides > 0].min(initial=len(targets)) // len(targets))
     if metric.name == "roc_auc":
         parts = np.stack([_mean_influence(metric, targets, one, units, num_units) for one in predictions], axis=1)
-        return Sampling(scores, "DeLong", num_units, covariance=parts.T @ parts)
-    samples = _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed)
-    return Sampling(scores, "bootstrap", num_units, samples=samples)
+        return Sampling(scores, "DeLong", covariance=parts.T @ parts, **shared)
+    samples, share = _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed, max_work)
+    if len(samples) < min(200, num_samples):
+        known = samples[~np.isnan(samples).any(axis=1)]
+        covariance = np.atleast_2d(np.cov(known.T)) * share if len(known) > 1 else np.full((len(scores),) * 2, np.nan)
+        return Sampling(scores, "bootstrap", covariance=covariance, **shared)
+    return Sampling(scores, "bootstrap", samples=samples, **shared)
 
 
 def holm(p_values):
@@ -120,15 +147,18 @@ def _mean_influence(metric, targets, probs, units, num_units):
     return parts / total if total else np.full(num_units, np.nan)
 
 
-def _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed):
-    """The scores (B, M) of samples of whole units, drawn with replacement."""
+def _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed, max_work):
+    """Return (the scores (B, M) of samples of whole units, drawn with replacement; each one's share of the units)."""
     rng, sizes = np.random.default_rng(seed), np.bincount(units)
-    num_samples = int(np.clip(4e6 / targets.size / len(predictions), 100, num_samples))
+    values, calls = targets.size * len(predictions), len(predictions) * (targets.shape[1] if metric.has_columns else 1)
+    num_samples = int(np.clip(max_work / (values + 5000 * calls), min(25, num_samples), num_samples))  # a call: 1 ms
+    share = float(np.clip(max_work / values / num_samples, 1 / 25, 1)) if num_samples == 25 else 1.0
+    num_drawn = max(2, round(num_units * share))
     order, starts = np.argsort(units, kind="stable"), np.cumsum(sizes) - sizes
     samples = np.empty((num_samples, len(predictions)))
     for sample in samples:
-        drawn = rng.integers(num_units, size=num_units)
+        drawn = rng.integers(num_units, size=num_drawn)
         ends = np.cumsum(sizes[drawn])
         rows = order[np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn]) + np.arange(ends[-1])]
         sample[:] = [metric.score(targets[rows], one[rows]) for one in predictions]
-    return samples
+    return samples, num_drawn / num_units

@@ -1,6 +1,7 @@
 """A run folder -> every fold's network over each test batch once -> submission.csv."""
 
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import pool_rows, save_predictions
-from src.competition.submission import asks_for_labels, load_sample, write_submission
+from src.competition.submission import asks_for_names, holds_zeros_and_ones, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
 from src.data.dataset import ImageDataset, build_loader
@@ -23,6 +24,8 @@ from src.errors import UserError, first_line
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold
+from src.evaluation.sampling import sample_scores
+from src.evaluation.thresholds import Decision, label_metric
 from src.files import delete_unfinished, load_json, make_folder, save_json
 from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views, check_weights
@@ -49,7 +52,10 @@ def infer_run(config, run_folder):
     output = make_folder(config.infer.output or run_folder, "infer.output")  # Kaggle's input cannot be written
     if table.notes:
         print(*table.notes, sep="\n")
-    takes_labels = asks_for_labels(sample, competition, target_names)
+    metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
+    ids = table.ids if table.units is None else np.unique(table.units)
+    is_01 = label_metric(metric) is not None and holds_zeros_and_ones(sample, competition, ids)
+    takes_labels = is_01 or asks_for_names(sample, competition, target_names)
     if takes_labels and config.infer.average == "rank":
         raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
     if takes_labels and config.infer.calibration != "none":
@@ -72,8 +78,7 @@ def infer_run(config, run_folder):
         written_folds = [written.fold(fold.number) for fold in folds]
         for one in (written, *written_folds):
             delete_unfinished(one.path)
-        decision = _load_decision(folder, target_names) if takes_labels and competition.separator else None
-        ids = table.ids
+        decision = _load_decision(folder, target_names, competition) if takes_labels else None
         if table.units is not None:
             ids, average = pool_rows(table.units, average, competition.predict_with)
         write_submission(written.submission, sample, competition, ids, average, target_names, decision)
@@ -84,11 +89,15 @@ def infer_run(config, run_folder):
         if sample is not None:
             print(describe_upload(competition.name, written.submission, Path(run_folder).name))
         return None
-    metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
-    test_score = metric.score(solution, average)
-    known = {"score": test_score if np.isfinite(test_score) else None, "networks": len(folds)}
-    save_json(written.test_score, {"metric": metric.name} | known)
-    print(f"test {metric.name}: {test_score:.5f}{'' if np.isfinite(test_score) else ', not defined on these answers'}")
+    if decision is not None and metric.takes == "classes":
+        average = decision.labels(average)
+    found = sample_scores(metric, solution, [average], table.groups if table.units is None else None)
+    test_score, (low, high) = float(found.scores[0]), found.interval(0)
+    is_defined = np.isfinite(test_score)
+    known = {"score": test_score if is_defined else None, "interval": [low, high] if is_defined else None}
+    save_json(written.test_score, {"metric": metric.name} | known | {"networks": len(folds)})
+    rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
+    print(f"test {metric.name}: {test_score:.5f}{rest}")
     return test_score
 
 
@@ -154,13 +163,19 @@ def _fit_calibration(config, folder):
     return apply
 
 
-def _load_decision(folder, target_names):
-    """Return (thresholds (C,), whether a row may have no label), as the run's out-of-fold predictions have them."""
-    if not folder.scores.is_file():
-        print(f"{folder.scores}: not there yet, so a label is written from a probability of 0.5 on")
-        return 0.5, False
-    scores = load_json(folder.scores, "thresholds", "may_be_none")
-    return np.array([scores["thresholds"][name] for name in target_names]), scores["may_be_none"]
+def _load_decision(folder, target_names, competition):
+    """Return the Decision by which train.py's out-of-fold predictions say that labels are written."""
+    plain, scores = Decision(is_one_class=competition.task == "multiclass", may_be_none=not competition.separator), {}
+    if folder.scores.is_file():
+        scores = load_json(folder.scores)
+    if "thresholds" not in scores:  # not scored yet, or by a metric that asks for none
+        if plain.may_be_none is False:
+            print(f"{folder.scores}: holds no thresholds, so a label is written from a probability of 0.5 on")
+        return plain
+    thresholds = np.array([scores["thresholds"][name] for name in target_names])
+    if (thresholds != 0.5).any():
+        print(f"labels by the thresholds of {folder.scores}")
+    return replace(plain, thresholds=thresholds, may_be_none=scores["may_be_none"])
 
 
 @torch.inference_mode()

@@ -1,10 +1,12 @@
 """Out-of-fold: a run's finished folds -> oof.csv, scores.json and the printed table of folds."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 
 from src.competition.predictions import join_columns, load_predictions, pool_rows
-from src.evaluation.thresholds import choose_thresholds
+from src.evaluation.judgement import describe_interval, describe_judgement, judge, judge_labels
 from src.files import load_json, save_json, save_table
 
 
@@ -26,28 +28,41 @@ def score_run(run):
     metas = {fold: load_json(folder.fold(fold).meta, "best_score", "last_score", "seconds") for fold in done}
     per_fold = {key: {str(fold): meta[f"{key}_score"] for fold, meta in metas.items()} for key in ("best", "last")}
     other = "last" if select == "best" else "best"
-    columns = metric.score_columns(targets, probs).tolist()
+    competition, groups = run.config.competition, None if table.groups is None else table.groups[rows]
+    arguments = (metric, targets, probs, table.folds[rows], names, groups)
+    test = {"num_test": table.num_test, "public_share": competition.public_share}
     scores = {
         "metric": metric.name,
         "select": select,
-        "pooled": metric.score(targets, probs),
         "mean": float(np.mean(list(per_fold[select].values()))),
         "folds": per_fold[select],
         other: {"mean": float(np.mean(list(per_fold[other].values()))), "folds": per_fold[other]},
-        "columns": {name: None if np.isnan(value) else value for name, value in zip(names, columns, strict=True)},
         "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
         "seconds_per_fold": {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()},
-    }
-    if run.config.competition.separator is not None:
-        scores["thresholds"] = dict(zip(names, choose_thresholds(targets, probs).tolist(), strict=True))
-        scores["may_be_none"] = bool((run.table.targets == 0).all(axis=1).any())
-    if table.units is not None:
-        how = run.config.competition.predict_with
-        units = [pool_rows(table.units[rows], one, how)[1] for one in (targets, probs)]
-        scores["by_unit"] = metric.score(*units)
+    } | judge(*arguments, **test)
+    if table.units is not None:  # one prediction for the rows of a unit: labels and leaderboard are of units
+        arguments = _pool(*arguments, table.units[rows], competition.predict_with)
+        found = judge(*arguments, **test)
+        scores["by_unit"], scores["by_unit_interval"] = found["pooled"], found["interval"]
+        scores["leaderboard"] = found["leaderboard"]
+    scores |= judge_labels(*arguments, is_asked=competition.separator is not None)
     save_json(folder.scores, scores)
     _print_scores(run, metas, scores)
     return scores
+
+
+def _pool(metric, targets, probs, folds, names, groups, units, how):
+    """Return the arguments of `judge` with a row for each unit, (N,) str: fold and group are those of its first row."""
+    first = pd.DataFrame({"fold": folds, "group": groups}).groupby(units, sort=False).first()
+    targets, probs = (pool_rows(units, one, how)[1] for one in (targets, probs))
+    return (
+        metric,
+        targets,
+        probs,
+        first["fold"].to_numpy(),
+        names,
+        None if groups is None else first["group"].to_numpy(),
+    )
 
 
 def _print_scores(run, metas, scores):
@@ -58,14 +73,16 @@ def _print_scores(run, metas, scores):
         "images": [int((table.folds == fold).sum()) for fold in metas],
         "epoch": [meta["best_epoch" if is_best else "epoch"] for meta in metas.values()],
         run.metric.name: [f"{value:.5f}" for value in scores["folds"].values()],
+        "95 %": [describe_interval(value) for value in scores["fold_intervals"].values()],
         "seconds": [f"{meta['seconds']:.1f}" for meta in metas.values()],
     }
     print(f"\n{pd.DataFrame(summary).to_string(index=False)}")
-    print(
-        f"out-of-fold {run.metric.name}: {scores['pooled']:.5f} pooled, {scores['mean']:.5f} mean of {len(metas)} of "
-        f"{len(run.folds)} folds, {scores['seconds']:.0f} s"
-    )
+    print(f"out-of-fold {run.metric.name}: {scores['pooled']:.5f} pooled, 95 % {describe_interval(scores['interval'])}")
+    print(f"{scores['mean']:.5f} mean of {len(metas)} of {len(run.folds)} folds, {scores['seconds']:.0f} s")
     if "by_unit" in scores:
         how = f"{competition.predict_with} of the rows of a {competition.predict_by}"
-        print(f"{run.metric.name} of the {how}: {scores['by_unit']:.5f}")
+        interval = describe_interval(scores["by_unit_interval"])
+        print(f"{run.metric.name} of the {how}: {scores['by_unit']:.5f}, 95 % {interval}")
+    for sentence in describe_judgement(run.metric, scores, table.groups is not None):
+        print(textwrap.fill(sentence, 80, subsequent_indent="  "))
     print(f"{run.folder.oof}; next: python infer.py run={run.folder.path}")

@@ -27,7 +27,8 @@ def load_run_data(config, metric):
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names)
-        table = replace(table, notes=(*table.notes, *test.notes))
+        num_test = len(test) if test.units is None else len(np.unique(test.units))
+        table = replace(table, notes=(*table.notes, *test.notes), num_test=num_test)
         if sample is not None:
             notes = check_sample(sample, competition, test, table.target_names)
             table = replace(table, notes=(*table.notes, *notes))

@@ -11,11 +11,13 @@ from src.competition.submission import (
     build_submission,
     check_sample,
     check_submission,
+    holds_zeros_and_ones,
     load_sample,
     write_submission,
 )
 from src.competition.tables import ImageTable, load_test_table
 from src.errors import UserError
+from src.evaluation.thresholds import Decision
 
 IDS = np.array(["01", "02", "3"])
 PROBS = np.array([[0.7, 0.1, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]])
@@ -101,9 +103,64 @@ def test_one_column_of_labels_takes_those_over_their_thresholds(write_competitio
     sample, names = load_sample(competition), ("eel", "dog", "cat")
     check_sample(sample, competition, image_table(), names)
     probs = np.array([[0.1, 0.5, 0.4], [0.3, 0.2, 0.35], [0.5, 0.2, 0.2]])  # of 01, 02 (below all), 3
-    frame = build_submission(sample, competition, IDS, probs, names, (np.array([0.4, 0.5, 0.4]), may_be_none))
+    decision = Decision(np.array([0.4, 0.5, 0.4]), may_be_none=may_be_none)
+    frame = build_submission(sample, competition, IDS, probs, names, decision)
     check_submission(frame, sample, "id")
     assert frame["kinds"].tolist() == expected
+
+
+def test_class_names_follow_the_thresholds(write_competition):
+    sample, competition = sample_of(write_competition, "id,label", task="multiclass", label="label")
+    decision = Decision(np.array([0.5, 0.2, 0.5]), is_one_class=True)
+    frame = build_submission(sample, competition, IDS, PROBS, CLASSES, decision)
+    assert frame["label"].tolist() == ["dog", "cat", "dog"]  # of 3, 01, 02; by the largest: eel, cat, dog
+
+
+@pytest.mark.parametrize(
+    ("header", "names", "settings", "expected"),
+    [
+        ("id,y", ("y",), {}, {"y": [0, 1, 0]}),
+        ("id,eel,cat,dog", CLASSES, {"task": "multilabel"}, {"eel": [1, 0, 0], "cat": [0, 1, 0], "dog": [1, 0, 1]}),
+        ("id,cat,dog", ("dog",), {"label": "kind", "classes": ["cat", "dog"]}, {"cat": [1, 0, 1], "dog": [0, 1, 0]}),
+    ],
+)
+def test_columns_of_zeros_and_ones_take_labels(write_competition, tmp_path, header, names, settings, expected):
+    sample, competition = sample_of(write_competition, header, **settings)
+    assert holds_zeros_and_ones(sample, competition, IDS)
+    decision = Decision(np.array([0.65, 0.3, 0.4])[: len(names)])
+    path = tmp_path / "submission.csv"
+    write_submission(path, sample, competition, IDS, PROBS[:, : len(names)], names, decision)
+    found = pd.read_csv(path, dtype=str)
+    assert {name: found[name].astype(int).tolist() for name in expected} == expected
+    assert set(found[list(expected)].to_numpy().ravel()) <= {"0", "1"}
+
+
+def test_a_long_sample_takes_labels_too(write_competition):
+    asked = [f"{one}_{name}" for one in ("3", "01", "02") for name in ("eel", "cat", "dog")]
+    text = "id,Label\n" + "".join(f"{one},0\n" for one in asked)
+    competition = write_competition({"sample.csv": text}, sample_submission="sample.csv", task="multilabel")
+    sample = load_sample(competition)
+    assert holds_zeros_and_ones(sample, competition, IDS)
+    frame = build_submission(sample, competition, IDS, PROBS, CLASSES, Decision(np.array([0.5, 0.5, 0.5])))
+    assert frame["Label"].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("cells", "expected"), [("0 1 1", True), ("0.0 1.0 0", True), ("0.5 0 1", False),
+                                                 ("0 2 1", False), ("a 0 1", False), (" 0 1", False)])  # fmt: skip
+def test_zeros_and_ones_are_known_by_their_values(write_competition, cells, expected):
+    rows = "".join(f"{one},{cell}\n" for one, cell in zip(IDS, cells.split(" "), strict=True))
+    competition = write_competition({"s.csv": f"image,y\n{rows}"}, sample_submission="s.csv")
+    assert holds_zeros_and_ones(load_sample(competition), competition, IDS) is expected
+    assert not holds_zeros_and_ones(None, competition, IDS)
+
+
+def test_a_label_may_be_nowhere_but_not_because_nothing_was_learned(write_competition, tmp_path):
+    sample, competition = sample_of(write_competition, "id,y")
+    path, high = tmp_path / "submission.csv", Decision(np.array([0.9]))
+    write_submission(path, sample, competition, IDS, PROBS[:, :1], ("y",), high)
+    assert path.read_text() == "id,y\n3,0\n01,0\n02,0\n"
+    line = refusal(write_submission, path, sample, competition, IDS, np.full((3, 1), 0.3), ("y",), high)
+    assert line.startswith("submission: column 'y' is 0.3 in every row; the model has learned nothing")
 
 
 def test_a_sample_with_a_row_per_id_and_target_is_written_long(write_competition, tmp_path):

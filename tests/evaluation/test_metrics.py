@@ -122,6 +122,79 @@ def test_log_loss_and_rmse_are_scikit_learns(task):
     assert build_metric("rmse", task).score(targets, probs) == pytest.approx(expected, abs=1e-12)
 
 
+def test_weighted_columns_of_log_loss_are_rsna_2019s():
+    """ "any" counts twice: the host's weighted multi-label log loss, the mean of all values with its sample weights."""
+    weights, targets, probs = [2, 1, 1], TARGETS["multilabel"], PROBS["multilabel"]
+    host = np.average([metrics.log_loss(*one) for one in zip(targets.T, probs.T, strict=True)], weights=weights)
+    flat = metrics.log_loss(targets.ravel(), probs.ravel(), sample_weight=np.tile(weights, len(targets)))
+    metric = build_metric("log_loss", "multilabel", weights=weights)
+    assert metric.score(targets, probs) == pytest.approx(host, abs=1e-12)
+    assert metric.score(targets, probs) == pytest.approx(flat, abs=1e-12)
+    gaps = targets.astype(float)
+    gaps[::3, 0] = np.nan
+    known = ~np.isnan(gaps)
+    flat = metrics.log_loss(targets[known], probs[known], sample_weight=np.broadcast_to(weights, known.shape)[known])
+    assert metric.score(gaps, probs) == pytest.approx(flat, abs=1e-12)
+
+
+def test_weighted_classes_of_log_loss_are_rsna_2024s():
+    """normal 1, moderate 2, severe 4: scikit-learn's log loss with the weight of each row's class."""
+    weights = [1, 2, 4, 0.5]
+    expected = metrics.log_loss(LABELS, PROBS["multiclass"], sample_weight=np.array(weights)[LABELS])
+    metric = build_metric("log_loss", "multiclass", weights=weights)
+    assert metric.score(TARGETS["multiclass"], PROBS["multiclass"]) == pytest.approx(expected, abs=1e-12)
+    assert metric.weights == weights
+    soft = np.array([[0.5, 0.5, 0, 0], [0, 0, 1, 0]])
+    found = metric.score(soft, np.full((2, 4), 0.25))
+    assert found == pytest.approx(math.log(4), abs=1e-12)
+
+
+def test_weighted_columns_of_rmse_are_a_weighted_mean():
+    targets, probs, weights = TARGETS["multilabel"], PROBS["multilabel"], [3, 0, 1.5]
+    each = columns(metrics.root_mean_squared_error, targets, probs)
+    found = build_metric("rmse", "multilabel", weights=weights).score(targets, probs)
+    assert found == pytest.approx(np.average(each, weights=weights), abs=1e-12)
+
+
+def test_weighted_multilabel_auc_is_rsna_2025s():
+    """The host's: 13 sites count once, "Aneurysm Present" as much as all of them together."""
+    rng = np.random.default_rng(3)
+    targets, probs = rng.integers(0, 2, (200, 14)), np.round(rng.random((200, 14)), 2)
+    each = columns(metrics.roc_auc_score, targets, probs)
+    expected = 0.5 * (each[13] + each[:13].mean())
+    found = build_metric("roc_auc", "multilabel", weights=[1] * 13 + [13]).score(targets, probs)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("task", TASKS)
+def test_ties_change_no_metric(task, seed):
+    """Probabilities of one decimal, and rare labels, against scikit-learn."""
+    rng = np.random.default_rng(seed)
+    if task == "multiclass":
+        truth = np.append(rng.integers(0, 3, 40), [0, 1, 2])
+        targets, probs = np.eye(3)[truth], np.round(rng.dirichlet(np.ones(3), 43), 1)
+        predicted = probs.argmax(axis=1)
+    else:
+        targets = np.vstack([rng.random((41, 1 if task == "binary" else 4)) < 0.2, np.ones((1, 1)) if task == "binary"
+                             else np.ones((1, 4)), np.zeros((1, 1 if task == "binary" else 4))])  # fmt: skip
+        probs = np.round(rng.random(targets.shape), 1)
+        truth, predicted = targets.astype(int), (probs >= 0.5).astype(int)
+        if task == "binary":
+            truth, predicted = truth[:, 0], predicted[:, 0]
+    for name, function in BY_COLUMNS.items():
+        expected = columns(function, targets, probs).mean()
+        assert build_metric(name, task).score(targets, probs) == pytest.approx(
+            expected, abs=1e-9 if "partial" in name else 1e-12
+        )
+    for name, function in BY_LABELS.items():
+        assert build_metric(name, task).score(targets, probs) == pytest.approx(function(truth, predicted), abs=1e-12)
+
+
+def test_every_metric_is_checked_here():
+    assert set(METRICS) == {*BY_LABELS, *BY_COLUMNS, "log_loss", "rmse", "mae", "r2", "spearman"}
+
+
 def test_log_loss_and_rmse_know_soft_targets():
     targets, probs = np.array([[0.25], [1.0]]), np.array([[0.5], [0.5]], dtype=np.float32)
     assert build_metric("log_loss", "binary").score(targets, probs) == pytest.approx(math.log(2))
@@ -194,6 +267,8 @@ def test_a_perfect_prediction_is_best_and_the_direction_is_right(name, task):
         ("accuracy", "multilabel", {"weights": [1, 1]}, "accuracy has no weights"),
         ("quadratic_kappa", "multiclass", {"weights": [1, 1]}, "quadratic_kappa has no weights"),
         ("log_loss", "binary", {"task": "multiclass"}, "log_loss has no task"),
+        ("log_loss", "multiclass", {"weights": [1, -1]}, "must be numbers of 0 or more, not all of them 0"),
+        ("rmse", "multilabel", {"weights": 2}, "competition.metric_kwargs.weights=2: must be a list"),
     ],
 )
 def test_wrong_keywords_are_refused(name, task, kwargs, expected):

@@ -69,11 +69,13 @@ def test_the_bootstrap_draws_whole_groups():
     units, seen = np.array([2, 0, 1, 0, 2, 2]), []
 
     class Rows:
+        has_columns = False
+
         def score(self, targets, probs):
             seen.append(sorted(probs[:, 0].astype(int)))
             return 0.0
 
-    _bootstrap(Rows(), np.zeros((6, 1)), [np.arange(6.0)[:, None]], units, 3, 200, 0)
+    _bootstrap(Rows(), np.zeros((6, 1)), [np.arange(6.0)[:, None]], units, 3, 200, 0, 1e7)
     members = {0: [1, 3], 1: [2], 2: [0, 4, 5]}
     for rows in seen:
         counts = {unit: {rows.count(row) for row in members[unit]} for unit in members}
@@ -116,10 +118,58 @@ def test_a_difference_that_is_there_is_found():
     assert p < 1e-6
 
 
-def test_a_smaller_sample_varies_more():
-    """A public leaderboard of 30 % of the rows: wider by 1 / sqrt(0.3)."""
-    found = sample_scores(AUC, *draw(500, 7))
-    assert np.ptp(found.interval(0, share=0.3)) == pytest.approx(np.ptp(found.interval(0)) / np.sqrt(0.3))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["roc_auc", "log_loss"])
+@pytest.mark.parametrize("num_public", [120, 2000])
+def test_a_public_leaderboard_lies_in_its_interval(name, num_public):
+    """Both samples vary: of 200 pairs about 95 % of the public scores lie inside."""
+    metric, inside = build_metric(name, "binary"), 0
+    for seed in range(200):
+        targets, [values] = draw(400 + num_public, seed, 1)
+        probs = 1 / (1 + np.exp(-values))
+        found = sample_scores(metric, targets[:400], [probs[:400]], num_samples=200)
+        low, high = found.interval(0, share=num_public / 400)
+        inside += low <= metric.score(targets[400:], probs[400:]) <= high
+    assert 0.91 <= inside / 200 <= 0.985
+
+
+def test_the_errors_of_both_samples_add_up():
+    targets, predictions = draw(5000, 7)
+    found = sample_scores(AUC, targets, predictions)
+    assert np.ptp(found.interval(0, share=0.3)) == pytest.approx(np.ptp(found.interval(0)) * np.sqrt(1 + 1 / 0.3))
+
+
+@pytest.mark.parametrize(("name", "bounds"), [("roc_auc", (0, 1)), ("partial_auc", (0, 0.2)), ("accuracy", (0, 1)),
+                                              ("quadratic_kappa", (-1, 1)), ("average_precision", (0, 1))])  # fmt: skip
+def test_an_interval_stays_within_what_the_metric_can_be(name, bounds):
+    targets, [values] = draw(100, 8, 1, gain=4)
+    metric = build_metric(name, "binary")
+    for probs in (1 / (1 + np.exp(2 - values)), 1 / (1 + np.exp(values - 2))):
+        low, high = sample_scores(metric, targets, [probs], num_samples=100).interval(0, share=0.02)
+        assert bounds[0] <= low < high <= bounds[1]
+    assert sample_scores(metric, targets, [targets], num_samples=100).interval(0)[1] == pytest.approx(bounds[1])
+
+
+def test_a_perfect_score_is_not_sure():
+    """Of 40 right rows of 40, Clopper and Pearson's lower end; of ROC AUC the smaller side's rows count."""
+    targets = np.repeat([0.0, 1.0], [25, 15])[:, None]
+    found = sample_scores(build_metric("accuracy", "binary"), targets, [targets])
+    assert found.interval(0) == pytest.approx((0.025 ** (1 / 40), 1))
+    assert sample_scores(AUC, targets, [targets]).interval(0) == pytest.approx((0.025 ** (1 / 15), 1))
+    assert sample_scores(AUC, targets, [1 - targets]).interval(0) == pytest.approx((0, 1 - 0.025 ** (1 / 15)))
+    assert np.isnan(sample_scores(AUC, targets[:5], [targets[:5]]).interval(0)).all()
+
+
+@pytest.mark.parametrize("name", ["log_loss", "f1_macro"])
+def test_few_and_small_bootstrap_samples_say_the_same(name):
+    targets, [values] = draw(20_000, 9, 1)
+    probs, metric = 1 / (1 + np.exp(1 - values)), build_metric(name, "binary")
+    many = sample_scores(metric, targets, [probs], num_samples=300, max_work=1e9)
+    few = sample_scores(metric, targets, [probs], max_work=5e4)  # 25 samples of a tenth of the rows
+    assert few.samples is None
+    assert np.ptp(few.interval(0)) == pytest.approx(np.ptp(many.interval(0)), rel=0.4)
+    groups = np.arange(20_000) // 2
+    assert sample_scores(metric, targets, [probs], groups, max_work=5e4).num_units == 10_000
 
 
 @pytest.mark.slow
@@ -130,3 +180,29 @@ def test_a_million_rows_take_seconds():
     began = time.process_time()
     sample_scores(AUC, targets, predictions)
     assert time.process_time() - began < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "task", "num_rows", "num_columns"), [
+    ("log_loss", "multiclass", 50_000, 1000), ("accuracy", "multiclass", 50_000, 1000),
+    ("f1_macro", "multiclass", 50_000, 1000), ("average_precision", "multilabel", 5000, 30),
+    ("average_precision", "binary", 1_000_000, 1), ("f1_macro", "binary", 1_000_000, 1),
+])  # fmt: skip
+def test_the_bootstrap_is_bounded(name, task, num_rows, num_columns):
+    """Beside the score itself."""
+    import time
+
+    rng, metric = np.random.default_rng(10), build_metric(name, task)
+    probs = rng.random((num_rows, num_columns), dtype=np.float32)
+    targets = (rng.random((num_rows, num_columns)) < 0.1).astype(np.float32)
+    if task == "multiclass":
+        targets, probs = (
+            np.eye(1000, dtype=np.float32)[rng.integers(0, 1000, num_rows)],
+            probs / probs.sum(axis=1)[:, None],
+        )
+    began = time.process_time()
+    metric.score(targets, probs)
+    once = time.process_time() - began
+    sample_scores(metric, targets, [probs], max_work=5e6)
+    print(name, task, num_rows, num_columns, once, time.process_time() - began - 2 * once)
+    assert time.process_time() - began - 2 * once < 4

@@ -1,5 +1,6 @@
 """Folds of a run -> submission.csv, against the networks called by hand; and what stops it."""
 
+import re
 import shutil
 
 import numpy as np
@@ -106,8 +107,10 @@ def test_the_submission_is_the_ensemble_of_folds_and_views(make, words, views, c
     assert printed == [
         f"{folder}: 5 test images x 2 folds x {1 + len(views)} views",
         f"{folder}/submission.csv: 5 rows, checked",
-        f"test log_loss: {score:.5f}",
+        printed[2],
     ]
+    low, high = re.fullmatch(rf"test log_loss: {score:.5f}, 95 % (\S+) to (\S+)", printed[2]).groups()
+    assert float(low) < score < float(high)
 
 
 @pytest.mark.parametrize("select", ["best", "last"])

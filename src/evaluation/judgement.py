@@ -1,0 +1,116 @@
+"""What out-of-fold predictions are worth: score and interval, the leaderboard's spread, ranks per fold, thresholds."""
+
+import numpy as np
+from scipy import stats
+
+from src.evaluation.sampling import sample_scores
+from src.evaluation.thresholds import judge_thresholds, label_metric
+
+_WORK = 5e6  # values that each bootstrap scores: below a second on one core
+
+
+def judge(metric, targets, probs, folds, names, groups=None, num_test=None, public_share=0.3):
+    """Return what scores.json holds of out-of-fold predictions; beside `pooled`, what is not defined is None.
+
+    Args:
+        metric: evaluation.metrics.Metric.
+        targets, probs: (N, C), of the columns `names`; nan where a target is unknown.
+        folds: (N,) int, the fold that predicted each row.
+        groups: (N,), rows of one vary together; None: each row by itself.
+        num_test: rows of the test set, of which the public leaderboard scores the share `public_share`; None: unknown.
+    """
+    sampling = sample_scores(metric, targets, [probs], groups, max_work=_WORK)
+    columns = metric.score_columns(targets, probs)
+    has_columns = metric.has_columns or len(columns) == 1
+    numbers, intervals = np.unique(folds), {}
+    for fold in numbers:
+        own = folds == fold
+        of_fold = None if groups is None else groups[own]
+        one = sample_scores(metric, targets[own], [probs[own]], of_fold, max_work=_WORK / 2 / len(numbers))
+        intervals[str(fold)] = _list(one.interval(0))
+    found = {
+        "pooled": float(sampling.scores[0]),
+        "interval": _list(sampling.interval(0)),
+        "fold_intervals": intervals,
+        "rank_per_fold": _score_ranks(metric, targets, probs, folds),
+        "columns": {name: _number(value) for name, value in zip(names, columns, strict=True)},
+        "unscored": [name for name, value in zip(names, columns, strict=True) if has_columns and np.isnan(value)],
+        "leaderboard": None,
+    }
+    if num_test:
+        num_public = max(1, round(num_test * public_share))
+        spread = _list(sampling.interval(0, share=num_public / len(targets)))
+        found["leaderboard"] = {"rows": num_public, "share": public_share, "interval": spread}
+    return found
+
+
+def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=False):
+    """Return what scores.json holds of thresholds, {} for a metric that takes none; the arguments are those of `judge`.
+
+    is_asked: the submission holds labels, whatever the metric takes; their thresholds are then those of F1, and a row
+        without any is one only where the targets have such rows.
+    """
+    if (judged := label_metric(metric, is_asked)) is None:
+        return {}
+    may_be_none = not is_asked or bool((targets == 0).all(axis=1).any())
+    decision, plain, nested = judge_thresholds(judged, targets, probs, folds, groups, may_be_none, _WORK)
+    return {
+        "thresholds": dict(zip(names, decision.thresholds.tolist(), strict=True)),
+        "may_be_none": may_be_none,
+        "plain": _number(plain[0]),  # by thresholds of 0.5, or the largest class
+        "plain_interval": _list(plain[1]),
+        "nested": _number(nested[0]),
+        "nested_interval": _list(nested[1]),
+    }
+
+
+def describe_judgement(metric, scores, has_groups=False):
+    """Return sentences about what `judge` found, beside the score itself."""
+    low, high = scores["interval"] or (np.nan, np.nan)
+    ranked, found = scores["rank_per_fold"], []
+    if ranked is not None and abs(ranked - scores["pooled"]) > (high - low) / 10:
+        why = "the folds' probabilities do not agree; infer.average=rank takes the mean of ranks"
+        if ranked < scores["pooled"]:
+            why = "the probabilities say more than each fold's order; keep infer.average=mean"
+        found.append(f"{ranked:.5f} with each fold's probabilities replaced by their ranks: {why}")
+    if board := scores["leaderboard"]:
+        rows = f"a public leaderboard of {board['rows']:,} rows ({board['share']:.0%} of the test set)"
+        units = ", rows of one group varying together" if has_groups else ""
+        found.append(f"{rows} may show {describe_interval(board['interval'])}{units}")
+    if "thresholds" in scores:
+        texts = {}
+        for key in ("plain", "nested"):
+            score = np.nan if scores[key] is None else scores[key]
+            texts[key] = f"{score:.5f}, 95 % {describe_interval(scores[f'{key}_interval'])}"
+        name, rule = metric.name if metric.takes == "classes" else "F1", "thresholds of 0.5"
+        rule = "the largest probability" if metric.task == "multiclass" else rule
+        used = f"the submission takes {rule}" if set(scores["thresholds"].values()) == {0.5} else "these are used"
+        found.append(f"{name} by {rule}: {texts['plain']}")
+        found.append(f"{name} by thresholds found on the other folds: {texts['nested']}; {used}")
+    if scores["unscored"]:
+        found.append(f"no score, and no part in the mean, has: {', '.join(scores['unscored'])}")
+    return found
+
+
+def describe_interval(interval):
+    """Return an interval in words."""
+    return "no interval" if interval is None else f"{interval[0]:.5f} to {interval[1]:.5f}"
+
+
+def _score_ranks(metric, targets, probs, folds):
+    """The pooled score of each fold's ranks, in [0, 1]; None where the metric takes more than the order."""
+    if not metric.is_ranking:
+        return None
+    ranks = np.empty(probs.shape)
+    for fold in np.unique(folds):
+        own = folds == fold
+        ranks[own] = (stats.rankdata(probs[own], axis=0) - 0.5) / own.sum()
+    return _number(metric.score(targets, ranks))
+
+
+def _number(value):
+    return None if np.isnan(value) else float(value)
+
+
+def _list(interval):
+    return None if np.isnan(interval).any() else list(interval)
