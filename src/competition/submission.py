@@ -9,7 +9,7 @@ from src.competition.paths import locate
 from src.competition.tables import is_count, read_ids, read_table
 from src.competition.targets import find_ids, match_ids, split_labels
 from src.errors import UserError, listing
-from src.evaluation.thresholds import Decision
+from src.evaluation.thresholds import Decision, label_metric
 from src.files import save_table
 
 
@@ -53,12 +53,13 @@ def asks_for_names(sample, competition, target_names):
     return is_one and (competition.task == "multiclass" or competition.separator is not None)
 
 
-def holds_zeros_and_ones(sample, competition, test_ids):
-    """Whether the sample's predictions are 0 and 1 alone: labels, where the metric takes them."""
-    if sample is None:
-        return False
+def asks_for_labels(sample, competition, target_names, metric, test_ids):
+    """Whether the sample holds names, or 0 and 1 alone where the metric takes labels."""
+    if sample is None or asks_for_names(sample, competition, target_names):
+        return sample is not None
     cells = sample.drop(columns=find_ids(sample, competition.id, test_ids), errors="ignore")
-    return bool(cells.apply(pd.to_numeric, errors="coerce").isin((0, 1)).all(axis=None))
+    is_01 = cells.apply(pd.to_numeric, errors="coerce").isin((0, 1)).all(axis=None)
+    return bool(is_01 and label_metric(metric) is not None)
 
 
 def build_submission(sample, competition, test_ids, probs, target_names, decision=None):

@@ -30,6 +30,14 @@ class Decision:
         return is_label
 
 
+def read_decision(scores, target_names, task, may_be_none=True):
+    """Return the Decision that scores.json, a dict, holds; the plain one where it has no thresholds."""
+    if "thresholds" not in scores:
+        return Decision(is_one_class=task == "multiclass", may_be_none=may_be_none)
+    thresholds = np.array([scores["thresholds"][name] for name in target_names])
+    return Decision(thresholds, task == "multiclass", scores["may_be_none"])
+
+
 def _f1(labels, predicted):
     return metrics.f1_score(labels, predicted, zero_division=0)
 

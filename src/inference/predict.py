@@ -1,7 +1,6 @@
 """A run folder -> every fold's network over each test batch once -> submission.csv."""
 
 import shlex
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import pool_rows, save_predictions
-from src.competition.submission import asks_for_names, holds_zeros_and_ones, load_sample, write_submission
+from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
 from src.data.dataset import ImageDataset, build_loader
@@ -25,7 +24,7 @@ from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold
 from src.evaluation.sampling import sample_scores
-from src.evaluation.thresholds import Decision, label_metric
+from src.evaluation.thresholds import read_decision
 from src.files import delete_unfinished, load_json, make_folder, save_json
 from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views, check_weights
@@ -54,8 +53,7 @@ def infer_run(config, run_folder):
         print(*table.notes, sep="\n")
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     ids = table.ids if table.units is None else np.unique(table.units)
-    is_01 = label_metric(metric) is not None and holds_zeros_and_ones(sample, competition, ids)
-    takes_labels = is_01 or asks_for_names(sample, competition, target_names)
+    takes_labels = asks_for_labels(sample, competition, target_names, metric, ids)
     if takes_labels and config.infer.average == "rank":
         raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
     if takes_labels and config.infer.calibration != "none":
@@ -165,17 +163,13 @@ def _fit_calibration(config, folder):
 
 def _load_decision(folder, target_names, competition):
     """Return the Decision by which train.py's out-of-fold predictions say that labels are written."""
-    plain, scores = Decision(is_one_class=competition.task == "multiclass", may_be_none=not competition.separator), {}
-    if folder.scores.is_file():
-        scores = load_json(folder.scores)
-    if "thresholds" not in scores:  # not scored yet, or by a metric that asks for none
-        if plain.may_be_none is False:
-            print(f"{folder.scores}: holds no thresholds, so a label is written from a probability of 0.5 on")
-        return plain
-    thresholds = np.array([scores["thresholds"][name] for name in target_names])
-    if (thresholds != 0.5).any():
+    scores = load_json(folder.scores) if folder.scores.is_file() else {}
+    if competition.separator and "thresholds" not in scores:
+        print(f"{folder.scores}: holds no thresholds, so a label is written from a probability of 0.5 on")
+    decision = read_decision(scores, target_names, competition.task, may_be_none=not competition.separator)
+    if np.any(decision.thresholds != 0.5):
         print(f"labels by the thresholds of {folder.scores}")
-    return replace(plain, thresholds=thresholds, may_be_none=scores["may_be_none"])
+    return decision
 
 
 @torch.inference_mode()

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 
 from src.competition.submission import (
+    asks_for_labels,
     build_submission,
     check_sample,
     check_submission,
-    holds_zeros_and_ones,
     load_sample,
     write_submission,
 )
 from src.competition.tables import ImageTable, load_test_table
 from src.errors import UserError
+from src.evaluation.metrics import build_metric
 from src.evaluation.thresholds import Decision
 
 IDS = np.array(["01", "02", "3"])
@@ -126,7 +127,8 @@ def test_class_names_follow_the_thresholds(write_competition):
 )
 def test_columns_of_zeros_and_ones_take_labels(write_competition, tmp_path, header, names, settings, expected):
     sample, competition = sample_of(write_competition, header, **settings)
-    assert holds_zeros_and_ones(sample, competition, IDS)
+    assert asks_for_labels(sample, competition, names, build_metric("accuracy", competition.task), IDS)
+    assert not asks_for_labels(sample, competition, names, build_metric("roc_auc", competition.task), IDS)
     decision = Decision(np.array([0.65, 0.3, 0.4])[: len(names)])
     path = tmp_path / "submission.csv"
     write_submission(path, sample, competition, IDS, PROBS[:, : len(names)], names, decision)
@@ -140,7 +142,7 @@ def test_a_long_sample_takes_labels_too(write_competition):
     text = "id,Label\n" + "".join(f"{one},0\n" for one in asked)
     competition = write_competition({"sample.csv": text}, sample_submission="sample.csv", task="multilabel")
     sample = load_sample(competition)
-    assert holds_zeros_and_ones(sample, competition, IDS)
+    assert asks_for_labels(sample, competition, CLASSES, build_metric("f1_micro", "multilabel"), IDS)
     frame = build_submission(sample, competition, IDS, PROBS, CLASSES, Decision(np.array([0.5, 0.5, 0.5])))
     assert frame["Label"].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1]
 
@@ -150,8 +152,10 @@ def test_a_long_sample_takes_labels_too(write_competition):
 def test_zeros_and_ones_are_known_by_their_values(write_competition, cells, expected):
     rows = "".join(f"{one},{cell}\n" for one, cell in zip(IDS, cells.split(" "), strict=True))
     competition = write_competition({"s.csv": f"image,y\n{rows}"}, sample_submission="s.csv")
-    assert holds_zeros_and_ones(load_sample(competition), competition, IDS) is expected
-    assert not holds_zeros_and_ones(None, competition, IDS)
+    for name, has_labels in (("accuracy", True), ("f1_best", True), ("log_loss", False), ("roc_auc", False)):
+        metric = build_metric(name, "binary")
+        assert asks_for_labels(load_sample(competition), competition, ("y",), metric, IDS) is (expected and has_labels)
+        assert not asks_for_labels(None, competition, ("y",), metric, IDS)
 
 
 def test_a_label_may_be_nowhere_but_not_because_nothing_was_learned(write_competition, tmp_path):

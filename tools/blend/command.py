@@ -25,9 +25,10 @@ from src.competition.targets import match_ids
 from src.config.load import config_yaml
 from src.errors import UserError
 from src.evaluation.blending import Inputs, find_copies, find_skill, judge, list_methods
+from src.evaluation.judgement import judge_labels
 from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import holm, sample_scores
-from src.evaluation.thresholds import choose_thresholds
+from src.evaluation.thresholds import read_decision
 from src.files import save_json, save_table, save_text
 from src.inference.predicted import NoTestPredictions, align, align_test, check_one_competition, load_predicted
 
@@ -314,10 +315,8 @@ def score(metric, oof, nested, competition, result):
     if (units := load_units(competition, oof.ids, "train_table", oof.target_names)) is not None:
         pooled = [pool_rows(units, one, competition.predict_with)[1] for one in (oof.targets, nested)]
         scores["by_unit"] = metric.score(*pooled)
-    if competition.separator is not None:
-        thresholds = choose_thresholds(oof.targets, nested).tolist()
-        scores["thresholds"] = dict(zip(oof.target_names, thresholds, strict=True))
-        scores["may_be_none"] = bool((oof.targets == 0).all(axis=1).any())
+    is_asked = competition.separator is not None
+    scores |= judge_labels(metric, oof.targets, nested, oof.folds, oof.target_names, oof.groups, is_asked)
     return scores
 
 
@@ -345,19 +344,20 @@ def write_test(folder, place, competition, metric, oof, ids, probs, scores, spac
     """Write test.csv and the submission, as infer.py does; return lines about them."""
     save_table(folder.test, join_columns({"id": ids}, probs, oof.target_names))
     sample = load_sample(competition)
-    takes_labels = asks_for_labels(sample, competition, oof.target_names)
-    if takes_labels and space == "ranks":
-        raise UserError("method: the sample asks for a class, which needs probabilities, not ranks; set method=mean")
-    decision = None
-    if takes_labels and competition.separator:
-        decision = np.array(list(scores["thresholds"].values())), scores["may_be_none"]
     if (units := load_units(competition, ids, "test_table", oof.target_names)) is not None:
         ids, probs = pool_rows(units, probs, competition.predict_with)
+    takes_labels = asks_for_labels(sample, competition, oof.target_names, metric, ids)
+    if takes_labels and space == "ranks":
+        raise UserError("method: the sample asks for a class, which needs probabilities, not ranks; set method=mean")
+    decision = read_decision(scores, oof.target_names, competition.task) if takes_labels else None
     write_submission(folder.submission, sample, competition, ids, probs, oof.target_names, decision)
     lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
     rows = ImageTable(ids, None, None, oof.target_names, None, None)
     if (solution := load_solution(competition, rows, ids)) is not None:
-        lines.append(f"test {metric.name}: {metric.score(solution, probs):.5f}")
+        probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
+        found = sample_scores(metric, solution, [probs])
+        low, high = found.interval(0)
+        lines.append(f"test {metric.name}: {found.scores[0]:.5f}, 95 % {low:.5f} to {high:.5f}")
     return lines
 
 
