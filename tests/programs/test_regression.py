@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import root_mean_squared_error
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import r2_score, root_mean_squared_error
 
 from src.checkpointing.serialization import load_network
 from src.competition.predictions import load_predictions
 from src.data.scan import compute_pixel_stats
+from src.files import load_json
 from src.model.losses import probabilities
 from src.training.engine import predict
 from src.training.features import FeatureDataset
@@ -19,6 +22,7 @@ from src.training.fold import train_fold
 from src.training.learner import build_learner
 from src.training.oof import score_run
 from tests import runs
+from tests.launch import run_here
 
 NUM_ROWS = 24
 FOLDS = np.arange(NUM_ROWS) % 3
@@ -149,3 +153,65 @@ def test_features_that_were_computed_once_come_with_the_auxiliary_columns(with_a
     data = FeatureDataset(features, np.arange(NUM_ROWS), with_auxiliary, is_training=True)
     batch = data.__getitems__([(0, 3, 0), (0, 4, 0)])
     np.testing.assert_array_equal(batch["target"], with_auxiliary.training_targets[[3, 4]])
+
+
+DIGITS = """competition:
+  {{root: {root}, train_table: train.csv, test_table: test.csv, sample_submission: sample_submission.csv,
+    solution: solution.csv, train_image: "images/{{id}}.png", test_image: "images/{{id}}.png", channels: 1,
+    task: regression, metric: r2, targets: [ink]}}
+model: {{backbone: test_resnet, pretrained: false, kwargs: {{norm_layer: groupnorm1}}}}
+image_size: 32
+normalize: dataset
+augment: {{preset: none, flips: none}}
+optimizer: {{lr: 4.0e-3, head_lr_factor: 1.0}}
+train: {{epochs: 6}}
+num_folds: 2
+tracking: none
+threads: 1
+precision: fp32
+"""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with scikit-learn's digits: how much ink each has, in units of its own, and that as grades 0 to 4."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "data/images").mkdir(parents=True)
+    images = load_digits().images
+    ink = images.sum(axis=(1, 2))
+    rows = pd.DataFrame({"id": [f"{row:04}" for row in range(len(images))], "ink": 1000 + 10 * ink})
+    rows["grade"] = np.digitize(ink, [240, 290, 330, 370])
+    rows["site"] = np.where(rows["grade"] % 2, "a", "b")
+    for name, image in zip(rows["id"], images, strict=True):
+        Image.fromarray((image * 15.9).astype(np.uint8)).resize((32, 32)).save(folder / f"data/images/{name}.png")
+    is_test = np.arange(len(rows)) % 5 == 0
+    rows[~is_test].to_csv(folder / "data/train.csv", index=False)
+    rows[is_test].to_csv(folder / "data/solution.csv", index=False)
+    rows.loc[is_test, ["id"]].to_csv(folder / "data/test.csv", index=False)
+    for name in ("ink", "grade"):
+        rows.loc[is_test, ["id"]].assign(**{name: 0}).to_csv(folder / f"data/sample_{name}.csv", index=False)
+    (folder / "data/sample_submission.csv").write_text((folder / "data/sample_ink.csv").read_text())
+    (folder / "digits.yaml").write_text(DIGITS.format(root=folder / "data"))
+    return folder
+
+
+@pytest.mark.slow
+def test_real_digits_ink_is_learned_and_submitted_in_its_own_units(digits):
+    words = ["competition=digits.yaml", "name=ink", "competition.auxiliary=[site]", "train.average=ema"]
+    words += ["train.average_kwargs.decay=0.98"]
+    run_here("train.py", *words, cwd=digits)
+    oof, scores = pd.read_csv(digits / "outputs/ink/oof.csv"), load_json(digits / "outputs/ink/scores.json")
+    assert scores["pooled"] == pytest.approx(r2_score(oof["target_ink"], oof["ink"]), abs=1e-6)
+    assert scores["pooled"] > 0.93  # measured: .97
+    assert list(oof) == ["id", "fold", "target_ink", "ink"]
+    printed, _ = run_here("infer.py", "run=outputs/ink", "infer.tta=vflip", cwd=digits)
+    submission = pd.read_csv(digits / "outputs/ink/submission.csv")
+    solution = pd.read_csv(digits / "data/solution.csv")
+    assert submission["id"].tolist() == solution["id"].tolist()
+    assert r2_score(solution["ink"], submission["ink"]) > 0.8  # a digit upside down has as much ink
+    assert "test r2: 0." in printed
+    _, refused = run_here("infer.py", "run=outputs/ink", "infer.average=rank", cwd=digits, status=2)
+    assert refused == (
+        "error: infer.average=rank: loses the targets' units, and competition.task=regression has values; set "
+        "infer.average=mean\n"
+    )

@@ -14,12 +14,13 @@ from tools.techniques.study import BASE, lineage, read_words
 
 PRETRAINED_ONLY = {"head only", "last stage only", "gradual unfreezing", "head first, then all"}
 SCRATCH_ONLY = {one.name for one in CATALOGUE if one.words.startswith(("model.norm=", "model.init="))}
+VALUES_ONLY = "mean absolute error"
 # what each kind of competition refuses, for the loss, since its weights are random, or since they are not
 REFUSED = {
-    "binary": {"cross-entropy"} | SCRATCH_ONLY,
-    "multilabel": {"cross-entropy"} | SCRATCH_ONLY,
-    "multiclass": {"binary cross-entropy", "asymmetric"} | SCRATCH_ONLY,
-    "demo": {"binary cross-entropy", "asymmetric", "frozen BatchNorm"} | PRETRAINED_ONLY,
+    "binary": {"cross-entropy", VALUES_ONLY} | SCRATCH_ONLY,
+    "multilabel": {"cross-entropy", VALUES_ONLY} | SCRATCH_ONLY,
+    "multiclass": {"binary cross-entropy", "asymmetric", VALUES_ONLY} | SCRATCH_ONLY,
+    "demo": {"binary cross-entropy", "asymmetric", "frozen BatchNorm", VALUES_ONLY} | PRETRAINED_ONLY,
 }
 OPTIMIZERS = [
     *("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop"),
