@@ -54,12 +54,13 @@ def asks_for_names(sample, competition, target_names):
 
 
 def asks_for_labels(sample, competition, target_names, metric, test_ids):
-    """Whether the sample holds names, or 0 and 1 alone where the metric takes labels."""
+    """Whether the sample holds names or, where the metric takes labels, 0 and 1 alone (regression: whole grades)."""
     if sample is None or asks_for_names(sample, competition, target_names):
         return sample is not None
     cells = sample.drop(columns=find_ids(sample, competition.id, test_ids), errors="ignore")
-    is_01 = cells.apply(pd.to_numeric, errors="coerce").isin((0, 1)).all(axis=None)
-    return bool(is_01 and label_metric(metric) is not None)
+    cells = cells.apply(pd.to_numeric, errors="coerce")
+    is_label = cells % 1 == 0 if competition.task == "regression" else cells.isin((0, 1))
+    return bool(is_label.all(axis=None) and label_metric(metric) is not None)
 
 
 def build_submission(sample, competition, test_ids, probs, target_names, decision=None):
@@ -185,7 +186,7 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
         names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
         if not cells & set(names) and all(re.fullmatch(r"-?\d+\.0+", one) for one in names):
             names[:] = [one.partition(".")[0] for one in names]  # a table that has passed through floats
-        is_label = (decision or Decision(is_one_class=competition.task == "multiclass")).labels(probs)
+        is_label = (decision or Decision(task=competition.task)).labels(probs)
         if competition.task == "multiclass":
             return {columns[0]: names[is_label.argmax(axis=1)]}
         separator = _find_separator(sample[columns[0]], competition.separator, names)

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from src.evaluation.sampling import sample_scores
-from src.evaluation.thresholds import judge_thresholds, label_metric
+from src.evaluation.thresholds import judge_thresholds, label_metric, plain_thresholds
 
 _WORK = 5e6  # values that each bootstrap scores: below a second on one core
 
@@ -55,7 +55,8 @@ def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=Fal
     may_be_none = not is_asked or bool((targets == 0).all(axis=1).any())
     decision, plain, nested = judge_thresholds(judged, targets, probs, folds, groups, may_be_none, _WORK)
     return {
-        "thresholds": dict(zip(names, decision.thresholds.tolist(), strict=True)),
+        "thresholds": {name: _plain(one) for name, one in zip(names, decision.thresholds, strict=True)},
+        "are_found": bool(np.any(decision.thresholds != plain_thresholds(judged, targets))),  # or the plain ones
         "may_be_none": may_be_none,
         "plain": _number(plain[0]),  # by thresholds of 0.5, or the largest class
         "plain_interval": _list(plain[1]),
@@ -74,7 +75,7 @@ def describe_judgement(metric, scores, has_groups=False):
             why = "the probabilities say more than each fold's order; keep infer.average=mean"
         found.append(f"{ranked:.5f} with each fold's probabilities replaced by their ranks: {why}")
     if board := scores["leaderboard"]:
-        rows = f"a public leaderboard of {board['rows']:,} rows ({board['share']:.0%} of the test set)"
+        rows = f"a public leaderboard of {board['rows']:,} rows ({100 * board['share']:g} %)"
         units = ", rows of one group varying together" if has_groups else ""
         found.append(f"{rows} may show {describe_interval(board['interval'])}{units}")
     if "thresholds" in scores:
@@ -82,9 +83,10 @@ def describe_judgement(metric, scores, has_groups=False):
         for key in ("plain", "nested"):
             score = np.nan if scores[key] is None else scores[key]
             texts[key] = f"{score:.5f}, 95 % {describe_interval(scores[f'{key}_interval'])}"
-        name, rule = metric.name if metric.takes == "classes" else "F1", "thresholds of 0.5"
-        rule = "the largest probability" if metric.task == "multiclass" else rule
-        used = f"the submission takes {rule}" if set(scores["thresholds"].values()) == {0.5} else "these are used"
+        name = metric.name if metric.takes == "classes" else "F1"
+        rules = {"multiclass": "the largest probability", "regression": "the nearest grade"}
+        rule = rules.get(metric.task, "thresholds of 0.5")
+        used = "these are used" if scores["are_found"] else f"the submission takes {rule}"
         found.append(f"{name} by {rule}: {texts['plain']}")
         found.append(f"{name} by thresholds found on the other folds: {texts['nested']}; {used}")
     if scores["unscored"]:
@@ -106,6 +108,15 @@ def _score_ranks(metric, targets, probs, folds):
         own = folds == fold
         ranks[own] = (stats.rankdata(probs[own], axis=0) - 0.5) / own.sum()
     return _number(metric.score(targets, ranks))
+
+
+def _plain(threshold):
+    """A threshold as JSON has it; of regression {grade: lowest value}."""
+    return (
+        {str(grade): float(one) for grade, one in threshold.items()}
+        if isinstance(threshold, dict)
+        else float(threshold)
+    )
 
 
 def _number(value):

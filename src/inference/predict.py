@@ -167,7 +167,7 @@ def _load_decision(folder, target_names, competition):
     if competition.separator and "thresholds" not in scores:
         print(f"{folder.scores}: holds no thresholds, so a label is written from a probability of 0.5 on")
     decision = read_decision(scores, target_names, competition.task, may_be_none=not competition.separator)
-    if np.any(decision.thresholds != 0.5):
+    if scores.get("are_found"):
         print(f"labels by the thresholds of {folder.scores}")
     return decision
 

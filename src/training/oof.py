@@ -34,12 +34,13 @@ def score_run(run):
     scores = {
         "metric": metric.name,
         "select": select,
+        **judge(*arguments, **test),
         "mean": float(np.mean(list(per_fold[select].values()))),
         "folds": per_fold[select],
         other: {"mean": float(np.mean(list(per_fold[other].values()))), "folds": per_fold[other]},
         "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
         "seconds_per_fold": {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()},
-    } | judge(*arguments, **test)
+    }
     if table.units is not None:  # one prediction for the rows of a unit: labels and leaderboard are of units
         arguments = _pool(*arguments, table.units[rows], competition.predict_with)
         found = judge(*arguments, **test)

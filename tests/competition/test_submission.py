@@ -112,7 +112,7 @@ def test_one_column_of_labels_takes_those_over_their_thresholds(write_competitio
 
 def test_class_names_follow_the_thresholds(write_competition):
     sample, competition = sample_of(write_competition, "id,label", task="multiclass", label="label")
-    decision = Decision(np.array([0.5, 0.2, 0.5]), is_one_class=True)
+    decision = Decision(np.array([0.5, 0.2, 0.5]), task="multiclass")
     frame = build_submission(sample, competition, IDS, PROBS, CLASSES, decision)
     assert frame["label"].tolist() == ["dog", "cat", "dog"]  # of 3, 01, 02; by the largest: eel, cat, dog
 

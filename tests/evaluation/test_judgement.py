@@ -52,7 +52,7 @@ def test_the_leaderboard_may_differ_by_the_error_of_both_samples():
     low, high = scores["leaderboard"]["interval"]
     assert (low, high) == pytest.approx((scores["pooled"] - half, scores["pooled"] + half))
     assert scores["leaderboard"] == {"rows": 317, "share": 0.3, "interval": [low, high]}
-    sentence = f"a public leaderboard of 317 rows (30% of the test set) may show {low:.5f} to {high:.5f}"
+    sentence = f"a public leaderboard of 317 rows (30 %) may show {low:.5f} to {high:.5f}"
     assert describe_judgement(AUC, scores) == [sentence]
     assert describe_judgement(AUC, scores, has_groups=True) == [f"{sentence}, rows of one group varying together"]
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from src.evaluation.metrics import METRICS, Metric, build_metric
-from src.evaluation.thresholds import CRITERIA, Decision, find_thresholds, judge_thresholds, label_metric
+from src.evaluation.thresholds import CRITERIA, Decision, find_thresholds, judge_thresholds, label_metric, read_decision
 
 
 def draw(num_rows, num_columns, seed, share=0.2, gain=0.5):
@@ -27,7 +27,7 @@ def draw_classes(num_rows, num_classes, seed, gain=2.0):
 
 
 def score_at(metric, targets, probs, thresholds):
-    return metric.score(targets, Decision(thresholds, metric.task == "multiclass").labels(probs))
+    return metric.score(targets, Decision(thresholds, metric.task).labels(probs))
 
 
 def test_a_threshold_is_halfway_below_the_lowest_probability_that_the_best_f1_takes():
@@ -170,8 +170,33 @@ def test_a_row_without_a_label_gets_its_largest_where_none_may_be_empty():
 
 def test_the_class_with_the_largest_share_of_its_threshold_wins():
     probs = np.array([[0.6, 0.4], [0.8, 0.2]])
-    assert Decision(np.array([0.5, 0.25]), is_one_class=True).labels(probs).tolist() == [[0, 1], [1, 0]]
-    assert Decision(is_one_class=True).labels(probs).tolist() == [[1, 0], [1, 0]]
+    assert Decision(np.array([0.5, 0.25]), task="multiclass").labels(probs).tolist() == [[0, 1], [1, 0]]
+    assert Decision(task="multiclass").labels(probs).tolist() == [[1, 0], [1, 0]]
+
+
+def test_thresholds_between_grades_are_as_good_as_any():
+    rng, metric = np.random.default_rng(0), build_metric("quadratic_kappa", "regression")
+    truth = rng.integers(2, 5, (300, 1)) * 1.0
+    values = 0.4 * truth + 1 + 0.1 * rng.normal(size=truth.shape)  # which the nearest grade reads as 2 or 3
+    truth[::10] = np.nan
+    [found] = find_thresholds(metric, truth, values)
+    assert list(found) == [3, 4]
+    assert found[3] == pytest.approx(2.0, abs=0.07)
+    assert found[4] == pytest.approx(2.4, abs=0.07)
+    steps = np.linspace(1.5, 3, 40)
+    best = max(score_at(metric, truth, values, [{3: a, 4: b}]) for a, b in product(steps, steps) if a < b)
+    assert score_at(metric, truth, values, [found]) >= best - 0.005
+    decision, plain, nested = judge_thresholds(metric, truth, values, np.arange(300) % 5, max_work=5e5)
+    assert plain[0] == pytest.approx(metric.score(truth, values))
+    assert nested[0] > plain[0] + 0.1
+    assert read_decision({"thresholds": {"y": {"3": 2.0, "4": 2.4}}}, ["y"], "regression").labels(
+        np.array([[1.9], [2.0], [2.5]])
+    ).tolist() == [[2], [3], [4]]
+    assert read_decision({}, ["y"], "regression").labels(np.array([[1.9]])).tolist() == [[2]]
+    assert decision.thresholds == [found]
+    odd = np.array([[np.nan, 7, 0], [np.nan, 7, 1000]])  # nothing known, one grade, too many
+    assert find_thresholds(metric, odd, odd) == [{}, {}, {}]
+    assert Decision([{}, {}, {}], "regression").labels(np.full((1, 3), 6.6)).tolist() == [[7, 7, 7]]
 
 
 @pytest.mark.slow

@@ -99,3 +99,41 @@ def test_soft_classes_without_a_majority_train_and_groups_get_one_prediction(run
     rows = (each[0][list("xyz")] + each[1][list("xyz")]) / 2
     expected = rows.groupby(test["who"]).mean().loc[["p3", "p1", "p0", "p2"]]
     np.testing.assert_allclose(submission[list("xyz")].astype(float), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [
+        ("targets: [y], task: binary, metric: f1_best", ["y"]),
+        ("targets: [y, z], task: multilabel, metric: f1_macro", ["y", "z"]),
+        ("label: grade, task: multiclass, metric: quadratic_kappa", ["grade"]),
+        ("targets: [grade], task: regression, metric: quadratic_kappa", ["grade"]),
+    ],
+)
+def test_a_metric_of_labels_gets_labels_by_the_thresholds_of_the_run(run, tmp_path, settings, columns):
+    """Labels are rare, so that few probabilities reach 0.5; what infer.py writes is what scores.json says."""
+    (ids, images), (test_ids, test_images) = make_rows("i", 60), make_rows("t", 12)
+    rng = np.random.default_rng(0)
+    bright = np.array([images[one] for one in ids]) > 99
+    rare = bright & (rng.random(bright.shape) < 0.6)
+    train = pd.DataFrame({"id": ids, "y": rare[:, 0] * 1, "z": rare[:, 1] * 1, "grade": rare.sum(axis=1)})
+    sample = pd.DataFrame({"id": test_ids} | dict.fromkeys(columns, 0))
+    printed, submission = run(train, sample[["id"]], sample, settings, images | test_images)
+    folder = tmp_path / "outputs/mine_default"
+    scores = json.loads((folder / "scores.json").read_text())
+    names = ["0", "1", "2"] if "multiclass" in settings else columns
+    thresholds = np.array([scores["thresholds"][name] for name in names])
+    probs = np.mean([pd.read_csv(folder / f"fold{fold}/test.csv")[names].to_numpy() for fold in (0, 1)], axis=0)
+    if "regression" in settings:
+        [steps] = thresholds
+        expected = (probs >= np.array([steps["1"], steps["2"]])).sum(axis=1)
+        assert submission["grade"].tolist() == expected.astype(str).tolist()
+    elif "grade" in columns:
+        assert submission["grade"].tolist() == (probs / thresholds).argmax(axis=1).astype(str).tolist()
+    else:
+        assert submission[columns].astype(int).to_numpy().tolist() == (probs >= thresholds).astype(int).tolist()
+    assert scores["nested_interval"][0] <= scores["nested"] <= scores["nested_interval"][1]
+    assert "by thresholds found on the other folds: " in printed
+    assert f"a public leaderboard of {scores['leaderboard']['rows']} rows (30 %) may show" in printed
+    assert scores["leaderboard"]["rows"] == 4
