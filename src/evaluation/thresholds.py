@@ -209,6 +209,8 @@ def _search_grades(criterion, targets, values, thresholds):
         for cut in [*range(len(cuts))] * 3:
             given = np.searchsorted(cuts, own, "right")
             is_near = (given == cut) | (given == cut + 1)  # which get one of the two grades beside it
+            if not is_near.any():
+                continue
             candidates = np.append(np.quantile(own[is_near], np.linspace(0, 1, _NUM_CANDIDATES)), cuts[cut])
             candidates = np.unique(candidates)
             base = np.bincount(truth[~is_near] * count + given[~is_near], minlength=count**2).reshape(count, count)

@@ -194,6 +194,8 @@ def test_thresholds_between_grades_are_as_good_as_any():
     ).tolist() == [[2], [3], [4]]
     assert read_decision({}, ["y"], "regression").labels(np.array([[1.9]])).tolist() == [[2]]
     assert decision.thresholds == [found]
+    far = find_thresholds(metric, np.array([[0.0], [5.0]]), np.array([[0.1], [5.1]]))[0]
+    assert list(far) == [1, 2, 3, 4, 5]  # where no value is near a step, it stays
     odd = np.array([[np.nan, 7, 0], [np.nan, 7, 1000]])  # nothing known, one grade, too many
     assert find_thresholds(metric, odd, odd) == [{}, {}, {}]
     assert Decision([{}, {}, {}], "regression").labels(np.full((1, 3), 6.6)).tolist() == [[7, 7, 7]]
