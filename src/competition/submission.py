@@ -119,11 +119,12 @@ def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
 def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
     id_column = competition.id if sample is None else find_ids(sample, competition.id, test_ids)
-    if decision is not None:  # of labels that are all alike nobody could tell that the model has learned nothing
-        check_submission(build_submission(sample, competition, test_ids, probs, target_names), sample, id_column)
-    frame = build_submission(sample, competition, test_ids, probs, target_names, decision)
     limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
-    check_submission(frame, sample, id_column, *limits)
+    for one in (
+        [None] if decision is None else [None, decision]
+    ):  # labels that are all alike do not tell that nothing was learned
+        frame = build_submission(sample, competition, test_ids, probs, target_names, one)
+        check_submission(frame, sample, id_column, *limits)
     if frame.index.name is not None:
         frame = frame.reset_index().rename(columns={"Unnamed: 0": ""})  # which pandas calls a column without a name
     save_table(path, frame)
