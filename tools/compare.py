@@ -64,6 +64,7 @@ def compare_runs(paths):
     first = runs[0]
     found = sample_scores(metric, first.targets, [run.probs for run in runs], first.groups)
     columns = [metric.score_columns(first.targets, run.probs).tolist() for run in runs]
+    taught = {str(path) for path, one in zip(paths, predicted, strict=True) if one.is_run and one.config.train.teacher}
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
         difference, low, high, p = found.difference(a, b)
@@ -79,6 +80,8 @@ def compare_runs(paths):
     for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = p
         pair["sentence"] = conclude(pair, metric, len(pairs) > 1)
+        for name in sorted(taught & {pair["run_a"], pair["run_b"]}):
+            pair["sentence"] += f"; the score of {name} is optimistic: its train.teacher has seen these labels"
     scores = {
         str(path): {"score": found.scores[k], "interval": list(found.interval(k))} for k, path in enumerate(paths)
     }

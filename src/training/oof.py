@@ -80,6 +80,8 @@ def _print_scores(run, metas, scores):
     print(f"\n{pd.DataFrame(summary).to_string(index=False)}")
     print(f"out-of-fold {run.metric.name}: {scores['pooled']:.5f} pooled, 95 % {describe_interval(scores['interval'])}")
     print(f"{scores['mean']:.5f} mean of {len(metas)} of {len(run.folds)} folds, {scores['seconds']:.0f} s")
+    if run.config.train.teacher:
+        print("this score is optimistic: networks of train.teacher have seen the labels of the rows that it is of")
     if "by_unit" in scores:
         how = f"{competition.predict_with} of the rows of a {competition.predict_by}"
         interval = describe_interval(scores["by_unit_interval"])

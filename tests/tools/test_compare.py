@@ -64,6 +64,15 @@ def test_the_better_run_is_named_with_its_difference(runs, tmp_path, capsys):
     assert compare(tmp_path, str(tmp_path / "strong"), str(tmp_path / "weak"))["interval"][1] < 0
 
 
+def test_a_score_that_a_teacher_has_helped_is_called_optimistic(runs, tmp_path):
+    targets, (weak, strong) = draw(300, [0.5, 2])
+    first = runs("first", weak, targets)
+    taught = runs("taught", strong, targets, words=["train.teacher=outputs/first"])
+    line = f"; the score of {taught} is optimistic: its train.teacher has seen these labels"
+    assert compare(tmp_path, first, taught)["pairs"][0]["sentence"].endswith(line)
+    assert "optimistic" not in compare(tmp_path, first, first)["pairs"][0]["sentence"]
+
+
 def test_of_a_loss_less_is_better(runs, tmp_path, capsys):
     targets, (weak, strong) = draw(1000, [0.5, 2])
     words = ["competition.metric=log_loss"]

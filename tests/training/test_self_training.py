@@ -272,6 +272,8 @@ def damage(world, what):
     elif what == "nowhere":
         world.table = replace(world.table, folds=np.array([0, -1, -1, -1, -1, -1, -1]))
         world.write_teacher(table=world.table, probs=PROBS[:1])
+    elif what == "blend":
+        save_text(world.teacher / "blend.json", "{}")
     elif what == "no test":
         (world.teacher / "fold0/test.csv").unlink()
     elif what == "short test":
@@ -299,6 +301,8 @@ REFUSALS = [
      "train.pseudo=TEACHER: 1 of 2 rows are in other folds there (first: 1); set folds=TEACHER/folds.csv"),
     ("train.pseudo", "table", 0,
      "train.pseudo=TEACHER: 1 of 2 rows are in other folds there (first: 1); train it on this table"),
+    ("train.pseudo", "blend", 0,
+     "train.pseudo=TEACHER: is a blend, which has no network of one fold; name one of its runs"),
     ("train.pseudo", "no test", 0,
      "train.pseudo=TEACHER: TEACHER/fold0/test.csv is not there, or lacks some of the 3 test rows; "
      "run python infer.py run=TEACHER first"),
@@ -392,6 +396,7 @@ def test_teacher_and_pseudo_labels_over_rounds_on_the_embedded_competition(tiny_
     words = [*TINY, "name=second", "train.teacher=outputs/demo_default", "train.pseudo=outputs/demo_default"]
     printed, _ = train(*words)
     assert "fold 0: 456 training and 719 validation images" in printed  # 96 and 360
+    assert "\nthis score is optimistic: networks of train.teacher have seen the labels of the rows" in printed
     first, second = (pd.read_csv(folder / f"outputs/{name}/oof.csv") for name in ("demo_default", "second"))
     kept = ["id", "fold", *(name for name in first if name.startswith("target_"))]
     pd.testing.assert_frame_equal(first[kept], second[kept])
