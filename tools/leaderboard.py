@@ -144,7 +144,7 @@ def _load_entry(folder):
     known |= {"seconds": scores.get("seconds"), "test": test.get("score")}
     known |= {key: submitted.get(key) for key in ("public", "private")}
     entry.scores = {key: _number(value) for key, value in known.items()}
-    blend = _load_json(folder.path / "blend.json", entry.problems)
+    blend = _load_json(folder.blend, entry.problems)
     if blend:
         weights = blend.get("weights") if isinstance(blend.get("weights"), dict) else {}
         of = [f"{name} {weight:.2f}" for name, weight in weights.items() if _number(weight)]

@@ -357,7 +357,9 @@ def write_test(folder, place, competition, metric, oof, ids, probs, scores, spac
         probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
         found = sample_scores(metric, solution, [probs])
         low, high = found.interval(0)
-        lines.append(f"test {metric.name}: {found.scores[0]:.5f}, 95 % {low:.5f} to {high:.5f}")
+        value = float(found.scores[0])
+        save_json(folder.test_score, {"metric": metric.name, "score": value if np.isfinite(value) else None})
+        lines.append(f"test {metric.name}: {value:.5f}, 95 % {low:.5f} to {high:.5f}")
     return lines
 
 
