@@ -62,7 +62,7 @@ def main(words):
 
 
 def train(words):
-    """Train each way that is not finished; return {name: {"seconds" of the program, "folds": {fold: score}, "logs"}}.
+    """Train each way that is not finished; return {name: {"seconds" of the program, its scores, "logs"}}.
 
     Raises:
         UserError: a run failed; train.py has said why.
@@ -78,7 +78,9 @@ def train(words):
                 raise UserError(f"{name}: train.py failed; after its error is corrected, the same command goes on")
             save_json(seconds, time.perf_counter() - began)
         logs = [pd.read_csv(fold.log) for fold in run.finished_folds()]
-        runs[name] = {"seconds": load_json(seconds), "folds": load_json(run.scores)["folds"], "logs": logs}
+        scores = load_json(run.scores, "folds", "pooled")
+        known = {"folds": scores["folds"], "pooled": scores["pooled"], "interval": scores.get("interval")}
+        runs[name] = {"seconds": load_json(seconds), **known, "logs": logs}
     return runs
 
 
@@ -105,12 +107,14 @@ def draw(path, runs):
 
 
 def list_rows(runs):
-    """Return the lines of a Markdown table of `train`'s runs: score with its range over folds, epochs, seconds."""
-    lines = ["| way | accuracy, mean of the folds (smallest to largest) | epochs | seconds a fold | whole command |"]
-    lines.append("|---|---|---|---|---|")
+    """Return the lines of a Markdown table of `train`'s runs: score, range, interval, epochs, seconds."""
+    columns = ["way", "accuracy, mean of the folds (smallest to largest)", "pooled (95 %)", "epochs", "seconds a fold"]
+    lines = [f"| {' | '.join([*columns, 'whole command'])} |", "|---|---|---|---|---|---|"]
     for name, run in runs.items():
         scores, logs = list(run["folds"].values()), run["logs"]
         spread = f"{np.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})"
+        low, high = run["interval"] or (np.nan, np.nan)
+        spread += f" | {run['pooled']:.3f} ({low:.3f} to {high:.3f})"
         fold_seconds = np.mean([log["seconds"].iloc[-1] for log in logs])
         lines.append(f"| {WAYS[name][0]} | {spread} | {len(logs[0])} | {fold_seconds:.1f} | {run['seconds']:.0f} s |")
     return lines

@@ -44,7 +44,7 @@ def judge(metric, targets, probs, folds, names, groups=None, num_test=None, publ
     return found
 
 
-def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=False):
+def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=False, num_test=None, public_share=0.3):
     """Return what scores.json holds of thresholds, {} for a metric that takes none; the arguments are those of `judge`.
 
     is_asked: the submission holds labels, whatever the metric takes; their thresholds are then those of F1, and a row
@@ -54,15 +54,22 @@ def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=Fal
         return {}
     may_be_none = not is_asked or bool((targets == 0).all(axis=1).any())
     decision, plain, nested = judge_thresholds(judged, targets, probs, folds, groups, may_be_none, _WORK)
-    return {
+    are_found = bool(np.any(decision.thresholds != plain_thresholds(judged, targets)))  # or they are the plain ones
+    found = {
         "thresholds": {name: _plain(one) for name, one in zip(names, decision.thresholds, strict=True)},
-        "are_found": bool(np.any(decision.thresholds != plain_thresholds(judged, targets))),  # or the plain ones
+        "are_found": are_found,
         "may_be_none": may_be_none,
-        "plain": _number(plain[0]),  # by thresholds of 0.5, or the largest class
+        "plain": _number(plain[0]),  # by thresholds of 0.5, the largest class or the nearest grade
         "plain_interval": _list(plain[1]),
         "nested": _number(nested[0]),
         "nested_interval": _list(nested[1]),
     }
+    if are_found and num_test and judged is metric and found["nested_interval"]:  # the leaderboard's score is of labels
+        score, num_public = nested[0], max(1, round(num_test * public_share))
+        ends = score + (np.array(nested[1]) - score) * np.sqrt(1 + len(targets) / num_public)
+        spread = np.clip(ends, *metric.bounds).tolist()
+        found["leaderboard"] = {"rows": num_public, "share": public_share, "interval": spread}
+    return found
 
 
 def describe_judgement(metric, scores, has_groups=False):

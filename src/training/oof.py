@@ -46,7 +46,7 @@ def score_run(run):
         found = judge(*arguments, **test)
         scores["by_unit"], scores["by_unit_interval"] = found["pooled"], found["interval"]
         scores["leaderboard"] = found["leaderboard"]
-    scores |= judge_labels(*arguments, is_asked=competition.separator is not None)
+    scores |= judge_labels(*arguments, is_asked=competition.separator is not None, **test)
     save_json(folder.scores, scores)
     _print_scores(run, metas, scores)
     return scores
@@ -56,14 +56,8 @@ def _pool(metric, targets, probs, folds, names, groups, units, how):
     """Return the arguments of `judge` with a row for each unit, (N,) str: fold and group are those of its first row."""
     first = pd.DataFrame({"fold": folds, "group": groups}).groupby(units, sort=False).first()
     targets, probs = (pool_rows(units, one, how)[1] for one in (targets, probs))
-    return (
-        metric,
-        targets,
-        probs,
-        first["fold"].to_numpy(),
-        names,
-        None if groups is None else first["group"].to_numpy(),
-    )
+    groups = None if groups is None else first["group"].to_numpy()
+    return metric, targets, probs, first["fold"].to_numpy(), names, groups
 
 
 def _print_scores(run, metas, scores):

@@ -106,6 +106,10 @@ def test_labels_have_thresholds_and_the_sentences_say_which_are_used():
     assert found["nested"] > found["plain"] + 0.1
     assert 0.1 < found["thresholds"]["y"] < 0.2
     assert found["may_be_none"] is True
+    board = judge_labels(metric, targets, lower, folds, ["y"], num_test=600, public_share=0.5)["leaderboard"]
+    ends = np.array(found["nested_interval"]) - found["nested"]  # of labels, as those of the submission
+    assert board["rows"] == 300
+    assert board["interval"] == pytest.approx(found["nested"] + ends * np.sqrt(3))
     scores = judge(metric, targets, lower, folds, ["y"]) | found
     assert found["plain"] == scores["pooled"]
     plain, nested = describe_judgement(metric, scores)

@@ -38,7 +38,9 @@ def test_four_ways_are_trained_drawn_and_tabled_once(tmp_path):
     saved = json.loads((folder / "transfer.json").read_text())
     for name, run in saved.items():
         scores = json.loads((folder / name / "scores.json").read_text())
-        assert run["folds"] == scores["folds"]
+        assert [run[key] for key in ("folds", "interval")] == [scores[key] for key in ("folds", "interval")]
+        low, high = run["interval"]
+        assert f" | {scores['pooled']:.3f} ({low:.3f} to {high:.3f}) | " in "\n".join(lines)
         config = (folder / name / "config.yaml").read_text()
         assert ("pretrained: false" in config) == (name == "from_scratch")
     again, _ = run_here("tools.transfer", *words, cwd=tmp_path)
