@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn import metrics
 
-from src.evaluation.metrics import Metric
+from src.evaluation.metrics import Metric, build_metric
 from src.evaluation.sampling import sample_scores
 
 _MOST_CLASSES, _MOST_CELLS, _NUM_CANDIDATES = 50, 2e7, 64  # of the search over classes: rows x classes^2 a sweep
+_MOST_VALUES = 2e6  # rows x columns of that over columns
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def label_metric(metric, is_asked=False):
     """Return the Metric of labels that thresholds are found for; is_asked: labels are, whatever the metric takes."""
     if metric.takes == "classes":
         return metric
+    if metric.name == "f1_best" and metric.task == "multiclass":
+        return build_metric("f1_macro", metric.task)
     if metric.name == "f1_best" or is_asked:
         f1 = Metric(_f1, takes="classes", fold_needs="both", per_column=True, name="f1_best", task=metric.task)
         return replace(f1, weights=metric.weights if metric.has_columns else None)
@@ -117,28 +120,40 @@ def find_thresholds(metric, targets, probs):
     thresholds = np.full(count, 0.5)
     if criterion is None or not len(targets):
         return thresholds
-    is_positive, is_known = metric.positives(targets), ~np.isnan(targets)
     if metric.task == "multiclass":
-        return _search_classes(criterion, is_positive.argmax(axis=1), probs)
+        return _search_classes(criterion, metric.positives(targets).argmax(axis=1), probs)
+    targets, probs = _draw(max(1000, int(_MOST_VALUES / count)), targets, probs)
+    is_positive, is_known = metric.positives(targets), ~np.isnan(targets)
     is_joint = count > 1 and name in ("accuracy", "f1_micro")  # a column's best threshold depends on the others'
     if count > 1 and name.startswith("f1"):
         criterion = CRITERIA["f1_best"]
     is_wrong = ((probs >= 0.5) != is_positive) & is_known
     tables = np.array([_tabulate(*one) for one in zip(is_positive.T, (probs >= 0.5).T, is_known.T, strict=True)])
-    for _ in range(3 if is_joint else 1):
+    num_wrong = is_wrong.sum(axis=1)
+    for _ in range(2 if is_joint else 1):
         for column in range(count):
             rows, rest = is_known[:, column], 0
             if is_joint and name == "accuracy":  # the column decides about the rows that are right elsewhere
-                rows = rows & (is_wrong.sum(axis=1) == is_wrong[:, column])
+                rows = rows & (num_wrong == is_wrong[:, column])
             elif is_joint:
                 rest = tables.sum(axis=0) - tables[column]
             truth, values = is_positive[rows, column], probs[rows, column]
             if len(truth) and (is_joint or truth.any()):
                 thresholds[column] = _search_column(criterion, truth, values, rest)
                 is_label = probs[:, column] >= thresholds[column]
+                num_wrong -= is_wrong[:, column]
                 is_wrong[:, column] = (is_label != is_positive[:, column]) & is_known[:, column]
+                num_wrong += is_wrong[:, column]
                 tables[column] = _tabulate(is_positive[:, column], is_label, is_known[:, column])
     return thresholds
+
+
+def _draw(most, *arrays):
+    """Return the arrays, or so many of their rows, which bounds the search."""
+    if len(arrays[0]) <= most:
+        return arrays
+    rows = np.random.default_rng(0).choice(len(arrays[0]), most, replace=False)
+    return tuple(one[rows] for one in arrays)
 
 
 def _tabulate(is_positive, is_label, is_known):
@@ -172,9 +187,7 @@ def _search_classes(criterion, truth, probs):
     thresholds, most = np.full(count, 0.5), int(max(1000, _MOST_CELLS / count**2))
     if count > _MOST_CLASSES:
         return thresholds
-    if len(truth) > most:
-        rows = np.random.default_rng(0).choice(len(truth), most, replace=False)
-        truth, probs = truth[rows], probs[rows]
+    truth, probs = _draw(most, truth, probs)
     totals, quantiles = np.bincount(truth, minlength=count), np.linspace(0, 1, _NUM_CANDIDATES)
     for _ in range(2):
         for one in range(count):

@@ -111,6 +111,9 @@ def test_labels_are_asked_for_by_metrics_of_labels_or_by_the_submission():
     assert label_metric(build_metric("f1_best", "binary")).score(targets[:, :1], probs[:, :1]) == pytest.approx(
         f1_score(targets[:, 0], probs[:, 0] >= 0.5)
     )
+    classes, values = draw_classes(100, 3, 0)
+    found = label_metric(build_metric("f1_best", "multiclass")).score(classes, values)
+    assert found == pytest.approx(f1_score(classes.argmax(axis=1), values.argmax(axis=1), average="macro"))
     accuracy = build_metric("accuracy", "binary")
     assert label_metric(accuracy) is accuracy
 
@@ -202,12 +205,14 @@ def test_thresholds_between_grades_are_as_good_as_any():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "count"), [("multiclass", 5), ("multiclass", 50), ("multilabel", 20), ("binary", 1)])
-@pytest.mark.parametrize("name", ["f1_macro", "f1_micro", "quadratic_kappa"])
+@pytest.mark.parametrize(
+    ("task", "count"), [("multiclass", 5), ("multiclass", 50), ("multilabel", 20), ("multilabel", 300), ("binary", 1)]
+)
+@pytest.mark.parametrize("name", ["f1_macro", "f1_micro", "accuracy"])
 def test_fifty_thousand_rows_take_seconds(task, count, name):
     import time
 
     targets, probs = (draw_classes if task == "multiclass" else draw)(50_000, count, 6)
     began = time.process_time()
     judge_thresholds(build_metric(name, task), targets, probs, np.arange(50_000) % 5, max_work=5e6)
-    assert time.process_time() - began < 4
+    assert time.process_time() - began < 15
