@@ -52,8 +52,9 @@ def compare_runs(paths):
     from scipy import stats
 
     from src.checkpointing.run_folder import describe_changes
+    from src.evaluation.intervals import holm
     from src.evaluation.metrics import build_metric
-    from src.evaluation.sampling import holm, sample_scores
+    from src.evaluation.sampling import sample_scores
     from src.inference.predicted import align, check_one_competition, load_predicted
 
     predicted = load_predicted(paths)

@@ -1,4 +1,4 @@
-"""How sure a difference between two ways to train is, from their scores on the same folds."""
+"""How sure differences are: of two ways to train on the same folds, and of one pair among many."""
 
 import math
 
@@ -26,6 +26,18 @@ def paired_interval(differences, num_folds, confidence=0.95):
     Learning Algorithms, 2004, section 3. The correction is a rule of thumb: no unbiased estimate exists.
     """
     return _interval(differences, 1 / (num_folds - 1), confidence)
+
+
+def holm(p_values):
+    """Return the p values of a family of comparisons, corrected so that the chance of any false one is kept.
+
+    Reference: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979, Scandinavian J. of Statistics 6.
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p_values)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)).clip(max=1.0)
+    return corrected.tolist()
 
 
 def _interval(differences, correction, confidence):

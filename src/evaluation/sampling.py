@@ -106,18 +106,6 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
     return Sampling(scores, "bootstrap", samples=samples, **shared)
 
 
-def holm(p_values):
-    """Return the p values of a family of comparisons, corrected so that the chance of any false one is kept.
-
-    Reference: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979, Scandinavian J. of Statistics 6.
-    """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p_values)
-    corrected = np.empty(len(order))
-    corrected[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)).clip(max=1.0)
-    return corrected.tolist()
-
-
 def auc_influence(is_positive, probs, units):
     """Return each row's part (N,) in the error of one column's AUC; units (N,) int number what is independent.
 

@@ -25,9 +25,10 @@ from src.competition.targets import match_ids
 from src.config.load import config_yaml
 from src.errors import UserError
 from src.evaluation.blending import Inputs, find_copies, find_skill, judge, list_methods
+from src.evaluation.intervals import holm
 from src.evaluation.judgement import judge_labels
 from src.evaluation.metrics import build_metric
-from src.evaluation.sampling import holm, sample_scores
+from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
 from src.files import save_json, save_table, save_text
 from src.inference.predicted import NoTestPredictions, align, align_test, check_one_competition, load_predicted
