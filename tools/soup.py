@@ -156,12 +156,9 @@ class Soups:
             found = alone[place] if place == order[0] else self.score([*members, place], numbers)
             is_kept = place != order[0] and not self.metric.is_better(best, found)
             if shows:
-                what = (
-                    "the best alone"
-                    if place == order[0]
-                    else f"alone {alone[place]:.5f}, " + ("kept" if is_kept else "left out")
-                )
-                print(f"  {found:.5f}  {'+ ' if place != order[0] else ''}{self.paths[place]} ({what})", flush=True)
+                what = f"+ {self.paths[place]} (alone {alone[place]:.5f}, {'kept' if is_kept else 'left out'})"
+                what = f"{self.paths[place]} (the best alone)" if place == order[0] else what
+                print(f"  {found:.5f}  {what}", flush=True)
             if is_kept:
                 members, best = [*members, place], found
         return members
@@ -179,7 +176,8 @@ class Soups:
 
         run, states = self.run, []
         for place in members:
-            states.append(read_weights(self.folders[place].fold(number).weights(self.configs[place].train.select)))
+            state = read_weights(self.folders[place].fold(number).weights(self.configs[place].train.select))
+            states.append({name: one for name, one in state.items() if not name.startswith("auxiliary.")})
             shapes = [
                 {name: tuple(tensor.shape) for name, tensor in state.items()} for state in (states[0], states[-1])
             ]
@@ -199,11 +197,8 @@ class Soups:
         for name in moved:
             network.get_submodule(name).requires_grad_(True)
         torch.manual_seed(run.config.seed)  # of dropout
-        rows, augmentation = (
-            choose_rows(run.config, number, run.table.folds)[0],
-            build_transforms(run.config, run.table)[0],
-        )
-        how = {"transform": augmentation, "shuffle_seed": run.config.seed, "at_least": 2}
+        rows = choose_rows(run.config, number, run.table.folds)[0]
+        how = {"transform": build_transforms(run.config, run.table)[0], "shuffle_seed": run.config.seed, "at_least": 2}
         loader = run.build_loader(rows, run.config.train.batch_size, **how)
         with autocast(run.device, run.config.precision):
             refresh_batchnorm(network, iterate_inputs(loader, 0, network.normalize, run.device))
