@@ -43,7 +43,11 @@ def build_views(names, image_size):
     if "d4" in names and image_size[0] != image_size[1]:
         found = f"needs square images, image_size is {list(image_size)}"
         raise UserError(f"infer.tta=d4: {found}; set infer.tta=[hflip,vflip]")
-    return {_NAMES.get(view, view.__name__): view for name in names for view in VIEWS[name]}
+    views = {}
+    for view in dict.fromkeys(view for name in names for view in VIEWS[name]):
+        name = _NAMES.get(view) or getattr(view, "__name__", "view")  # several may have one name: <lambda>
+        views[f"{name}{len(views)}" if name in views else name] = view
+    return views
 
 
 def check_weights(weights, views):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.inference.tta import build_views
+from src.inference.tta import VIEWS, build_views
 
 
 def test_d4_is_the_eight_symmetries_of_the_square():
@@ -26,9 +26,16 @@ def test_named_views_are_counted_once_and_sizes_change():
     assert [tuple(view(image).shape[2:]) for view in build_views(["scales"], (64, 32)).values()] == [(56, 28), (72, 36)]
 
 
+def test_views_have_names_and_none_is_lost_for_a_name_that_another_has(monkeypatch):
+    assert list(build_views(["vflip", "d4", "scales"], (8, 8))) == [
+        *("vflip", "hflip", "rotate180", "rotate90", "rotate270", "transpose", "antitranspose", "smaller", "larger")
+    ]
+    mine = (lambda images: images + 1, lambda images: images + 2)
+    monkeypatch.setitem(VIEWS, "mine", mine)
+    assert tuple(build_views(["mine"], (8, 8)).values()) == mine
+
+
 def test_d4_needs_squares():
     with pytest.raises(UserError) as caught:
         build_views(["d4"], (64, 32))
-    assert (
-        str(caught.value) == "infer.tta=d4: needs square images, image_size is [64, 32]; set infer.tta=[hflip,vflip]"
-    )
+    assert str(caught.value) == "infer.tta=d4: needs square images, image_size is [64, 32]; set infer.tta=[hflip,vflip]"
