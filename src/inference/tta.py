@@ -29,7 +29,7 @@ def larger(images):
     return functional.interpolate(images, scale_factor=1.125, mode="bilinear")
 
 
-_NAMES = {view: name for name, view in _D4.items()}
+_NAMES = {view: name for name, view in _D4.items()} | {smaller: "smaller", larger: "larger"}
 VIEWS = {
     "hflip": (_D4["hflip"],),
     "vflip": (_D4["vflip"],),
@@ -43,11 +43,8 @@ def build_views(names, image_size):
     if "d4" in names and image_size[0] != image_size[1]:
         found = f"needs square images, image_size is {list(image_size)}"
         raise UserError(f"infer.tta=d4: {found}; set infer.tta=[hflip,vflip]")
-    views = {}
-    for view in dict.fromkeys(view for name in names for view in VIEWS[name]):
-        name = _NAMES.get(view) or getattr(view, "__name__", "view")  # several may have one name: <lambda>
-        views[f"{name}{len(views)}" if name in views else name] = view
-    return views
+    views = dict.fromkeys(view for name in names for view in VIEWS[name])
+    return {_NAMES.get(view, f"view{place}"): view for place, view in enumerate(views, 1)}
 
 
 def check_weights(weights, views):
