@@ -17,6 +17,7 @@ from src.errors import UserError, listing
 from src.evaluation.metrics import build_metric
 from src.files import save_table
 
+_MOST_GRADES = 1000
 _NUM_ATTEMPTS = 5  # shuffles tried before folds that cannot be scored are handed out
 
 
@@ -31,6 +32,11 @@ def load_folds(config, table, keep=True):
     if metric.weights is not None and len(metric.weights) != len(table.target_names):
         found = f"{len(metric.weights)} weights for {len(table.target_names)} columns ({listing(table.target_names)})"
         raise UserError(f"competition.metric_kwargs.weights: {found}; give one for each")
+    for name, column in zip(table.target_names, table.targets.T, strict=True) if metric.takes == "classes" else ():
+        known = column[~np.isnan(column)]
+        if table.is_regression and ((known % 1 != 0).any() or np.ptp(known) >= _MOST_GRADES):
+            found = f"column {name!r} holds numbers from {known.min():g} to {known.max():g}, not whole grades"
+            raise UserError(f"competition.metric={metric.name}: {found}; set competition.metric=rmse")
     if method.endswith(".csv"):
         return _read_folds(method, table, "correct it, or choose folds=auto")
     if method == "column":
