@@ -1,8 +1,9 @@
 """Settings in words: --help, and how errors name a value, an example and the setting that was meant."""
 
+import re
 import textwrap
 
-from src.config.registry import list_keywords, span
+from src.config.registry import list_keywords, list_names, span
 from src.config.settings import GROUPS, Config, settings, value_of
 from src.errors import UserError, nearest
 
@@ -16,26 +17,6 @@ _OTHER_NAMES = {  # of other trainers
     "img_size": "image_size", "size": "image_size", "wd": "optimizer.weight_decay", "workers": "train.num_workers",
     "model": "model.backbone", "optimizer": "optimizer.name", "schedule": "schedule.name", "scheduler": "schedule.name",
 }  # fmt: skip
-_MOVED = {  # where settings of older versions are now, and under which name if it is another
-    "augment.kwargs": "crop rotate translate scale brightness colour blur noise cutout erasing augmix "
-                      "randaugment:rand_augment",
-    "loss.kwargs": "focal_gamma:gamma huber_delta:delta positive_gamma negative_gamma negative_margin:margin margin",
-    "model.batchnorm_kwargs": "batchnorm_momentum:momentum batchnorm_eps:eps",
-    "model.head_kwargs": "head_widths:widths head_activation:activation head_init:init leaky_slope prior_bias "
-                         "dropout_samples",
-    "model.kwargs": "backbone_activation:act_layer", "optimizer.kwargs": "momentum",
-    "schedule.kwargs": "gamma step_epochs milestone_epochs restart_epochs restart_factor power final_factor "
-                       "patience_epochs plateau_on:on",
-    "train.average=ema train.average_kwargs": "ema_decay:decay",
-    "train.average=swa train.average_kwargs": "swa_epochs:epochs",
-    "train.average=soup train.average_kwargs": "average_best:epochs",
-    "train.early_stopping_kwargs": "early_stopping_min_delta:min_delta early_stopping_on:on",
-}  # fmt: skip
-_RENAMED = {"infer.checkpoint": "train.select"} | {
-    f"{place.split('.')[0]}.{old}": f"{place}.{new or old}"
-    for place, names in _MOVED.items()
-    for old, _, new in [name.partition(":") for name in names.split()]
-}
 
 
 def help_asked(words, common=COMMON):
@@ -86,12 +67,21 @@ def as_word(value):
 
 def nearest_setting(key):
     """Return what helps who has typed a key that is no setting: "; did you mean X?" or how to find the right one."""
-    if key in _RENAMED:
-        return f"; it is {_RENAMED[key]} now"
-    known, name = settings(), key.rpartition(".")[2]
+    known, (group, _, name) = settings(), key.rpartition(".")
     alike = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else [one for one in known if one.endswith(f".{name}")]
+    alike = alike or sorted(one for one in _list_kwargs() if one.endswith(f".{name}"))
+    alike = [one for one in alike if one.startswith(f"{group}.")] or alike
     if len(alike) in (1, 2):
         return f"; did you mean {' or '.join(alike)}?"
     if key in GROUPS:
         return f"; {key}.* is a group, set one of its settings"
     return nearest(key, known) or "; see --help all"
+
+
+def _list_kwargs():
+    """Return the places of keywords that settings pass on, such as loss.kwargs.gamma."""
+    places = {f"augment.kwargs.{name}" for name in list_names("data/augmentations.py", "AUGMENTATIONS")}
+    for key, one in settings().items():
+        for words in list_keywords(*one.metadata["kwargs_of"] or ("", "")).values():
+            places |= {f"{key}.{name}" for name in re.findall(r"(\w+)=", words)}
+    return places

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from src.config.help import _OTHER_NAMES, _RENAMED, COMMON, as_word, help_asked, nearest_setting
+from src.config.help import _OTHER_NAMES, COMMON, as_word, help_asked
 from src.config.load import load_config
 from src.config.registry import list_keywords
 from src.config.settings import REPOSITORY, settings
@@ -80,27 +80,6 @@ def test_help_and_config_errors_do_not_wait_for_torch(words):
 def test_other_trainers_names_lead_to_settings():
     assert set(_OTHER_NAMES.values()) <= set(settings())
     assert not set(_OTHER_NAMES) & set(settings())
-
-
-def test_renamed_settings_are_gone_and_their_new_places_exist():
-    assert not set(_RENAMED) & set(settings())
-    for new in _RENAMED.values():
-        key = new.split()[-1]
-        assert key in settings() or key.rpartition(".")[0] in settings()
-    for old, expected in {
-        "loss.focal_gamma": "; it is loss.kwargs.gamma now",
-        "augment.rotate": "; it is augment.kwargs.rotate now",
-        "schedule.plateau_on": "; it is schedule.kwargs.on now",
-        "infer.checkpoint": "; it is train.select now",
-        "train.ema_decay": "; it is train.average=ema train.average_kwargs.decay now",
-    }.items():
-        assert nearest_setting(old) == expected
-
-
-@pytest.mark.parametrize("new", sorted({new for new in _RENAMED.values() if "=" not in new and ".kwargs" in new}))
-def test_renamed_settings_load_in_their_new_place(new):
-    key, _, name = new.rpartition(".")
-    assert getattr(load_config([f"{new}=1"]), key.split(".")[0]).kwargs[name] == 1
 
 
 def test_a_value_is_written_as_it_would_be_typed():
