@@ -1,19 +1,19 @@
-"""A stand-in for competition.tables.ImageTable, of named arrays that spawned workers can load; files of any kind."""
+"""Tables of image files, and files of any kind."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from src.competition.paths import Paths
+from src.competition.tables import ImageTable
+
 
 @pytest.fixture
 def make_table():
     def build(paths, targets=None):
-        paths = np.array([str(path) for path in paths])
         targets = np.zeros((len(paths), 2), np.float32) if targets is None else np.asarray(targets, np.float32)
-        kinds = [("ids", paths.dtype), ("paths", paths.dtype), ("targets", np.float32, targets.shape[1:])]
-        table = np.recarray(len(paths), dtype=kinds)
-        table.ids, table.paths, table.targets = [str(row) for row in range(len(paths))], paths, targets
-        return table
+        names = tuple(f"target{column}" for column in range(targets.shape[1]))
+        return ImageTable(np.arange(len(paths)).astype(str), Paths.of(map(str, paths)), targets, names, None, None)
 
     return build
 
