@@ -8,7 +8,8 @@ from scipy import linalg, optimize, special, stats
 
 from src.evaluation.metrics import Metric
 
-_NUM_BAGS, _MOST_ROWS, _NUM_STEPS = 10, 6000, 25
+_NUM_BAGS, _MOST_ROWS = 10, 6000
+_NUM_STEPS, _PATIENCE = 25, 8  # of hill climbing: additions in all, and without a better score
 _EXPONENTS = (0.0, 0.5, 2.0, 4.0)  # 0: the geometric mean
 _CLIP = 1e-6  # of probabilities, before their logits
 _FITTED = ("power", "hill", "nnls", "logistic", "linear")
@@ -53,7 +54,7 @@ class Inputs:
     @property
     def space(self):
         """What weights of hill climbing and least squares are of."""
-        return "ranks" if takes_order(self.metric) else "values"
+        return "ranks" if self.metric.is_ranking else "values"
 
     @property
     def column_sets(self):
@@ -105,11 +106,6 @@ class Candidate:
     in_sample: np.ndarray  # (N, C)
 
 
-def takes_order(metric):
-    """Whether a metric looks at the order of predictions alone, so that ranks may be averaged."""
-    return metric.fold_needs == "both" or metric.name == "spearman"
-
-
 def to_space(values, space, ranked_by=None):
     """Return predictions (M, N, C) as they are, as logits, or as ranks in (0, 1] among rows of one number."""
     if space == "logits":
@@ -126,7 +122,7 @@ def to_space(values, space, ranked_by=None):
 
 def list_methods(inputs):
     """Return the methods that fit the metric, the task and the predictions; [] where none does."""
-    is_regression, takes_ranks = inputs.metric.task == "regression", takes_order(inputs.metric)
+    is_regression, takes_ranks = inputs.metric.task == "regression", inputs.metric.is_ranking
     methods = ["mean"] if inputs.are_probs else []
     methods += ["rank"] if takes_ranks else []
     methods += ["power"] if inputs.are_probs and not is_regression else []
@@ -357,14 +353,16 @@ def _climb(score, stack):
     scores = [score(one) for one in stack]
     start = int(np.argmax(scores))
     counts, total, best = np.eye(len(stack))[start], stack[start].copy(), scores[start]
-    found = counts.copy()
+    found, best_size = counts.copy(), 1
     for size in range(2, _NUM_STEPS + 1):
+        if size - best_size > _PATIENCE:
+            break
         scores = [score((total + one) / size) for one in stack]
         added = int(np.argmax(scores))
         total += stack[added]
         counts[added] += 1
         if scores[added] > best:
-            best, found = scores[added], counts.copy()
+            best, found, best_size = scores[added], counts.copy(), size
     return found / found.sum()
 
 

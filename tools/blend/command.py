@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import psutil
 
 from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
@@ -24,9 +26,10 @@ from src.competition.tables import (
 from src.competition.targets import match_ids
 from src.config.load import config_yaml
 from src.errors import UserError
-from src.evaluation.blending import Inputs, find_copies, find_skill, judge, list_methods
+from src.evaluation import blending
+from src.evaluation.blending import Inputs, find_copies, find_skill, list_methods
 from src.evaluation.intervals import holm
-from src.evaluation.judgement import judge_labels
+from src.evaluation.judgement import judge, judge_labels
 from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
@@ -57,7 +60,7 @@ def blend_runs(paths, options):
     inputs, pruned = build_inputs(metric, oof, runs, predicted, options)
     used = [one for one in predicted if one.name not in pruned]
     methods = choose_methods(inputs, options)
-    candidates = {method: judge(method, inputs) for method in methods}
+    candidates = {method: blending.judge(method, inputs) for method in methods}
     if options["stack"]:
         from tools.blend.stack import judge_stack  # here, as it is not always wanted
 
@@ -271,6 +274,9 @@ def write_folder(config, competition, metric, oof, nested, test, probs, result, 
     """Write the blend's folder beside its place, then move it there, so that a refusal leaves nothing half."""
     place = Path(config.run_folder)
     folder = RunFolder(place.parent / f".{place.name}.{os.getpid()}.blend")
+    for left in place.parent.glob(f".{place.name}.*.blend"):  # of a process that was killed
+        if not psutil.pid_exists(int(left.name.split(".")[-2])):
+            shutil.rmtree(left)
     folder.path.mkdir(parents=True)
     try:
         groups = {} if oof.groups is None else {"group": oof.groups}
@@ -278,7 +284,8 @@ def write_folder(config, competition, metric, oof, nested, test, probs, result, 
         known = {f"target_{name}": column for name, column in zip(names, oof.targets.T, strict=True)}
         save_table(folder.folds, join_columns(rows | groups, oof.targets, names))
         save_table(folder.oof, join_columns(rows | known, nested, names))
-        scores = score(metric, oof, nested, competition, result)
+        num_test = None if test is None else len(test[0])
+        scores = score(metric, oof, nested, competition, result, num_test)
         save_json(folder.scores, scores)
         save_json(folder.blend, result)
         save_text(folder.config, config_yaml(config))
@@ -296,29 +303,26 @@ def write_folder(config, competition, metric, oof, nested, test, probs, result, 
     print(*lines, sep="\n")
 
 
-def score(metric, oof, nested, competition, result):
-    """Return what scores.json holds of nested predictions (N, C)."""
-    folds = [int(fold) for fold in np.unique(oof.folds)]
-    by_fold = {str(fold): metric.score(oof.targets[oof.folds == fold], nested[oof.folds == fold]) for fold in folds}
-    columns = metric.score_columns(oof.targets, nested).tolist()
-    scores = {
-        "metric": metric.name,
-        "select": "blend",
-        "pooled": result["nested"],
-        "interval": result["nested_interval"],
-        "mean": float(np.mean(list(by_fold.values()))),
-        "folds": by_fold,
-        "columns": {
-            name: None if np.isnan(value) else value for name, value in zip(oof.target_names, columns, strict=True)
-        },
-        "seconds": 0.0,
+def score(metric, oof, nested, competition, result, num_test):
+    """Return what scores.json holds of nested predictions (N, C), as training writes it; num_test: test rows or None."""
+    by_fold = {
+        str(fold): metric.score(oof.targets[oof.folds == fold], nested[oof.folds == fold])
+        for fold in np.unique(oof.folds)
     }
+    mean = float(np.mean(list(by_fold.values())))
+    arguments = (metric, oof.targets, nested, oof.folds, oof.target_names, oof.groups)
+    test = {"num_test": num_test, "public_share": competition.public_share}
+    scores = {"metric": metric.name, "select": "blend", "mean": mean, "folds": by_fold, "seconds": 0.0}
+    scores |= judge(*arguments, **test) | {"interval": result["nested_interval"]}
     if (units := load_units(competition, oof.ids, "train_table", oof.target_names)) is not None:
+        first = pd.DataFrame({"fold": oof.folds, "group": oof.groups}).groupby(units, sort=False).first()
         pooled = [pool_rows(units, one, competition.predict_with)[1] for one in (oof.targets, nested)]
-        scores["by_unit"] = metric.score(*pooled)
-    is_asked = competition.separator is not None
-    scores |= judge_labels(metric, oof.targets, nested, oof.folds, oof.target_names, oof.groups, is_asked)
-    return scores
+        groups = None if oof.groups is None else first["group"].to_numpy()
+        arguments = (metric, *pooled, first["fold"].to_numpy(), oof.target_names, groups)
+        found = judge(*arguments, **test)
+        scores |= {"by_unit": found["pooled"], "by_unit_interval": found["interval"]}
+        scores["leaderboard"] = found["leaderboard"]
+    return scores | judge_labels(*arguments, is_asked=competition.separator is not None)
 
 
 def load_units(competition, ids, key, target_names):
