@@ -304,7 +304,7 @@ def write_folder(config, competition, metric, oof, nested, test, probs, result, 
 
 
 def score(metric, oof, nested, competition, result, num_test):
-    """Return what scores.json holds of nested predictions (N, C), as training writes it; num_test: test rows or None."""
+    """Return what scores.json holds of nested predictions (N, C), as training has it; num_test: test rows or None."""
     by_fold = {
         str(fold): metric.score(oof.targets[oof.folds == fold], nested[oof.folds == fold])
         for fold in np.unique(oof.folds)
