@@ -51,7 +51,8 @@ def _preview(words):
     if config.competition.name == "demo":
         write_demo(config.competition.root)
     table = load_train_table(config.competition)
-    table = table.take(choose_rows(table.strata if table.is_regression else table.targets, _NUM_ROWS, config.seed))
+    spread = table.strata if table.task == "regression" else table.targets
+    table = table.take(choose_rows(spread, _NUM_ROWS, config.seed))
     columns, transforms = compute_columns(config, table)
     changes = [word for word in words if not word.startswith(("competition=", "recipe=", "seed=", "output="))]
     title = f"competition={config.competition.name} recipe={config.recipe} seed={config.seed} {' '.join(changes)}"
@@ -107,10 +108,10 @@ def compute_columns(config, table):
     datasets = [ImageDataset(table, competition, one, config.seed) for one in (build_resize(config), augmentation)]
     plain, augmented = (build_loader(dataset, len(table), num_workers=0) for dataset in datasets)
 
-    is_binary = len(table.target_names) == 1 and not table.is_regression
+    is_binary = len(table.target_names) == 1 and table.task != "regression"
     names = config.competition.classes if is_binary else table.target_names
     names = names or table.target_names
-    describe = partial(_describe_numbers if table.is_regression else _describe_targets, names=names)
+    describe = partial(_describe_numbers if table.task == "regression" else _describe_targets, names=names)
     labels = [describe(targets) for targets in table.targets]
     ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
     columns = [("resized", _join_images(next(plain.batches(0))["inputs"]), ids)]

@@ -34,7 +34,7 @@ def load_folds(config, table, keep=True):
         raise UserError(f"competition.metric_kwargs.weights: {found}; give one for each")
     for name, column in zip(table.target_names, table.targets.T, strict=True) if metric.takes == "classes" else ():
         known = column[~np.isnan(column)]
-        if table.is_regression and ((known % 1 != 0).any() or np.ptp(known) >= _MOST_GRADES):
+        if table.task == "regression" and ((known % 1 != 0).any() or np.ptp(known) >= _MOST_GRADES):
             found = f"column {name!r} holds numbers from {known.min():g} to {known.max():g}, not whole grades"
             raise UserError(f"competition.metric={metric.name}: {found}; set competition.metric=rmse")
     if method.endswith(".csv"):
@@ -116,7 +116,7 @@ def _find_faults(table, folds, metric):
 
 def _advise(table, metric, method, num_folds, seed):
     """Return the setting that makes folds which can be scored: fewer of them where that works, else another metric."""
-    other_metric = "rmse" if table.is_regression else "log_loss"
+    other_metric = "rmse" if table.task == "regression" else "log_loss"
     if method == "column" or method.endswith(".csv"):
         source = method if method.endswith(".csv") else "competition.fold"
         return f"give each fold such rows in {source}, or set competition.metric={other_metric}, which needs none"
@@ -146,9 +146,9 @@ def describe_folds(table, folds):
 
     Of regression it holds the means, of the first 12 columns.
     """
-    columns = table.targets.astype(np.float64) if table.is_regression else table.positives
+    columns = table.targets.astype(np.float64) if table.task == "regression" else table.positives
     by_fold = pd.DataFrame(columns, columns=list(table.target_names)).groupby(folds)
-    lines = by_fold.mean().iloc[:, :12] if table.is_regression else by_fold.sum()
+    lines = by_fold.mean().iloc[:, :12] if table.task == "regression" else by_fold.sum()
     if len(lines.columns) > 12:
         lines = lines.min(axis=1).to_frame("min positives")
     lines.insert(0, "rows", by_fold.size(), allow_duplicates=True)

@@ -40,10 +40,9 @@ class ImageTable:
     groups: np.ndarray | None  # (N,) str; equal ones stay in one fold
     folds: np.ndarray | None  # (N,) int64, the table's own; None: competition.fold names no column
     columns: pd.DataFrame | None = None  # N rows of str, nan where empty: all but id, label and targets
-    is_multiclass: bool = False  # a row has one class: the largest of its targets
+    task: str = "binary"  # competition.task; of multiclass a row has one class: the largest of its targets
     notes: tuple[str, ...] = ()  # lines about what was changed in reading
     units: np.ndarray | None = None  # (N,) str; equal ones get one prediction; None: each row its own
-    is_regression: bool = False  # targets are numbers in their own units
     auxiliary_names: tuple[str, ...] = ()  # A names, equal ones for the columns that one of words has become
     auxiliary: np.ndarray | None = None  # (N, A) float32, nan where missing: learned beside the targets
     num_test: int | None = None  # predictions that the competition asks for; None: not known
@@ -61,14 +60,14 @@ class ImageTable:
     @property
     def positives(self):
         """(N, C) bool: which columns are true of a row, by the rule of the metrics; of regression, above the mean."""
-        if self.is_regression:
+        if self.task == "regression":
             return self.targets > np.nanmean(self.targets, axis=0)
-        return positives(self.targets, self.is_multiclass)
+        return positives(self.targets, self.task == "multiclass")
 
     @property
     def strata(self):
         """(N, S) bool: what each fold gets its share of, the positives, or of regression one of up to 10 ranges."""
-        return split_ranges(self.targets) if self.is_regression else self.positives
+        return split_ranges(self.targets) if self.task == "regression" else self.positives
 
     @cached_property
     def training_targets(self):
@@ -115,10 +114,11 @@ def load_train_table(competition, may_be_constant=False):
     used = {"id", "fold", *(f"target_{name}" for name in names)} | ({"group"} if competition.group else set())
     if taken := used & set(names):
         raise UserError(f"{where}: a target is named {min(taken)!r}, a column of a run's files; call it otherwise")
-    is_multiclass = competition.task == "multiclass"
-    columns, auxiliary = _other_columns(rows, competition), read_auxiliary(rows, competition, where)
-    given = (ids, paths, targets, names, groups, folds, columns, is_multiclass, notes, units)
-    return ImageTable(*given, is_regression, *auxiliary)
+    auxiliary_names, auxiliary = read_auxiliary(rows, competition, where)
+    return ImageTable(
+        ids, paths, targets, names, groups, folds, _other_columns(rows, competition), competition.task, notes=notes,
+        units=units, auxiliary_names=auxiliary_names, auxiliary=auxiliary,
+    )  # fmt: skip
 
 
 def load_test_table(competition, target_names):
@@ -135,8 +135,8 @@ def load_test_table(competition, target_names):
     groups, units = (read_groups(rows, competition, key, where, key == "predict_by") for key in ("group", "predict_by"))
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
-    columns = _other_columns(rows, competition)
-    return ImageTable(ids, paths, None, tuple(target_names), groups, None, columns, notes=notes, units=units)
+    columns, task = _other_columns(rows, competition), competition.task
+    return ImageTable(ids, paths, None, tuple(target_names), groups, None, columns, task, notes=notes, units=units)
 
 
 def load_solution(competition, test, ids=None):

@@ -229,7 +229,7 @@ def test_a_metric_that_is_nan_even_for_the_truth_is_refused_before_training():
 
 def test_soft_classes_are_split_and_scored_by_the_same_largest_share():
     shares = np.array([[0.4, 0.35, 0.25], [0.3, 0.45, 0.25], [0.3, 0.3, 0.4]])[np.arange(30) % 3]
-    table = replace(table_of(shares), is_multiclass=True)
+    table = replace(table_of(shares), task="multiclass")
     assert table.positives.tolist() == build_metric("roc_auc", "multiclass").positives(shares).tolist()
     folds = make_folds(table, "auto", 5, 0, build_metric("roc_auc", "multiclass"))
     assert describe_folds(table, folds)[["a", "b", "c"]].to_numpy().tolist() == [[2, 2, 2]] * 5
@@ -356,7 +356,7 @@ def test_folds_of_regression_agree_in_their_means_and_keep_groups(size):
     rng, count = np.random.default_rng(0), 400
     values = np.repeat(rng.lognormal(size=count // size), size) + 0.1 * rng.random(count)
     groups = None if size == 1 else np.arange(count) // size
-    table = replace(table_of(values, groups), is_regression=True)
+    table = replace(table_of(values, groups), task="regression")
     metric = build_metric("rmse", "regression")
     folds = make_folds(table, "auto", 5, 1, metric)
     check_folds(table, folds, metric)
@@ -371,14 +371,14 @@ def test_folds_of_regression_agree_in_their_means_and_keep_groups(size):
 def test_several_columns_of_regression_are_split_by_what_they_have_in_common():
     rng = np.random.default_rng(0)
     common = rng.normal(size=(300, 1))
-    table = replace(table_of(np.hstack([common, -common]) * [1, 100] + 5), is_regression=True)
+    table = replace(table_of(np.hstack([common, -common]) * [1, 100] + 5), task="regression")
     folds = make_folds(table, "auto", 5, 1, build_metric("mae", "regression"))
     others = [spread_of_means(SPLITS["kfold"](table, 5, seed), common) for seed in range(20)]
     assert spread_of_means(folds, common) < np.quantile(others, 0.25)
 
 
 def test_a_metric_that_a_fold_of_regression_cannot_have_is_refused():
-    table = replace(table_of([1, 1, 2, 3, 4, 5], folds=[0, 0, 1, 1, 1, 1]), is_regression=True)
+    table = replace(table_of([1, 1, 2, 3, 4, 5], folds=[0, 0, 1, 1, 1, 1]), task="regression")
     found = refusal(check_folds, table, table.folds, build_metric("r2", "regression"), Config(folds="column"))
     assert found == (
         "fold 0: r2 is not defined on its 2 validation rows; give each fold such rows in competition.fold, or set "

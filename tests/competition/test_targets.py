@@ -256,7 +256,7 @@ REGRESSION = BASIC | {"task": "regression"}
 def test_regression_reads_numbers_as_they_are(write_competition, settings, csv, names, targets):
     competition = write_competition(IMAGES | {"train.csv": csv}, **REGRESSION | settings)
     table = load_train_table(competition)
-    assert (table.target_names, table.targets.tolist(), table.is_regression) == (names, targets, True)
+    assert (table.target_names, table.targets.tolist(), table.task) == (names, targets, "regression")
 
 
 def test_missing_numbers_leave_out_the_cell_and_rows_without_any(write_competition):

@@ -47,7 +47,7 @@ def make_run(tmp_path, accelerator):
 @pytest.fixture
 def table(make_table):
     images = np.broadcast_to(BRIGHTNESS[:, None, None], (NUM_ROWS, 8, 8)).astype(np.uint8)
-    return replace(make_table(images, VALUES, FOLDS), is_regression=True)
+    return replace(make_table(images, VALUES, FOLDS), task="regression")
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ CLASS_TESTS = {fold: [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]] for fol
 @pytest.fixture
 def classes(world):
     """The world's table as one of three classes, and words for it."""
-    table = replace(world.table, targets=CLASSES, target_names=("a", "b", "c"), is_multiclass=True)
+    table = replace(world.table, targets=CLASSES, target_names=("a", "b", "c"), task="multiclass")
     words = ["competition.targets=[a,b,c]", "competition.task=multiclass"]
     world.write_teacher(*words, table=table, probs=CLASS_PROBS, tests=CLASS_TESTS)
     return table, words
@@ -140,7 +140,7 @@ def test_missing_labels_stay_missing(world):
 
 
 def test_values_of_regression_are_mixed_and_added_in_their_own_units(world):
-    table = replace(world.table, targets=10 * LABELS + 5, is_regression=True)
+    table = replace(world.table, targets=10 * LABELS + 5, task="regression")
     words = ["competition.task=regression", "competition.metric=rmse"]
     probs, tests = 10 * PROBS + 5, {fold: [-7.0, 0.5, 20.0] for fold in range(3)}
     world.write_teacher(*words, table=table, probs=probs, tests=tests)

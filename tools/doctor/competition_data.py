@@ -161,11 +161,7 @@ def _salvage(competition, side, rows, target_names, findings):
             rows[name] = rows[name].fillna(pd.Series([f"(no {name}, {one})" for one in ids]))
         groups = read_groups(rows, competition, "group", key)
     columns = rows.drop(columns=[competition.id, competition.label, *competition.targets], errors="ignore")
-    is_multiclass = competition.task == "multiclass"
-    is_regression = competition.task == "regression"
-    return ImageTable(
-        ids, paths, targets, tuple(names), groups, None, columns, is_multiclass, is_regression=is_regression
-    )
+    return ImageTable(ids, paths, targets, tuple(names), groups, None, columns, competition.task)
 
 
 def _salvage_targets(competition, rows, findings):

@@ -101,7 +101,7 @@ def _label_codes(data):
     """Return (N,) int, equal for rows with equal labels; None where they are not known."""
     if data.train is None or data.train.targets is None:
         return None
-    labels = data.train.targets if data.train.is_regression else data.train.positives
+    labels = data.train.targets if data.train.task == "regression" else data.train.positives
     return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 

@@ -32,7 +32,7 @@ def check_split(data):
         )
     elif fault := _find_fault(data):
         findings.append(make_finding(fault))
-    if table.is_regression:
+    if table.task == "regression":
         lines = describe_folds(table, folds).to_string(index=False, line_width=76).splitlines()
         return findings, [Fact("folds: mean of each column", tuple(lines))]
     errors = compute_fold_errors(table.positives, folds)

@@ -16,7 +16,7 @@ def check_labels(data):
     table = data.train
     if table is None or table.targets is None:
         return []
-    if table.is_regression:
+    if table.task == "regression":
         return _check_numbers(table)
     is_positive, names = table.positives, table.target_names
     findings, counts = _find_alike(data.config.competition, names), is_positive.sum(axis=0)

@@ -155,7 +155,7 @@ def check_leaks(data):
 def _describe(data, row):
     name = data.train.target_names[row.column]
     title = f"{row.feature} alone predicts {name!r} with an AUC of {row.auc:.3f}"
-    if data.train.is_regression:
+    if data.train.task == "regression":
         title = title.replace(f"{name!r}", f"{name!r} above its mean")
     if row.kind == "column":
         return _describe_column(data, row, title)
