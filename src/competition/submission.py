@@ -56,7 +56,7 @@ def asks_for_names(sample, competition, target_names):
 def asks_for_labels(sample, competition, target_names, metric, test_ids):
     """Whether the sample holds names or, where the metric takes labels, 0 and 1 alone (regression: whole grades)."""
     if sample is None or asks_for_names(sample, competition, target_names):
-        return sample is not None
+        return sample is not None or (competition.task == "regression" and label_metric(metric) is not None)
     cells = sample.drop(columns=find_ids(sample, competition.id, test_ids), errors="ignore")
     cells = cells.apply(pd.to_numeric, errors="coerce")
     is_label = cells % 1 == 0 if competition.task == "regression" else cells.isin((0, 1))

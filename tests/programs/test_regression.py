@@ -215,3 +215,25 @@ def test_real_digits_ink_is_learned_and_submitted_in_its_own_units(digits):
         "error: infer.average=rank: loses the targets' units, and competition.task=regression has values; set "
         "infer.average=mean\n"
     )
+
+
+@pytest.mark.slow
+def test_grades_are_written_whole_by_thresholds_found_out_of_fold(digits):
+    words = ["competition=digits.yaml", "name=grades", "competition.targets=[grade]", "train.epochs=3"]
+    words += ["competition.metric=quadratic_kappa", "competition.sample_submission=sample_grade.csv"]
+    printed, _ = run_here("train.py", *words, cwd=digits)
+    assert "quadratic_kappa by thresholds found on the other folds: 0." in printed
+    scores = load_json(digits / "outputs/grades/scores.json")
+    assert scores["nested"] > 0.7
+    steps = scores["thresholds"]["grade"]
+    assert list(steps) == ["1", "2", "3", "4"]
+    run_here("infer.py", "run=outputs/grades", cwd=digits)
+    submission = pd.read_csv(digits / "outputs/grades/submission.csv")
+    values = np.mean([pd.read_csv(digits / f"outputs/grades/fold{fold}/test.csv")["grade"] for fold in (0, 1)], axis=0)
+    assert submission["grade"].tolist() == np.digitize(values, [*steps.values()]).tolist()
+    ink = pd.read_csv(digits / "data/train.csv")["ink"]
+    _, refused = run_here("train.py", *words, "name=other", "competition.targets=[ink]", cwd=digits, status=2)
+    assert refused == (
+        "error: competition.metric=quadratic_kappa: column 'ink' holds numbers from "
+        f"{ink.min():g} to {ink.max():g}, not whole grades; set competition.metric=rmse\n"
+    )
