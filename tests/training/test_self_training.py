@@ -1,5 +1,7 @@
 """Self-training: what a fold learns from a teacher's predictions, and that nothing of its validation rows is in it."""
 
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +18,7 @@ from src.training.engine import train_one_epoch
 from src.training.learner import build_learner
 from src.training.run import check_learner, prepare_inputs
 from src.training.self_training import build_train_table
-from tests.launch import TINY, run_here
+from tests.launch import TINY, Forked, run_here
 
 FOLDS = np.array([0, 0, 1, 1, 2, 2, -1])
 LABELS = np.array([[1], [0], [1], [0], [1], [0], [1]], np.float32)
@@ -412,3 +414,27 @@ def test_teacher_and_pseudo_labels_over_rounds_on_the_embedded_competition(tiny_
     train(*third, "fold=0")  # is finished
     _, refused = train(*third, status=2)
     assert refused.startswith("error: outputs/second: not a run (no config.yaml)")
+
+
+@pytest.mark.slow
+def test_a_stopped_fold_resumes_bit_for_bit_and_refuses_other_pseudo_labels(tiny_run):
+    folder, _ = tiny_run
+    run_here("infer.py", "run=outputs/demo_default", cwd=folder)
+    teacher = folder / "outputs/demo_default"
+    words = [*TINY, "fold=0", "mix.prob=0.5", f"train.teacher={teacher}", f"train.pseudo={teacher}"]
+    words += ["train.pseudo_kwargs.weight=0.5", "checkpoint_minutes=0"]
+    run_here("train.py", *words, "name=whole", cwd=folder)
+    run = folder / "outputs/stopped"
+    forked = Forked("train.py", [*words, "name=stopped"], folder, folder / "stopped.log")
+    forked.wait_for(lambda: any(run.glob("fold0/state_*.pt")))
+    os.kill(forked.pid, signal.SIGTERM)
+    assert forked.status() == 128 + signal.SIGTERM, (folder / "stopped.log").read_text()
+    kept = (teacher / "fold0/test.csv").read_text()
+    (teacher / "fold0/test.csv").write_text(kept.replace("0.", "0.1", 1))
+    _, refused = run_here("train.py", *words, "name=stopped", cwd=folder, status=2)
+    assert "predicts otherwise than when this fold was begun" in refused
+    (teacher / "fold0/test.csv").write_text(kept)
+    printed, _ = run_here("train.py", *words, "name=stopped", cwd=folder)
+    assert "fold 0: resumes after" in printed
+    for file in ("oof.csv", "fold0/last.safetensors"):
+        assert (run / file).read_bytes() == (folder / "outputs/whole" / file).read_bytes()
