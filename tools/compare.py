@@ -92,17 +92,14 @@ def compare_runs(paths):
 
 
 def conclude(pair, metric, is_one_of_many):
-    """Return one plain sentence on a pair."""
-    low, high = pair["interval"] if metric.greater_is_better else [-one for one in pair["interval"][::-1]]
-    numbers = f"{pair['difference']:+.5f}, 95 % {pair['interval'][0]:+.5f} to {pair['interval'][1]:+.5f}"
-    if is_one_of_many and (low > 0 or high < 0) and pair["p_holm"] > 0.05:
-        return f"too many runs are compared to call them different ({numbers}; p {pair['p_holm']:.2f} by Holm)"
-    if low > 0:
-        return f"{pair['run_b']} is better: {numbers}"
-    if high < 0:
-        return f"{pair['run_a']} is better: {numbers}"
-    better = pair["run_a"] if (low + high) / 2 < 0 else pair["run_b"]
-    return f"no evidence that {better} is better: {numbers}"
+    """Return one plain sentence on a pair, with the score of the better run minus that of the other."""
+    (low, high), sign = pair["interval"], 1 if metric.greater_is_better else -1
+    is_b, is_clear = sign * (low + high) >= 0, low > 0 or high < 0
+    better, (low, high) = (pair["run_b"], (low, high)) if is_b else (pair["run_a"], (-high, -low))
+    numbers = f"{pair['difference'] if is_b else 0 - pair['difference']:+.5f}, 95 % {low:+.5f} to {high:+.5f}"
+    if is_clear and is_one_of_many and pair["p_holm"] > 0.05:
+        return f"too many runs are compared to call {better} better: {numbers}, p {pair['p_holm']:.2f} by Holm"
+    return f"{better} is better: {numbers}" if is_clear else f"no evidence that {better} is better: {numbers}"
 
 
 def describe(result):

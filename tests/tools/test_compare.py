@@ -61,7 +61,9 @@ def test_the_better_run_is_named_with_its_difference(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{tmp_path}/strong is better: {found['difference']:+.5f}" in printed.replace("\n", " ")
     assert "settings: optimizer.lr=0.1 (was 0.004)" in printed
-    assert compare(tmp_path, str(tmp_path / "strong"), str(tmp_path / "weak"))["interval"][1] < 0
+    reverse = compare(tmp_path, str(tmp_path / "strong"), str(tmp_path / "weak"))
+    assert reverse["interval"][1] < 0
+    assert reverse["pairs"][0]["sentence"] == found["pairs"][0]["sentence"]
 
 
 def test_a_score_that_a_teacher_has_helped_is_called_optimistic(runs, tmp_path):
