@@ -120,9 +120,8 @@ def write_submission(path, sample, competition, test_ids, probs, target_names, d
     """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
     id_column = competition.id if sample is None else find_ids(sample, competition.id, test_ids)
     limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
-    for one in (
-        [None] if decision is None else [None, decision]
-    ):  # labels that are all alike do not tell that nothing was learned
+    # labels that are all alike do not tell that nothing was learned, so the probabilities are checked first
+    for one in (None,) if decision is None else (None, decision):
         frame = build_submission(sample, competition, test_ids, probs, target_names, one)
         check_submission(frame, sample, id_column, *limits)
     if frame.index.name is not None:

@@ -9,18 +9,33 @@ from src.evaluation.thresholds import judge_thresholds, label_metric, plain_thre
 _WORK = 5e6  # values that each bootstrap scores: below a second on one core
 
 
-def judge(metric, targets, probs, folds, names, groups=None, num_test=None, public_share=0.3):
+def judge_run(metric, oof, competition, num_test=None, units=None):
+    """Return all that scores.json holds of out-of-fold predictions: also of units and of labels.
+
+    units: (N,) str, rows of one get one prediction, which labels and the leaderboard are then of; None: each row its
+    own. The other arguments are those of `judge`.
+    """
+    test = {"num_test": num_test, "public_share": competition.public_share}
+    scores = judge(metric, oof, **test)
+    if units is not None:
+        oof = oof.pool(units, competition.predict_with)
+        found = judge(metric, oof, **test)
+        scores |= {"by_unit": found["pooled"], "by_unit_interval": found["interval"]}
+        scores["leaderboard"] = found["leaderboard"]
+    return scores | judge_labels(metric, oof, is_asked=competition.separator is not None, **test)
+
+
+def judge(metric, oof, num_test=None, public_share=0.3):
     """Return what scores.json holds of out-of-fold predictions; beside `pooled`, what is not defined is None.
 
     Args:
         metric: evaluation.metrics.Metric.
-        targets, probs: (N, C), of the columns `names`; nan where a target is unknown.
-        folds: (N,) int, the fold that predicted each row.
-        groups: (N,), rows of one vary together; None: each row by itself.
+        oof: out_of_fold.OutOfFold; rows of one group vary together.
         num_test: rows of the test set, of which the public leaderboard scores the share `public_share`; None: unknown.
     """
+    targets, probs, folds, groups = oof.targets, oof.probs, oof.folds, oof.groups
     sampling = sample_scores(metric, targets, [probs], groups, max_work=_WORK)
-    columns = metric.score_columns(targets, probs)
+    columns = dict(zip(oof.target_names, metric.score_columns(targets, probs), strict=True))
     has_columns = metric.has_columns or len(columns) == 1
     numbers, intervals = np.unique(folds), {}
     for fold in numbers:
@@ -33,8 +48,8 @@ def judge(metric, targets, probs, folds, names, groups=None, num_test=None, publ
         "interval": _list(sampling.interval(0)),
         "fold_intervals": intervals,
         "rank_per_fold": _score_ranks(metric, targets, probs, folds),
-        "columns": {name: _number(value) for name, value in zip(names, columns, strict=True)},
-        "unscored": [name for name, value in zip(names, columns, strict=True) if has_columns and np.isnan(value)],
+        "columns": {name: _number(value) for name, value in columns.items()},
+        "unscored": [name for name, value in columns.items() if has_columns and np.isnan(value)],
         "leaderboard": None,
     }
     if num_test:
@@ -44,7 +59,7 @@ def judge(metric, targets, probs, folds, names, groups=None, num_test=None, publ
     return found
 
 
-def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=False, num_test=None, public_share=0.3):
+def judge_labels(metric, oof, is_asked=False, num_test=None, public_share=0.3):
     """Return what scores.json holds of thresholds, {} for a metric that takes none; the arguments are those of `judge`.
 
     is_asked: the submission holds labels, whatever the metric takes; their thresholds are then those of F1, and a row
@@ -52,11 +67,13 @@ def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=Fal
     """
     if (judged := label_metric(metric, is_asked)) is None:
         return {}
-    may_be_none = not is_asked or bool((targets == 0).all(axis=1).any())
-    decision, plain, nested = judge_thresholds(judged, targets, probs, folds, groups, may_be_none, _WORK)
-    are_found = bool(np.any(decision.thresholds != plain_thresholds(judged, targets)))  # or they are the plain ones
+    may_be_none = not is_asked or bool((oof.targets == 0).all(axis=1).any())
+    decision, plain, nested = judge_thresholds(
+        judged, oof.targets, oof.probs, oof.folds, oof.groups, may_be_none, _WORK
+    )
+    are_found = bool(np.any(decision.thresholds != plain_thresholds(judged, oof.targets)))  # or they are the plain ones
     found = {
-        "thresholds": {name: _plain(one) for name, one in zip(names, decision.thresholds, strict=True)},
+        "thresholds": {name: _plain(one) for name, one in zip(oof.target_names, decision.thresholds, strict=True)},
         "are_found": are_found,
         "may_be_none": may_be_none,
         "plain": _number(plain[0]),  # by thresholds of 0.5, the largest class or the nearest grade
@@ -66,7 +83,7 @@ def judge_labels(metric, targets, probs, folds, names, groups=None, is_asked=Fal
     }
     if are_found and num_test and judged is metric and found["nested_interval"]:  # the leaderboard's score is of labels
         score, num_public = nested[0], max(1, round(num_test * public_share))
-        ends = score + (np.array(nested[1]) - score) * np.sqrt(1 + len(targets) / num_public)
+        ends = score + (np.array(nested[1]) - score) * np.sqrt(1 + len(oof.targets) / num_public)
         spread = np.clip(ends, *metric.bounds).tolist()
         found["leaderboard"] = {"rows": num_public, "share": public_share, "interval": spread}
     return found

@@ -24,6 +24,15 @@ class OutOfFold:
         arrays = (None if one is None else one[rows] for one in (self.ids, self.folds, self.targets, self.probs))
         return OutOfFold(*arrays, self.target_names, None if self.groups is None else self.groups[rows])
 
+    def pool(self, units, how):
+        """Return a row for each distinct unit, (N,) str: its rows' mean or max, with fold and group of the first."""
+        rows = pd.DataFrame({"fold": self.folds, "group": self.groups}).groupby(units, sort=False).first()
+        targets, probs = (
+            pd.DataFrame(one).groupby(units, sort=False).agg(how).to_numpy() for one in (self.targets, self.probs)
+        )
+        groups = None if self.groups is None else rows["group"].to_numpy()
+        return OutOfFold(rows.index.to_numpy(), rows["fold"].to_numpy(), targets, probs, self.target_names, groups)
+
 
 def load_out_of_fold(oof_path, folds_path):
     """Read a run's oof.csv, with the groups of its folds.csv; a UserError where they are not there or damaged."""

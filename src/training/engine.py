@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from src.checkpointing.progress import EpochProgress, write_rng_state
@@ -144,6 +145,16 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
         network.train(training)
     assert done == loader.num_images, f"{done} of {loader.num_images} images came"
     return index, probs
+
+
+def gather_rows(index, values, num_rows):
+    """Return the values (N, K) of all rows of a table, in its order, of which each process has some: those of index."""
+    shares, gathered = gather_object([(index, values)]), np.empty((num_rows, values.shape[1]), dtype=values.dtype)
+    counts = np.bincount(np.concatenate([rows for rows, _ in shares]), minlength=num_rows)
+    assert np.array_equal(counts, np.ones(num_rows)), "each row is predicted once"
+    for rows, share in shares:
+        gathered[rows] = share
+    return gathered
 
 
 def apply_view(view, inputs):

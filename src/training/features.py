@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -23,7 +23,7 @@ from src.errors import UserError
 from src.files import atomic_path, delete_unfinished, make_folder, save_text
 from src.locks import hold
 from src.model.network import build_network
-from src.training.engine import advise_on_nan, predict
+from src.training.engine import advise_on_nan, gather_rows, predict
 
 
 class FeatureDataset(Dataset):
@@ -114,14 +114,11 @@ def _compute_view(run, network, view, transform):
     title = "features" if accelerator.is_main_process else ""
     index, features = predict([_Backbone(network)], loader, lambda one: one, config.precision, epoch=view, title=title)
     loader.close()
-    shares = gather_object([(index, features[0])])
-    if not all(np.isfinite(share).all() for _, share in shares):
+    gathered = gather_rows(index, features[0], len(run.table))
+    if not np.isfinite(gathered).all():
         advice = advise_on_nan(config.precision, "check the weights")
         raise UserError(f"{config.model.backbone}: its features are nan; {advice}")
-    every = np.empty((len(run.table), features.shape[2]), dtype=np.float32)
-    for index, share in shares:
-        every[index] = share
-    return every
+    return gathered
 
 
 def _is_undamaged(path):

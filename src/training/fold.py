@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 
 from src.checkpointing.checkpointer import Checkpointer
 from src.checkpointing.progress import EpochProgress, is_better
@@ -18,7 +17,7 @@ from src.evaluation.metrics import log_loss
 from src.model.freezing import describe_parameters, open_stages
 from src.model.losses import probabilities
 from src.training.averaging import compute_mean_weights
-from src.training.engine import advise_on_nan, first_step, predict, train_one_epoch
+from src.training.engine import advise_on_nan, first_step, gather_rows, predict, train_one_epoch
 from src.training.learner import build_learner
 from src.training.tracking import log_epoch
 
@@ -102,11 +101,7 @@ def predict_validation(learner, network, after_batch=None):
         [network], learner.val_loader, partial(probabilities, task=config.competition.task), config.precision,
         title="validation" if accelerator.is_main_process else "", after_batch=after_batch,
     )  # fmt: skip
-    gathered = gather_object([(index, probs[0])])
-    index, probs = (np.concatenate(shares) for shares in zip(*gathered, strict=True))
-    order = np.argsort(index)
-    assert np.array_equal(index[order], np.arange(len(learner.val_table))), "each validation row is predicted once"
-    return probs[order]
+    return gather_rows(index, probs[0], len(learner.val_table))
 
 
 def _average_best_epochs(checkpointer, learner, progress, fold):

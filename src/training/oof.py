@@ -5,8 +5,9 @@ import textwrap
 import numpy as np
 import pandas as pd
 
-from src.competition.predictions import join_columns, load_predictions, pool_rows
-from src.evaluation.judgement import describe_interval, describe_judgement, judge, judge_labels
+from src.competition.predictions import join_columns, load_predictions
+from src.evaluation.judgement import describe_interval, describe_judgement, judge_run
+from src.evaluation.out_of_fold import OutOfFold
 from src.files import load_json, save_json, save_table
 
 
@@ -21,43 +22,27 @@ def score_run(run):
     for fold in done:
         own = table.folds == fold
         probs[own] = load_predictions(folder.fold(fold).val, table.ids[own], names)
-    targets, probs = table.targets[rows], probs[rows]
-    known = {f"target_{name}": column for name, column in zip(names, targets.T, strict=True)}
-    save_table(folder.oof, join_columns({"id": table.ids[rows], "fold": table.folds[rows]} | known, probs, names))
+    groups, units = (None if one is None else one[rows] for one in (table.groups, table.units))
+    oof = OutOfFold(table.ids[rows], table.folds[rows], table.targets[rows], probs[rows], table.target_names, groups)
+    known = {f"target_{name}": column for name, column in zip(names, oof.targets.T, strict=True)}
+    save_table(folder.oof, join_columns({"id": oof.ids, "fold": oof.folds} | known, oof.probs, names))
 
     metas = {fold: load_json(folder.fold(fold).meta, "best_score", "last_score", "seconds") for fold in done}
     per_fold = {key: {str(fold): meta[f"{key}_score"] for fold, meta in metas.items()} for key in ("best", "last")}
     other = "last" if select == "best" else "best"
-    competition, groups = run.config.competition, None if table.groups is None else table.groups[rows]
-    arguments = (metric, targets, probs, table.folds[rows], names, groups)
-    test = {"num_test": table.num_test, "public_share": competition.public_share}
     scores = {
         "metric": metric.name,
         "select": select,
-        **judge(*arguments, **test),
+        **judge_run(metric, oof, run.config.competition, table.num_test, units),
         "mean": float(np.mean(list(per_fold[select].values()))),
         "folds": per_fold[select],
         other: {"mean": float(np.mean(list(per_fold[other].values()))), "folds": per_fold[other]},
         "seconds": round(sum(meta["seconds"] for meta in metas.values()), 2),
         "seconds_per_fold": {str(fold): round(meta["seconds"], 2) for fold, meta in metas.items()},
     }
-    if table.units is not None:  # one prediction for the rows of a unit: labels and leaderboard are of units
-        arguments = _pool(*arguments, table.units[rows], competition.predict_with)
-        found = judge(*arguments, **test)
-        scores["by_unit"], scores["by_unit_interval"] = found["pooled"], found["interval"]
-        scores["leaderboard"] = found["leaderboard"]
-    scores |= judge_labels(*arguments, is_asked=competition.separator is not None, **test)
     save_json(folder.scores, scores)
     _print_scores(run, metas, scores)
     return scores
-
-
-def _pool(metric, targets, probs, folds, names, groups, units, how):
-    """Return the arguments of `judge` with a row for each unit, (N,) str: fold and group are those of its first row."""
-    first = pd.DataFrame({"fold": folds, "group": groups}).groupby(units, sort=False).first()
-    targets, probs = (pool_rows(units, one, how)[1] for one in (targets, probs))
-    groups = None if groups is None else first["group"].to_numpy()
-    return metric, targets, probs, first["fold"].to_numpy(), names, groups
 
 
 def _print_scores(run, metas, scores):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 
 from src.checkpointing.run_folder import RunFolder
@@ -29,7 +28,7 @@ from src.errors import UserError
 from src.evaluation import blending
 from src.evaluation.blending import Inputs, find_copies, find_skill, list_methods
 from src.evaluation.intervals import holm
-from src.evaluation.judgement import judge, judge_labels
+from src.evaluation.judgement import judge_run
 from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
@@ -310,19 +309,10 @@ def score(metric, oof, nested, competition, result, num_test):
         for fold in np.unique(oof.folds)
     }
     mean = float(np.mean(list(by_fold.values())))
-    arguments = (metric, oof.targets, nested, oof.folds, oof.target_names, oof.groups)
-    test = {"num_test": num_test, "public_share": competition.public_share}
     scores = {"metric": metric.name, "select": "blend", "mean": mean, "folds": by_fold, "seconds": 0.0}
-    scores |= judge(*arguments, **test) | {"interval": result["nested_interval"]}
-    if (units := load_units(competition, oof.ids, "train_table", oof.target_names)) is not None:
-        first = pd.DataFrame({"fold": oof.folds, "group": oof.groups}).groupby(units, sort=False).first()
-        pooled = [pool_rows(units, one, competition.predict_with)[1] for one in (oof.targets, nested)]
-        groups = None if oof.groups is None else first["group"].to_numpy()
-        arguments = (metric, *pooled, first["fold"].to_numpy(), oof.target_names, groups)
-        found = judge(*arguments, **test)
-        scores |= {"by_unit": found["pooled"], "by_unit_interval": found["interval"]}
-        scores["leaderboard"] = found["leaderboard"]
-    return scores | judge_labels(*arguments, is_asked=competition.separator is not None)
+    units = load_units(competition, oof.ids, "train_table", oof.target_names)
+    judged = judge_run(metric, replace(oof, probs=nested), competition, num_test, units)
+    return scores | judged | {"interval": result["nested_interval"]}
 
 
 def load_units(competition, ids, key, target_names):
