@@ -61,9 +61,9 @@ def judge(path, method=None):
     from src.checkpointing.run_folder import RunFolder
     from src.config.load import load_saved_config
     from src.evaluation.calibration import CALIBRATIONS
+    from src.evaluation.calibration_error import calibrate_nested, expected_calibration_error
     from src.evaluation.metrics import build_metric
     from src.evaluation.out_of_fold import load_out_of_fold
-    from src.evaluation.reliability import calibrate_nested, expected_calibration_error
     from src.evaluation.sampling import sample_scores
 
     competition, folder = load_saved_config(path).competition, RunFolder(path)

@@ -55,9 +55,9 @@ def compare_runs(paths):
     from src.evaluation.intervals import holm
     from src.evaluation.metrics import build_metric
     from src.evaluation.sampling import sample_scores
-    from src.inference.predicted import align, check_one_competition, load_predicted
+    from src.inference.prediction_sources import align, check_one_competition, load_sources
 
-    predicted = load_predicted(paths)
+    predicted = load_sources(paths)
     competition = check_one_competition(predicted, "compare")
     configs, is_run = [one.config for one in predicted], [one.is_run for one in predicted]
     runs, num_left_out = align(predicted, "compare")

@@ -111,7 +111,7 @@ class Soups:
 
         from src.checkpointing.run_folder import RunFolder
         from src.evaluation.out_of_fold import load_out_of_fold
-        from src.inference.validation import ReopenedRun
+        from src.inference.reopened_run import ReopenedRun
 
         self.paths, self.configs, self.metric, self._batchnorm = paths, configs, metric, batchnorm
         self.folders = [RunFolder(path) for path in paths]

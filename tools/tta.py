@@ -78,7 +78,7 @@ def predict_views(run_folder, config, views):
 
     from src.checkpointing.serialization import load_network
     from src.inference.predict import check_views
-    from src.inference.validation import ReopenedRun
+    from src.inference.reopened_run import ReopenedRun
     from src.training.engine import apply_view
 
     class Viewing(nn.Module):

@@ -14,7 +14,7 @@ from src.checkpointing.serialization import copy_to_cpu, load_network, read_weig
 from src.config.load import config_yaml, load_saved_config
 from src.data.samplers import derive_seed
 from src.evaluation.metrics import build_metric
-from src.inference.validation import ReopenedRun
+from src.inference.reopened_run import ReopenedRun
 from src.model.network import build_network
 from src.training.engine import iterate_inputs
 from src.training.learner import build_transforms, choose_rows

@@ -33,7 +33,7 @@ from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
 from src.files import save_json, save_table, save_text
-from src.inference.predicted import NoTestPredictions, align, align_test, check_one_competition, load_predicted
+from src.inference.prediction_sources import NoTestPredictions, align, align_test, check_one_competition, load_sources
 
 _WIDTH = 80
 
@@ -41,7 +41,7 @@ _WIDTH = 80
 def blend_runs(paths, options):
     """Blend the inputs and write outputs/NAME; return what blend.json holds."""
     words = [f"competition.root={options['competition.root']}"] if options["competition.root"] else []
-    predicted = load_predicted(list_once(paths), words)
+    predicted = load_sources(list_once(paths), words)
     competition = check_one_competition(predicted, "blend")
     first = next(one for one in predicted if one.config is not None)
     config = replace(first.config, name=options["name"], fold=None)

@@ -8,7 +8,7 @@ import pytest
 from src.checkpointing.run_folder import RunFolder, load_run
 from src.checkpointing.serialization import load_network
 from src.errors import UserError
-from src.inference.validation import ReopenedRun
+from src.inference.reopened_run import ReopenedRun
 
 
 def test_its_folds_predict_their_rows_as_in_training(tiny_run, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 
 from src.evaluation.calibration import CALIBRATIONS
-from src.evaluation.reliability import calibrate_nested, expected_calibration_error
+from src.evaluation.calibration_error import calibrate_nested, expected_calibration_error
 
 
 def draw(num_rows, seed, factor=1.0):

@@ -22,7 +22,7 @@ class NoTestPredictions(UserError):
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictionSource:
     """The predictions of a run, of a blend, or of another program."""
 
     path: str  # as the command line has it
@@ -72,7 +72,7 @@ class Predicted:
         return ids, ENSEMBLES[self.config.infer.average](np.stack(probs)), notes
 
 
-def load_predicted(paths, words=()):
+def load_sources(paths, words=()):
     """Read runs, blends and CSVs; words: key=value changes of the runs' settings, such as where the data is.
 
     A CSV holds out-of-fold rows: OOF.csv, or OOF.csv+TEST.csv, or a folder of oof.csv and test.csv (or
@@ -86,7 +86,8 @@ def load_predicted(paths, words=()):
     for path, other in zip(paths, is_other, strict=True):
         if not other:
             config, folder = load_saved_config(path, words), RunFolder(path)
-            runs[path] = Predicted(path, Path(path).resolve().name, load_out_of_fold(folder.oof, folder.folds), config)
+            oof = load_out_of_fold(folder.oof, folder.folds)
+            runs[path] = PredictionSource(path, Path(path).resolve().name, oof, config)
     first = next(iter(runs.values()))
     found = [runs[path] if path in runs else _load_csv(path, first) for path in paths]
     names = [one.name for one in found]
@@ -175,7 +176,7 @@ def _load_csv(path, like):
         found = f"none of its {len(ids)} ids is a row of {like.path} (first: {ids[0]}, not {like.oof.ids[0]})"
         raise UserError(f"{oof}: {found}; write the ids of the training table and out-of-fold predictions")
     known = like.oof.take(rows >= 0)
-    return Predicted(path, name, replace(known, probs=probs[rows[rows >= 0]]), None, test)
+    return PredictionSource(path, name, replace(known, probs=probs[rows[rows >= 0]]), None, test)
 
 
 def _read_csv(path, config, target_names):

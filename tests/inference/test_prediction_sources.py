@@ -8,7 +8,7 @@ import pytest
 
 from src.config.load import config_yaml, load_config
 from src.errors import UserError
-from src.inference.predicted import NoTestPredictions, align, align_test, load_predicted
+from src.inference.prediction_sources import NoTestPredictions, align, align_test, load_sources
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ TESTS = {0: "id,cat,dog\n1,.1,.5\n2,.2,.7\n3,.9,.1\n", 1: "id,cat,dog\n3,.5,.3\n
 
 def test_folds_are_averaged_as_infer_averages_them(write_run):
     for how, wanted in (("mean", [0.2, 0.4, 0.7]), ("rank", [1 / 3, 2.5 / 3, 2.5 / 3])):
-        (one,) = load_predicted([write_run(how, tests=TESTS, words=[f"infer.average={how}"])])
+        (one,) = load_sources([write_run(how, tests=TESTS, words=[f"infer.average={how}"])])
         ids, probs, notes = one.load_test()
         assert (list(ids), notes) == (["1", "2", "3"], ())
         np.testing.assert_allclose(probs[:, 0], wanted)
 
 
 def test_folds_without_test_predictions_are_said(write_run):
-    (one,) = load_predicted([write_run("a", tests={**TESTS, 2: ""})])
+    (one,) = load_sources([write_run("a", tests={**TESTS, 2: ""})])
     assert one.load_test()[2] == ("a: test predictions of 2 of 3 folds; infer.py adds the others",)
-    (none,) = load_predicted([write_run("b", tests={0: ""})])
+    (none,) = load_sources([write_run("b", tests={0: ""})])
     with pytest.raises(NoTestPredictions, match="^b: has no test predictions; python infer.py run=b$"):
         none.load_test()
 
@@ -57,11 +57,11 @@ def test_folds_without_test_predictions_are_said(write_run):
 def test_columns_and_rows_in_another_order_are_matched(write_run):
     a = write_run("a", tests=TESTS)
     b = write_run("b", names=("dog", "cat"), ids=(" y", "x", "08", "007"), tests=TESTS)
-    predicted = load_predicted([a, b])
+    predicted = load_sources([a, b])
     with pytest.raises(UserError, match="^b: has other targets than a; blend runs of the same tables$"):
         align(predicted, "blend")
     c = write_run("c", names=("dog", "cat"), ids=("007", "08", "x", "y"), tests=TESTS)
-    predicted = load_predicted([a, c])
+    predicted = load_sources([a, c])
     runs, num_left_out = align(predicted, "blend")
     assert num_left_out == 0
     np.testing.assert_allclose(runs[1].probs, runs[0].probs)
@@ -80,7 +80,7 @@ def test_columns_and_rows_in_another_order_are_matched(write_run):
 def test_csvs_of_other_programs(text, wanted, write_run, tmp_path):
     run = write_run("a")
     (tmp_path / "other.csv").write_text(text)
-    _, other = load_predicted([run, "other.csv"])
+    _, other = load_sources([run, "other.csv"])
     assert (list(other.oof.ids), other.name) == (["007", "08"], "other")
     np.testing.assert_allclose(other.oof.probs, wanted)
     np.testing.assert_allclose(other.oof.targets, [[0, 0], [1, 1]])
@@ -102,7 +102,7 @@ def test_refusals(text, line, write_run, tmp_path):
     run = write_run("a")
     (tmp_path / "other.csv").write_text(text)
     with pytest.raises(UserError) as error:
-        load_predicted([run, "other.csv"])
+        load_sources([run, "other.csv"])
     assert str(error.value).startswith(f"other.csv: {line}")
 
 
@@ -110,4 +110,4 @@ def test_two_inputs_of_one_name_are_told_apart_by_their_paths(write_run, tmp_pat
     run = write_run("a")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "a.csv").write_text("id,cat,dog\n007,1,2\n")
-    assert [one.name for one in load_predicted([run, "more/a.csv"])] == ["a", "more/a.csv"]
+    assert [one.name for one in load_sources([run, "more/a.csv"])] == ["a", "more/a.csv"]
