@@ -98,27 +98,30 @@ def judge(path, method=None):
             found[one]["fit"] = CALIBRATIONS[one](run.targets, run.probs, competition.task)[1]
     result = {"run": str(path), "metric": competition.metric, "task": competition.task, "rows": len(run.ids),
               "groups": None if run.groups is None else len(np.unique(run.groups)), "methods": found}  # fmt: skip
-    best = min(methods, key=lambda one: found[one]["log_loss"]["score"])
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
-    result |= conclude(found, best, metric)
+    result |= conclude(found, metric)
     if result["pays"] and folder.finished_folds():
-        result["command"] = f"python infer.py run={path} infer.calibration={best}"
+        result["command"] = f"python infer.py run={path} infer.calibration={result['best']}"
     return result
 
 
-def conclude(found, best, metric):
-    """Return {"best", "pays", "sentences"}; it pays where log loss and the competition's metric gain beyond chance."""
-    low, high = found[best]["log_loss"]["difference_interval"]
-    is_log_loss, has_gained = metric.name == "log_loss", high < 0
-    changes = "falls" if high < 0 else "rises" if low > 0 else "does not change beyond chance"
-    words = f"by {found[best]['fit']} log loss {changes}: {_difference(found[best]['log_loss'])}"
-    if not is_log_loss:
-        score = found[best][metric.name]
-        sign = 1 if metric.greater_is_better else -1
-        low, high = sorted(sign * one for one in score["difference_interval"])
-        has_gained = has_gained and low > 0
-        changes = "is better" if low > 0 else "is worse" if high < 0 else "does not change beyond chance"
+def pays(found, metric):
+    """Whether log loss and the competition's metric gain beyond chance by what is found of a method."""
+    return _verdict(found["log_loss"], False) > 0 and _verdict(found[metric.name], metric.greater_is_better) > 0
+
+
+def conclude(found, metric):
+    """Return {"best", "pays", "sentences"}; best is of the lowest log loss, among those that pay where any does."""
+    methods = [one for one in found if one != "none"]
+    best = min(methods, key=lambda one: (not pays(found[one], metric), found[one]["log_loss"]["score"]))
+    loss, score = found[best]["log_loss"], found[best][metric.name]
+    changes = {1: "falls", 0: "does not change beyond chance", -1: "rises"}[_verdict(loss, False)]
+    words = f"by {found[best]['fit']} log loss {changes}: {_difference(loss)}"
+    if metric.name != "log_loss":
+        changes = {1: "is better", 0: "does not change beyond chance", -1: "is worse"}
+        changes = changes[_verdict(score, metric.greater_is_better)]
         words += f"; the competition's {metric.name} {changes}: {_difference(score)}"
+    has_gained = pays(found[best], metric)
     sentences = [f"calibrating {'pays' if has_gained else 'does not pay'}: {words}"]
     before = found["none"]["distinct"]
     for name, one in found.items():
@@ -128,8 +131,16 @@ def conclude(found, best, metric):
     return {"best": best, "pays": has_gained, "sentences": sentences}
 
 
+def _verdict(numbers, greater_is_better):
+    from src.evaluation.intervals import compute_verdict
+
+    return compute_verdict(numbers["difference_interval"], greater_is_better)
+
+
 def _difference(numbers):
-    return "{:+.5f}, 95 % {:+.5f} to {:+.5f}".format(numbers["difference"], *numbers["difference_interval"])
+    from src.evaluation.intervals import describe_difference
+
+    return describe_difference(numbers["difference"], numbers["difference_interval"])
 
 
 def describe(result):

@@ -49,11 +49,10 @@ def main(words):
 def compare_runs(paths):
     """Return what output=FILE.json holds of two or more run folders."""
     import numpy as np
-    from scipy import stats
 
     from src.checkpointing.run_folder import describe_changes
     from src.evaluation.intervals import holm
-    from src.evaluation.metrics import build_metric
+    from src.evaluation.metrics import build_metric, spearman
     from src.evaluation.sampling import sample_scores
     from src.inference.prediction_sources import align, check_one_competition, load_sources
 
@@ -65,16 +64,16 @@ def compare_runs(paths):
     first = runs[0]
     found = sample_scores(metric, first.targets, [run.probs for run in runs], first.groups)
     columns = [metric.score_columns(first.targets, run.probs).tolist() for run in runs]
-    taught = {str(path) for path, one in zip(paths, predicted, strict=True) if one.is_run and one.config.train.teacher}
+    taught = {str(path) for path, one in zip(paths, predicted, strict=True) if one.is_taught}
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
         difference, low, high, p = found.difference(a, b)
-        correlations = [
-            stats.spearmanr(runs[a].probs[:, k], runs[b].probs[:, k]).statistic for k in range(len(first.target_names))
-        ]
+        correlations = [spearman(*one) for one in zip(runs[a].probs.T, runs[b].probs.T, strict=True)]
+        known = [one for one in correlations if one == one]  # those of constant predictions have none
         pairs.append({
             "run_a": str(paths[a]), "run_b": str(paths[b]), "score_a": found.scores[a], "score_b": found.scores[b],
-            "difference": difference, "interval": [low, high], "p": p, "correlation": float(np.mean(correlations)),
+            "difference": difference, "interval": [low, high], "p": p,
+            "correlation": float(np.mean(known)) if known else None,
             "columns": dict(zip(first.target_names, np.subtract(columns[b], columns[a]).tolist(), strict=True)),
             "settings": describe_changes(configs[a], configs[b]) if is_run[a] and is_run[b] else None,
         })  # fmt: skip
@@ -93,10 +92,12 @@ def compare_runs(paths):
 
 def conclude(pair, metric, is_one_of_many):
     """Return one plain sentence on a pair, with the score of the better run minus that of the other."""
+    from src.evaluation.intervals import describe_difference
+
     (low, high), sign = pair["interval"], 1 if metric.greater_is_better else -1
     is_b, is_clear = sign * (low + high) >= 0, low > 0 or high < 0
     better, (low, high) = (pair["run_b"], (low, high)) if is_b else (pair["run_a"], (-high, -low))
-    numbers = f"{pair['difference'] if is_b else 0 - pair['difference']:+.5f}, 95 % {low:+.5f} to {high:+.5f}"
+    numbers = describe_difference(pair["difference"] if is_b else 0 - pair["difference"], (low, high))
     if is_clear and is_one_of_many and pair["p_holm"] > 0.05:
         return f"too many runs are compared to call {better} better: {numbers}, p {pair['p_holm']:.2f} by Holm"
     return f"{better} is better: {numbers}" if is_clear else f"no evidence that {better} is better: {numbers}"
@@ -106,13 +107,15 @@ def describe(result):
     """Return the result as text of 80 columns."""
     units = f", {result['groups']} groups" if result["groups"] else ""
     left_out = f"; {result['rows_left_out']} that not all runs have are left out" if result["rows_left_out"] else ""
-    lines = [f"{result['metric']} of {result['rows']} rows{units}, intervals by {result['method']}{left_out}", ""]
+    title = f"{result['metric']} of {result['rows']} rows{units}, intervals by {result['method']}{left_out}"
+    lines = [*textwrap.wrap(title, _WIDTH), ""]
     for path, run in result["runs"].items():
         low, high = run["interval"]
         lines.append(f"  {run['score']:.5f}  95 % {low:.5f} to {high:.5f}  {path}")
     for pair in result["pairs"]:
         lines += ["", *textwrap.wrap(pair["sentence"], _WIDTH)]
-        lines.append(f"  rank correlation of the predictions: {pair['correlation']:.3f}")
+        correlation = "none, as one is constant" if pair["correlation"] is None else f"{pair['correlation']:.3f}"
+        lines.append(f"  rank correlation of the predictions: {correlation}")
         if len(pair["columns"]) > 1:
             columns = (f"{name} {value:+.5f}" for name, value in pair["columns"].items() if value == value)
             lines += _wrap(f"by column: {', '.join(columns)}")

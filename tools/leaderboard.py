@@ -53,7 +53,7 @@ class Entry:
     folds_done: int | None = None  # None: of a blend
     num_folds: int | None = None
     has_all: bool = False  # fold=all is finished
-    blend: str = ""
+    made_of: str = ""  # what a blend or a soup is of
     differs: list = field(default_factory=list)  # key=value words, from the recipe
 
     @property
@@ -148,8 +148,11 @@ def _load_entry(folder):
     if blend:
         weights = blend.get("weights") if isinstance(blend.get("weights"), dict) else {}
         of = [f"{name} {weight:.2f}" for name, weight in weights.items() if _number(weight)]
-        entry.blend = f"blend ({blend.get('method')}) of {listing(of, 6)}"
+        entry.made_of = f"blend ({blend.get('method')}) of {listing(of, 6)}"
         return entry
+    soup = _load_json(folder.soup, entry.problems)
+    if isinstance(members := soup.get("members"), list):
+        entry.made_of = f"soup of {listing([Path(str(one)).name for one in members], 6)}"
     entry.folds_done = len(folder.finished_folds())
     entry.has_all = folder.fold("all").is_finished()
     entry.num_folds = _count_folds(entry.settings, folder.folds)
@@ -234,7 +237,7 @@ def compare_with_recipes(entries):
 
     keys, parents = [key for key in training_settings() if key not in ("recipe", "competition.name")], {}
     for entry in sorted(entries, key=lambda one: one.made):
-        if not entry.settings or entry.blend:
+        if not entry.settings or entry.made_of:
             continue
         pair = entry.block[0], str(entry.settings["recipe"])
         if pair not in parents:
@@ -265,18 +268,18 @@ def group_seeds(entries):
 
     keys, siblings, rows = [key for key in training_settings() if key != "seed"], {}, {}
     for entry in entries:
-        made_of = str([entry.settings.get(key) for key in keys])
-        if entry.blend or not entry.settings:
-            made_of = str(entry.path)
-        siblings.setdefault((made_of, _stem(entry)), []).append(entry)
-    for (made_of, _), group in siblings.items():
-        for row in rows.setdefault(made_of, []):
+        same = str([entry.settings.get(key) for key in keys])
+        if entry.made_of or not entry.settings:
+            same = str(entry.path)
+        siblings.setdefault((same, _stem(entry)), []).append(entry)
+    for (same, _), group in siblings.items():
+        for row in rows.setdefault(same, []):
             if not {_seed(entry) for entry in row} & {_seed(entry) for entry in group}:
                 row += group
                 break
         else:
-            rows[made_of].append(group)
-    return [row for same in rows.values() for row in same]
+            rows[same].append(group)
+    return [row for found in rows.values() for row in found]
 
 
 def _seed(entry):
@@ -343,7 +346,7 @@ def _table(rows, width):
     for row, numbers in zip(rows, shown[1:], strict=True):
         names, first = _names(row), row[0]
         differs = [word for word in first.differs if len(row) == 1 or not word.startswith("seed=")]
-        what = first.blend or f"{first.settings['recipe']}: {' '.join(differs) or 'as the recipe is'}"
+        what = first.made_of or f"{first.settings['recipe']}: {' '.join(differs) or 'as the recipe is'}"
         problems = dict.fromkeys(problem for entry in row for problem in entry.problems)
         what = "; ".join([what, *problems])
         if start + len(names) <= width:
@@ -415,7 +418,7 @@ def save_csv(path, entries):
         scores = entry.scores
         lines.writerow([
             entry.path, names[id(entry)], competition, metric, entry.settings.get("recipe", ""),
-            entry.blend or " ".join(entry.differs), entry.settings.get("seed", ""),
+            entry.made_of or " ".join(entry.differs), entry.settings.get("seed", ""),
             *(scores[key] for key in ("score", "low", "high", "mean")), entry.folds_done, entry.num_folds,
             str(entry.has_all).lower(), *(scores[key] for key in ("seconds", "test", "public", "private")), made,
             "; ".join(entry.problems),

@@ -208,6 +208,7 @@ class Soups:
 
 def judge(soups, members, nested):
     """Return what soup.json holds: members, scores with intervals and differences to the best run, sentences."""
+    from src.evaluation.intervals import compute_verdict
     from src.evaluation.sampling import sample_scores
 
     oof, paths, every = soups.run.oof, soups.paths, soups.numbers
@@ -237,9 +238,8 @@ def judge(soups, members, nested):
             f"the soup of {listing(result['members'])}, with members chosen by this score: {_compare(result, 'soup')}"
         ]
     if nested is not None and (len(members) > 1 or any(len(one) > 1 for one in nested.values())):
-        low, high = result["scores"]["nested"]["difference_interval"]
-        low, high = (low, high) if soups.metric.greater_is_better else (-high, -low)
-        verdict = "better" if low > 0 else "worse" if high < 0 else "no better beyond chance"
+        gained = compute_verdict(result["scores"]["nested"]["difference_interval"], soups.metric.greater_is_better)
+        verdict = {1: "better", 0: "no better beyond chance", -1: "worse"}[gained]
         sentences.append(
             f"with a fold's members chosen on the other folds it is {verdict}: {_compare(result, 'nested')}"
         )
@@ -247,8 +247,10 @@ def judge(soups, members, nested):
 
 
 def _compare(result, name):
+    from src.evaluation.intervals import describe_difference
+
     one, best = result["scores"][name], result["scores"]["best"]["score"]
-    numbers = "{:+.5f}, 95 % {:+.5f} to {:+.5f}".format(one["difference"], *one["difference_interval"])
+    numbers = describe_difference(one["difference"], one["difference_interval"])
     return f"{result['metric']} {one['score']:.5f}, the best run alone {best:.5f} ({numbers})"
 
 
@@ -284,7 +286,7 @@ def write(soups, members, config, result):
         metas = [load_json(soups.folders[one].fold(number).meta, "seconds") for one in members]
         scores = {"best_score": score, "last_score": score, "best_loss": loss}
         save_json(fold.meta, metas[0] | scores | {"seconds": sum(one["seconds"] for one in metas)})
-    save_json(folder.path / "soup.json", result)
+    save_json(folder.soup, result)
     score_run(
         Run(
             config,

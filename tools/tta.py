@@ -108,6 +108,7 @@ def compare_views(oof, competition, views, probs):
     """Return scores, differences, weights and sentences of views, {name: function}, from their probs (1 + V, N, C)."""
     import numpy as np
 
+    from src.evaluation.intervals import compute_verdict
     from src.evaluation.metrics import build_metric
     from src.evaluation.sampling import sample_scores
 
@@ -128,32 +129,34 @@ def compare_views(oof, competition, views, probs):
                         "difference": difference, "difference_interval": [low, high]}  # fmt: skip
     facts = {"metric": metric.name, "rows": len(oof.ids), "groups": None if oof.groups is None else found.num_units,
              "scores": scores, "weights": dict(zip(names, weights.tolist(), strict=True))}  # fmt: skip
-    gained = _verdict(metric, found.difference(0, len(names)))
+
+    def judge_pair(first, second):
+        return compute_verdict(found.difference(first, second)[1:3], metric.greater_is_better)
+
+    gained = judge_pair(0, len(names))
     sentences = [f"the plain mean of views {_WORDS[gained]} than the image alone: {_numbers(found, 0, len(names))}"]
     chosen = "mean" if gained > 0 else "plain"
     if nested is not None:
-        gained = _verdict(metric, found.difference(len(names), len(names) + 1))
+        gained = judge_pair(len(names), len(names) + 1)
         numbers = _numbers(found, len(names), len(names) + 1)
-        sentences.append(f"weights, nested by fold, {_WORDS[gained]} than the plain mean: {numbers}")
-        if gained > 0 and _verdict(metric, found.difference(0, len(names) + 1)) > 0:
+        sentences.append(f"the mean with weights, nested by fold, {_WORDS[gained]} than the plain mean: {numbers}")
+        if gained > 0 and judge_pair(0, len(names) + 1) > 0:
             chosen = "weighted"
-        elif gained <= 0:
+        elif chosen == "mean":
             sentences.append("the plain mean is as good as weights: leave infer.tta_weights out")
+    if chosen == "plain":
+        sentences.append("no views are shown to be better than the image alone: leave infer.tta out")
     return facts | {"chosen": chosen, "sentences": sentences}
 
 
 _WORDS = {1: "is better", 0: "is not better beyond chance", -1: "is worse"}
 
 
-def _verdict(metric, difference):
-    """1, 0 or -1: whether a difference (value, low, high, p) is for the better, may be chance, or for the worse."""
-    _, low, high, _ = difference
-    low, high = (low, high) if metric.greater_is_better else (-high, -low)
-    return 1 if low > 0 else -1 if high < 0 else 0
-
-
 def _numbers(found, first, second):
-    return "{:+.5f}, 95 % {:+.5f} to {:+.5f}".format(*found.difference(first, second)[:3])
+    from src.evaluation.intervals import describe_difference
+
+    difference, low, high, _ = found.difference(first, second)
+    return describe_difference(difference, (low, high))
 
 
 def fit_weights(targets, probs):

@@ -80,6 +80,7 @@ class RunFolder:
         self.oof = self.path / "oof.csv"  # out-of-fold predictions
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
         self.blend, self.test = self.path / "blend.json", self.path / "test.csv"  # of tools.blend, which trains no fold
+        self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
         self.execution = self.path / "execution.json"  # precision and memory format, by device

@@ -397,4 +397,6 @@ def _fit_stack(inputs, rows, stack, truth, fit_bag):
         if found and (mean := np.mean(found, axis=0))[:-1].sum() > 0:
             scale[column], intercept[column] = mean[:-1].sum(), mean[-1]
             weights[column] = mean[:-1] / scale[column]
+    if inputs.metric.is_ranking:  # they would differ by part, as its targets do
+        return {"weights": weights}
     return {"weights": weights, "scale": scale, "intercept": intercept}

@@ -40,6 +40,17 @@ def holm(p_values):
     return corrected.tolist()
 
 
+def compute_verdict(interval, greater_is_better=True):
+    """Return 1, 0 or -1: the difference of this (low, high) is for the better, may be chance, or is for the worse."""
+    low, high = interval if greater_is_better else (-interval[1], -interval[0])
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def describe_difference(difference, interval):
+    """Return a difference of scores in words."""
+    return f"{difference:+.5f}, 95 % {interval[0]:+.5f} to {interval[1]:+.5f}"
+
+
 def _interval(differences, correction, confidence):
     """The t-interval whose variance of the mean is the sample's times 1/n + correction; 0 gives the textbook's."""
     differences = np.asarray(differences, dtype=np.float64)

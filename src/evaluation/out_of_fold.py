@@ -40,12 +40,14 @@ def load_out_of_fold(oof_path, folds_path):
         rows = pd.read_csv(oof_path, dtype={"id": str}, keep_default_na=False, na_values={})
         names = tuple(name.removeprefix("target_") for name in rows.columns[2:] if name.startswith("target_"))
         targets = rows[[f"target_{name}" for name in names]].replace("", np.nan).to_numpy(dtype=np.float64)
-        probs = rows[list(names)].to_numpy(dtype=np.float64)
+        probs = rows[list(names)].replace("", np.nan).to_numpy(dtype=np.float64)
+        if (num_wrong := int((~np.isfinite(probs)).any(axis=1).sum())) or not probs.size:
+            raise ValueError(f"{num_wrong} of {len(rows)} rows lack a prediction" if probs.size else "no predictions")
         groups = pd.read_csv(folds_path, dtype=str, keep_default_na=False).set_index("id")
         has_groups = "group" in groups and "group" not in names
         groups = groups.loc[rows["id"], "group"].to_numpy(dtype=str) if has_groups else None
         return OutOfFold(rows["id"].to_numpy(dtype=str), rows["fold"].to_numpy(), targets, probs, names, groups)
-    except OSError:
-        raise UserError(f"{oof_path}: no such file; train the run, a fold of it at least") from None
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read; train the run, a fold of it at least") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{oof_path}: damaged ({first_line(error)[:80]}); repeat the command that trained it") from None

@@ -34,7 +34,13 @@ class PredictionSource:
     @property
     def is_run(self):
         """Whether it was trained here, so that its config says how."""
-        return self.config is not None and not RunFolder(self.path).blend.is_file()
+        folder = RunFolder(self.path)
+        return self.config is not None and not (folder.blend.is_file() or folder.soup.is_file())
+
+    @property
+    def is_taught(self):
+        """Whether train.teacher, of itself or of a blend's input, has seen the labels of the rows that it predicts."""
+        return self.config is not None and self.config.train.teacher is not None
 
     def load_test(self):
         """Return (ids (N,) str, predictions (N, C), notes) of the test rows; NoTestPredictions without any."""
@@ -184,6 +190,8 @@ def _read_csv(path, config, target_names):
 
     The other columns are the targets, maybe with one prefix and suffix; of one target any single column.
     """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; write the path of a run's folder, or of a CSV of predictions")
     rows = read_table(str(path))
     rows.columns = rows.columns.str.strip()
     if not len(rows):
@@ -205,6 +213,8 @@ def _read_csv(path, config, target_names):
             found = f"its columns {listing(left) or '(none)'} are not the targets {listing(target_names)}"
             raise UserError(f"{path}: {found}; name one column for each, maybe with a prefix")
         names = left if places is None else sorted(left, key=lambda name: places[name])
+    if rows[names].stack().str.fullmatch(r"-?\d+,\d+(e-?\d+)?", case=False).any():  # as Excel writes in much of Europe
+        rows[names] = rows[names].apply(lambda one: one.str.replace(",", "."))
     try:
         probs = rows[names].astype(np.float64).to_numpy()
     except ValueError as error:

@@ -24,8 +24,26 @@ def test_what_a_run_leaves(tmp_path):
     assert load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv").groups is None
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
-    (tmp_path / "oof.csv").write_text(OOF.replace("0.75", "x"))
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (OOF.replace("0.75", "x"), "damaged (.*x.*); repeat the command that trained it"),
+        (OOF.replace("0.75", ""), "damaged (1 of 2 rows lack a prediction); repeat the command that trained it"),
+        (OOF.replace("0.75", "nan"), "damaged (1 of 2 rows lack a prediction); repeat the command that trained it"),
+        (OOF.partition("\n")[0], "damaged (no predictions); repeat the command that trained it"),
+        (None, "cannot be read; train the run, a fold of it at least"),
+    ],
+)
+def test_a_damaged_file_is_one_line(text, line, tmp_path):
+    if text is not None:
+        (tmp_path / "oof.csv").write_text(text)
     (tmp_path / "folds.csv").write_text("id,fold\nNA,0\n007,1\n")
-    with pytest.raises(UserError, match=r"oof.csv: damaged \(.*x.*\); repeat the command that trained it"):
+    pattern = line.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(UserError, match=f"oof.csv: {pattern}$"):
+        load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv")
+
+
+def test_a_file_of_folds_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "oof.csv").write_text(OOF)
+    with pytest.raises(UserError, match=r"folds.csv: cannot be read"):
         load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv")

@@ -8,7 +8,8 @@ import pytest
 from scipy.special import expit, softmax
 
 from src.config.load import config_yaml, load_config
-from tools.calibrate import main
+from src.evaluation.metrics import build_metric
+from tools.calibrate import conclude, main
 
 
 @pytest.fixture
@@ -61,6 +62,15 @@ def test_overconfident_predictions_pay(write, tmp_path, capsys):
     assert f"calibrating pays: by {after['fit']} log loss falls: -" in printed.replace("\n", " ")
     assert printed.splitlines()[-1] == f"python infer.py run={folder} infer.calibration=temperature"
     assert max(map(len, printed.replace(folder, "outputs/run").splitlines())) <= 80
+
+
+def test_a_method_that_pays_goes_before_one_of_lower_loss():
+    loses, gains = ({"difference": one, "difference_interval": [one - 0.01, one + 0.01]} for one in (-0.1, 0.1))
+    found = {"none": {}, "isotonic": {"log_loss": {"score": 0.2} | loses, "accuracy": loses},
+             "temperature": {"log_loss": {"score": 0.3} | loses, "accuracy": gains}}  # fmt: skip
+    found = {name: one | {"fit": name, "distinct": 9} for name, one in found.items()}
+    concluded = conclude(found, build_metric("accuracy", "binary"))
+    assert (concluded["best"], concluded["pays"]) == ("temperature", True)
 
 
 def test_calibrated_predictions_do_not(write, tmp_path, capsys):

@@ -101,6 +101,17 @@ def test_rows_that_one_run_lacks_are_left_out(runs, tmp_path, capsys):
     assert "20 that not all runs have are left out" in capsys.readouterr().out
 
 
+def test_constant_predictions_and_a_soup(runs, tmp_path, capsys, recwarn):
+    targets, (probs,) = draw(100, [1])
+    one, constant = runs("one", probs, targets), runs("constant", np.full_like(probs, 0.5), targets)
+    (tmp_path / "constant/soup.json").write_text("{}")
+    assert compare(tmp_path, one, constant)["correlation"] is None
+    printed = capsys.readouterr().out
+    assert "  rank correlation of the predictions: none, as one is constant\n" in printed
+    assert "settings:" not in printed  # a soup's are its best member's
+    assert not recwarn.list
+
+
 def test_of_many_runs_p_is_holms(runs, tmp_path):
     targets, probs = draw(300, [1, 1, 1.2])
     found = compare(tmp_path, *(runs(f"r{k}", one, targets) for k, one in enumerate(probs)))

@@ -123,6 +123,16 @@ def test_test_scores_blends_and_fold_all_are_shown(make, capsys):
     ]
 
 
+def test_a_soup_is_no_seed_of_its_members(make, capsys):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make(name, f"seed={seed}", score=0.9)
+    soup = json.dumps({"members": ["outputs/b", "outputs/c"]})
+    (make("a_soup", "seed=1", score=0.95) / "soup.json").write_text(soup)
+    printed = show(capsys)
+    assert "0.94000 to 0.96000    5/5       30  a_soup\n      soup of b, c\n" in printed
+    assert "a_soup," not in printed
+
+
 def test_what_is_unfinished_or_damaged_is_listed_with_what_is_known(make, capsys):
     make("begun", score=None, done=0)
     (make("scores", score=0.9) / "scores.json").write_text("{")

@@ -83,6 +83,7 @@ def test_views_alike_need_no_weights():
     assert found["sentences"][-1] == "the plain mean is as good as weights: leave infer.tta_weights out"
     again = compare_views(oof, Competition(task="binary"), {"same": None}, probs[[0, 0]])
     assert again["chosen"] == "plain"
+    assert again["sentences"][-1] == "no views are shown to be better than the image alone: leave infer.tta out"
     assert again["scores"]["mean"]["difference_interval"] == [0, 0]
 
 

@@ -73,7 +73,7 @@ def main(words):
         kept = [word for word in words if not word.startswith("overwrite=")]
         options["command"] = shlex.join(["python", "-m", "tools.blend", *kept])
         if len(paths) < (1 if options["stack"] else 2):
-            found = f"{len(paths)} inputs, wanted are {'1' if options['stack'] else '2'} or more"
+            found = f"inputs: {len(paths)}, wanted: {1 if options['stack'] else 2} or more"
             raise UserError(f"command line: {found}; write RUN_A RUN_B, folders of runs")
         from tools.blend.command import blend_runs  # here, as help and a typo do not wait for what computes
 
@@ -89,8 +89,9 @@ def read_options(words):
             raise UserError(f"command line: {word} is not known{nearest(key, _KNOWN)}; it takes {listing(_KNOWN, 20)}")
         if sign:
             options[key] = value
-    if not options["name"] or "/" in options["name"] or options["name"].startswith("."):
-        raise UserError(f"command line: name={options['name'] or ''} is no folder's name; write for example name=blend")
+    name = options["name"] or ""
+    if not name.isprintable() or not name.strip() or "/" in name or name.startswith("."):
+        raise UserError(f"command line: name={name} is no folder's name; write for example name=blend")
     for key, known in (("method", METHODS), ("stack", STACKS), ("ranks", ("all", "fold"))):
         if options[key] is not None and options[key] not in known:
             found = f"{key}={options[key]} is not one of {listing(known)}"

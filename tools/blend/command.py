@@ -23,11 +23,11 @@ from src.competition.tables import (
     read_table,
 )
 from src.competition.targets import match_ids
-from src.config.load import config_yaml
+from src.config.load import config_yaml, load_saved_config
 from src.errors import UserError
 from src.evaluation import blending
 from src.evaluation.blending import Inputs, find_copies, find_skill, list_methods
-from src.evaluation.intervals import holm
+from src.evaluation.intervals import compute_verdict, describe_difference, holm
 from src.evaluation.judgement import judge_run
 from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import sample_scores
@@ -44,9 +44,13 @@ def blend_runs(paths, options):
     predicted = load_sources(list_once(paths), words)
     competition = check_one_competition(predicted, "blend")
     first = next(one for one in predicted if one.config is not None)
-    config = replace(first.config, name=options["name"], fold=None)
-    config = replace(config, output_dir=options["output_dir"] or config.output_dir)
+    words += [f"name={options['name']}", f"output_dir={options['output_dir'] or first.config.output_dir}"]
+    config = load_saved_config(first.path, words)
+    taught = [one for one in predicted if one.is_taught]
+    config = replace(config, fold=None, train=taught[0].config.train if taught else config.train)
     check_folder(config.run_folder, options["overwrite"])
+    if os.path.realpath(config.run_folder) in [os.path.realpath(one.path) for one in predicted]:
+        raise UserError(f"{config.run_folder}: is an input, which the blend would replace; choose name=ANOTHER")
     runs, num_left_out = align(predicted, "blend")
     oof = runs[predicted.index(first)]
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
@@ -58,6 +62,8 @@ def blend_runs(paths, options):
     test = load_test(predicted)
     inputs, pruned = build_inputs(metric, oof, runs, predicted, options)
     used = [one for one in predicted if one.name not in pruned]
+    if len(used) == 1 and not options["stack"]:
+        print(f"{used[0].name} is the only input left, so that there is nothing to blend")
     methods = choose_methods(inputs, options)
     candidates = {method: blending.judge(method, inputs) for method in methods}
     if options["stack"]:
@@ -69,6 +75,8 @@ def blend_runs(paths, options):
             print(*lines, sep="\n")
     result, chosen = choose(candidates, inputs, used, options)
     candidate = candidates[chosen]
+    for one in taught:
+        result["sentences"].append(f"{one.name} scores too high, and so the blend: its train.teacher saw these labels")
     result |= list_weights(candidate.blend, inputs, oof.target_names, used, predicted, pruned)
     result |= {"inputs": {one.name: one.path for one in predicted}, "command": options["command"]}
     result |= candidate.blend.details
@@ -166,8 +174,8 @@ def choose_methods(inputs, options):
     methods = list_methods(inputs)
     if not methods:
         raise UserError(f"inputs: {metric.name} needs probabilities, found values outside 0 to 1; write probabilities")
-    if method == "auto" or method in methods:
-        return methods
+    if method == "auto" or method in methods:  # of one input all are alike
+        return methods if len(inputs.values) > 1 else [one for one in methods if one in (methods[0], method)]
     reason = f"{metric.name} looks at more than the order"
     if not inputs.are_probs:
         reason = "an input has values outside 0 to 1, no probabilities"
@@ -230,20 +238,16 @@ def conclude(names, chosen, plain, against_mean, sign, against_single, single):
     """Return plain sentences: on the chosen method against the mean, and on the blend against the best input."""
     mean, sentences = names[plain], []
     if chosen != plain:
-        difference, low, high, _ = against_mean[chosen]
-        numbers = f"{difference:+.5f}, 95 % {low:+.5f} to {high:+.5f}"
-        is_better = low > 0 if sign > 0 else high < 0
-        text = f"{names[chosen]} is better than the plain {mean}" if is_better else f"the plain {mean} is as good"
-        if (high < 0) if sign > 0 else (low > 0):
-            text = f"the plain {mean} is better"
-        sentences.append(f"{text} ({numbers})")
+        difference, *interval, _ = against_mean[chosen]
+        texts = {1: f"{names[chosen]} is better than the plain {mean}", 0: f"the plain {mean} is as good"}
+        text = texts.get(compute_verdict(interval, sign > 0), f"the plain {mean} is better")
+        sentences.append(f"{text} ({describe_difference(difference, interval)})")
     elif len(names) > 1:
         sentences.append(f"the plain {mean} is as good as any other, or better, as far as these rows can tell")
-    difference, low, high = against_single
-    numbers = f"{difference:+.5f}, 95 % {low:+.5f} to {high:+.5f}"
-    is_better, is_worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    verdict = "is better than" if is_better else "is worse than" if is_worse else "is not shown to be better than"
-    sentences.append(f"the blend {verdict} {single} alone ({numbers})")
+    difference, *interval = against_single
+    verdict = {1: "is better than", 0: "is not shown to be better than", -1: "is worse than"}
+    verdict = verdict[compute_verdict(interval, sign > 0)]
+    sentences.append(f"the blend {verdict} {single} alone ({describe_difference(difference, interval)})")
     return sentences
 
 

@@ -22,7 +22,7 @@ _ROUNDS = (10, 20, 40, 80, 160, 320)
 _NUM_INNER = 3
 _HELPS_AT = 1.64  # standard errors by which rows left out must be predicted better with the columns; of one column 1
 _MOST_CATEGORIES = 30
-_MISSING = ("", "NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL", "None")
+_MISSING = ("inf", "-inf", "", "NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL", "None")
 
 
 def load_metadata(names, competition, ids, target_names, kind="train"):
@@ -73,7 +73,7 @@ class Encoder:
             counts = known.value_counts()
             if len(counts) > 20 and counts.iloc[0] == 1:
                 found = f"holds another text in each row ({counts.index[0]!r} ...)"
-                raise UserError(f"metadata={name}: {found}; nothing can be learned from it, leave it out")
+                raise UserError(f"metadata={name}: {found}; leave it out, or write a date as a number")
             categories[name] = sorted(counts.index[:_MOST_CATEGORIES])
         return cls(means, categories)
 
@@ -210,9 +210,11 @@ class Stack:
         """Return logits, or values of a regression, (N, C)."""
         return np.stack([_raw(part, rows) for part in self.parts], axis=1)
 
-    def combine(self, rows):
-        """Return predictions (N, C) of Rows."""
-        found = self.raw(rows) if self.is_regression else special.expit(self.raw(rows))
+    def combine(self, rows, level=None):
+        """Return predictions (N, C) of Rows; level: (C,), what the mean logits, or values, are moved to."""
+        found = self.raw(rows)
+        found = found if level is None else found + level - found.mean(axis=0)
+        found = found if self.is_regression else special.expit(found)
         return found / found.sum(axis=1, keepdims=True) if self.is_one_class else found
 
     def predict(self, values):
@@ -242,10 +244,12 @@ def judge_stack(inputs, oof, test, kept, options, competition):
     encoder = Encoder.build(columns)
     fit_rows = partial(_fit_stack, inputs, rows, encoder, kind, names)
     stack = fit_rows(np.arange(len(columns)))
-    nested = np.empty(inputs.targets.shape)
+    nested, level = np.empty(inputs.targets.shape), None
+    if inputs.metric.is_ranking:  # where fewer are positive elsewhere, a part's own rows would rank lower
+        level = stack.raw(rows).mean(axis=0)
     for number in np.unique(inputs.parts):
         own = inputs.parts == number
-        nested[own] = fit_rows(np.flatnonzero(~own)).combine(rows)[own]
+        nested[own] = fit_rows(np.flatnonzero(~own)).combine(rows, level)[own]
     weights, shares = _compute_shares(stack, rows, names, inputs.seed)
     used = sorted({name for part in stack.parts for name in part[4]}, key=names.index)
     if not used:

@@ -286,7 +286,7 @@ def test_regression_is_blended_in_its_own_units(write_run, blend, tmp_path):
     [
         (
             "outputs/a",
-            "command line: 1 inputs, wanted are 2 or more; write RUN_A RUN_B, folders of runs",
+            "command line: inputs: 1, wanted: 2 or more; write RUN_A RUN_B, folders of runs",
         ),
         (
             "outputs/a outputs/b method=best",
@@ -337,6 +337,10 @@ def test_regression_is_blended_in_its_own_units(write_run, blend, tmp_path):
             "columns.csv: its columns dog, cow are not the targets cat; name one column for each, maybe with a prefix",
         ),
         (
+            "outputs/a none.csv",
+            "none.csv: no such file; write the path of a run's folder, or of a CSV of predictions",
+        ),
+        (
             "outputs/a gaps.csv",
             "gaps.csv: 1 of 2 rows are empty, nan or infinite (first: id 00001); write a prediction for each",
         ),
@@ -356,6 +360,39 @@ def test_refusals(words, line, write_run, tmp_path, capsys):
         main([*words.split(), "name=blend"])
     assert capsys.readouterr().err == f"error: {line}\n"
     assert not (tmp_path / "outputs/blend").exists()
+
+
+def test_a_blend_never_replaces_its_own_input(write_run, blend, capsys):
+    targets, probs = draw(100, [1.5, 1.5])
+    paths = [write_run(name, targets, one) for name, one in zip("ab", probs, strict=True)]
+    blend(*paths)
+    with pytest.raises(SystemExit):
+        main(["outputs/blend", "outputs/a", "name=blend", "overwrite=true"])
+    assert "outputs/blend: is an input, which the blend would replace; choose name=ANOTHER" in capsys.readouterr().err
+
+
+def test_one_input_alone_is_said(write_run, blend, capsys):
+    targets, (probs,) = draw(100, [1.5])
+    found = blend(write_run("a", targets, probs), write_run("b", targets, probs), "method=hill")
+    assert list(found["candidates"]) == ["mean", "hill"]
+    assert "a is the only input left, so that there is nothing to blend\n" in capsys.readouterr().out
+
+
+def test_a_teachers_part_in_a_score_is_said_and_kept(write_run, blend, capsys):
+    targets, probs = draw(100, [1.5, 1.5])
+    a = write_run("a", targets, probs[0])
+    b = write_run("b", targets, probs[1], words=["train.teacher=outputs/t"])
+    sentence = "scores too high, and so the blend: its train.teacher saw these labels"
+    assert f"b {sentence}" in blend(a, b)["sentences"]
+    assert f"blend {sentence}" in blend("outputs/blend", a, "name=more")["sentences"]
+
+
+def test_logistic_is_not_judged_by_what_folds_hold(write_run, blend):
+    rng = np.random.default_rng(0)  # folds of 10 to 50 % positives
+    targets = (rng.random((500, 1)) < 0.1 * (1 + np.arange(500)[:, None] % 5)).astype(float)
+    probs = 1 / (1 + np.exp(-(targets + rng.normal(size=targets.shape))))
+    found = blend(write_run("a", targets, probs), write_run("b", targets, probs), "prune=off", "method=logistic")
+    assert found["nested"] == pytest.approx(found["best_single"], abs=1e-9)
 
 
 def test_lines_fit_eighty_columns(write_run, blend, capsys):

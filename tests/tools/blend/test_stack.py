@@ -67,6 +67,13 @@ def test_two_of_80_make_more_and_a_shuffled_column_nothing(kind, write, blend, t
     assert noise["nested"] == pytest.approx(noise["best_single"], abs=0.002)
 
 
+def test_a_column_that_does_not_help_leaves_the_score(write, blend):
+    rng, targets, image, _ = draw(1)
+    found = blend(write(targets, image, {"age": rng.normal(size=len(image))}), "stack=logistic", "metadata=[age]")
+    assert found["metadata_used"] == []
+    assert found["nested"] == pytest.approx(found["best_single"], abs=0.0002)
+
+
 def test_categories_and_gaps_are_learned_and_new_ones_are_no_error(kind, write, blend, tmp_path):
     rng, targets, image, number = draw()
     site = np.where(number > np.median(number), "leg", "arm").astype(object)
@@ -155,8 +162,7 @@ def test_multiclass_rows_sum_to_one(kind, write_run, blend, tmp_path):
         ("metadata=[cat]", "metadata=cat: is the id or a target; leave it out"),
         (
             "metadata=[note]",
-            "metadata=note: holds another text in each row ('text 0' ...)"
-            "; nothing can be learned from it, leave it out",
+            "metadata=note: holds another text in each row ('text 0' ...); leave it out, or write a date as a number",
         ),
         ("metadata=[age] method=hill", "command line: stack=logistic and method=hill: keep one of them"),
         (
