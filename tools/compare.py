@@ -16,13 +16,13 @@ USAGE = """usage: python -m tools.compare RUN_A RUN_B ... [output=FILE.json]
 
   python -m tools.compare outputs/demo_default outputs/demo_scratch
 
-Compares what the runs (folders in which train.py has finished a fold), blends or
-CSVs of out-of-fold predictions (id and a column for each target) predict for the
-same rows, those that all of them have: scores with 95 % intervals, each pair's
+Compares what runs (folders in which train.py has finished a fold), blends or
+CSVs of out-of-fold predictions (id and a column for each target) predict for
+the rows that all of them have: scores with 95 % intervals, each pair's
 difference with its interval, how alike the predictions are, the settings that
-differ. The intervals are DeLong's for ROC AUC and a bootstrap for other metrics;
-rows of one group (patient, scene) count as one. Of more than two runs, p is
-Holm's. output=FILE.json writes the same numbers.
+differ. The intervals are DeLong's for ROC AUC and a bootstrap for other
+metrics; rows of one group (patient, scene) count as one. Of more than two runs,
+p is Holm's. output=FILE.json writes the same numbers.
 """
 
 
@@ -68,8 +68,8 @@ def compare_runs(paths):
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
         difference, low, high, p = found.difference(a, b)
-        correlations = [spearman(*one) for one in zip(runs[a].probs.T, runs[b].probs.T, strict=True)]
-        known = [one for one in correlations if one == one]  # those of constant predictions have none
+        both = zip(runs[a].probs.T, runs[b].probs.T, strict=True)
+        known = [spearman(*one) for one in both if np.ptp(one, axis=1).all()]  # constant predictions have none
         pairs.append({
             "run_a": str(paths[a]), "run_b": str(paths[b]), "score_a": found.scores[a], "score_b": found.scores[b],
             "difference": difference, "interval": [low, high], "p": p,

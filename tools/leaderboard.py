@@ -25,19 +25,21 @@ USAGE = """usage: python -m tools.leaderboard [key=value ...]
 
   python -m tools.leaderboard competition=demo sort=public
 
-Lists the runs in a folder, blends too, by competition and metric, the best first:
-out-of-fold score with its 95 % interval, folds that are finished of all (+all: and
-the network of fold=all), seconds of training, test score (of infer.py, where the
-labels are known), and the settings by which a run differs from its recipe as it is
-now; where that cannot be read any more, from the oldest run of the recipe. Runs
-that differ in the seed alone are one row: their mean, and the standard deviation.
+Lists the runs in a folder, blends and soups too, by competition and metric, the
+best first: out-of-fold score with its 95 % interval, folds that are finished of
+all (+all: and the network of fold=all), seconds of training, test score (of
+infer.py, where the labels are known), and the settings by which a run differs
+from its recipe as it is now; where that cannot be read any more, from the
+oldest run of the recipe. Runs that differ in the seed alone are one row: their
+mean, and the standard deviation.
 
   output_dir=outputs   the folder of the runs
   competition=NAME     these alone
-  sort=score           or test, public, private, seconds, time (newest first), name
+  sort=score           or test, public, private, seconds, time (newest first) or
+                       name
   output=FILE.csv      also writes the table, a row for each run
-  RUN public= private= what the host's leaderboard said of a run's submission, kept
-                       in its submitted.json; null takes it back
+  RUN public= private= what the host's leaderboard said of a run's submission,
+                       kept in its submitted.json; null takes it back
 """
 
 

@@ -50,6 +50,8 @@ def main(words):
             raise UserError(f"command line: {len(runs)} runs, wanted are 2 or more; write RUN_A RUN_B, folders of runs")
         if not name:
             raise UserError("command line: name= is missing; write name=NAME, the folder in outputs for the soup")
+        if wrong := next((key for key in chosen if key.startswith("infer.")), None):
+            raise UserError(f"command line: {wrong} is infer.py's, no network is averaged by it; leave it out")
         if batchnorm not in ("refresh", "average"):
             found = f"not one of refresh, average{nearest(batchnorm, ('refresh', 'average'))}"
             raise UserError(f"batchnorm={batchnorm}: {found}")

@@ -48,6 +48,6 @@ def load_out_of_fold(oof_path, folds_path):
         groups = groups.loc[rows["id"], "group"].to_numpy(dtype=str) if has_groups else None
         return OutOfFold(rows["id"].to_numpy(dtype=str), rows["fold"].to_numpy(), targets, probs, names, groups)
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read; train the run, a fold of it at least") from None
+        raise UserError(f"{error.filename}: no such file; train the run, a fold of it at least") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{oof_path}: damaged ({first_line(error)[:80]}); repeat the command that trained it") from None

@@ -31,7 +31,7 @@ def test_what_a_run_leaves(tmp_path):
         (OOF.replace("0.75", ""), "damaged (1 of 2 rows lack a prediction); repeat the command that trained it"),
         (OOF.replace("0.75", "nan"), "damaged (1 of 2 rows lack a prediction); repeat the command that trained it"),
         (OOF.partition("\n")[0], "damaged (no predictions); repeat the command that trained it"),
-        (None, "cannot be read; train the run, a fold of it at least"),
+        (None, "no such file; train the run, a fold of it at least"),
     ],
 )
 def test_a_damaged_file_is_one_line(text, line, tmp_path):
@@ -45,5 +45,5 @@ def test_a_damaged_file_is_one_line(text, line, tmp_path):
 
 def test_a_file_of_folds_that_is_not_there_is_named(tmp_path):
     (tmp_path / "oof.csv").write_text(OOF)
-    with pytest.raises(UserError, match=r"folds.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"folds.csv: no such file"):
         load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv")

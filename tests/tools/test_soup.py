@@ -185,6 +185,8 @@ def test_statistics_that_are_alike_are_kept(place):
         (["one", "two"], "command line: name= is missing; write name=NAME, the folder in outputs for the soup"),
         (["one", "two", "name=s", "batchnorm=refesh"],
          "batchnorm=refesh: not one of refresh, average; did you mean refresh?"),
+        (["one", "two", "name=s", "infer.tta=d4"],
+         "command line: infer.tta is infer.py's, no network is averaged by it; leave it out"),
         (["outputs/demo_default", "none", "name=s"], "none: not a run (no config.yaml); train one with "
          "python train.py"),
         (["outputs/demo_default", "outputs/b", "name=b"], "outputs/b: exists; choose name=ANOTHER or delete it"),
