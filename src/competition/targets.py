@@ -179,7 +179,7 @@ def read_auxiliary(rows, competition, where):
         cells = read_column(rows, name, where, "auxiliary", may_be_empty=True).str.strip()
         cells = cells.mask(cells.isin((*_MISSING, "")))
         values, words = pd.to_numeric(cells, errors="coerce"), order_classes(cells.dropna())
-        if len(words) < 2 or values.min() == values.max():
+        if len(words) < 2 or (values.notna() | cells.isna()).all() and values.min() == values.max():
             found = f"holds one value only ({listing(words) or 'none'})"
             raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
         if values[cells.notna()].abs().max(skipna=False) < _LARGEST:
@@ -201,9 +201,9 @@ def standardize(targets):
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an empty column
-        mean = np.nan_to_num(np.nanmean(targets, axis=0, dtype=np.float64))
-        deviation = np.nanstd(targets, axis=0, dtype=np.float64)
-    return mean, np.where(deviation > 0, deviation, 1.0)
+        targets = np.asarray(targets, np.float64)  # numpy's dtype= would still square in float32
+        mean, deviation = np.nan_to_num(np.nanmean(targets, axis=0)), np.nanstd(targets, axis=0)
+    return mean, np.where(deviation > 1e-9 * np.abs(mean), deviation, 1.0)  # else of one value, and rounding
 
 
 def scale_auxiliary(values):

@@ -337,6 +337,15 @@ def test_a_column_that_names_rows_is_no_auxiliary_one(write_competition):
 def test_standardize_knows_gaps_and_constants():
     mean, deviation = standardize(np.array([[1, 5, np.nan, np.nan], [3, 5, 4, np.nan]], np.float32))
     assert (mean.tolist(), deviation.tolist()) == ([2, 5, 4, 0], [1, 1, 1, 1])
+    tiny, rounded = np.float32([1e-28, 3e-28]), np.float32([0.1] * 7)
+    assert standardize(tiny[:, None])[1] == pytest.approx([1e-28])
+    assert standardize(rounded[:, None])[1].tolist() == [1]
+
+
+def test_one_number_among_the_words_of_an_auxiliary_column_is_a_word(write_competition):
+    files = IMAGES | {"train.csv": "id,y,stage\n001,0,0\n002,1,IA\n010,0,0\n"}
+    table = load_train_table(write_competition(files, **BASIC, auxiliary=["stage"]))
+    assert (table.auxiliary_names, table.auxiliary[:, 0].tolist()) == (("stage", "stage"), [1, 0, 1])
 
 
 def test_ranges_hold_equally_many_rows_and_equal_numbers_share_one():

@@ -154,7 +154,8 @@ def _from_columns(train, columns, why, asked, sample=None):
     if len(columns) == 1 and (numbers.isin([0, 1]) | missing).all(axis=None) and not missing.all(axis=None):
         found = LabelColumns("binary", columns, why=f"{why}; 0/1, {100 * numbers.mean().iloc[0]:.1f} % are 1")
         return _note_missing(found, train[columns], missing)
-    if measures := [name for name in columns if _is_measure(train[name][~missing[name]])]:
+    shown = {} if sample is None else sample
+    if measures := [name for name in columns if _is_measure(train[name][~missing[name]], shown.get(name, ()))]:
         known, outside = numbers[~missing], not ((numbers >= 0) & (numbers <= 1) | missing).all(axis=None)
         if (numbers.notna() | missing).all(axis=None) and (outside or len(columns) == 1):
             name, span = measures[0], f"from {known[measures[0]].min():g} to {known[measures[0]].max():g}"
@@ -337,10 +338,11 @@ def _is_01(column):
     return known.isin(["0", "1", "0.0", "1.0"]).all() and known.nunique() > 1
 
 
-def _is_measure(column):
-    """Fractions, or very many different numbers."""
-    numbers = pd.to_numeric(pd.Series(column.unique()), errors="coerce")
-    return bool(numbers.notna().all() and len(numbers) > 2 and ((numbers % 1 != 0).any() or len(numbers) > 200))
+def _is_measure(column, shown=()):
+    """Fractions, there or in the sample's cells `shown`, or very many different numbers."""
+    numbers, shown = (pd.to_numeric(pd.Series(pd.unique(one)), errors="coerce") for one in (column, pd.Series(shown)))
+    has_fractions = any(one.notna().all() and (one % 1 != 0).any() for one in (numbers, shown))
+    return bool(numbers.notna().all() and len(numbers) > 2 and (has_fractions or len(numbers) > 200))
 
 
 def _words(name):

@@ -213,6 +213,15 @@ def test_a_column_of_measures_is_a_regression(tmp_path):
     prove(tmp_path, folder, ["age"], np.float32(age).tolist())
 
 
+def test_whole_numbers_are_measures_where_the_sample_shows_fractions(tmp_path):
+    folder, train, test = tmp_path / "pawpularity", ids(0, 12), ids(12, 4)
+    write_images(folder, train, test)
+    table(folder / "train.csv", Id=train, Pawpularity=[1 + 9 * number for number in range(12)])
+    table(folder / "sample_submission.csv", Id=test, Pawpularity=[67.2, 68, 69.5, 70])
+    found = decided(folder, metric="rmse")
+    assert (found["task"], found["targets"]) == ("regression", ["Pawpularity"])
+
+
 def test_several_columns_of_measures_may_have_gaps(tmp_path):
     folder, train, test = tmp_path / "two", ids(0, 12), ids(12, 4)
     write_images(folder, train, test)
