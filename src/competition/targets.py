@@ -179,7 +179,7 @@ def read_auxiliary(rows, competition, where):
         cells = read_column(rows, name, where, "auxiliary", may_be_empty=True).str.strip()
         cells = cells.mask(cells.isin((*_MISSING, "")))
         values, words = pd.to_numeric(cells, errors="coerce"), order_classes(cells.dropna())
-        if len(words) < 2 or (values.notna() | cells.isna()).all() and values.min() == values.max():
+        if len(words) < 2 or ((values.notna() | cells.isna()).all() and values.min() == values.max()):
             found = f"holds one value only ({listing(words) or 'none'})"
             raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
         if values[cells.notna()].abs().max(skipna=False) < _LARGEST:

@@ -76,7 +76,7 @@ def _find_run_faults(config):
         advice = "set schedule.name=cosine name=ANOTHER"
         yield f"schedule.name=plateau: follows the validation, which fold=all lacks; {advice}"
     for key, value in (("teacher", train.teacher), ("pseudo", train.pseudo)):
-        if value is not None and Path(value) == folder:
+        if value is not None and Path(value).resolve() == folder.resolve():
             yield f"train.{key}={value}: is the folder of this run itself; set name=ANOTHER"
     if config.competition.task == "regression" and (given := set(train.pseudo_kwargs) - {"weight"}):
         yield f"train.pseudo_kwargs.{min(given)}: of probabilities, and regression has none; leave it out"

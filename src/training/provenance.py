@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
+from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
 from src.config.settings import REPOSITORY
 from src.files import load_json, save_json
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python",
               "opencv-python-headless", "albumentations", "pillow")  # fmt: skip
+_TEACHERS = ("teacher", "pseudo")  # settings of train, runs whose oof.csv is among the tables
 
 
 def save_provenance(path, config, words, device, has_work):
@@ -27,7 +29,8 @@ def save_provenance(path, config, words, device, has_work):
     facts = {"command": shlex.join(["python", "train.py", *words]), **collect_facts(config, device)}
     first = load_json(path, *facts) if has_work and path.is_file() else facts
     for name in (name for name, digest in facts["tables"].items() if digest != first["tables"].get(name)):
-        print(f"{path.parent}: competition.{name} is another file than the one that the run began with")
+        key = f"train.{name}" if name in _TEACHERS else f"competition.{name}"
+        print(f"{path.parent}: {key} is another file than the one that the run began with")
     changed, later = {key: value for key, value in facts.items() if value != first[key]}, first.get("later", [])
     save_json(path, first | {"later": [*later, changed] if changed and changed not in later else later})
 
@@ -44,9 +47,11 @@ def collect_facts(config, device):
         cpu = named[1]
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     machine = {"system": platform.platform(), "cpu": cpu, "gpu": gpu}
-    for name in ("train_table", "test_table", "sample_submission"):
-        path = Path(locate(competition.root, getattr(competition, name) or ""))
-        tables[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    names = ("train_table", "test_table", "sample_submission")
+    paths = {name: locate(competition.root, getattr(competition, name) or "") for name in names}
+    paths |= {name: RunFolder(run).oof for name in _TEACHERS if (run := getattr(config.train, name))}
+    for name, path in paths.items():
+        tables[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
     return {"commit": commit, "is_dirty": is_dirty, "versions": versions, "machine": machine, "tables": tables}
 
 

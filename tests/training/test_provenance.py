@@ -7,8 +7,11 @@ import shutil
 import subprocess
 from importlib.metadata import version
 
+import torch
+
+from src.config.load import load_config
 from src.config.settings import REPOSITORY
-from src.training.provenance import read_commit
+from src.training.provenance import read_commit, save_provenance
 from tests.launch import TINY, run_here
 
 
@@ -55,6 +58,16 @@ def test_a_changed_table_is_named_and_what_a_later_command_had_else_is_kept(tiny
     (later,) = found["later"]
     assert later.keys() == {"command", "tables"}
     assert later["command"].endswith("fold=1")
+
+
+def test_a_teacher_that_was_trained_again_since_is_named(tmp_path, capsys):
+    config, oof = load_config([f"train.teacher={tmp_path}/first"]), tmp_path / "first/oof.csv"
+    oof.parent.mkdir()
+    for text in ("id,fold\n1,0\n", "id,fold\n1,1\n"):
+        oof.write_text(text)
+        save_provenance(tmp_path / "second.json", config, [], torch.device("cpu"), has_work=True)
+    expected = f"{tmp_path}: train.teacher is another file than the one that the run began with\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_a_commit_is_that_of_the_code_and_says_whether_it_was_changed(tmp_path):

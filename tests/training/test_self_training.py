@@ -333,7 +333,7 @@ def test_no_row_is_as_sure_as_the_limit(world):
     ("words", "line"),
     [
         (["name=a", "train.teacher=outputs/a"], "train.teacher=outputs/a: is the folder of this run itself; "),
-        (["name=a", "train.pseudo=outputs/a/"], "train.pseudo=outputs/a/: is the folder of this run itself; "),
+        (["name=a", "train.pseudo=outputs/b/../a"], "train.pseudo=outputs/b/../a: is the folder of this run itself; "),
         (["train.pseudo_kwargs.wight=1"], "train.pseudo_kwargs: pseudo has no wight (it has weight, power, limit)"),
         (["train.pseudo_kwargs.limit=2"], "train.pseudo_kwargs.limit=2: must be from 0 to 1"),
         (["train.pseudo_kwargs.power=0"], "train.pseudo_kwargs.power=0: must be from 0.01 to 100"),
