@@ -27,14 +27,13 @@ def check_config(config):
     check_kwargs("train.pseudo_kwargs", known, config.train.pseudo_kwargs, "pseudo", weight=(0.01, 100), **ranges)
     ranges = {"momentum": (0, 1), "eps": (1e-12, 1)}
     check_kwargs("model.batchnorm_kwargs", dict.fromkeys(ranges), config.model.batchnorm_kwargs, "BatchNorm", **ranges)
-    finders = (_find_run_faults, _find_model_faults, _find_input_faults, _find_regression_faults)
+    finders = (_find_run_faults, _find_training_faults, _find_model_faults, _find_input_faults, _find_regression_faults)
     for fault in (fault for find in finders for fault in find(config)):
         raise UserError(fault)
 
 
 def _find_run_faults(config):
     fold, count, folder, budget = config.fold, config.num_folds, config.run_folder, config.time_budget
-    loss, train, schedule, patience = config.loss, config.train, config.schedule, config.train.early_stopping_epochs
     if fold not in (None, "all") and not (type(fold) is int and fold >= 0):
         yield f"fold={fold}: no fold's number, which count from 0, and not all; write for example fold=0"
     elif fold not in (None, "all") and fold >= count and config.folds in FOLD_METHODS and config.folds != "column":
@@ -58,6 +57,11 @@ def _find_run_faults(config):
         yield f"{calibration}: ranks are no probabilities; set infer.average=mean or infer.calibration=none"
     if infer.calibration == "temperature_per_column" and config.competition.task == "multiclass":
         yield f"{calibration}: the classes of a row have one temperature; set infer.calibration=temperature"
+
+
+def _find_training_faults(config):
+    fold, loss, train, schedule = config.fold, config.loss, config.train, config.schedule
+    patience = train.early_stopping_epochs
     if loss.balance and loss.class_weights:
         yield "loss.balance: takes the weights from the counts; leave out loss.class_weights or loss.balance"
     if not all(0 < weight < math.inf for weight in loss.class_weights):
@@ -76,7 +80,7 @@ def _find_run_faults(config):
         advice = "set schedule.name=cosine name=ANOTHER"
         yield f"schedule.name=plateau: follows the validation, which fold=all lacks; {advice}"
     for key, value in (("teacher", train.teacher), ("pseudo", train.pseudo)):
-        if value is not None and Path(value).resolve() == folder.resolve():
+        if value is not None and Path(value).resolve() == config.run_folder.resolve():
             yield f"train.{key}={value}: is the folder of this run itself; set name=ANOTHER"
     if config.competition.task == "regression" and (given := set(train.pseudo_kwargs) - {"weight"}):
         yield f"train.pseudo_kwargs.{min(given)}: of probabilities, and regression has none; leave it out"

@@ -89,14 +89,19 @@ def infer_run(config, run_folder):
         return None
     if decision is not None and metric.takes == "classes":
         average = decision.labels(average)
-    found = sample_scores(metric, solution, [average], table.groups if table.units is None else None)
-    test_score, (low, high) = float(found.scores[0]), found.interval(0)
-    is_defined = np.isfinite(test_score)
-    known = {"score": test_score if is_defined else None, "interval": [low, high] if is_defined else None}
-    save_json(written.test_score, {"metric": metric.name} | known | {"networks": len(folds)})
+    groups = table.groups if table.units is None else None
+    return _save_test_score(written.test_score, sample_scores(metric, solution, [average], groups), metric, len(folds))
+
+
+def _save_test_score(path, sampling, metric, num_networks):
+    """Write test_score.json and print it; return the score, of a sampling.Sampling, nan where it is not defined."""
+    score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
+    is_defined = np.isfinite(score)
+    known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
+    save_json(path, {"metric": metric.name} | known | {"networks": num_networks})
     rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
-    print(f"test {metric.name}: {test_score:.5f}{rest}")
-    return test_score
+    print(f"test {metric.name}: {score:.5f}{rest}")
+    return score
 
 
 def _predict_table(config, folds, table, views, device, num_workers, after_batch):
