@@ -136,11 +136,9 @@ def _score_ranks(metric, targets, probs, folds):
 
 def _plain(threshold):
     """A threshold as JSON has it; of regression {grade: lowest value}."""
-    return (
-        {str(grade): float(one) for grade, one in threshold.items()}
-        if isinstance(threshold, dict)
-        else float(threshold)
-    )
+    if isinstance(threshold, dict):
+        return {str(grade): float(one) for grade, one in threshold.items()}
+    return float(threshold)
 
 
 def _number(value):

@@ -24,6 +24,7 @@ from src.competition.targets import match_ids
 from src.config.load import load_saved_config
 from src.data.scan import find_unreadable, map_images
 from src.errors import UserError, listing
+from src.evaluation.out_of_fold import load_out_of_fold
 
 
 def build_train_table(run, fold, rows):
@@ -110,16 +111,12 @@ def _load_out_of_fold(run, key, fold, table):
         raise UserError(f"{where}: its competition.task is {task}, here {competition.task}; name a run of this task")
     if not folder.oof.is_file():
         raise UserError(f"{where}: has no {folder.oof.name}; train it first, a fold of it at least")
-    rows = read_table(folder.oof)
-    names = [
-        name for name in (one.removeprefix("target_") for one in rows if one.startswith("target_")) if name in rows
-    ]
-    if names != list(table.target_names):
-        found = f"its targets are {listing(names)}, here {listing(table.target_names)}"
+    oof = load_out_of_fold(folder.oof, folder.folds)
+    if oof.target_names != tuple(table.target_names):
+        found = f"its targets are {listing(oof.target_names)}, here {listing(table.target_names)}"
         raise UserError(f"{where}: {found}; name a run of these targets")
-    places, _, _ = match_ids(table.ids, rows["id"])
-    folds, *probs = (pd.to_numeric(rows[name], errors="coerce").to_numpy()[places] for name in ("fold", *names))
-    probs = np.where(places < 0, np.nan, probs).T
+    places, _, _ = match_ids(table.ids, oof.ids)
+    folds, probs = oof.folds[places], np.where(places[:, None] < 0, np.nan, oof.probs[places])
     is_known = ~np.isnan(probs).any(axis=1)
     is_missing = ~is_known & (table.folds >= 0)
     if run.config.unreadable == "skip" and folder.unreadable.is_file():  # which will be left out here, too
