@@ -210,10 +210,12 @@ class Stack:
         """Return logits, or values of a regression, (N, C)."""
         return np.stack([_raw(part, rows) for part in self.parts], axis=1)
 
-    def combine(self, rows, level=None):
-        """Return predictions (N, C) of Rows; level: (C,), what the mean logits, or values, are moved to."""
+    def combine(self, rows, like=None):
+        """Return predictions (N, C) of Rows; like: logits, or values, (N, C), whose means and deviations they get."""
         found = self.raw(rows)
-        found = found if level is None else found + level - found.mean(axis=0)
+        if like is not None:
+            scale = like.std(axis=0) / np.maximum(found.std(axis=0), 1e-12)
+            found = like.mean(axis=0) + scale * (found - found.mean(axis=0))
         found = found if self.is_regression else special.expit(found)
         return found / found.sum(axis=1, keepdims=True) if self.is_one_class else found
 
@@ -244,12 +246,11 @@ def judge_stack(inputs, oof, test, kept, options, competition):
     encoder = Encoder.build(columns)
     fit_rows = partial(_fit_stack, inputs, rows, encoder, kind, names)
     stack = fit_rows(np.arange(len(columns)))
-    nested, level = np.empty(inputs.targets.shape), None
-    if inputs.metric.is_ranking:  # where fewer are positive elsewhere, a part's own rows would rank lower
-        level = stack.raw(rows).mean(axis=0)
+    nested = np.empty(inputs.targets.shape)
+    like = stack.raw(rows) if inputs.metric.is_ranking else None  # or a part with more positives would rank lower
     for number in np.unique(inputs.parts):
         own = inputs.parts == number
-        nested[own] = fit_rows(np.flatnonzero(~own)).combine(rows, level)[own]
+        nested[own] = fit_rows(np.flatnonzero(~own)).combine(rows, like)[own]
     weights, shares = _compute_shares(stack, rows, names, inputs.seed)
     used = sorted({name for part in stack.parts for name in part[4]}, key=names.index)
     if not used:
