@@ -8,8 +8,8 @@ from sklearn import metrics
 from src.evaluation.metrics import Metric, build_metric
 from src.evaluation.sampling import sample_scores
 
-_MOST_CLASSES, _MOST_CELLS, _NUM_CANDIDATES = 50, 2e7, 64  # of the search over classes: rows x classes^2 a sweep
-_MOST_VALUES = 2e6  # rows x columns of that over columns
+_MOST_CLASSES, _NUM_PLACES = 50, 64
+_MOST_VALUES, _MOST_CELLS = 2e6, 2e7  # that are searched: rows x columns, rows x classes^2; of more, rows are drawn
 
 
 @dataclass(frozen=True)
@@ -106,135 +106,120 @@ def plain_thresholds(metric, targets):
 
 
 def find_thresholds(metric, targets, probs):
-    """Return thresholds (C,) of a `Decision` that make a metric of labels best on targets and probs (N, C).
+    """Return thresholds as `Decision` has them that make a metric of labels best on targets and probs (N, C).
 
-    They lie halfway between the lowest probability that is taken and the next one below, 0 if there is none. Metrics
-    that are means over columns, and those of one column, have the best of all thresholds, in O(N log N); F1 and
-    accuracy of several columns together, and metrics of classes, are climbed one column after the other. A metric that
-    is not among CRITERIA, and more than 50 classes, keep 0.5.
+    One threshold is moved at a time, the others as they stand: every place of it makes a confusion table, and the
+    metric's entry in CRITERIA says which is best. A column alone, or whose score is averaged with others', has the best
+    of all thresholds. Columns that count together, classes (at most 50) and grades take three turns, the latter two
+    over quantiles: they end where no single move gains much, which need not be the best. A metric without an entry
+    keeps the plain ones.
+
+    Reference: of grades the optimised rounding of kaggle.com's Crowdflower 2015 and APTOS 2019.
     """
+    targets, probs = np.asarray(targets), np.asarray(probs, dtype=np.float64)
+    thresholds, count, is_of_classes = plain_thresholds(metric, targets), targets.shape[1], metric.task == "multiclass"
+    if metric.name not in CRITERIA or not len(targets) or (is_of_classes and count > _MOST_CLASSES):
+        return thresholds
+    most = max(1000, int(_MOST_CELLS / count**2 if is_of_classes else _MOST_VALUES / count))
+    if len(targets) > most:
+        rows = np.random.default_rng(0).choice(len(targets), most, replace=False)
+        targets, probs = targets[rows], probs[rows]
+    criterion = CRITERIA["f1_best" if metric.task == "multilabel" and metric.name.startswith("f1") else metric.name]
     if metric.task == "regression":
-        return _search_grades(CRITERIA.get(metric.name), targets, probs, plain_thresholds(metric, targets))
-    targets, probs, name = np.asarray(targets), np.asarray(probs, dtype=np.float64), metric.name
-    criterion, count = CRITERIA.get(name), targets.shape[1]
-    thresholds = np.full(count, 0.5)
-    if criterion is None or not len(targets):
-        return thresholds
-    if metric.task == "multiclass":
-        return _search_classes(criterion, metric.positives(targets).argmax(axis=1), probs)
-    targets, probs = _draw(max(1000, int(_MOST_VALUES / count)), targets, probs)
-    is_positive, is_known = metric.positives(targets), ~np.isnan(targets)
-    is_joint = count > 1 and name in ("accuracy", "f1_micro")  # a column's best threshold depends on the others'
-    if count > 1 and name.startswith("f1"):
-        criterion = CRITERIA["f1_best"]
-    is_wrong = ((probs >= 0.5) != is_positive) & is_known
-    tables = np.array([_tabulate(*one) for one in zip(is_positive.T, (probs >= 0.5).T, is_known.T, strict=True)])
-    num_wrong = is_wrong.sum(axis=1)
-    for _ in range(2 if is_joint else 1):
-        for column in range(count):
-            rows, rest = is_known[:, column], 0
-            if is_joint and name == "accuracy":  # the column decides about the rows that are right elsewhere
-                rows = rows & (num_wrong == is_wrong[:, column])
-            elif is_joint:
-                rest = tables.sum(axis=0) - tables[column]
-            truth, values = is_positive[rows, column], probs[rows, column]
-            if len(truth) and (is_joint or truth.any()):
-                thresholds[column] = _search_column(criterion, truth, values, rest)
-                is_label = probs[:, column] >= thresholds[column]
-                num_wrong -= is_wrong[:, column]
-                is_wrong[:, column] = (is_label != is_positive[:, column]) & is_known[:, column]
-                num_wrong += is_wrong[:, column]
-                tables[column] = _tabulate(is_positive[:, column], is_label, is_known[:, column])
+        for steps, truth, values in zip(thresholds, targets.T, probs.T, strict=True):
+            places = np.array([*steps.values()])
+            _climb(criterion, _grades(truth, values, min(steps, default=0)), places, 3)
+            steps.update(zip(steps, places.tolist(), strict=True))
+    elif is_of_classes:
+        _climb(criterion, _classes(metric.positives(targets).argmax(axis=1), probs), thresholds, 3)
+    else:
+        together = metric.name if count > 1 and metric.name in ("accuracy", "f1_micro") else None
+        moves = _columns(metric.positives(targets), ~np.isnan(targets), probs, together)
+        _climb(criterion, moves, thresholds, 3 if together else 1)
     return thresholds
 
 
-def _draw(most, *arrays):
-    """Return the arrays, or so many of their rows, which bounds the search."""
-    if len(arrays[0]) <= most:
-        return arrays
-    rows = np.random.default_rng(0).choice(len(arrays[0]), most, replace=False)
-    return tuple(one[rows] for one in arrays)
+def _climb(criterion, move_of, thresholds, num_rounds):
+    """Move thresholds in place, one after the other; move_of: (its index, thresholds) -> arguments of `_best_place`."""
+    for one in [*range(len(thresholds))] * num_rounds:
+        truth, values, *rest = move_of(one, thresholds)
+        if len(truth):
+            thresholds[one] = _best_place(criterion, thresholds[one], truth, values, *rest)
 
 
-def _tabulate(is_positive, is_label, is_known):
-    """The confusion table (2, 2) of one column: true side, then predicted side."""
-    return np.bincount(2 * is_positive[is_known] + is_label[is_known], minlength=4).reshape(2, 2)
+def _best_place(criterion, start, truth, values, limits, rest=0, sides=(0, 1), count=2):
+    """Return the best threshold of rows (N,), sides[1] where their value reaches it, else sides[0]; int or (N,).
 
-
-def _search_column(criterion, is_positive, probs, rest):
-    """The threshold of one column, (N,), whose table plus `rest` is the best; of several the nearest to 0.5."""
-    order = np.argsort(-probs, kind="stable")
-    ordered = probs[order]
-    is_last = np.append(ordered[1:] != ordered[:-1], True)  # of equal ones, which are taken together
-    taken = np.append(0, np.flatnonzero(is_last) + 1)
-    hits = np.append(0, np.cumsum(is_positive[order])[is_last])
-    misses, false_alarms = hits[-1] - hits, taken - hits
-    tables = np.stack([false_alarms[-1] - false_alarms, false_alarms, misses, hits], axis=1).reshape(-1, 2, 2)
-    steps = np.append(ordered[is_last], 0)
-    highest = (steps[0] + 1) / 2 if steps[0] < 1 else np.nextafter(steps[0], 2)  # takes none
-    return _pick(criterion(tables + rest), np.append(highest, (steps[:-1] + steps[1:]) / 2), 0.5)
-
-
-def _pick(values, thresholds, preferred):
-    values = np.nan_to_num(values, nan=-np.inf)
-    best = np.flatnonzero(values >= values.max() - 1e-12)
-    return thresholds[best[np.abs(thresholds[best] - preferred).argmin()]]
-
-
-def _search_classes(criterion, truth, probs):
-    """Thresholds (K,) of K classes, climbed one class after the other over quantiles of where it begins to win."""
-    count = probs.shape[1]
-    thresholds, most = np.full(count, 0.5), int(max(1000, _MOST_CELLS / count**2))
-    if count > _MOST_CLASSES:
-        return thresholds
-    truth, probs = _draw(most, truth, probs)
-    totals, quantiles = np.bincount(truth, minlength=count), np.linspace(0, 1, _NUM_CANDIDATES)
-    for _ in range(2):
-        for one in range(count):
-            others = probs / thresholds
-            others[:, one] = -1
-            other = others.argmax(axis=1)
-            wins_below = probs[:, one] / np.maximum(others.max(axis=1), 1e-12)  # a row is of this class below it
-            candidates = np.unique(np.append(np.quantile(wins_below, quantiles), thresholds[one]))
-            candidates = candidates[candidates > 0]
-            bins = np.searchsorted(candidates, wins_below)  # candidates that leave the row to this class
-            shape = (len(candidates) + 1, count, count)
-            cells = np.bincount(np.ravel_multi_index((bins, truth, other), shape), minlength=np.prod(shape))
-            tables = cells.reshape(shape).cumsum(axis=0)[:-1]  # of the rows that other classes keep
-            tables[:, :, one] = totals - tables.sum(axis=2)
-            thresholds[one] = _pick(criterion(tables), candidates, thresholds[one])
-    return thresholds
-
-
-def _search_grades(criterion, targets, values, thresholds):
-    """Move each column's thresholds between grades, one after the other, over quantiles of the values around it.
-
-    Reference: the optimised rounding of kaggle.com's Crowdflower 2015 and APTOS 2019.
+    Of equally good ones it is the nearest to `start`. limits: which it does not leave. rest: the confusion table of
+    all other rows. count: the classes; two are searched place by place, more over quantiles of the values.
     """
-    found = []
-    for truth, own, steps in zip(np.asarray(targets).T, np.asarray(values).T, thresholds, strict=True):
-        if criterion is None or not steps:
-            found.append(steps)
-            continue
-        grades, is_known = list(steps), ~np.isnan(truth)
-        own, cuts, count = own[is_known], np.array([*steps.values()]), len(steps) + 1
-        truth = np.rint(truth[is_known]).astype(np.int64) - grades[0] + 1
-        for cut in [*range(len(cuts))] * 3:
-            given = np.searchsorted(cuts, own, "right")
-            is_near = (given == cut) | (given == cut + 1)  # which get one of the two grades beside it
-            if not is_near.any():
-                continue
-            candidates = np.append(np.quantile(own[is_near], np.linspace(0, 1, _NUM_CANDIDATES)), cuts[cut])
-            candidates = np.unique(candidates)
-            base = np.bincount(truth[~is_near] * count + given[~is_near], minlength=count**2).reshape(count, count)
-            cells = np.searchsorted(candidates, own[is_near], "right") * count + truth[is_near]
-            cells = np.bincount(cells, minlength=(len(candidates) + 1) * count).reshape(-1, count)
-            tables = np.repeat(base[None], len(candidates), axis=0)
-            tables[:, :, cut] += cells.cumsum(axis=0)[:-1]  # below the candidate
-            tables[:, :, cut + 1] += cells.sum(axis=0) - cells.cumsum(axis=0)[:-1]
-            cuts[cut] = _pick(criterion(tables), candidates, cuts[cut])
-        found.append(dict(zip(grades, cuts.tolist(), strict=True)))
-    return found
+    places = np.concatenate([limits[:1], np.unique(values), limits[1:]])
+    places = (places[:-1] + places[1:]) / 2
+    if count > 2 and len(places) > _NUM_PLACES:
+        shares, right = np.linspace(0, 1, _NUM_PLACES // 2), values[truth == sides[1]]  # where a rare class is
+        quantiles = [np.quantile(one, shares) for one in (values, right) if len(one)]
+        places = np.unique(np.concatenate([*quantiles, [start]]))
+    num_reached, length = np.searchsorted(places, values, "right"), len(places) + 1
+    below, above = (_tabulate(truth, side, count, num_reached, length).cumsum(axis=0) for side in sides)
+    scores = np.nan_to_num(criterion(rest + above[-1] - above[:-1] + below[:-1]), nan=-np.inf)
+    best = places[scores >= scores.max() - 1e-12]
+    return best[np.abs(best - start).argmin()]
+
+
+def _columns(is_positive, is_known, probs, together):
+    """The moves of columns (N, C); together: the metric, where a column's best threshold depends on the others'."""
+
+    seen, is_right = np.full(probs.shape[1], np.nan), np.ones(probs.shape, dtype=bool)
+    tables = np.zeros((probs.shape[1], 2, 2), dtype=np.int64)
+
+    def move_of(one, thresholds):
+        for column in np.flatnonzero(seen != thresholds) if together else ():
+            known, labels = is_known[:, column], probs[:, column] >= thresholds[column]
+            is_right[:, column] = (labels == is_positive[:, column]) | ~known
+            tables[column] = _tabulate(is_positive[known, column], labels[known], 2)[0]
+            seen[column] = thresholds[column]
+        rows = is_known[:, one]
+        if together == "accuracy":  # the column decides about the rows that are right elsewhere
+            rows = rows & (np.delete(is_right, one, axis=1)).all(axis=1)
+        elif not together and not is_positive[:, one].any():
+            rows = []  # any threshold is as good
+        rest = tables.sum(axis=0) - tables[one] if together == "f1_micro" else 0
+        return is_positive[rows, one], probs[rows, one], (0, 1 + 1e-6), rest
+
+    return move_of
+
+
+def _classes(truth, probs):
+    """The moves of classes (N, K): a row is of the class whose share of its threshold is above all others'."""
+
+    def move_of(one, thresholds):
+        others = probs / thresholds
+        others[:, one] = -1
+        wins_below = probs[:, one] / np.maximum(others.max(axis=1), 1e-12)
+        return truth, wins_below, (0, 2 * wins_below.max()), 0, (others.argmax(axis=1), one), probs.shape[1]
+
+    return move_of
+
+
+def _grades(truth, values, first):
+    """The moves of a column's steps between grades (N,), of which `first` is above the lowest step."""
+    is_known = ~np.isnan(truth)
+    truth, values = np.rint(truth[is_known]).astype(np.int64) - first + 1, values[is_known]
+
+    def move_of(one, steps):
+        grades, count = np.searchsorted(steps, values, "right"), len(steps) + 1
+        is_near = (grades == one) | (grades == one + 1)  # the others keep their grade
+        near, rest = values[is_near], _tabulate(truth[~is_near], grades[~is_near], count)
+        limits = [near.min(initial=0) - 1, *steps, near.max(initial=0) + 1][one : one + 3 : 2]
+        return truth[is_near], near, limits, rest, (one, one + 1), count
+
+    return move_of
+
+
+def _tabulate(truth, labels, num_classes, index=0, length=1):
+    """Return the confusion tables (length, K, K), true class first, of the rows (N,) that have each index."""
+    cells = (index * num_classes + truth) * num_classes + labels
+    return np.bincount(cells, minlength=length * num_classes**2).reshape(length, num_classes, num_classes)
 
 
 def _accuracy(tables):
