@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit, logit
 
 
 @dataclass(frozen=True)
@@ -17,20 +18,30 @@ class Sampling:
     samples: np.ndarray | None = None  # (B, M), of the bootstrap
     bounds: tuple = (-np.inf, np.inf)  # of a score
     num_fewest: int = 1  # units on the smaller side of the column that has the fewest
+    freedom: np.ndarray | None = None  # (M,) degrees of freedom of DeLong's variances
 
     def interval(self, index, share=None, confidence=0.95):
         """Return (low, high) of one score, within its bounds; (nan, nan) where the score is nan.
 
         share: of the score that another sample of this many times the rows would show, such as a public leaderboard:
-            the errors of both add up. A score at its bound, which never varies, has the exact bound of a share
-            (Clopper and Pearson, 1934) of the fewest units, which for ROC AUC is a cautious one.
+            the errors of both add up. ROC AUC's is symmetric on the scale of its logit (Pepe, The Statistical
+            Evaluation of Medical Tests, 2003, chapter 5), with Student's t for few units. A score at its bound, which
+            never varies, has the exact bound of a share (Clopper and Pearson, 1934) of the fewest units, which for ROC
+            AUC is a cautious one.
         """
-        low, high = self._interval(np.eye(len(self.scores))[index], confidence)
         value, (lowest, highest) = float(self.scores[index]), self.bounds
+        scale = 1.0 if share is None else np.sqrt(1 + 1 / share)
+        low, high = self._interval(np.eye(len(self.scores))[index], confidence)
+        if self.freedom is not None and high - low > 1e-9 and 0 < value < 1:
+            half = stats.t.ppf((1 + confidence) / 2, self.freedom[index]) * np.sqrt(self.covariance[index, index])
+            reach = scale * half / (value * (1 - value))
+            low, high = expit(logit(value) - reach), expit(logit(value) + reach)
+            if share is not None:  # a small sample's often is 1, which the logit never reaches
+                low, high = max(0.0, min(low, value - scale * half)), min(1.0, max(high, value + scale * half))
+            return float(low), float(high)
         if high - low < 1e-9 and np.isfinite(highest - lowest):
             reach = (highest - lowest) * (1 - ((1 - confidence) / 2) ** (1 / self.num_fewest))
             low, high = (value - reach * (value >= highest - 1e-9), value + reach * (value <= lowest + 1e-9))
-        scale = 1.0 if share is None else np.sqrt(1 + 1 / share)
         ends = value + (low - value) * scale, value + (high - value) * scale
         return tuple(float(np.clip(one, lowest, highest)) for one in ends)
 
@@ -96,8 +107,9 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
         sides = np.stack([(is_positive & is_known).sum(axis=0), (~is_positive & is_known).sum(axis=0)]).min(axis=0)
         shared["num_fewest"] = max(1, num_units * sides[sides > 0].min(initial=len(targets)) // len(targets))
     if metric.name == "roc_auc":
-        parts = np.stack([_mean_influence(metric, targets, one, units, num_units) for one in predictions], axis=1)
-        return Sampling(scores, "DeLong", covariance=parts.T @ parts, **shared)
+        found = [_mean_influence(metric, targets, one, units, num_units) for one in predictions]
+        parts, freedom = np.stack([one for one, _ in found], axis=1), np.array([one for _, one in found])
+        return Sampling(scores, "DeLong", covariance=parts.T @ parts, freedom=freedom, **shared)
     samples, share = _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed, max_work)
     if len(samples) < min(200, num_samples):
         known = samples[~np.isnan(samples).any(axis=1)]
@@ -117,22 +129,33 @@ def auc_influence(is_positive, probs, units):
         num_units = np.count_nonzero(np.bincount(units[side]))
         correction = np.sqrt(num_units / max(num_units - 1, 1))
         influence[side] = sign * correction * (placements - placements.mean()) / side.sum()
+        if num_units == 1:  # which shows no variance: the largest that such a mean can have
+            influence[side] = sign * np.sqrt(placements.mean() * (1 - placements.mean())) / side.sum()
     return influence
 
 
 def _mean_influence(metric, targets, probs, units, num_units):
-    """The part (units,) of each unit in the error of the weighted mean of the columns that have a score."""
+    """Return (the part (units,) of each unit in the error of the weighted mean AUC, the degrees of freedom).
+
+    Reference: Satterthwaite, An Approximate Distribution of Estimates of Variance Components, 1946, Biometrics 2.
+    """
     is_positive, is_known = metric.positives(targets), ~np.isnan(targets)
     weights = np.ones(targets.shape[1]) if metric.weights is None else np.asarray(metric.weights, dtype=np.float64)
-    total, parts = 0.0, np.zeros(num_units)
+    total, parts, variances, freedoms = 0.0, np.zeros(num_units), [], []
     for column, weight in enumerate(weights):
         rows = np.flatnonzero(is_known[:, column])
-        positive = is_positive[rows, column]
+        positive, own = is_positive[rows, column], units[rows]
         if 0 < positive.sum() < len(rows):
-            found = auc_influence(positive, probs[rows, column], units[rows])
-            parts += weight * np.bincount(units[rows], found, num_units)
+            found = weight * auc_influence(positive, probs[rows, column], own)
+            for side in (positive, ~positive):
+                of_side = np.bincount(own[side], found[side], num_units)
+                variances.append((of_side**2).sum())
+                freedoms.append(max(1, np.count_nonzero(np.bincount(own[side])) - 1))
+                parts += of_side
             total += weight
-    return parts / total if total else np.full(num_units, np.nan)
+    variances = np.array(variances)
+    freedom = variances.sum() ** 2 / max((variances**2 / freedoms).sum(), 1e-300)
+    return (parts / total if total else np.full(num_units, np.nan)), max(1.0, freedom)
 
 
 def _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed, max_work):

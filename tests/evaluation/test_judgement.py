@@ -53,9 +53,8 @@ def test_copies_of_a_groups_rows_narrow_nothing():
 def test_the_leaderboard_may_differ_by_the_error_of_both_samples():
     targets, probs, folds = draw()
     scores = judge(AUC, of(targets, probs, folds), num_test=1058, public_share=0.3)
-    half = (scores["interval"][1] - scores["interval"][0]) / 2 * np.sqrt(1 + 600 / 317)
     low, high = scores["leaderboard"]["interval"]
-    assert (low, high) == pytest.approx((scores["pooled"] - half, scores["pooled"] + half))
+    assert (low, high) == pytest.approx(sample_scores(AUC, targets, [probs]).interval(0, share=317 / 600))
     assert scores["leaderboard"] == {"rows": 317, "share": 0.3, "interval": [low, high]}
     sentence = f"a public leaderboard of 317 rows (30 %) may show {low:.5f} to {high:.5f}"
     assert describe_judgement(AUC, scores) == [sentence]
