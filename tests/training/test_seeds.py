@@ -22,10 +22,11 @@ def test_each_is_the_run_of_its_seed_on_the_same_folds(tiny_run):
     assert (two / "oof.csv").read_bytes() == (alone / "oof.csv").read_bytes() != (one / "oof.csv").read_bytes()
     assert (two / "folds.csv").read_bytes() == (one / "folds.csv").read_bytes()
     assert re.findall(r"^(?:name|seed): .*", (two / "config.yaml").read_text(), re.M) == ["name: s_seed2", "seed: 2"]
-    pooled = [json.loads((run / "scores.json").read_text())["pooled"] for run in (one, two)]
+    scores = [json.loads((run / "scores.json").read_text()) for run in (one, two)]
+    pooled, (low, high) = [each["pooled"] for each in scores], scores[0]["interval"]
     last = printed.splitlines()[-6:]
     assert last[0] == "roc_auc by seed, out-of-fold"
-    assert last[1].startswith(f"  seed 1: {pooled[0]:.5f}, folds 0")
+    assert last[1] == f"  seed 1: {pooled[0]:.5f}, 95 % {low:.5f} to {high:.5f}, folds 0"
     spread = abs(pooled[0] - pooled[1]) / np.sqrt(2)
     assert last[3] == f"mean {np.mean(pooled):.5f}, standard deviation {spread:.5f} over 2 seeds"
     assert last[5] == "python -m tools.blend outputs/s_seed1 outputs/s_seed2 name=s_seeds"
