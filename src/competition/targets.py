@@ -220,7 +220,8 @@ def split_ranges(targets, count=10):
     """
     mean, deviation = standardize(targets)
     scaled = np.nan_to_num((targets - mean) / deviation)
-    main = scaled @ np.linalg.eigh(scaled.T @ scaled)[1][:, -1]
+    axis = np.linalg.eigh(scaled.T @ scaled)[1][:, -1]
+    main = scaled @ np.copysign(axis, axis * axis[0])  # of either sign, as the machine's LAPACK has it
     ranks = pd.Series(main).rank(method="min").to_numpy(dtype=np.int64) - 1
     return (ranks * min(count, len(ranks)) // len(ranks))[:, None] == np.arange(count)
 

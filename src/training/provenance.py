@@ -18,7 +18,6 @@ from src.files import load_json, save_json
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python",
               "opencv-python-headless", "albumentations", "pillow")  # fmt: skip
-_TEACHERS = ("teacher", "pseudo")  # settings of train, runs whose oof.csv is among the tables
 
 
 def save_provenance(path, config, words, device, has_work):
@@ -29,7 +28,7 @@ def save_provenance(path, config, words, device, has_work):
     facts = {"command": shlex.join(["python", "train.py", *words]), **collect_facts(config, device)}
     first = load_json(path, *facts) if has_work and path.is_file() else facts
     for name in (name for name, digest in facts["tables"].items() if digest != first["tables"].get(name)):
-        key = f"train.{name}" if name in _TEACHERS else f"competition.{name}"
+        key = name if name.startswith("train.") else f"competition.{name}"
         print(f"{path.parent}: {key} is another file than the one that the run began with")
     changed, later = {key: value for key, value in facts.items() if value != first[key]}, first.get("later", [])
     save_json(path, first | {"later": [*later, changed] if changed and changed not in later else later})
@@ -49,7 +48,8 @@ def collect_facts(config, device):
     machine = {"system": platform.platform(), "cpu": cpu, "gpu": gpu}
     names = ("train_table", "test_table", "sample_submission")
     paths = {name: locate(competition.root, getattr(competition, name) or "") for name in names}
-    paths |= {name: RunFolder(run).oof for name in _TEACHERS if (run := getattr(config.train, name))}
+    teachers = {"train.teacher": config.train.teacher, "train.pseudo": config.train.pseudo}
+    paths |= {key: RunFolder(run).oof for key, run in teachers.items() if run}
     for name, path in paths.items():
         tables[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
     return {"commit": commit, "is_dirty": is_dirty, "versions": versions, "machine": machine, "tables": tables}

@@ -354,3 +354,10 @@ def test_ranges_hold_equally_many_rows_and_equal_numbers_share_one():
     grades = np.repeat([0, 1, 2, 4], [5, 3, 1, 1])[:, None]
     assert len(np.unique(split_ranges(grades).argmax(axis=1))) == 4
     assert len(set(map(tuple, split_ranges(np.hstack([grades, 1 - grades]))))) == 4  # columns against each other
+
+
+@pytest.mark.parametrize("factors", [(1, 2), (1, -2), (-1, 2), (-1, -2, -3)])
+def test_ranges_rise_with_the_first_column_whatever_the_sign_of_the_principal_component(factors):
+    values = np.random.default_rng(0).permutation(40)[:, None] * np.array(factors)
+    numbers = split_ranges(values).argmax(axis=1)
+    assert (np.diff(numbers[np.argsort(values[:, 0])]) >= 0).all()
