@@ -33,10 +33,10 @@ Intervals are of 95 %; a group counts as one row.
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         runs = [word for word in words if "=" not in word]
         chosen = dict(word.split("=", 1) for word in words if "=" in word)
         if unknown := sorted(set(chosen) - {"method", "output"}):

@@ -28,10 +28,10 @@ p is Holm's. output=FILE.json writes the same numbers.
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         runs = [word for word in words if "=" not in word]
         outputs = [word.removeprefix("output=") for word in words if "=" in word]
         if unknown := [word for word in words if "=" in word and not word.startswith("output=")]:

@@ -68,10 +68,10 @@ class Entry:
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         runs, chosen = [word for word in words if "=" not in word], {}
         for key, _, value in (word.partition("=") for word in words if "=" in word):
             if key not in _KEYS:
@@ -341,9 +341,7 @@ def _table(rows, width):
     columns += [key for key in ("test", "public", "private") if any(_mean(row, key) is not None for row in rows)]
     cells = [columns, *([_cell(row, column) for column in columns] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    shown = [
-        "  ".join(cell.rjust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in cells
-    ]
+    shown = ["  ".join(cell.rjust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in cells]
     lines, start = [f"  {shown[0]}  run"], 2 + sum(widths) + 2 * len(widths)
     for row, numbers in zip(rows, shown[1:], strict=True):
         names, first = _names(row), row[0]

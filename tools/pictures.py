@@ -65,10 +65,10 @@ _WIDTH, _DPI = 8, 100  # inches: 800 px
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         folder = Path(next((word[7:] for word in words if word.startswith("output=")), "docs"))
         names = [word for word in words if not word.startswith("output=")] or list(DRAWN)
         if unknown := next((name for name in names if name not in DRAWN), None):

@@ -39,10 +39,10 @@ are in soup.json.
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors(words):
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         runs = list(dict.fromkeys(word.rstrip("/") for word in words if "=" not in word))
         chosen = dict(word.split("=", 1) for word in words if "=" in word)
         name, batchnorm = chosen.pop("name", ""), chosen.pop("batchnorm", "refresh")

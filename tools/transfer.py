@@ -46,10 +46,10 @@ COLOURS, STYLES = ("#D55E00", "#009E73", "#CC79A7", "#0072B2"), (":", "--", "-."
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         path = Path(next((word[7:] for word in words if word.startswith("output=")), FOLDER / "transfer.png"))
         if path.suffix != ".png":
             raise UserError(f"output={path}: not a PNG; choose a name that ends in .png")

@@ -33,10 +33,10 @@ the command that uses them.
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors(words):
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         runs = [word for word in words if "=" not in word]
         chosen = dict(word.split("=", 1) for word in words if "=" in word)
         if len(runs) != 1:

@@ -297,9 +297,7 @@ AUXILIARY_CSV = "id,y,share,age,site,one,name\n001,1,0,30,b,1,x\n002,0,NA,,a,1,y
 
 
 def test_auxiliary_columns_are_numbers_or_a_column_for_each_word(write_competition):
-    competition = write_competition(
-        IMAGES | {"train.csv": AUXILIARY_CSV}, **BASIC, auxiliary=["share", "age", "site"]
-    )
+    competition = write_competition(IMAGES | {"train.csv": AUXILIARY_CSV}, **BASIC, auxiliary=["share", "age", "site"])
     table = load_train_table(competition)
     nan = np.nan
     assert table.auxiliary_names == ("share", "age", "site", "site")

@@ -330,6 +330,7 @@ def test_compiling_without_a_compiler_is_one_line(tmp_path):
     assert line.endswith("; set train.compile=false; --debug shows the traceback")
     assert "Traceback" not in complained
     words[-1] = "train.compile=false"
-    assert "Traceback" in run_program(
-        "train.py", *words, "model.kwargs={norm_layer: identity}", "--debug", cwd=tmp_path, status=1
-    )[1]
+    assert (
+        "Traceback"
+        in run_program("train.py", *words, "model.kwargs={norm_layer: identity}", "--debug", cwd=tmp_path, status=1)[1]
+    )

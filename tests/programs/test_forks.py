@@ -131,9 +131,9 @@ def test_a_pooling_and_an_image_format(fork):
     assert (folder / "outputs/demo_default/submission.csv").is_file()
 
 
-READ_METADATA = '''inputs = {"image": str(self.table.paths[row])}
+READ_METADATA = """inputs = {"image": str(self.table.paths[row])}
         inputs["meta"] = np.array([len(self.table.columns["site"][row]), row % 2], np.float32)
-        return inputs'''
+        return inputs"""
 NETWORK_WITH_METADATA = '''    def forward(self, meta, features=None, **inputs):
         """Map normalised inputs, or features (N, D) that were extracted before, to logits (N, K)."""
         return self.head(self.extract_features(**inputs) if features is None else features) + self.meta(meta)
@@ -169,7 +169,7 @@ def test_metadata_beside_the_image_in_two_files(fork):
     run("infer.py", "run=outputs/frozen")
 
 
-READ_TWO = '''return {"image": str(self.table.paths[row]), "other": str(self.table.paths[row // 2])}'''
+READ_TWO = """return {"image": str(self.table.paths[row]), "other": str(self.table.paths[row // 2])}"""
 EXTRACT_TWO = '''    def extract_features(self, image, other):
         """Map two normalised images (N, C, H, W) to features (N, D)."""
         return self.backbone(image) - self.backbone(other)

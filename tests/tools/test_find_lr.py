@@ -200,8 +200,6 @@ def test_a_first_loss_that_is_not_finite_and_a_bad_image_are_said():
         sweep(lambda point: point.square().sum(), Unreadable())
 
 
-
-
 def climbed(losses, start=1.0):
     """The rates tried, rounded, where losses are those of half decades from the start, in order."""
     seen = []

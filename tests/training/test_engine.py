@@ -189,8 +189,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_rate(accelerator):
     with pytest.raises(UserError) as caught:
         train(accelerator, network, FakeLoader(images, targets, 2), lr=0.25)
     assert str(caught.value) == (
-        "epoch 1, step 3: loss is nan (lr 2.5e-01, precision fp32); "
-        "lower optimizer.lr or set optimizer.clip_norm=1"
+        "epoch 1, step 3: loss is nan (lr 2.5e-01, precision fp32); lower optimizer.lr or set optimizer.clip_norm=1"
     )
 
 
@@ -209,9 +208,7 @@ def test_views_are_one_batch_and_their_consistency_is_added(accelerator):
         seen.append(logits.detach())
         return 0.5 * logits.square().sum()
 
-    stats = train(
-        accelerator, network, FakeLoader(images, targets, 3, shift=shift), lr=0.0, consistency=consistency
-    )
+    stats = train(accelerator, network, FakeLoader(images, targets, 3, shift=shift), lr=0.0, consistency=consistency)
     views = torch.stack([predict_plain(network, images[:, view], shift=shift) for view in range(2)])
     torch.testing.assert_close(seen[0], views.detach())
     expected = bce(views[0], targets) + 0.5 * views.square().sum()

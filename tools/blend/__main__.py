@@ -64,10 +64,10 @@ _KNOWN = {
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors(words):
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         paths = [word for word in words if "=" not in word]
         options = read_options(words)
         kept = [word for word in words if not word.startswith("overwrite=")]

@@ -22,10 +22,10 @@ resumes where it stopped; several commands may share the seeds between them.
 
 def main(words):
     """Run the command line `words`."""
-    if {"--help", "-h"} & set(words):
-        print(USAGE)
-        return
     with one_line_errors():
+        if {"--help", "-h"} & set(words):
+            print(USAGE)
+            return
         from tools.techniques.runs import run_study  # here, as help does not wait for these imports
         from tools.techniques.study import read_words
 
