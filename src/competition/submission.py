@@ -12,6 +12,8 @@ from src.errors import UserError, listing
 from src.evaluation.thresholds import Decision, label_metric
 from src.files import save_table
 
+_TRUTHS = {"True": "1", "False": "0"}
+
 
 def load_sample(competition):
     """Read the sample submission as a table of str; None where the competition has none.
@@ -54,11 +56,11 @@ def asks_for_names(sample, competition, target_names):
 
 
 def asks_for_labels(sample, competition, target_names, metric, test_ids):
-    """Whether the sample holds names or, where the metric takes labels, 0 and 1 alone (regression: whole grades)."""
+    """Whether it holds names or, where the metric takes labels, only 0 and 1, True and False (regression: grades)."""
     if sample is None or asks_for_names(sample, competition, target_names):
         return sample is not None or (competition.task == "regression" and label_metric(metric) is not None)
     cells = sample.drop(columns=find_ids(sample, competition.id, test_ids), errors="ignore")
-    cells = cells.apply(pd.to_numeric, errors="coerce")
+    cells = cells.replace(_TRUTHS).apply(pd.to_numeric, errors="coerce")
     is_label = cells % 1 == 0 if competition.task == "regression" else cells.isin((0, 1))
     return bool(is_label.all(axis=None) and label_metric(metric) is not None)
 
@@ -77,6 +79,8 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
         return sample.assign(**{name: values.to_numpy() for name in sample.columns if name != competition.id})
     id_column, rows = _match_rows(sample, competition, test_ids)
     columns = _fill_columns(sample, id_column, competition, probs[rows], target_names, decision)
+    if decision is not None and sample.isin([*_TRUTHS]).any(axis=None):
+        columns = {name: pd.Series(one).replace({0: "False", 1: "True"}).to_numpy() for name, one in columns.items()}
     return pd.DataFrame({id_column: sample[id_column], **columns})[list(sample.columns)]
 
 
@@ -174,14 +178,14 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
     """Return {prediction column of the sample: values}, by the rules below."""
     columns = [name for name in sample.columns if name != id_column]
     where = locate(competition.root, competition.sample_submission)
-    if found := match_names([name.strip() for name in columns], target_names):
-        return {name: probs[:, found[name.strip()]] for name in columns}
     if len(columns) == 1 and len(target_names) == 1:
-        cells = sample[columns[0]].dropna()
+        cells = sample[columns[0]].replace(_TRUTHS)[sample[columns[0]].fillna("") != ""]
         if competition.label and len(cells) and pd.to_numeric(cells, errors="coerce").isna().all():
             found = f"column {columns[0]!r} holds names ({listing(cells.unique(), 3)}), task=binary gives probabilities"
             raise UserError(f"{where}: {found}; set competition.task=multiclass, which writes the class")
         return {columns[0]: probs[:, 0]}
+    if found := match_names([name.strip() for name in columns], target_names):
+        return {name: probs[:, found[name.strip()]] for name in columns}
     if asks_for_names(sample, competition, target_names):
         names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
         if not cells & set(names) and all(re.fullmatch(r"-?\d+\.0+", one) for one in names):

@@ -137,6 +137,19 @@ def test_columns_of_zeros_and_ones_take_labels(write_competition, tmp_path, head
     assert set(found[list(expected)].to_numpy().ravel()) <= {"0", "1"}
 
 
+@pytest.mark.parametrize(("header", "names"), [("id,y", ("dog",)), ("id,cat,dog", ("dog",))])
+def test_true_and_false_are_labels_and_words(write_competition, header, names):
+    sample, competition = sample_of(write_competition, header, label="kind", classes=["cat", "dog"])
+    sample = sample.assign(**{name: ["True", "False", "False"] for name in sample.columns if name != "id"})
+    assert asks_for_labels(sample, competition, names, build_metric("accuracy", "binary"), IDS)
+    frame = build_submission(sample, competition, IDS, PROBS[:, :1], names, Decision(0.65))
+    assert frame.iloc[:, -1].tolist() == ["False", "True", "False"]
+    check_submission(frame, sample, "id")
+    names_of_classes = sample.assign(**{sample.columns[-1]: "cat"}).rename(columns={sample.columns[-1]: "dog"})
+    with pytest.raises(UserError, match="holds names"):
+        build_submission(names_of_classes[["id", "dog"]], competition, IDS, PROBS[:, :1], ("dog",))
+
+
 def test_a_long_sample_takes_labels_too(write_competition):
     asked = [f"{one}_{name}" for one in ("3", "01", "02") for name in ("eel", "cat", "dog")]
     text = "id,Label\n" + "".join(f"{one},0\n" for one in asked)
