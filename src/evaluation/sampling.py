@@ -17,7 +17,7 @@ class Sampling:
     covariance: np.ndarray | None = None  # (M, M), of DeLong, or of a bootstrap of too few samples for quantiles
     samples: np.ndarray | None = None  # (B, M), of the bootstrap
     bounds: tuple = (-np.inf, np.inf)  # of a score
-    num_fewest: int = 1  # units on the smaller side of the column that has the fewest
+    num_fewest: int = 1  # units on the smaller sides of the columns
     freedom: np.ndarray | None = None  # (M,) degrees of freedom of DeLong's variances
 
     def interval(self, index, share=None, confidence=0.95):
@@ -26,8 +26,8 @@ class Sampling:
         share: of the score that another sample of this many times the rows would show, such as a public leaderboard:
             the errors of both add up. ROC AUC's is symmetric on the scale of its logit (Pepe, The Statistical
             Evaluation of Medical Tests, 2003, chapter 5), with Student's t for few units. A score at its bound, which
-            never varies, has the exact bound of a share (Clopper and Pearson, 1934) of the fewest units, which for ROC
-            AUC is a cautious one.
+            never varies, has the exact bound of a share (Clopper and Pearson, 1934), for ROC AUC that of the rarer
+            side's units, which is a cautious one.
         """
         value, (lowest, highest) = float(self.scores[index]), self.bounds
         scale = 1.0 if share is None else np.sqrt(1 + 1 / share)
@@ -104,8 +104,12 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
     shared = {"num_units": num_units, "bounds": metric.bounds, "num_fewest": num_units}
     if metric.fold_needs == "both":
         is_positive, is_known = metric.positives(targets), ~np.isnan(targets)
-        sides = np.stack([(is_positive & is_known).sum(axis=0), (~is_positive & is_known).sum(axis=0)]).min(axis=0)
-        shared["num_fewest"] = max(1, num_units * sides[sides > 0].min(initial=len(targets)) // len(targets))
+        is_more = is_positive.sum(axis=0) > (is_known & ~is_positive).sum(axis=0)
+        is_rare = (is_positive != is_more) & is_known
+        counts = is_rare.sum(axis=0)[is_rare.any(axis=0)]
+        if len(counts):  # a mean over columns counts their rows by Kish's effective size, each row once at most
+            num_rows = min(is_rare.any(axis=1).sum(), len(counts) ** 2 / (1 / counts).sum())
+            shared["num_fewest"] = max(1, int(num_units * num_rows / len(targets)))
     if metric.name == "roc_auc":
         found = [_mean_influence(metric, targets, one, units, num_units) for one in predictions]
         parts, freedom = np.stack([one for one, _ in found], axis=1), np.array([one for _, one in found])

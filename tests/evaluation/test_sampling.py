@@ -182,6 +182,12 @@ def test_a_perfect_score_is_not_sure():
     assert sample_scores(AUC, targets, [targets]).interval(0) == pytest.approx((0.025 ** (1 / 15), 1))
     assert sample_scores(AUC, targets, [1 - targets]).interval(0) == pytest.approx((0, 1 - 0.025 ** (1 / 15)))
     assert np.isnan(sample_scores(AUC, targets[:5], [targets[:5]]).interval(0)).all()
+    classes = np.eye(3)[np.arange(60) % 3]  # all 60 rows have a part in the mean over columns
+    auc = build_metric("roc_auc", "multiclass")
+    assert sample_scores(auc, classes, [classes]).interval(0) == pytest.approx((0.025 ** (1 / 60), 1))
+    unequal = np.stack([np.arange(60) < 2, np.arange(60) >= 30], axis=1)  # of 2 and 30 rows, as 7.5 of each
+    auc = build_metric("roc_auc", "multilabel")
+    assert sample_scores(auc, unequal * 1.0, [unequal]).interval(0) == pytest.approx((0.025 ** (1 / 7), 1))
 
 
 @pytest.mark.parametrize("name", ["log_loss", "f1_macro"])
