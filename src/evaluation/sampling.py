@@ -109,7 +109,7 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
         counts = is_rare.sum(axis=0)[is_rare.any(axis=0)]
         if len(counts):  # a mean over columns counts their rows by Kish's effective size, each row once at most
             num_rows = min(is_rare.any(axis=1).sum(), len(counts) ** 2 / (1 / counts).sum())
-            shared["num_fewest"] = max(1, int(num_units * num_rows / len(targets)))
+            shared["num_fewest"] = max(1, int(num_units * num_rows / len(targets) + 1e-9))
     if metric.name == "roc_auc":
         found = [_mean_influence(metric, targets, one, units, num_units) for one in predictions]
         parts, freedom = np.stack([one for one, _ in found], axis=1), np.array([one for _, one in found])
