@@ -44,7 +44,8 @@ submission.csv). One run at least is needed: its folds and targets count.
   stack=lightgbm   (pip install lightgbm), gradient_boosting or logistic: learns
                    from the predictions and
   metadata=[a,b]   columns of the tables: numbers, categories, gaps; with
-                   competition.group also relative to the group's mean
+                   competition.group predictions and numbers also relative to
+                   the group's mean, which needs no columns
   seed=0           of the bags
   overwrite=true   replaces a blend of that name; never a trained run
   output_dir=      where outputs/NAME is written
@@ -107,9 +108,8 @@ def read_options(words):
         raise UserError(f"command line: power= belongs to method=power, not to {options['method']}; leave one out")
     if options["metadata"] is not None:
         options["metadata"] = [one.strip() for one in options["metadata"].strip("[]").split(",") if one.strip()]
-    if bool(options["metadata"]) != (options["stack"] is not None):
-        wanted = "stack= needs metadata=[COLUMN,...]" if options["stack"] else "metadata= needs stack=lightgbm"
-        raise UserError(f"command line: {wanted}, the columns of the tables that it learns from; write both")
+    if options["metadata"] and not options["stack"]:
+        raise UserError("command line: metadata= needs stack=lightgbm, which learns from these columns; write both")
     if options["stack"] and options["method"] != "auto":
         raise UserError(f"command line: stack={options['stack']} and method={options['method']}: keep one of them")
     return options

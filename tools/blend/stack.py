@@ -1,7 +1,7 @@
 """A stack of predictions and columns of the tables: learners, what they are given, and whether a column helps at all.
 
 Each fit looks, within its own rows, for the columns and the number of rounds that help on rows left out, whole groups
-at a time; where none does, the stack is the predictions alone.
+at a time; where none does, the stack is the predictions alone, with groups also relative to their groups.
 """
 
 from dataclasses import dataclass, field, replace
@@ -226,7 +226,7 @@ class Stack:
 
 def judge_stack(inputs, oof, test, kept, options, competition):
     """Return (Candidate of the stack, lines about it); test: (ids, values (M, N, C)) or None, kept: its inputs used."""
-    kind, names = options["stack"], list(dict.fromkeys(options["metadata"]))
+    kind, names = options["stack"], list(dict.fromkeys(options["metadata"] or []))
     if kind == "lightgbm" and find_spec("lightgbm") is None:
         raise UserError("stack=lightgbm: not installed; pip install lightgbm, or set stack=gradient_boosting")
     if not inputs.are_probs:
@@ -235,6 +235,8 @@ def judge_stack(inputs, oof, test, kept, options, competition):
         raise UserError(f"metadata={wrong[0]}: is the id or a target; leave it out")
     columns, groups = load_metadata(names, competition, oof.ids, oof.target_names)
     groups = oof.groups if groups is None else groups
+    if groups is None and not names:
+        raise UserError(f"stack={kind}: has no columns to learn from; write metadata=[COLUMN,...]")
     test_rows, lines = None, []
     if test is not None:
         test_columns, test_groups = load_metadata(names, competition, test[0], oof.target_names, "test")
@@ -254,7 +256,9 @@ def judge_stack(inputs, oof, test, kept, options, competition):
     weights, shares = _compute_shares(stack, rows, names, inputs.seed)
     used = sorted({name for part in stack.parts for name in part[4]}, key=names.index)
     if not used:
-        lines.append("no column is shown to help; the stack is the predictions alone")
+        takes_groups = any(stages is not None for _, _, stages, _, _ in stack.parts)
+        more = f" and what {competition.group} adds: means and sizes of its groups" if takes_groups else " alone"
+        lines.append(f"{'no column is shown to help; ' if names else ''}the stack is the predictions{more}")
     details = {"stack": kind, "metadata": shares, "metadata_used": used}
     stack = replace(stack, test=test_rows, weights=weights, details=details)
     return Candidate(stack, nested, stack.combine(rows)), lines
@@ -292,7 +296,7 @@ def _fit_target(features, learner, rows, truth, known, inputs, names):
         return nothing
     rounds = (1,) if features.is_linear else _ROUNDS
     bases = [base_of(x_base[train], truth[train]) for train, _ in splits]
-    while names:
+    while names or features.has_groups:  # without columns the predictions relative to the group are left
         (x, is_code), found = features.compute(rows, names), []
         for (train, _), one in zip(splits, bases, strict=True):
             found.append(learner(x[train], truth[train], one(x_base[train]), is_code, rounds))
@@ -306,10 +310,12 @@ def _fit_target(features, learner, rows, truth, known, inputs, names):
                 keep.append(name)
         if keep == names:
             alone = _losses(features, None, bases, splits, x, x_base, truth, (0,))[0]
-            if _z(alone - losses[best], units, inner) < _HELPS_AT:
-                return nothing
-            stages = learner(x[known], truth[known], base(x_base[known]), is_code, (best,))
-            return features, base, stages, best, names
+            if _z(alone - losses[best], units, inner) >= _HELPS_AT:
+                stages = learner(x[known], truth[known], base(x_base[known]), is_code, (best,))
+                return features, base, stages, best, names
+            if not names:
+                break
+            keep = []
         names = keep
     return nothing
 
@@ -349,7 +355,7 @@ def _compute_shares(stack, rows, names, seed):
     rng, raw = np.random.default_rng(seed), stack.raw(rows)
     runs = [np.abs(stack.raw(rows.shuffle(rng, run=k)) - raw).mean(axis=0) for k in range(len(rows.values))]
     columns = [np.abs(stack.raw(rows.shuffle(rng, column=name)) - raw).mean(axis=0) for name in names]
-    runs, columns = np.stack(runs, axis=1), np.stack(columns, axis=1)  # (C, M), (C, P)
+    runs, columns = np.stack(runs, axis=1), np.reshape(columns, (len(names), raw.shape[1])).T  # (C, M), (C, P)
     whole = np.maximum(runs.sum(axis=1) + columns.sum(axis=1), 1e-300)
     shares = (columns / whole[:, None]).mean(axis=0)
     return runs / np.maximum(runs.sum(axis=1, keepdims=True), 1e-300), dict(zip(names, shares.tolist(), strict=True))

@@ -304,7 +304,7 @@ def test_regression_is_blended_in_its_own_units(write_run, blend, tmp_path):
         ),
         (
             "outputs/a outputs/b metadata=[age]",
-            "command line: metadata= needs stack=lightgbm, the columns of the tables that it learns from; write both",
+            "command line: metadata= needs stack=lightgbm, which learns from these columns; write both",
         ),
         (
             "outputs/a outputs/none",

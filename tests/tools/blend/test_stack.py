@@ -96,6 +96,20 @@ def test_values_relative_to_the_group_are_features(kind, write, blend):
     assert found["nested"] > found["best_single"] + 0.03
 
 
+@pytest.mark.parametrize("words", [[], ["metadata=[noise]"]])
+def test_images_of_a_group_say_something_about_each_other_without_columns(words, write, blend):
+    """Ten images a patient, of one answer: what is delivered is what is judged, also where a column does not help."""
+    rng = np.random.default_rng(3)
+    patients = np.arange(NUM_ROWS + NUM_TEST) // 10
+    targets = rng.integers(2, size=patients.max() + 1)[patients]
+    image = 1 / (1 + np.exp(-0.7 * targets - rng.normal(size=targets.shape)))
+    columns = {"patient": patients, "noise": rng.normal(size=targets.shape)}
+    run = write(targets, image, columns, ["competition.group=patient"], patients[:NUM_ROWS])
+    found = blend(run, "stack=logistic", *words)
+    assert found["nested"] > found["best_single"] + 0.15
+    assert found["in_sample"] == pytest.approx(found["nested"], abs=0.01)
+
+
 def test_relative_features_are_the_difference_to_the_groups_mean():
     columns = pd.DataFrame({"age": ["10", "20", None, "40"], "sex": ["f", "m", "x", None]})
     encoder = Encoder.build(columns.iloc[:2])
@@ -165,11 +179,7 @@ def test_multiclass_rows_sum_to_one(kind, write_run, blend, tmp_path):
             "metadata=note: holds another text in each row ('text 0' ...); leave it out, or write a date as a number",
         ),
         ("metadata=[age] method=hill", "command line: stack=logistic and method=hill: keep one of them"),
-        (
-            "",
-            "command line: stack= needs metadata=[COLUMN,...], the columns of the tables that it learns from; write "
-            "both",
-        ),
+        ("", "stack=logistic: has no columns to learn from; write metadata=[COLUMN,...]"),
     ],
 )
 def test_refusals(words, line, write, capsys):
