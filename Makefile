@@ -17,7 +17,7 @@ test: $(VENV)/dev
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not nightly"
 
 fast: $(VENV)/dev
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not nightly"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not nightly" $(TESTS)
 
 nightly: $(VENV)/dev
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m nightly

@@ -204,7 +204,7 @@ def test_thresholds_between_grades_are_as_good_as_any():
     assert Decision([{}, {}, {}], "regression").labels(np.full((1, 3), 6.6)).tolist() == [[7, 7, 7]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("task", "count"), [("multiclass", 5), ("multiclass", 50), ("multilabel", 20), ("multilabel", 300), ("binary", 1)]
 )

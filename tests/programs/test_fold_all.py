@@ -82,10 +82,10 @@ def test_settings_that_need_more_epochs_than_the_folds_chose_get_them(run):
 @pytest.mark.parametrize("average", ["ema", "swa"])
 def test_alone_in_a_run_it_predicts_and_averages_work(run, average):
     folder, _ = run
-    words = [*TINY, f"train.average={average}", f"name={average}", "fold=all"]
+    words = [*TINY, f"train.average={average}", f"name=all_{average}", "fold=all"]
     run_here("train.py", *words, cwd=folder)
-    assert not (folder / f"outputs/{average}/oof.csv").exists()
-    printed, _ = run_here("infer.py", f"run=outputs/{average}", cwd=folder)
+    assert not (folder / f"outputs/all_{average}/oof.csv").exists()
+    printed, _ = run_here("infer.py", f"run=outputs/all_{average}", cwd=folder)
     assert "360 test images x foldall x 1 views" in printed
 
 

@@ -19,9 +19,9 @@ SMALL = "num_folds=2 image_size=32 train.max_images=16 train.epochs=3 infer.batc
 
 def test_the_table_holds_mean_range_epochs_and_seconds():
     logs = [pd.DataFrame({"val_score": [0.1, 0.2, 0.5], "seconds": [1.0, 2.0, seconds]}) for seconds in (3.0, 5.0)]
-    run = {"seconds": 61.4, "folds": {"0": 0.5, "1": 0.7}, "logs": logs}
+    run = {"seconds": 61.4, "folds": {"0": 0.5, "1": 0.7}, "pooled": 0.61, "interval": [0.58, 0.64], "logs": logs}
     *_, row = list_rows({"finetune": run})
-    assert row == "| fine-tuned | 0.600 (0.500 to 0.700) | 3 | 4.0 | 61 s |"
+    assert row == "| fine-tuned | 0.600 (0.500 to 0.700) | 0.610 (0.580 to 0.640) | 3 | 4.0 | 61 s |"
 
 
 @pytest.mark.slow

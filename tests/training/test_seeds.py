@@ -85,7 +85,7 @@ def test_killed_in_the_second_the_same_command_ends_as_if_undisturbed(tiny_run):
         assert one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_one_seed_after_another(tiny_run):
     folder, _ = tiny_run
     words = [*WORDS, "device=cpu", "train.batch_size=16", "seed=[1,2]", "name=pair"]

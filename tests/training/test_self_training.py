@@ -423,18 +423,18 @@ def test_a_stopped_fold_resumes_bit_for_bit_and_refuses_other_pseudo_labels(tiny
     teacher = folder / "outputs/demo_default"
     words = [*TINY, "fold=0", "mix.prob=0.5", f"train.teacher={teacher}", f"train.pseudo={teacher}"]
     words += ["train.pseudo_kwargs.weight=0.5", "checkpoint_minutes=0"]
-    run_here("train.py", *words, "name=whole", cwd=folder)
-    run = folder / "outputs/stopped"
-    forked = Forked("train.py", [*words, "name=stopped"], folder, folder / "stopped.log")
+    run_here("train.py", *words, "name=taught_whole", cwd=folder)
+    run = folder / "outputs/taught_stopped"
+    forked = Forked("train.py", [*words, "name=taught_stopped"], folder, folder / "taught_stopped.log")
     forked.wait_for(lambda: any(run.glob("fold0/state_*.pt")))
     os.kill(forked.pid, signal.SIGTERM)
-    assert forked.status() == 128 + signal.SIGTERM, (folder / "stopped.log").read_text()
+    assert forked.status() == 128 + signal.SIGTERM, (folder / "taught_stopped.log").read_text()
     kept = (teacher / "fold0/test.csv").read_text()
     (teacher / "fold0/test.csv").write_text(kept.replace("0.", "0.1", 1))
-    _, refused = run_here("train.py", *words, "name=stopped", cwd=folder, status=2)
+    _, refused = run_here("train.py", *words, "name=taught_stopped", cwd=folder, status=2)
     assert "predicts otherwise than when this fold was begun" in refused
     (teacher / "fold0/test.csv").write_text(kept)
-    printed, _ = run_here("train.py", *words, "name=stopped", cwd=folder)
+    printed, _ = run_here("train.py", *words, "name=taught_stopped", cwd=folder)
     assert "fold 0: resumes after" in printed
     for file in ("oof.csv", "fold0/last.safetensors"):
-        assert (run / file).read_bytes() == (folder / "outputs/whole" / file).read_bytes()
+        assert (run / file).read_bytes() == (folder / "outputs/taught_whole" / file).read_bytes()

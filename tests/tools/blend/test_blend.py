@@ -403,7 +403,7 @@ def test_lines_fit_eighty_columns(write_run, blend, capsys):
     assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_hundred_thousand_rows_of_ten_runs_take_seconds(write_run, blend):
     import time
 

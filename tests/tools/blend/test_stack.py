@@ -10,7 +10,7 @@ from tools.blend.__main__ import main
 from tools.blend.stack import Encoder, Features, Rows
 
 NUM_ROWS, NUM_TEST = 2000, 300
-KINDS = ("logistic", "lightgbm", pytest.param("gradient_boosting", marks=pytest.mark.slow))
+KINDS = ("logistic", "lightgbm", pytest.param("gradient_boosting", marks=pytest.mark.nightly))
 
 
 @pytest.fixture(params=KINDS)

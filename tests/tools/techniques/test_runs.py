@@ -70,7 +70,7 @@ def test_a_study_trains_and_the_second_time_skips(tmp_path):
     assert (tmp_path / "techniques.md").read_text() == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_of_self_training_takes_the_base_as_teacher(tmp_path):
     words = ["only=self-training", "seeds=5", "output=runs", "num_folds=2", "train.epochs=1", "train.max_images=32"]
     command = [sys.executable, "-m", "tools.techniques", *words, "image_size=16"]
