@@ -186,7 +186,7 @@ def look_at_photo(pixels):
     return int(str(imagehash.phash(Image.fromarray(thumbnail))), 16), thumbnail
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_100_000_images_take_less_than_five_minutes():
     """A fifth of them all alike, so that 4 % of the 5,000 million pairs are proposed; 12 s of the test draw them."""
     hashes, thumbnails, sources = draw_thumbnails(100_000, 0.2, 1000)
