@@ -82,7 +82,6 @@ def train_run(config, words=(), interrupts=None):
         processes = start_processes(config)
         with interrupts.alarm(processes.num_processes):
             run = load_run(config, processes)
-            folder = run.folder
             check_learner(run)
             run.interrupts, run.words = interrupts, tuple(words)
             open_folder(run, locks)
@@ -99,11 +98,11 @@ def train_run(config, words=(), interrupts=None):
         except Stopped as stop:
             stopped = stop
         if processes.is_main_process:
-            with opening(folder.path):  # of two commands that end together, the second scores what both have done
+            with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
                 run.tracker.finish(score_run(run))
                 if config.fold == "all" and not stopped:
                     uses = "infer.folds=all (alone) or infer.folds=both (beside the folds)"
-                    print(f"{folder.fold('all').path}; next: python infer.py run={folder.path} {uses}")
+                    print(f"{run.folder.fold('all').path}; next: python infer.py run={run.folder.path} {uses}")
         run.accelerator.wait_for_everyone()
         if stopped:
             raise stopped if processes.is_main_process else SystemExit(stopped.status)
@@ -137,7 +136,7 @@ def check_learner(run):
     wanted = run.folds if config.fold is None else [config.fold]
     if not config.overwrite and all(folder.fold(fold).is_finished() for fold in wanted):
         return  # its weights may be gone since
-    for fold in wanted:
+    for fold in wanted if config.train.teacher or config.train.pseudo else ():
         build_train_table(run, fold, choose_rows(config, fold, run.table.folds)[0])
     if run.processes.is_main_process:
         print(f"building {config.model.backbone}", flush=True)
