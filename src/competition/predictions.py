@@ -17,12 +17,6 @@ def join_columns(first, values, names):
     return pd.concat([pd.DataFrame(first), pd.DataFrame(values, columns=list(names))], axis=1)
 
 
-def pool_rows(units, values, how):
-    """Return (ids (M,), values (M, C)) of the distinct units, (N,) str, in order: their rows' mean or max of (N, C)."""
-    pooled = pd.DataFrame(values).groupby(units, sort=False).agg(how)
-    return pooled.index.to_numpy(dtype=str), pooled.to_numpy()
-
-
 def load_predictions(path, ids, names):
     """Read what `save_predictions` wrote: the probabilities (N, C) of the ids, float64."""
     try:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import linalg, optimize, special, stats
 
 from src.evaluation.metrics import Metric
+from src.evaluation.sampling import draw_units
 
 _NUM_BAGS, _MOST_ROWS = 10, 6000
 _NUM_STEPS, _PATIENCE = 25, 8  # of hill climbing: additions in all, and without a better score
@@ -311,15 +312,8 @@ def _equal(inputs, runs):
 def _bags(inputs, rows, count=_NUM_BAGS):
     """Return bootstrap samples of whole units, as indices among all rows; of many rows each is a smaller sample."""
     units = np.unique(inputs.units[rows], return_inverse=True)[1]
-    sizes, rng = np.bincount(units), np.random.default_rng(inputs.seed)
-    order, starts = rows[np.argsort(units, kind="stable")], np.cumsum(sizes) - sizes
-    num_drawn = max(1, round(len(sizes) * min(1, _MOST_ROWS / len(rows))))
-    bags = []
-    for _ in range(count):
-        drawn = rng.integers(len(sizes), size=num_drawn)
-        ends = np.cumsum(sizes[drawn])
-        bags.append(order[np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn]) + np.arange(ends[-1])])
-    return bags
+    num_drawn = max(1, round((units.max() + 1) * min(1, _MOST_ROWS / len(rows))))
+    return [rows[drawn] for drawn in draw_units(units, num_drawn, count, inputs.seed)]
 
 
 def _build_scorer(inputs, columns):

@@ -26,12 +26,16 @@ class OutOfFold:
 
     def pool(self, units, how):
         """Return a row for each distinct unit, (N,) str: its rows' mean or max, with fold and group of the first."""
+        (ids, targets), (_, probs) = (pool_rows(units, one, how) for one in (self.targets, self.probs))
         rows = pd.DataFrame({"fold": self.folds, "group": self.groups}).groupby(units, sort=False).first()
-        targets, probs = (
-            pd.DataFrame(one).groupby(units, sort=False).agg(how).to_numpy() for one in (self.targets, self.probs)
-        )
         groups = None if self.groups is None else rows["group"].to_numpy()
-        return OutOfFold(rows.index.to_numpy(), rows["fold"].to_numpy(), targets, probs, self.target_names, groups)
+        return OutOfFold(ids, rows["fold"].to_numpy(), targets, probs, self.target_names, groups)
+
+
+def pool_rows(units, values, how):
+    """Return (ids (M,), values (M, C)) of the distinct units, (N,) str, in order: their rows' mean or max of (N, C)."""
+    pooled = pd.DataFrame(values).groupby(units, sort=False).agg(how)
+    return pooled.index.to_numpy(dtype=str), pooled.to_numpy()
 
 
 def load_out_of_fold(oof_path, folds_path):

@@ -122,6 +122,16 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
     return Sampling(scores, "bootstrap", samples=samples, **shared)
 
 
+def draw_units(units, num_drawn, num_samples, seed):
+    """Yield bootstrap samples, as the indices of rows: of whole units, (N,) int, drawn with replacement."""
+    rng, sizes = np.random.default_rng(seed), np.bincount(units)
+    order, starts = np.argsort(units, kind="stable"), np.cumsum(sizes) - sizes
+    for _ in range(num_samples):
+        drawn = rng.integers(len(sizes), size=num_drawn)
+        ends = np.cumsum(sizes[drawn])
+        yield order[np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn]) + np.arange(ends[-1])]
+
+
 def auc_influence(is_positive, probs, units):
     """Return each row's part (N,) in the error of one column's AUC; units (N,) int number what is independent.
 
@@ -164,16 +174,10 @@ def _mean_influence(metric, targets, probs, units, num_units):
 
 def _bootstrap(metric, targets, predictions, units, num_units, num_samples, seed, max_work):
     """Return (the scores (B, M) of samples of whole units, drawn with replacement; each one's share of the units)."""
-    rng, sizes = np.random.default_rng(seed), np.bincount(units)
     values, calls = targets.size * len(predictions), len(predictions) * (targets.shape[1] if metric.has_columns else 1)
     num_samples = int(np.clip(max_work / (values + 5000 * calls), min(25, num_samples), num_samples))  # a call: 1 ms
     share = float(np.clip(max_work / values / num_samples, 1 / 25, 1)) if num_samples == 25 else 1.0
     num_drawn = max(2, round(num_units * share))
-    order, starts = np.argsort(units, kind="stable"), np.cumsum(sizes) - sizes
-    samples = np.empty((num_samples, len(predictions)))
-    for sample in samples:
-        drawn = rng.integers(num_units, size=num_drawn)
-        ends = np.cumsum(sizes[drawn])
-        rows = order[np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn]) + np.arange(ends[-1])]
-        sample[:] = [metric.score(targets[rows], one[rows]) for one in predictions]
-    return samples, num_drawn / num_units
+    drawn = draw_units(units, num_drawn, num_samples, seed)
+    samples = [[metric.score(targets[rows], one[rows]) for one in predictions] for rows in drawn]
+    return np.array(samples), num_drawn / num_units

@@ -168,7 +168,6 @@ def _best_place(criterion, start, truth, values, limits, rest=0, sides=(0, 1), c
 
 def _columns(is_positive, is_known, probs, together):
     """The moves of columns (N, C); together: the metric, where a column's best threshold depends on the others'."""
-
     seen, is_right = np.full(probs.shape[1], np.nan), np.ones(probs.shape, dtype=bool)
     tables = np.zeros((probs.shape[1], 2, 2), dtype=np.int64)
 

@@ -11,7 +11,7 @@ from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
-from src.competition.predictions import pool_rows, save_predictions
+from src.competition.predictions import save_predictions
 from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
@@ -22,7 +22,7 @@ from src.device import resolve_device, resolve_execution, share_cores
 from src.errors import UserError, first_line
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
-from src.evaluation.out_of_fold import load_out_of_fold
+from src.evaluation.out_of_fold import load_out_of_fold, pool_rows
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
 from src.files import delete_unfinished, load_json, make_folder, save_json

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.competition.predictions import load_predictions, load_target_names, pool_rows, save_predictions
+from src.competition.predictions import load_predictions, load_target_names, save_predictions
 from src.competition.tables import ImageTable
 from src.errors import UserError
 
@@ -31,11 +31,3 @@ def test_damage_is_named_with_the_fold_to_train_again(path, content):
         load_predictions(path, IDS, NAMES)
     assert str(caught.value).startswith(f"{path}: damaged (")
     assert str(caught.value).endswith(f"); delete {path.parent} and train that fold again")
-
-
-def test_rows_of_a_unit_are_pooled_in_the_order_of_their_first():
-    units, values = np.array(["b", "a", "b"]), np.array([[0.2, 1.0], [0.5, 0.5], [0.4, 0.0]])
-    for how, expected in (("mean", [[0.3, 0.5], [0.5, 0.5]]), ("max", [[0.4, 1.0], [0.5, 0.5]])):
-        ids, pooled = pool_rows(units, values, how)
-        assert ids.tolist() == ["b", "a"]
-        np.testing.assert_allclose(pooled, expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.evaluation.out_of_fold import load_out_of_fold
+from src.evaluation.out_of_fold import load_out_of_fold, pool_rows
 
 OOF = "id,fold,target_a,target_b,a,b\n007,1,1,,0.25,0.5\nNA,0,0,1,0.75,0.125\n"
 
@@ -47,3 +47,11 @@ def test_a_file_of_folds_that_is_not_there_is_named(tmp_path):
     (tmp_path / "oof.csv").write_text(OOF)
     with pytest.raises(UserError, match=r"folds.csv: no such file"):
         load_out_of_fold(tmp_path / "oof.csv", tmp_path / "folds.csv")
+
+
+def test_rows_of_a_unit_are_pooled_in_the_order_of_their_first():
+    units, values = np.array(["b", "a", "b"]), np.array([[0.2, 1.0], [0.5, 0.5], [0.4, 0.0]])
+    for how, expected in (("mean", [[0.3, 0.5], [0.5, 0.5]]), ("max", [[0.4, 1.0], [0.5, 0.5]])):
+        ids, pooled = pool_rows(units, values, how)
+        assert ids.tolist() == ["b", "a"]
+        np.testing.assert_allclose(pooled, expected)

@@ -11,7 +11,7 @@ import psutil
 
 from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
-from src.competition.predictions import join_columns, pool_rows
+from src.competition.predictions import join_columns
 from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import (
     ImageTable,
@@ -30,6 +30,7 @@ from src.evaluation.blending import Inputs, find_copies, find_skill, list_method
 from src.evaluation.intervals import compute_verdict, describe_difference, holm
 from src.evaluation.judgement import judge_run
 from src.evaluation.metrics import build_metric
+from src.evaluation.out_of_fold import pool_rows
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
 from src.files import save_json, save_table, save_text

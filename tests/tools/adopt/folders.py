@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from src.competition.predictions import pool_rows
 from src.competition.submission import check_sample, load_sample, write_submission
 from src.competition.tables import load_test_table, load_train_table, read_table
 from src.config.load import load_config
+from src.evaluation.out_of_fold import pool_rows
 from src.files import save_table
 from tools.adopt.competition_file import competition_yaml
 from tools.adopt.layout import recognise
