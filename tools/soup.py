@@ -210,7 +210,7 @@ class Soups:
 
 def judge(soups, members, nested):
     """Return what soup.json holds: members, scores with intervals and differences to the best run, sentences."""
-    from src.evaluation.intervals import compute_verdict
+    from src.evaluation.intervals import compare_scores, compute_verdict
     from src.evaluation.sampling import sample_scores
 
     oof, paths, every = soups.run.oof, soups.paths, soups.numbers
@@ -226,12 +226,8 @@ def judge(soups, members, nested):
         "metric": soups.metric.name,
         "members": [paths[one] for one in members],
         "left_out": left_out,
-        "scores": {},
+        "scores": {name: compare_scores(found, place) for place, name in enumerate(probs)},
     }
-    for place, name in enumerate(probs):
-        difference, low, high, _ = found.difference(0, place)
-        result["scores"][name] = {"score": float(found.scores[place]), "interval": list(found.interval(place)),
-                                  "difference": difference, "difference_interval": [low, high]}  # fmt: skip
     best = paths[members[0]]
     if len(members) == 1:
         sentences = [f"no other run can be averaged with {best} without loss: the soup is {best} alone"]

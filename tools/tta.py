@@ -108,7 +108,7 @@ def compare_views(oof, competition, views, probs):
     """Return scores, differences, weights and sentences of views, {name: function}, from their probs (1 + V, N, C)."""
     import numpy as np
 
-    from src.evaluation.intervals import compute_verdict
+    from src.evaluation.intervals import compare_scores, compute_verdict
     from src.evaluation.metrics import build_metric
     from src.evaluation.sampling import sample_scores
 
@@ -122,11 +122,7 @@ def compare_views(oof, competition, views, probs):
             nested[rows] = np.tensordot(fit_weights(oof.targets[~rows], probs[:, ~rows]), probs[:, rows], 1)
     shown = [*names, "mean", *(["weighted"] if nested is not None else [])]
     found = sample_scores(metric, oof.targets, [*probs, mean, *([] if nested is None else [nested])], oof.groups)
-    scores = {}
-    for place, name in enumerate(shown):
-        difference, low, high, _ = found.difference(0, place)
-        scores[name] = {"score": float(found.scores[place]), "interval": list(found.interval(place)),
-                        "difference": difference, "difference_interval": [low, high]}  # fmt: skip
+    scores = {name: compare_scores(found, place) for place, name in enumerate(shown)}
     facts = {"metric": metric.name, "rows": len(oof.ids), "groups": None if oof.groups is None else found.num_units,
              "scores": scores, "weights": dict(zip(names, weights.tolist(), strict=True))}  # fmt: skip
 

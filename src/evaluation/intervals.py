@@ -51,6 +51,13 @@ def describe_difference(difference, interval):
     return f"{difference:+.5f}, 95 % {interval[0]:+.5f} to {interval[1]:+.5f}"
 
 
+def compare_scores(sampling, index, base=0):
+    """Return the score of one prediction of a sampling.Sampling, and its difference to another, with 95 % intervals."""
+    difference, low, high, _ = sampling.difference(base, index)
+    numbers = {"score": float(sampling.scores[index]), "interval": list(sampling.interval(index))}
+    return numbers | {"difference": difference, "difference_interval": [low, high]}
+
+
 def _interval(differences, correction, confidence):
     """The t-interval whose variance of the mean is the sample's times 1/n + correction; 0 gives the textbook's."""
     differences = np.asarray(differences, dtype=np.float64)
