@@ -1,6 +1,7 @@
 """What several test files share, and how test processes beside each other share the cores."""
 
 import os
+from functools import partial
 
 import pytest
 
@@ -31,3 +32,17 @@ def accelerator():
     torch.set_num_threads(1)  # threads that fight other programs for the cores take ten times as long
     AcceleratorState._reset_state(reset_partial_state=True)  # which all Accelerators share, with its precision
     return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def make_table(tmp_path):
+    from tests import runs
+
+    return partial(runs.make_table, tmp_path)
+
+
+@pytest.fixture
+def make_run(tmp_path, accelerator):
+    from tests import runs
+
+    return partial(runs.make_run, tmp_path, accelerator)

@@ -21,7 +21,6 @@ from src.training.features import FeatureDataset
 from src.training.fold import train_fold
 from src.training.learner import build_learner
 from src.training.oof import score_run
-from tests import runs
 from tests.launch import run_here
 
 NUM_ROWS = 24
@@ -32,16 +31,6 @@ WORDS = ["image_size=16", "train.epochs=3", "train.batch_size=4", "augment.prese
          "model.kwargs={}", "optimizer.lr=3e-3", "threads=1"]  # fmt: skip
 REGRESSION = [*WORDS, "competition.task=regression", "competition.label=null", "competition.metric=rmse",
               "competition.targets=[t0,t1]"]  # fmt: skip
-
-
-@pytest.fixture
-def make_table(tmp_path):
-    return partial(runs.make_table, tmp_path)
-
-
-@pytest.fixture
-def make_run(tmp_path, accelerator):
-    return partial(runs.make_run, tmp_path, accelerator)
 
 
 @pytest.fixture
