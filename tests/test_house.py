@@ -11,10 +11,11 @@ from src.config.settings import REPOSITORY, settings
 
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 TOOLS = sorted((REPOSITORY / "tools").rglob("*.py"))
-FOUNDATION = {"config", "errors", "files", "locks", "device"}
+FOUNDATION = {"config", "errors", "files", "locks", "device", "terminal", "report"}
 ROOMS = {"competition", "evaluation", "data", "model"}
 MAY_IMPORT = {
     **{"errors": set(), "files": {"errors"}, "locks": {"errors", "files"}, "device": {"errors", "files"}},
+    **{"terminal": set(), "report": {"config", "errors"}},
     "config": {"errors", "files", "locks"},
     "evaluation": FOUNDATION,
     "competition": FOUNDATION | {"evaluation"},
@@ -23,6 +24,7 @@ MAY_IMPORT = {
     "checkpointing": FOUNDATION | ROOMS,
     "training": FOUNDATION | ROOMS | {"checkpointing"},
     "inference": FOUNDATION | ROOMS | {"checkpointing", "training"},
+    "analysis": FOUNDATION | ROOMS | {"checkpointing", "training", "inference"},
 }
 WITHOUT_TORCH = ("competition/", "evaluation/", "config/", "errors.py", "files.py", "locks.py")
 # What src imports each library in; numpy, pandas and torch may be anywhere else.
@@ -34,13 +36,15 @@ DOORS = {
     "huggingface_hub": ("model/weights.py",),
     "iterstrat": ("competition/splits.py",),
     "joblib": ("data/", "device.py"),
+    "matplotlib": ("analysis/",),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
     "psutil": ("device.py", "files.py"),
     "pydicom": ("data/",),
     "safetensors": ("checkpointing/serialization.py", "model/weights.py"),
     "scipy": ("evaluation/", "inference/ensemble.py"),
-    "sklearn": ("competition/", "evaluation/"),
+    "rich": ("terminal.py",),
+    "sklearn": ("competition/", "evaluation/", "analysis/"),
     "timm": ("model/", "training/averaging.py", "training/optimizer.py"),
     "torchvision": ("data/",),
     "tqdm": ("data/", "training/engine.py"),
