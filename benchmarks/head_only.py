@@ -100,15 +100,15 @@ def time_passes(config):
     from src.device import autocast, resolve_device
     from src.model.network import build_network
     from src.training.engine import predict
-    from src.training.precision import choose_execution
+    from src.training.precision import choose_precision
 
     device = resolve_device(config.device)
-    config = choose_execution(config, device).apply(config)
+    precision = choose_precision(config, device)
     network = build_network(config, 1).place(device, config.train.channels_last)
     dataset = ImageDataset(load_train_table(config.competition), config.competition, build_resize(config), config.seed)
     loader = build_loader(dataset, config.eval_batch_size, num_workers=0)
     began = time.perf_counter()
-    predict([network], loader, torch.sigmoid, config.precision)
+    predict([network], loader, torch.sigmoid, precision)
     whole = time.perf_counter() - began
     pixels = torch.randint(0, 256, (config.eval_batch_size, *config.image_size, 3), dtype=torch.uint8)
     network.eval()

@@ -39,7 +39,7 @@ MESSAGES = {
 TIMED = {
     "wandb started": ("run", "build_tracker"),
     "demo written": ("run_data", "write_demo"),
-    "precision timed": ("run", "choose_execution"),
+    "precision timed": ("run", "choose_precision"),
 }
 
 

@@ -1,32 +1,21 @@
-"""The device, the precision and memory format of a run on it, and how the cores are shared."""
+"""The device, the precision of a run on it, and how the cores are shared."""
 
 import ctypes
 import math
 import os
 import platform
+import re
 import statistics
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from pathlib import Path
 
 import joblib
 import psutil
 import torch
 
 from src.errors import UserError
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a network is computed: its precision (fp32, bf16 or fp16) and its memory format."""
-
-    precision: str
-    channels_last: bool
-
-    def apply(self, config):
-        """Return the config with these two in place of what it leaves open."""
-        return replace(config, precision=self.precision, train=replace(config.train, channels_last=self.channels_last))
 
 
 def resolve_device(name):
@@ -70,9 +59,11 @@ def has_bf16_units():
     return is_allowed and is_avx512 and torch.cpu._is_avx512_bf16_supported()
 
 
-def resolve_execution(config, device):
-    """Return the Execution that the config asks for; what it leaves open follows a rule, and nothing is timed."""
-    return Execution(resolve_precision(config.precision, device), config.train.channels_last is not False)
+def name_cpu():
+    """Return the processor's name; Linux's own words, as `platform` does not know them there."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def autocast(device, precision):

@@ -7,15 +7,12 @@ import psutil
 import pytest
 import torch
 
-from src.config.load import load_config
 from src.device import (
-    Execution,
     OtherPrograms,
     ThreadGuard,
     autocast,
     has_bf16_units,
     resolve_device,
-    resolve_execution,
     resolve_precision,
     share_cores,
 )
@@ -59,13 +56,6 @@ def test_on_arm_onednn_knows_the_instructions(monkeypatch, has_onednn, knows):
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: has_onednn)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: knows)
     assert has_bf16_units() == (has_onednn and knows)
-
-
-def test_what_the_config_leaves_open_goes_by_the_rule():
-    assert resolve_execution(load_config([]), CPU) == Execution("fp32", True)
-    words = ["precision=bf16", "train.channels_last=false"]
-    assert resolve_execution(load_config(words), CPU) == Execution("bf16", False)
-    assert Execution("bf16", False).apply(load_config(["seed=3"])) == load_config(["seed=3", *words])
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -52,7 +52,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 9249, 61, 123
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 9193, 61, 123
 
 
 def parse(path):

@@ -162,12 +162,12 @@ def find_lr(config, num_steps=NUM_STEPS):
     from src.data.samplers import derive_seed
     from src.training.learner import build_learner
     from src.training.optimizer import build_optimizer
-    from src.training.run import load_run, settle_execution, start_processes
+    from src.training.run import load_run, settle_precision, start_processes
     from src.training.schedule import Schedule
 
     run = load_run(config, start_processes(config))
     _leave_out_unreadable(run)
-    settle_execution(run)
+    settle_precision(run)
     fold = run.folds[0] if config.fold in (None, "all") else config.fold
     _prepare_inputs(run, fold, num_steps * config.train.batch_size * config.optimizer.accumulate_steps)
     own = {"average": "none", "average_kwargs": {}, "compile": False}

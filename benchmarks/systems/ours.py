@@ -28,7 +28,7 @@ def run(task, timer):
     num_images = len(task.split()[0])
     timer.train_seconds = [num_images / rate for rate in log["images_per_second"]]
     [execution] = load_json(folder.execution).values()  # of the only kind of device
-    return {"num_images": num_images, "auc": float(log["val_score"].iloc[-1]), **execution}
+    return {"num_images": num_images, "auc": float(log["val_score"].iloc[-1]), **execution, "channels_last": True}
 
 
 def write_config(task):

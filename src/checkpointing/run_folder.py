@@ -83,7 +83,7 @@ class RunFolder:
         self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
-        self.execution = self.path / "execution.json"  # precision and memory format, by device
+        self.execution = self.path / "execution.json"  # precision, by device
         self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
         self.provenance = self.path / "provenance.json"  # the code, versions, machine and tables it was made with
         self.test_score = self.path / "test_score.json"  # of infer.py, where the test labels are known

@@ -190,7 +190,7 @@ class Train:
     select: str = setting("last", "epoch whose weights predict; best: by validation score", choices=("last", "best"))
     early_stopping_epochs: int | None = setting(None, "stop after so many without better; null: never", at_least=1)
     early_stopping_kwargs: dict[str, Any] = setting({}, "min_delta=0: better by more than this; on=score or on=loss")
-    channels_last: bool | None = setting(None, "memory format; null: true, on a GPU the faster of a few timed steps")
+    channels_last: bool | None = setting(None, "memory format; null: true")
     compile: bool = setting(False, "torch.compile the network")
 
 
@@ -233,7 +233,8 @@ class Config:
     device: str = setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
     threads: int | None = setting(None, "torch's on a CPU, whose number decides the last bits; null: as many as cores, "
                                   "but one while other programs use them", at_least=1, at_most=1024)
-    precision: str = setting("auto", "auto: fastest of a few timed steps", choices=("auto", "fp32", "bf16", "fp16"))
+    precision: str = setting("auto", "auto: on a CPU fp32 or, if timed steps are faster, bf16; on a GPU 16 bits",
+                             choices=("auto", "fp32", "bf16", "fp16"))
     tracking: str = setting("auto", "auto: wandb if it has a key, else offline; CSV and JSON always",
                             choices=("auto", "wandb", "none"))
     overwrite: bool = setting(False, "delete the run's folder first")

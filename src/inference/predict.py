@@ -1,6 +1,7 @@
 """A run folder -> every fold's network over each test batch once -> submission.csv."""
 
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from src.config.load import load_saved_config
 from src.data.dataset import ImageDataset, build_loader
 from src.data.scan import find_unreadable
 from src.data.transforms import build_resize
-from src.device import resolve_device, resolve_execution, share_cores
+from src.device import resolve_device, share_cores
 from src.errors import UserError, first_line
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
@@ -31,7 +32,7 @@ from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
 from src.model.losses import probabilities
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
-from src.training.precision import recall_execution
+from src.training.precision import recall_precision
 
 
 def infer_run(config, run_folder):
@@ -45,7 +46,7 @@ def infer_run(config, run_folder):
     target_names = folds[0].load_target_names()
     device = resolve_device(config.device)
     num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
-    config = (recall_execution(folder, config, device) or resolve_execution(config, device)).apply(config)
+    config = replace(config, precision=recall_precision(folder, config, device))
     sample = load_sample(competition)
     table = load_test_table(competition, target_names)
     output = make_folder(config.infer.output or run_folder, "infer.output")  # Kaggle's input cannot be written

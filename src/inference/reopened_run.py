@@ -11,12 +11,12 @@ from src.competition.targets import match_ids
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.data.transforms import build_resize
-from src.device import resolve_device, resolve_execution, share_cores
+from src.device import resolve_device, share_cores
 from src.errors import UserError, listing
 from src.evaluation.out_of_fold import load_out_of_fold
 from src.model.losses import probabilities
 from src.training.engine import advise_on_nan, predict
-from src.training.precision import recall_execution
+from src.training.precision import recall_precision
 
 
 class ReopenedRun:
@@ -42,8 +42,8 @@ class ReopenedRun:
             raise UserError(f"{self.folder.oof}: holds other targets than the competition's table now; train it anew")
         self.device = resolve_device(config.device)
         self._num_workers, self._guard = share_cores(self.device, config.train.num_workers, config.threads)
-        execution = recall_execution(self.folder, config, self.device) or resolve_execution(config, self.device)
-        self.config, self._resize = execution.apply(config), build_resize(config)
+        self.config = replace(config, precision=recall_precision(self.folder, config, self.device))
+        self._resize = build_resize(config)
         paths = ImageDataset(self.table, config.competition, None, config.seed).list_paths()
         size = self._resize.decode_size
         cache = None if size is None else open_cache(paths, self.config, size, num_passes * len(paths))

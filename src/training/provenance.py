@@ -14,6 +14,7 @@ import torch
 from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
 from src.config.settings import REPOSITORY
+from src.device import name_cpu
 from src.files import load_json, save_json
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python",
@@ -41,11 +42,8 @@ def collect_facts(config, device):
     for library in _LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
-    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.is_file() and (named := re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE)):
-        cpu = named[1]
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    machine = {"system": platform.platform(), "cpu": cpu, "gpu": gpu}
+    machine = {"system": platform.platform(), "cpu": name_cpu(), "gpu": gpu}
     names = ("train_table", "test_table", "sample_submission")
     paths = {name: locate(competition.root, getattr(competition, name) or "") for name in names}
     teachers = {"train.teacher": config.train.teacher, "train.pseudo": config.train.pseudo}

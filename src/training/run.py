@@ -34,7 +34,7 @@ from src.training.fold import train_fold
 from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 from src.training.oof import score_run
 from src.training.optimizer import build_optimizer
-from src.training.precision import choose_execution, recall_execution, save_execution
+from src.training.precision import choose_precision, recall_precision, save_precision
 from src.training.provenance import save_provenance
 from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
 from src.training.schedule import build_schedule
@@ -46,7 +46,7 @@ from src.training.tracking import Tracker, build_tracker
 class Run:
     """What all folds of a run share."""
 
-    config: Config  # precision and memory format are settled once `accelerator` is set
+    config: Config  # precision is settled once `accelerator` is set
     folder: RunFolder
     metric: Metric
     table: ImageTable  # all rows; .folds is the fold that validates each
@@ -180,19 +180,17 @@ def _for_all_rows(run):
     return replace(run, config=replace(run.config, train=train))
 
 
-def settle_execution(run, is_resumed=False):
-    """Settle the precision and memory format that the config leaves open, for all processes; set the accelerator.
+def settle_precision(run, is_resumed=False):
+    """Settle the precision that the config leaves open, for all processes; set the accelerator.
 
-    is_resumed: as the run's folder has them, since all folds are computed alike.
+    is_resumed: as the run's folder has it, since all folds are computed alike.
     """
-    chosen, device = None, run.processes.device
+    chosen, config, device = None, run.config, run.processes.device
     if run.processes.is_main_process:
-        chosen = recall_execution(run.folder, run.config, device) if is_resumed else None
-        chosen = chosen or choose_execution(run.config, device)
-    [execution] = broadcast_object_list([chosen])
-    run.config = execution.apply(run.config)
-    run.accelerator = Accelerator(mixed_precision=execution.precision.replace("fp32", "no"), cpu=device.type == "cpu")
-    return execution
+        chosen = recall_precision(run.folder, config, device) if is_resumed else choose_precision(config, device)
+    [precision] = broadcast_object_list([chosen])
+    run.config = replace(config, precision=precision)
+    run.accelerator = Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=device.type == "cpu")
 
 
 def open_folder(run, locks):
@@ -204,13 +202,13 @@ def open_folder(run, locks):
             unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
             is_busy = locks.enter_context(hold_folds(folder.path, unfinished, config.overwrite))
         has_work = is_busy or folder.has_work()
-        execution = settle_execution(run, has_work and not config.overwrite)
+        settle_precision(run, has_work and not config.overwrite)
         if config.overwrite and folder.has_work():  # nothing is deleted for a command that cannot train
             build_learner(run, run.folds[0])
         with run.accelerator.main_process_first():
             if is_main:
                 open_run(config, is_busy)
-                save_execution(folder, execution, run.accelerator.device)
+                save_precision(folder, run.config.precision, run.accelerator.device)
                 save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
             run.table = leave_out_unreadable(config, run.table, folder.unreadable)
         check_folds(run.table, run.table.folds, run.metric, config)

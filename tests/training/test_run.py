@@ -95,21 +95,21 @@ def test_folds_one_at_a_time_and_without_the_cache_end_as_all_at_once(tiny_run):
 def test_a_run_keeps_what_its_first_fold_was_computed_with(tiny_run):
     """What was timed in the first fold holds for the run's other folds and for inference."""
     folder, _ = tiny_run
-    words = [*TINY, "precision=auto", "train.channels_last=null", "train.epochs=1", "name=timed"]
-    line = r"^precision=(\w+) train\.channels_last=(\w+): timed, "
+    words = [*TINY, "precision=auto", "train.epochs=1", "name=timed"]
+    line = r"^precision=(\w+): timed, "
     printed, _ = run_here("train.py", *words, "fold=0", cwd=folder)
     timed = re.search(line, printed, re.MULTILINE)
     assert (timed is not None) == has_bf16_units()  # without them there is nothing to choose
-    precision, is_last = timed.groups() if timed else ("fp32", "true")
+    precision = timed[1] if timed else "fp32"
     path = folder / "outputs/timed/execution.json"
-    assert json.loads(path.read_text()) == {"cpu": {"precision": precision, "channels_last": is_last == "true"}}
+    assert json.loads(path.read_text()) == {"cpu": {"precision": precision}}
     assert "precision: auto" in (folder / "outputs/timed/config.yaml").read_text()
 
     def infer(*words):
         run_here("infer.py", "run=outputs/timed", *words, cwd=folder)
         return (folder / "outputs/timed/fold0/test.csv").read_bytes()
 
-    half = '{"cpu": {"precision": "bf16", "channels_last": false}}'
+    half = '{"cpu": {"precision": "bf16"}}'
     path.write_text(half)
     assert infer() != infer("precision=fp32")
     printed, _ = run_here("train.py", *words, "fold=1", cwd=folder)

@@ -8,7 +8,7 @@ import torch
 
 from src.data.decode import decode_image
 from src.data.transforms import build_augmentation
-from src.device import autocast, resolve_execution
+from src.device import autocast, resolve_precision
 from src.model.network import build_network
 from src.training.optimizer import build_optimizer
 
@@ -53,10 +53,9 @@ def measure_costs(config, table, rows, device):
     augmented = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_network(config, len(table.target_names), load_pretrained=False)
-        execution = resolve_execution(config, device)
-        network.place(device, execution.channels_last)
+        network.place(device, config.train.channels_last)
         activation_bytes = _count_activations(network, channels, size, device)
-        train, predict = _time_network(config, network, device, execution.precision)
+        train, predict = _time_network(config, network, device, resolve_precision(config.precision, device))
     weight_bytes = sum(one.numel() * one.element_size() for one in network.state_dict().values())
     decode, augment = (decoded - began) / len(paths), (augmented - decoded) / len(paths)
     return Costs(train, predict, decode, augment, weight_bytes, activation_bytes, images[0].itemsize)

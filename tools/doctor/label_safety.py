@@ -21,12 +21,12 @@ from src.data.augmentations import build_transforms
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.data.transforms import Augmentation, build_augmentation, build_resize
-from src.device import resolve_device, resolve_execution, share_cores
+from src.device import resolve_device, share_cores
 from src.errors import UserError
 from src.evaluation.intervals import paired_interval
 from src.model.losses import probabilities
 from src.training.engine import predict
-from src.training.precision import recall_execution
+from src.training.precision import recall_precision
 from tools.doctor.findings import Fact, Finding
 
 _MIN_DROP = 0.01  # of the score, worth a finding where its interval excludes 0
@@ -146,14 +146,14 @@ def predict_versions(data, table, fold):
     config, competition = data.config, data.config.competition
     device = resolve_device(config.device)
     num_workers, _ = share_cores(device, config.train.num_workers, config.threads)
-    execution = recall_execution(RunFolder(fold.path.parent), config, device) or resolve_execution(config, device)
-    network = load_network(config, fold).place(device, execution.channels_last)
+    precision = recall_precision(RunFolder(fold.path.parent), config, device)
+    network = load_network(config, fold).place(device, config.train.channels_last)
     is_uint8 = decode_image(str(table.paths[0]), competition).dtype == np.uint8
     to_probs, found = partial(probabilities, task=competition.task), {}
     for name, (version, is_used) in build_versions(config, is_uint8).items():
         dataset = ImageDataset(table, competition, version, config.seed)
         loader = build_loader(dataset, config.eval_batch_size, num_workers)
-        index, probs = predict([network], loader, to_probs, execution.precision)
+        index, probs = predict([network], loader, to_probs, precision)
         loader.close()
         found[name, is_used] = probs[0][np.argsort(index)]
     return found

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.training.run import load_run, prepare_inputs, settle_execution, start_processes
+from src.training.run import load_run, prepare_inputs, settle_precision, start_processes
 from tools.doctor.images import check_images, is_blank
 
 
@@ -195,7 +195,7 @@ def test_mixed_types_stop_training_where_decoded_images_are_kept(clinic, mixed, 
     assert ("cache=off" in finding.advice) == (severity == "error")
     config = clinic.config(*words, "precision=fp32", "train.channels_last=true", "device=cpu")
     run = load_run(config, start_processes(config))
-    settle_execution(run)
+    settle_precision(run)
     run.unfinished = [0] if config.fold == 0 else [0, 1]
     with pytest.raises(UserError, match="set cache=off") if severity == "error" else nullcontext():
         prepare_inputs(run)
