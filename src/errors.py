@@ -7,6 +7,8 @@ import sys
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from src.terminal import close_progress, paint
+
 
 class UserError(Exception):
     """A user's mistake: "where: what is wrong, what was found; what to do", as one printable line, cut when long."""
@@ -50,7 +52,10 @@ def one_line_errors(words=()):
         yield
         return
     try:
-        yield
+        try:
+            yield
+        finally:
+            close_progress()
         sys.stdout.flush()  # so that a closed pipe is noticed here
     except UserError as error:
         _end(f"error: {error}", 2)
@@ -88,7 +93,7 @@ def explain(error):
 
 
 def _end(line, status):
-    print(line, file=sys.stderr)
+    print(paint(line, "red", sys.stderr) if line.startswith("error") else line, file=sys.stderr)
     sys.exit(status)
 
 

@@ -13,6 +13,7 @@ from src.errors import UserError, first_line
 from src.files import atomic_path
 from src.model.network import build_network
 from src.model.weights import describe_misfit
+from src.terminal import paint
 
 
 def load_network(config, fold_folder):
@@ -97,7 +98,7 @@ def load_newest_state(folder):
             damage = first_line(error)
         if not damage:
             return path, load_state(path)
-        print(f"{path}: damaged ({damage}); deleted, the state before it is used", flush=True)
+        print(paint(f"{path}: damaged ({damage}); deleted, the state before it is used", "yellow"), flush=True)
         path.unlink()
     return None, None
 

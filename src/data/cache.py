@@ -22,6 +22,7 @@ from src.data.scan import map_images
 from src.errors import UserError
 from src.files import make_folder, sync_folder
 from src.locks import hold
+from src.terminal import paint
 
 RESERVE_BYTES = 2_000_000_000  # of the disk that stay free, for runs and their checkpoints
 
@@ -78,7 +79,7 @@ def open_cache(paths, config, size, num_reads):
     except NoRoom as error:
         if config.cache == "on":
             raise
-        print(f"{error};\n  without it images are decoded in every epoch")
+        print(paint(f"{error};\n  without it images are decoded in every epoch", "yellow"))
     return None
 
 

@@ -2,21 +2,21 @@
 
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 from src.data.decode import decode_image
 from src.data.transforms import build_resize
 from src.errors import UserError
+from src.terminal import track
 
 
 def map_images(function, paths, title):
-    """Return an iterator of function(path) of every path, in order, behind a progress bar on terminals.
+    """Return an iterator of function(path) of every path, in order, behind a progress bar.
 
     Threads are enough: decoding and resizing release the GIL. Paths are competition.paths.Paths or an array of str.
     """
     calls = (joblib.delayed(function)(path) for path in paths.tolist())
     found = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(calls)
-    return tqdm(found, title, len(paths), leave=False, unit=" images", disable=None)
+    return track(found, title, len(paths))
 
 
 def find_unreadable(paths, competition):

@@ -31,6 +31,7 @@ from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
 from src.model.losses import probabilities
+from src.terminal import paint
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
 from src.training.precision import recall_precision
 
@@ -84,14 +85,15 @@ def infer_run(config, run_folder):
         for fold, one in zip(written_folds, probs, strict=True):
             save_predictions(fold.test, table, one)
     print(f"{written.submission}: {len(ids)} rows, checked")
-    if (solution := load_solution(competition, table, ids)) is None:
-        if sample is not None:
-            print(describe_upload(competition.name, written.submission, Path(run_folder).name))
-        return None
-    if decision is not None and metric.takes == "classes":
-        average = decision.labels(average)
-    groups = table.groups if table.units is None else None
-    return _save_test_score(written.test_score, sample_scores(metric, solution, [average], groups), metric, len(folds))
+    score = None
+    if (solution := load_solution(competition, table, ids)) is not None:
+        is_of_labels, groups = decision is not None and metric.takes == "classes", table.groups
+        average = decision.labels(average) if is_of_labels else average
+        sampling = sample_scores(metric, solution, [average], groups if table.units is None else None)
+        score = _save_test_score(written.test_score, sampling, metric, len(folds))
+    if sample is not None and solution is None:
+        print(describe_upload(competition.name, written.submission, Path(run_folder).name))
+    return score
 
 
 def _save_test_score(path, sampling, metric, num_networks):
@@ -101,7 +103,7 @@ def _save_test_score(path, sampling, metric, num_networks):
     known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
     save_json(path, {"metric": metric.name} | known | {"networks": num_networks})
     rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
-    print(f"test {metric.name}: {score:.5f}{rest}")
+    print(paint(f"test {metric.name}: {score:.5f}{rest}", "bold"))
     return score
 
 

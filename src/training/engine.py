@@ -8,11 +8,11 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from src.checkpointing.progress import EpochProgress, write_rng_state
 from src.device import autocast
 from src.errors import UserError, explain, first_line
+from src.terminal import track
 
 _CHECK_EVERY = 50  # steps between two checks of the losses, each of which waits for the device
 
@@ -222,11 +222,5 @@ def _check_finite(losses, rates, first, epoch, accelerator, clip_norm):
 
 
 def _with_bar(batches, loader, title, is_shown, num_done=0):
-    """Show images per second and the time left while the batches pass, on a terminal only."""
-    initial = loader.num_images * num_done // max(len(loader), 1)
-    disable = None if is_shown else True  # None: where stderr is no terminal
-    how = {"unit": " images", "leave": False, "dynamic_ncols": True, "disable": disable}
-    with tqdm(total=loader.num_images, initial=initial, desc=title, **how) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch["index"]))
+    num_images = loader.num_images * num_done // max(len(loader), 1)
+    return track(batches, title, loader.num_images, num_images, is_shown, lambda batch: len(batch["index"]))

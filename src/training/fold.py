@@ -16,6 +16,7 @@ from src.errors import UserError, listing
 from src.evaluation.metrics import log_loss
 from src.model.freezing import describe_parameters, open_stages
 from src.model.losses import probabilities
+from src.terminal import format_epoch
 from src.training.averaging import compute_mean_weights
 from src.training.engine import advise_on_nan, first_step, gather_rows, predict, train_one_epoch
 from src.training.learner import build_learner
@@ -122,8 +123,8 @@ def _average_best_epochs(checkpointer, learner, progress, fold):
     scores = evaluate(learner, probs, fold, progress.epoch - 1)
     counts = is_better(scores, (progress.best_score, progress.best_loss), metric)
     if accelerator.is_main_process:
-        epochs, mark = listing(sorted(best)), "*" if counts else " "
-        print(f"fold {fold} mean of epochs {epochs}: val {scores[1]:.4f}  {metric.name} {scores[0]:.5f}{mark}")
+        line = format_epoch(("mean", None, *reversed(scores), "", ""), config.train.epochs, metric.name, counts)
+        print(line, f"of epochs {listing(sorted(best))}")
         if counts:
             checkpointer.save_selected(copy_to_cpu(average.state_dict()), probs)
     progress.seconds += time.perf_counter() - began
@@ -132,10 +133,14 @@ def _average_best_epochs(checkpointer, learner, progress, fold):
 
 
 def _print_start(run, fold, learner, progress, epoch_progress):
+    names = ("epoch", "loss", "val loss", None if fold == "all" else run.metric.name, "images/s", "seconds")
+    header = format_epoch(names, run.config.train.epochs, run.metric.name)
     if progress.epoch or epoch_progress.num_batches:
         batches = f"{epoch_progress.num_batches} of {len(learner.train_loader)} batches of epoch {progress.epoch + 1}"
         print(f"\nfold {fold}: resumes after {batches if epoch_progress.num_batches else f'epoch {progress.epoch}'}")
+        print(header)
         return
     print(f"\nfold {fold}: {len(learner.train_table)} training and {len(learner.val_table)} validation images")
     if fold in (0, "all") or run.config.fold is not None:
         print(describe_parameters(learner.network).to_string(index=False))
+    print(header, flush=True)

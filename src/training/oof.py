@@ -1,5 +1,6 @@
 """Out-of-fold: a run's finished folds -> oof.csv, scores.json and the printed table of folds."""
 
+import shlex
 import textwrap
 
 import numpy as np
@@ -9,6 +10,7 @@ from src.competition.predictions import join_columns, load_predictions
 from src.evaluation.judgement import describe_interval, describe_judgement, judge_run
 from src.evaluation.out_of_fold import OutOfFold
 from src.files import load_json, save_json, save_table
+from src.terminal import paint
 
 
 def score_run(run):
@@ -57,14 +59,26 @@ def _print_scores(run, metas, scores):
         "seconds": [f"{meta['seconds']:.1f}" for meta in metas.values()],
     }
     print(f"\n{pd.DataFrame(summary).to_string(index=False)}")
-    print(f"out-of-fold {run.metric.name}: {scores['pooled']:.5f} pooled, 95 % {describe_interval(scores['interval'])}")
+    line = f"out-of-fold {run.metric.name}: {scores['pooled']:.5f} pooled, 95 % {describe_interval(scores['interval'])}"
+    print(paint(line, "bold"))
     print(f"{scores['mean']:.5f} mean of {len(metas)} of {len(run.folds)} folds, {scores['seconds']:.0f} s")
     if run.config.train.teacher:
-        print("this score is optimistic: networks of train.teacher have seen the labels of the rows that it is of")
+        line = "this score is optimistic: networks of train.teacher have seen the labels of the rows that it is of"
+        print(paint(line, "yellow"))
     if "by_unit" in scores:
         how = f"{competition.predict_with} of the rows of a {competition.predict_by}"
         interval = describe_interval(scores["by_unit_interval"])
         print(f"{run.metric.name} of the {how}: {scores['by_unit']:.5f}, 95 % {interval}")
     for sentence in describe_judgement(run.metric, scores, table.groups is not None):
         print(textwrap.fill(sentence, 80, subsequent_indent="  "))
-    print(f"{run.folder.oof}; next: python infer.py run={run.folder.path}")
+    print(f"{run.folder.oof}: {np.isin(table.folds, list(metas)).sum()} predictions")
+
+
+def print_next(run):
+    """Print the command that follows a run.Run's training, where a fold of it is finished: a command's last line."""
+    folder, of_all = run.folder, ""
+    if run.config.fold == "all" and folder.fold("all").is_finished():
+        of_all = " infer.folds=all"
+        print(f"{folder.fold('all').path}: alone with infer.folds=all, beside the folds with infer.folds=both")
+    if of_all or folder.finished_folds():
+        print(f"next: python infer.py run={shlex.quote(str(folder.path))}{of_all}")

@@ -16,6 +16,7 @@ from src.competition.paths import locate
 from src.config.settings import REPOSITORY
 from src.device import name_cpu
 from src.files import load_json, save_json
+from src.terminal import paint
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python",
               "opencv-python-headless", "albumentations", "pillow")  # fmt: skip
@@ -30,7 +31,7 @@ def save_provenance(path, config, words, device, has_work):
     first = load_json(path, *facts) if has_work and path.is_file() else facts
     for name in (name for name, digest in facts["tables"].items() if digest != first["tables"].get(name)):
         key = name if name.startswith("train.") else f"competition.{name}"
-        print(f"{path.parent}: {key} is another file than the one that the run began with")
+        print(paint(f"{path.parent}: {key} is another file than the one that the run began with", "yellow"))
     changed, later = {key: value for key, value in facts.items() if value != first[key]}, first.get("later", [])
     save_json(path, first | {"later": [*later, changed] if changed and changed not in later else later})
 

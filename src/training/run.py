@@ -32,7 +32,7 @@ from src.training.averaging import build_average
 from src.training.features import load_features
 from src.training.fold import train_fold
 from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
-from src.training.oof import score_run
+from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_precision, recall_precision, save_precision
 from src.training.provenance import save_provenance
@@ -100,9 +100,7 @@ def train_run(config, words=(), interrupts=None):
         if processes.is_main_process:
             with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
                 run.tracker.finish(score_run(run))
-                if config.fold == "all" and not stopped:
-                    uses = "infer.folds=all (alone) or infer.folds=both (beside the folds)"
-                    print(f"{run.folder.fold('all').path}; next: python infer.py run={run.folder.path} {uses}")
+            print_next(run)
         run.accelerator.wait_for_everyone()
         if stopped:
             raise stopped if processes.is_main_process else SystemExit(stopped.status)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from src.checkpointing.run_folder import RunFolder
 from src.files import save_text
+from src.terminal import format_epoch
 
 _SERVER = "api.wandb.ai"
 _ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 30, 60  # to wait for wandb's server
@@ -46,14 +47,10 @@ def log_epoch(run, fold, progress, is_best):
     if not run.processes.is_main_process:
         return
     row, before = progress.log[-1], progress.log[-2]["seconds"] if len(progress.log) > 1 else 0.0
-    val = ""
-    if row["val_score"] is not None:
-        val = f"val {row['val_loss']:.4f}  {run.metric.name} {row['val_score']:.5f}{'*' if is_best else ' '} "
-    print(
-        f"fold {fold} epoch {row['epoch']:>2}/{run.config.train.epochs}  loss {row['train_loss']:.4f}  {val}"
-        f"{row['images_per_second']:.0f} images/s {row['seconds'] - before:.0f} s",
-        flush=True,
-    )
+    num_epochs, scores = run.config.train.epochs, (row["val_loss"], row["val_score"])
+    cells = (f"{row['epoch']}/{num_epochs}", row["train_loss"], *scores, row["images_per_second"])
+    is_best = is_best and row["val_score"] is not None  # of fold=all each epoch is
+    print(format_epoch((*cells, row["seconds"] - before), num_epochs, run.metric.name, is_best), flush=True)
     known = {name: value for name, value in row.items() if value is not None}
     run.tracker.log({f"fold{fold}/{name}" if name != "epoch" else name: value for name, value in known.items()})
 

@@ -32,7 +32,7 @@ def test_it_is_a_member_beside_the_folds_and_changes_none_of_them(run):
     before = {name: (copy / name).read_bytes() for name in ("oof.csv", "scores.json", "fold0/val.csv")}
     printed, _ = run_here("train.py", *TINY, "name=copy", "fold=all", cwd=folder)
     assert "fold all: 96 training and 0 validation images" in printed
-    assert "next: python infer.py run=outputs/copy infer.folds=all" in printed.splitlines()[-1]
+    assert printed.splitlines()[-1] == "next: python infer.py run=outputs/copy infer.folds=all"
     assert {name: (copy / name).read_bytes() for name in before} == before
     assert {path.name for path in (copy / "foldall").iterdir()} == {"last.safetensors", "log.csv", "meta.json"}
     meta = json.loads((copy / "foldall/meta.json").read_text())

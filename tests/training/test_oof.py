@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 
 from src.competition.predictions import save_predictions
 from src.files import save_json
-from src.training.oof import score_run
+from src.training.oof import print_next, score_run
 
 FOLDS = np.array([1, 0, 1, 0, -1, 2])
 TARGETS = np.array([[0], [1], [1], [0], [1], [1]])
@@ -78,13 +78,17 @@ def test_the_selected_epochs_are_scored_and_the_others_listed(make, capsys, sele
     assert printed[4:] == [
         f"out-of-fold log_loss: {pooled:.5f} pooled, 95 % {low:.5f} to {high:.5f}",
         f"{np.mean(folds):.5f} mean of 2 of 3 folds, 21 s",
-        f"{run.folder.oof}; next: python infer.py run={run.folder.path}",
+        f"{run.folder.oof}: 4 predictions",
     ]
+    print_next(run)
+    assert capsys.readouterr().out == f"next: python infer.py run={run.folder.path}\n"
 
 
-def test_without_a_finished_fold_nothing_is_written(make_table, make_run):
+def test_without_a_finished_fold_nothing_is_written(make_table, make_run, capsys):
     run = make_run(make_table(np.zeros((6, 8, 8), np.uint8), TARGETS, FOLDS), *WORDS)
     assert score_run(run) == {}
+    print_next(run)
+    assert capsys.readouterr().out == ""
     assert not run.folder.path.exists()
 
 

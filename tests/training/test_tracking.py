@@ -49,8 +49,8 @@ def test_an_epoch_is_a_printed_line_and_a_row(capsys):
         is_best = progress.add((score, 0.25), 4.0, metric, lr=0.1, train_loss=0.125, images_per_second=80.0)
         log_epoch(run, 3, progress, is_best)
     assert capsys.readouterr().out == (
-        "fold 3 epoch  1/12  loss 0.1250  val 0.2500  log_loss 0.50000* 80 images/s 4 s\n"
-        "fold 3 epoch  2/12  loss 0.1250  val 0.2500  log_loss 0.75000  80 images/s 4 s\n"
+        " 1/12     0.1250     0.2500      0.50000*     80.0      4.0\n"
+        " 2/12     0.1250     0.2500      0.75000      80.0      4.0\n"
     )
     assert recorder.rows[1] == {
         "epoch": 2, "fold3/lr": 0.1, "fold3/train_loss": 0.125, "fold3/images_per_second": 80.0,
