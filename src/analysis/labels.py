@@ -10,8 +10,8 @@ def list_class_names(competition, target_names):
 
     competition: config.settings.Competition.
     """
-    is_binary = len(target_names) == 1 and competition.task == "binary"
-    return list((competition.classes if is_binary else target_names) or target_names)
+    is_binary = len(target_names) == 1 and competition.task == "binary" and len(competition.classes) == 2
+    return list(competition.classes if is_binary else target_names)
 
 
 def describe_targets(values, names, task):
