@@ -1,0 +1,571 @@
+"""Figures of a run: pure functions of arrays and tables -> matplotlib Figure; `save_svg` suits light and dark pages.
+
+Many rows are thinned or binned before they are drawn, so that a figure of a million rows is as small as one of a
+hundred. Names are drawn as they are: $ and _ are no formulas.
+"""
+
+import functools
+import io
+import logging
+import math
+import re
+import warnings
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+
+# At least 3 to 1 on the page's light and dark ground, and apart for the colour-blind (after Okabe and Ito, 2008).
+COLORS = ("#2f7fc4", "#d1611c", "#148f6b", "#b35fa5", "#8f7a12", "#6470dd", "#c24c4c", "#5f8a8b")
+INK = "#1c2024"  # of text and axes; `save_svg` makes it the page's own colour
+_WIDTH, _HEIGHT = 4.5, 3.1  # inches
+_MOST_POINTS, _MOST_LINES = 400, 6
+_STYLE = {
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "text.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
+    "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.titlesize": 10,
+    "axes.titlelocation": "left", "font.size": 9, "legend.fontsize": 8.5, "legend.frameon": False,
+    "lines.linewidth": 1.8, "lines.solid_capstyle": "round", "text.parse_math": False, "svg.fonttype": "none",
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS), "figure.dpi": 150, "savefig.dpi": 150,
+    "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "sans-serif"],
+    "axes.formatter.useoffset": False,
+}  # fmt: skip
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a font that is not installed is no news
+
+
+def _styled(draw):
+    @functools.wraps(draw)
+    def drawn(*arguments, **keywords):
+        with matplotlib.rc_context(_STYLE):
+            return draw(*arguments, **keywords)
+
+    return drawn
+
+
+def save_svg(figure):
+    """Return the figure as the text of an SVG element that takes text and axes in the page's own colour and font.
+
+    Its text stays text, ids are left out where nothing refers to them, and it names no other address.
+    """
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"{id(figure)}"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks: the page's has them
+        text = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    head, _, body = svg.partition(">")
+    box = re.search(r'viewBox="[^"]*"', head)[0]
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = body.replace(INK, "currentColor").replace("xlink:href", "href")
+    body = re.sub(r"font: ([^;\"]*?)(\d[\d.]*)px [^;\"]*", r"font: \1\2px system-ui, sans-serif", body)
+    body = re.sub(r"<!--.*?-->\s*|\n\s*(?=<)", "", body, flags=re.DOTALL)
+    body = re.sub(r"(-?\d+\.\d\d)\d+", r"\1", body)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img">{body.strip()}'
+
+
+def save_png(figure, path):
+    """Write the figure as a PNG on white."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        FigureCanvasAgg(figure).print_png(path)
+
+
+@_styled
+def draw_curves(log, metric_name):
+    """Draw training and validation loss, and the validation score, over epochs.
+
+    Args:
+        log: DataFrame of all folds' log.csv, with a column `fold`.
+    """
+    figure = Figure(figsize=(2 * _WIDTH, _HEIGHT), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_losses(left, log)
+    _draw_scores(right, log, metric_name)
+    return figure
+
+
+@_styled
+def draw_losses(log):
+    """Draw training and validation loss over epochs, thin a fold and thick their mean; log: of `draw_curves`."""
+    figure, axes = _figure()
+    _draw_losses(axes, log)
+    return figure
+
+
+@_styled
+def draw_scores(log, metric_name):
+    """Draw the validation score over epochs, thin a fold and thick their mean; log: of `draw_curves`."""
+    figure, axes = _figure()
+    _draw_scores(axes, log, metric_name)
+    return figure
+
+
+@_styled
+def draw_learning_rate(log):
+    """Draw the mean learning rate of each epoch; log: of `draw_curves`."""
+    figure, axes = _figure(height=2.4)
+    _draw_over_epochs(axes, log, "lr", "", COLORS[0])
+    _set_epochs(axes, log, "learning rate")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+@_styled
+def draw_gradient_norms(log):
+    """Draw the gradient's norm by stage of the network, the mean of the folds; log: of `draw_curves`."""
+    figure, axes = _figure(height=2.9)
+    columns = [name for name in log if name.startswith("gradient_") and (log[name] > 0).any()]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.85, max(2, len(columns))))
+    for place, name in enumerate(columns):
+        mean = log[log[name] > 0].groupby("epoch")[name].mean()
+        color = COLORS[place] if len(columns) <= len(COLORS) else shades[place]
+        axes.plot(mean.index, mean, color=color, lw=1.5, marker="o" if len(mean) == 1 else None,
+                  label=name.removeprefix("gradient_"))  # fmt: skip
+    axes.set_yscale("log")
+    _set_epochs(axes, log, "norm of the gradient")
+    _legend(axes, is_outside=True)
+    return figure
+
+
+@_styled
+def draw_folds(names, scores, intervals, pooled, metric_name):
+    """Draw each fold's score with its interval, and the pooled score as a line.
+
+    Args:
+        names: of the folds; scores (F,), nan where undefined; intervals: (low, high) or None of each.
+        pooled: the score of all rows, or None.
+    """
+    figure, axes = _figure(height=max(1.6, 0.6 + 0.3 * len(names)))
+    _draw_intervals(axes, [f"fold {name}" for name in names], scores, intervals, pooled)
+    axes.set_xlabel(metric_name)
+    return figure
+
+
+@_styled
+def draw_intervals(names, scores, intervals, reference, label):
+    """Draw a score with its interval for each name, from the top; reference: a line through all, or None."""
+    figure, axes = _figure(height=max(1.6, 0.7 + 0.26 * len(names)))
+    _draw_intervals(axes, [_short(name) for name in names], scores, intervals, reference)
+    axes.set_xlabel(label)
+    return figure
+
+
+@_styled
+def draw_roc(targets, probs, names, groups=None, most=4):
+    """Draw the ROC curve of each column: of many the `most` worst by AUC, and the mean of all.
+
+    The band holds 95 % of bootstrap samples at each place, drawn by group where there is one.
+
+    Args:
+        targets, probs: (N, C), nan where a target is not known.
+    """
+    figure, axes = _figure(height=3.5)
+    shown, mean = choose_columns(targets, probs, most)
+    axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":", alpha=0.6)
+    for place, column in enumerate(shown):
+        found = compute_bands(targets[:, column], probs[:, column], groups)
+        _draw_band(axes, found.grid, found.tpr_low, found.tpr_high, COLORS[place])
+        axes.plot(found.fpr, found.tpr, color=COLORS[place], label=f"{_short(names[column])}, AUC {found.auc:.4f}")
+    if mean is not None:
+        axes.plot(*_mean_roc(targets, probs, mean), color=INK, ls="--", lw=1.4, label=f"mean of {len(mean)} columns")
+    axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    _legend(axes, loc="lower right")
+    return figure
+
+
+@_styled
+def draw_precision_recall(targets, probs, names, groups=None, most=4):
+    """Draw precision over recall for the columns that `draw_roc` shows, with the same band; dots: the positives' share."""
+    figure, axes = _figure(height=3.5)
+    shown, _ = choose_columns(targets, probs, most)
+    for place, column in enumerate(shown):
+        found, color = compute_bands(targets[:, column], probs[:, column], groups), COLORS[place]
+        _draw_band(axes, found.recall_grid, found.precision_low, found.precision_high, color)
+        label = f"{_short(names[column])}, AP {found.average_precision:.4f}"
+        axes.plot(found.recall, found.precision, color=color, label=label)
+        axes.axhline(found.share, color=color, lw=0.8, ls=":", alpha=0.7)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
+    _legend(axes, loc="lower left")
+    return figure
+
+
+@_styled
+def draw_calibration(confidences, shares, sizes):
+    """Draw the share that came true over the predicted probability, by bin; below, how many predictions a bin holds.
+
+    The bars are 95 % intervals of a share alone (Wilson, 1927). All arguments are (B,).
+    """
+    figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":", alpha=0.6)
+    low, high = _wilson(shares, sizes)
+    bars = np.maximum(0, [shares - low, high - shares])
+    axes.errorbar(confidences, shares, yerr=bars, color=COLORS[0], marker="o", ms=4, lw=1.4, elinewidth=0.9)
+    axes.set(ylabel="share that came true", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    width = max(0.004, min(0.03, 0.4 * float(np.median(np.diff(np.sort(confidences)))) if len(confidences) > 1 else 1))
+    counts.bar(confidences, sizes, width=width, color=COLORS[0])
+    counts.set(xlabel="predicted probability", ylabel="count")
+    counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    return figure
+
+
+@_styled
+def draw_confusion(counts, names, predicted_names=None):
+    """Draw a confusion table (K, K) of counts, true classes as rows, shaded by the share of the row."""
+    counts = np.asarray(counts)
+    side = min(6.0, max(2.6, 0.42 * len(counts) + 1.4))
+    figure = Figure(figsize=(side, side * 0.92), layout="constrained")
+    axes, shares = figure.subplots(), counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shade = np.zeros((*counts.shape, 4))
+    shade[..., :3], shade[..., 3] = matplotlib.colors.to_rgb(COLORS[0]), 0.6 * np.sqrt(shares)
+    axes.imshow(shade, interpolation="nearest")
+    if len(counts) <= 16:
+        for row, column in np.argwhere(counts > 0):
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8)
+    for axis, labels in ((axes.xaxis, predicted_names or names), (axes.yaxis, names)):
+        axis.set_ticks(range(len(labels)), [_short(name, 14) for name in labels])
+    if max(len(str(name)) for name in names) > 3:
+        axes.tick_params(axis="x", rotation=45 if len(counts) <= 4 else 90)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@_styled
+def draw_distributions(targets, probs, names):
+    """Draw how the probabilities of positives and of the others are distributed: one column as histograms, of several
+    each one's range (5 to 95 %), middle half and median, those first whose two sides overlap most.
+
+    Args:
+        targets, probs: (N, C), nan where a target is not known.
+    """
+    if len(names) == 1:
+        figure, axes = _figure()
+        for label, color, is_side in (("negative", COLORS[0], targets[:, 0] < 0.5),
+                                      ("positive", COLORS[1], targets[:, 0] >= 0.5)):  # fmt: skip
+            if is_side.any():
+                counts, edges = np.histogram(probs[is_side, 0], bins=40, range=(0, 1))
+                label = f"{label}, {int(is_side.sum()):,}"
+                axes.stairs(counts / counts.sum(), edges, color=color, fill=True, alpha=0.35)
+                axes.stairs(counts / counts.sum(), edges, color=color, label=label, lw=1.3)
+        axes.set(xlabel=f"predicted probability of {_short(names[0])}", ylabel="share of the rows", xlim=(-0.01, 1.01))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        _legend(axes, loc="upper center")
+        return figure
+    shown, _ = choose_columns(targets, probs, 12)
+    figure, axes = _figure(height=max(2.0, 0.8 + 0.34 * len(shown)))
+    for place, column in enumerate(shown):
+        known = ~np.isnan(targets[:, column])
+        for offset, color, is_side in ((-0.17, COLORS[1], targets[:, column] >= 0.5),
+                                       (0.17, COLORS[0], targets[:, column] < 0.5)):  # fmt: skip
+            values = probs[known & is_side, column]
+            if len(values):
+                _draw_strip(axes, place + offset, values, color)
+    axes.set_yticks(range(len(shown)), [_short(names[column]) for column in shown])
+    axes.invert_yaxis()
+    axes.set(xlabel="predicted probability", xlim=(-0.01, 1.01))
+    _legend_of(axes, {"positive": COLORS[1], "negative": COLORS[0]})
+    return figure
+
+
+@_styled
+def draw_shift(val, test, name, is_probability=True):
+    """Draw the distribution of validation predictions (N,) and of test predictions (M,) of one column."""
+    figure, axes = _figure(height=2.6)
+    both = (0, 1) if is_probability else _limits(np.concatenate([val, test]))
+    for label, values, color in (("validation", val, COLORS[0]), ("test", test, COLORS[1])):
+        counts, edges = np.histogram(values, bins=30, range=both)
+        axes.stairs(counts / max(1, counts.sum()), edges, color=color, label=f"{label}, {len(values):,}", lw=1.5)
+    axes.set(xlabel=f"prediction of {_short(name)}", ylabel="share")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    _legend(axes)
+    return figure
+
+
+@_styled
+def draw_predicted(targets, predicted, name):
+    """Draw predicted over true values (N,) of a regression; of many rows 2,000 are drawn."""
+    figure, axes = _figure(height=3.5)
+    rows = _draw_rows(len(targets), 2000)
+    low, high = _limits(np.concatenate([targets, predicted]))
+    axes.plot([low, high], [low, high], color=INK, lw=0.8, ls=":", alpha=0.6)
+    axes.plot(targets[rows], predicted[rows], ls="", marker="o", ms=3, mew=0, alpha=0.45, rasterized=len(rows) > 500)
+    axes.set(xlabel=f"true {_short(name)}", ylabel="predicted")
+    return figure
+
+
+@_styled
+def draw_residuals(targets, predicted, name):
+    """Draw how the residuals, predicted minus true (N,), are distributed."""
+    figure, axes = _figure()
+    residuals = predicted - targets
+    counts, edges = np.histogram(residuals, bins=40, range=_limits(residuals))
+    axes.stairs(counts, edges, color=COLORS[0], fill=True, alpha=0.4)
+    axes.stairs(counts, edges, color=COLORS[0], lw=1.2)
+    axes.axvline(0, color=INK, lw=0.8, ls=":", alpha=0.6)
+    axes.axvline(residuals.mean(), color=COLORS[1], lw=1.4, label=f"mean {residuals.mean():.4g}")
+    axes.set(xlabel=f"predicted minus true {_short(name)}", ylabel="rows")
+    _legend(axes)
+    return figure
+
+
+@_styled
+def draw_images(images, captions, overlays=None, columns=6):
+    """Draw images (H, W, 1 or 3) uint8 in a grid with a caption each.
+
+    Args:
+        overlays: of each image a map (h, w) in [0, 1], such as a saliency, laid over it in colour, or None.
+    """
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    figure = Figure(figsize=(1.5 * columns, 1.95 * rows), layout="constrained")
+    for place, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+        axes.axis("off")
+        if place < len(images):
+            image = images[place]
+            grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.shape[2] == 1 else {}
+            axes.imshow(image[..., 0] if image.shape[2] == 1 else image, **grey)
+            if overlays is not None and overlays[place] is not None:
+                extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+                axes.imshow(overlays[place], cmap="inferno", alpha=0.45, vmin=0, vmax=1, extent=extent,
+                            interpolation="bilinear")  # fmt: skip
+            axes.set_title(str(captions[place]), fontsize=7, loc="center")
+    return figure
+
+
+def overlay_saliency(image, saliency):
+    """Return the image (H, W, 1 or 3) uint8 as RGB with a map (h, w) in [0, 1] laid over it, from dark to yellow."""
+    rows = np.minimum((np.arange(image.shape[0]) + 0.5) * saliency.shape[0] / image.shape[0], saliency.shape[0] - 1)
+    columns = np.minimum((np.arange(image.shape[1]) + 0.5) * saliency.shape[1] / image.shape[1], saliency.shape[1] - 1)
+    values = np.clip(saliency, 0, 1)[rows.astype(int)][:, columns.astype(int)]
+    color = matplotlib.colormaps["inferno"](values)[..., :3] * 255
+    weight = 0.15 + 0.45 * values[..., None]
+    return ((1 - weight) * np.broadcast_to(image, (*image.shape[:2], 3)) + weight * color).round().astype(np.uint8)
+
+
+class Bands:
+    """ROC and precision-recall of one column with bands (see `compute_bands`); thinned to what a figure shows."""
+
+    def __init__(self, fpr, tpr, recall, precision, share, auc, average_precision):
+        self.fpr, self.tpr, self.recall, self.precision = fpr, tpr, recall, precision
+        self.share, self.auc, self.average_precision = share, auc, average_precision
+        self.grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
+        self.recall_grid = np.linspace(0.02, 1, 81)
+        self.tpr_low = self.tpr_high = self.precision_low = self.precision_high = None
+
+
+def compute_bands(targets, probs, groups=None, num_samples=200, seed=0, max_work=2e7):
+    """Return the Bands of one column; both arguments (N,), nan where a target is not known.
+
+    The bootstrap draws each unit a Poisson(1) number of times (Hanley and MacGibbon, Creating Non-parametric Bootstrap
+    Samples Using Poisson Frequencies, 2006), a unit being a row or a group; of rows it draws the counts of at most
+    1,000 bins of equal count, which is the same thing at the bins' ends.
+
+    Args:
+        groups: (N,), equal ones are one unit; None: each row its own.
+        max_work: rows that the samples of groups read at most; they become fewer, at least 20.
+    """
+    known = ~np.isnan(targets)
+    positive, values = targets[known] >= 0.5, np.asarray(probs, dtype=np.float64)[known]
+    order = np.argsort(-values, kind="stable")
+    positive, values = positive[order], values[order]
+    ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+    counts = np.stack([np.cumsum(positive)[ends], np.cumsum(~positive)[ends]]).astype(np.float64)
+    total = counts[:, -1]
+    tpr, fpr = (np.append(0, one / max(all_, 1)) for one, all_ in zip(counts, total, strict=True))
+    precision = counts[0] / counts.sum(axis=0)
+    steps = np.diff(tpr)
+    found = Bands(*_thin(fpr, tpr), *_thin(tpr[1:], precision), total[0] / max(1, len(values)),
+                  float(np.trapezoid(tpr, fpr)), float((steps * precision).sum()))  # fmt: skip
+    if len(ends) > 1000:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, 1000).round().astype(int))]
+    rng, tprs, precisions = np.random.default_rng(seed), [], []
+    for tp, fp in _draw_counts(positive, ends, None if groups is None else groups[known][order], rng,
+                               num_samples, max_work):  # fmt: skip
+        if tp[-1] and fp[-1]:
+            one_tpr, one_fpr = np.append(0, tp / tp[-1]), np.append(0, fp / fp[-1])
+            tprs.append(np.interp(found.grid, one_fpr, one_tpr))
+            precisions.append(np.interp(found.recall_grid, one_tpr[1:], tp / np.maximum(tp + fp, 1e-9)))
+    if len(tprs) >= 20:
+        found.tpr_low, found.tpr_high = np.quantile(tprs, (0.025, 0.975), axis=0)
+        found.precision_low, found.precision_high = np.quantile(precisions, (0.025, 0.975), axis=0)
+    return found
+
+
+def choose_columns(targets, probs, most, max_work=1e7):
+    """Return (the columns to show, in order; all columns with both sides, or None where all are shown).
+
+    Of more than `most` those with the lowest AUC, found on as many rows, drawn at random, as max_work values allow.
+    """
+    is_both = ((targets >= 0.5).any(axis=0)) & ((targets < 0.5).any(axis=0))
+    columns = np.flatnonzero(is_both)
+    if len(columns) <= most:
+        return columns.tolist(), None
+    rows = _draw_rows(len(targets), max(1000, int(max_work / len(columns))))
+    aucs = np.array([compute_auc(targets[rows, one], probs[rows, one]) for one in columns])
+    aucs = np.nan_to_num(aucs, nan=1.0)  # of a side that is not among the rows drawn
+    return columns[np.argsort(aucs, kind="stable")[:most]].tolist(), columns.tolist()
+
+
+def compute_auc(targets, probs):
+    """Return the ROC AUC of one column (N,), nan where a side is missing; targets that are nan do not count."""
+    known = ~np.isnan(targets)
+    positive, values = targets[known] >= 0.5, probs[known]
+    count = int(positive.sum())
+    if not 0 < count < len(values):
+        return math.nan
+    _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[inverse]
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(values) - count)))
+
+
+def _draw_counts(positive, ends, groups, rng, num_samples, max_work):
+    """Yield bootstrap samples: the positives and negatives (E,) up to each of `ends`."""
+    if groups is None:
+        starts = np.append(0, ends[:-1] + 1)
+        of_bins = np.add.reduceat(positive.astype(np.int64), starts)
+        sizes = np.diff(np.append(starts, len(positive)))
+        for _ in range(num_samples):
+            yield np.cumsum(rng.poisson(of_bins)), np.cumsum(rng.poisson(sizes - of_bins))
+        return
+    units = np.unique(groups, return_inverse=True)[1]
+    for _ in range(int(np.clip(max_work / len(units), 20, num_samples))):
+        weights = rng.poisson(1, units.max() + 1)[units]
+        yield np.cumsum(weights * positive)[ends], np.cumsum(weights * ~positive)[ends]
+
+
+def _mean_roc(targets, probs, columns, most=200):
+    """Return (grid, mean true-positive rate) of columns, of many a sample, on 20,000 rows at most."""
+    rows = _draw_rows(len(targets), 20_000)
+    grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
+    chosen, curves = np.array(columns)[_draw_rows(len(columns), most)], []
+    for column in chosen:
+        known = rows[~np.isnan(targets[rows, column])]
+        positive = targets[known, column][np.argsort(-probs[known, column], kind="stable")] >= 0.5
+        if 0 < positive.sum() < len(positive):
+            tpr, fpr = np.cumsum(positive) / positive.sum(), np.cumsum(~positive) / (~positive).sum()
+            curves.append(np.interp(grid, np.append(0, fpr), np.append(0, tpr)))
+    return grid, np.mean(curves, axis=0) if curves else np.full(len(grid), np.nan)
+
+
+def _draw_losses(axes, log):
+    has_val = "val_loss" in log and log["val_loss"].notna().any()
+    _draw_over_epochs(axes, log, "train_loss", "training", COLORS[0])
+    if has_val:
+        _draw_over_epochs(axes, log, "val_loss", "validation", COLORS[1])
+    values = log[["train_loss", "val_loss"] if has_val else ["train_loss"]].to_numpy(dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_yscale("log")
+    _set_epochs(axes, log, "loss")
+    _legend(axes)
+
+
+def _draw_scores(axes, log, metric_name):
+    _draw_over_epochs(axes, log, "val_score", "validation", COLORS[1])
+    _set_epochs(axes, log, metric_name)
+
+
+def _draw_over_epochs(axes, log, column, label, color):
+    """Draw a column over epochs: thin for each fold where there are several, thick their mean."""
+    rows = log[log[column].notna()]
+    folds = list(rows.groupby("fold", sort=False)) if "fold" in rows else [(0, rows)]
+    for _, one in folds if 1 < len(folds) <= 20 else ():
+        axes.plot(*_thin(one["epoch"].to_numpy(), one[column].to_numpy()), color=color, lw=0.8, alpha=0.45)
+    mean = rows.groupby("epoch")[column].mean()
+    marker = "o" if len(mean) < 4 else None
+    label = f"{label} (thick: mean of {len(folds)} folds)" if label and len(folds) > 1 and label != "training" else label
+    axes.plot(*_thin(mean.index.to_numpy(), mean.to_numpy()), color=color, label=label, marker=marker, ms=4)
+
+
+def _set_epochs(axes, log, label):
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    if log["epoch"].nunique() == 1:
+        axes.set_xlim(log["epoch"].iloc[0] - 1, log["epoch"].iloc[0] + 1)
+
+
+def _draw_intervals(axes, names, scores, intervals, reference):
+    for place, (score, interval) in enumerate(zip(scores, intervals, strict=True)):
+        if interval is not None:
+            axes.plot(interval, [place, place], color=COLORS[0], lw=1.6, alpha=0.7)
+        if score is not None and np.isfinite(score):
+            axes.plot([score], [place], color=COLORS[0], marker="o", ms=5)
+    if reference is not None and np.isfinite(reference):
+        axes.axvline(reference, color=COLORS[1], lw=1.2, label="all rows")
+        _legend(axes, is_outside=True)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _draw_strip(axes, height, values, color):
+    low, quarter, middle, three, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
+    axes.plot([low, high], [height, height], color=color, lw=1, alpha=0.7)
+    axes.plot([quarter, three], [height, height], color=color, lw=4, alpha=0.6, solid_capstyle="butt")
+    axes.plot([middle], [height], color=color, marker="o", ms=4)
+
+
+def _draw_band(axes, grid, low, high, color):
+    if low is not None:
+        axes.fill_between(grid, low, high, color=color, alpha=0.18, lw=0)
+
+
+def _figure(height=_HEIGHT):
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend(axes, is_outside=False, loc="best"):
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    if is_outside:
+        count = 3 if max(map(len, labels)) < 14 else 2
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=min(count, len(labels)))
+    else:
+        axes.legend(handles, labels, loc=loc)
+
+
+def _legend_of(axes, colors):
+    handles = [matplotlib.lines.Line2D([], [], color=color, marker="o", ms=4, lw=2) for color in colors.values()]
+    axes.figure.legend(handles, colors, loc="outside upper left", ncols=len(colors))
+
+
+def _short(name, most=24):
+    name = "".join(one if one.isprintable() else "?" for one in str(name))
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _thin(first, second):
+    """Return two arrays of the same length, thinned to at most 400 points that keep both ends."""
+    if len(first) <= _MOST_POINTS:
+        return first, second
+    rows = np.unique(np.linspace(0, len(first) - 1, _MOST_POINTS).round().astype(int))
+    return first[rows], second[rows]
+
+
+def _draw_rows(count, most, seed=0):
+    return np.arange(count) if count <= most else np.sort(np.random.default_rng(seed).choice(count, most, False))
+
+
+def _limits(values):
+    """Return (low, high) that holds the values, of outliers 99.8 %; never of no width."""
+    low, high = np.quantile(values, (0.001, 0.999))
+    low, high = (float(low), float(high)) if high > low else (float(np.min(values)), float(np.max(values)))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _wilson(shares, sizes):
+    """Return (low, high), (B,) each: 95 % intervals of shares of `sizes` rows."""
+    z, sizes = 1.96, np.maximum(sizes, 1)
+    middle, scale = (shares + z**2 / (2 * sizes)), 1 + z**2 / sizes
+    half = z * np.sqrt(shares * (1 - shares) / sizes + z**2 / (4 * sizes**2))
+    return (middle - half) / scale, (middle + half) / scale
