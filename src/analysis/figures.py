@@ -16,13 +16,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # At least 3 to 1 on the page's light and dark ground, and apart for the colour-blind (after Okabe and Ito, 2008).
 COLORS = ("#2f7fc4", "#d1611c", "#148f6b", "#b35fa5", "#8f7a12", "#6470dd", "#c24c4c", "#5f8a8b")
 INK = "#1c2024"  # of text and axes; `save_svg` makes it the page's own colour
 _WIDTH, _HEIGHT = 4.5, 3.1  # inches
-_MOST_POINTS, _MOST_LINES = 400, 6
+_MOST_POINTS, _MOST_CURVES, _MOST_STRIPS = 400, 4, 12
 _STYLE = {
     "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "text.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
@@ -55,15 +55,15 @@ def save_svg(figure):
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     head, _, body = svg.partition(">")
+    body = re.sub(r'<g id="[^"]*"', "<g", body).replace(INK, "currentColor").replace(' xlink:href="', ' href="')
+    body = re.sub(r' style="font: [^"]*?(\d[\d.]*)px [^";]*', r' style="font: \1px system-ui, sans-serif', body)
+    numbers = re.compile(r"(-?\d+\.\d\d)\d+")
+    body = re.sub(r' (?:d|x|y|transform|points)="[^"]*"', lambda found: numbers.sub(r"\1", found[0]), body)
+    body = re.sub(r"\n\s*(?=<)", "", body)
     box = re.search(r'viewBox="[^"]*"', head)[0]
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = body.replace(INK, "currentColor").replace("xlink:href", "href")
-    body = re.sub(r"font: ([^;\"]*?)(\d[\d.]*)px [^;\"]*", r"font: \1\2px system-ui, sans-serif", body)
-    body = re.sub(r"<!--.*?-->\s*|\n\s*(?=<)", "", body, flags=re.DOTALL)
-    body = re.sub(r"(-?\d+\.\d\d)\d+", r"\1", body)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img">{body.strip()}'
+    return f'<svg {box} role="img" stroke-linejoin="round">{body.strip()}'
 
 
 def save_png(figure, path):
@@ -124,7 +124,7 @@ def draw_gradient_norms(log):
         color = COLORS[place] if len(columns) <= len(COLORS) else shades[place]
         axes.plot(mean.index, mean, color=color, lw=1.5, marker="o" if len(mean) == 1 else None,
                   label=name.removeprefix("gradient_"))  # fmt: skip
-    axes.set_yscale("log")
+    _set_log_scale(axes)
     _set_epochs(axes, log, "norm of the gradient")
     _legend(axes, is_outside=True)
     return figure
@@ -154,34 +154,38 @@ def draw_intervals(names, scores, intervals, reference, label):
 
 
 @_styled
-def draw_roc(targets, probs, names, groups=None, most=4):
-    """Draw the ROC curve of each column: of many the `most` worst by AUC, and the mean of all.
+def draw_roc(targets, probs, names, groups=None, columns=None):
+    """Draw the ROC curve of each column: of many the four with the lowest AUC, and the mean of all.
 
     The band holds 95 % of bootstrap samples at each place, drawn by group where there is one.
 
     Args:
         targets, probs: (N, C), nan where a target is not known.
+        groups: (N,), rows of one vary together; None: each row alone.
+        columns: those that have both sides, in the order of their AUC, where it is known; None: they are found.
     """
     figure, axes = _figure(height=3.5)
-    shown, mean = choose_columns(targets, probs, most)
+    columns = order_columns(targets, probs) if columns is None else columns
+    shown = columns[:_MOST_CURVES]
     axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":", alpha=0.6)
     for place, column in enumerate(shown):
         found = compute_bands(targets[:, column], probs[:, column], groups)
         _draw_band(axes, found.grid, found.tpr_low, found.tpr_high, COLORS[place])
         axes.plot(found.fpr, found.tpr, color=COLORS[place], label=f"{_short(names[column])}, AUC {found.auc:.4f}")
-    if mean is not None:
-        axes.plot(*_mean_roc(targets, probs, mean), color=INK, ls="--", lw=1.4, label=f"mean of {len(mean)} columns")
+    if len(columns) > len(shown):
+        label = f"mean of {len(columns)} columns"
+        axes.plot(*_mean_roc(targets, probs, columns), color=INK, ls="--", lw=1.4, label=label)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     _legend(axes, loc="lower right")
     return figure
 
 
 @_styled
-def draw_precision_recall(targets, probs, names, groups=None, most=4):
+def draw_precision_recall(targets, probs, names, groups=None, columns=None):
     """Draw precision over recall for the columns that `draw_roc` shows, with the same band; dots: the positives' share."""
     figure, axes = _figure(height=3.5)
-    shown, _ = choose_columns(targets, probs, most)
-    for place, column in enumerate(shown):
+    columns = order_columns(targets, probs) if columns is None else columns
+    for place, column in enumerate(columns[:_MOST_CURVES]):
         found, color = compute_bands(targets[:, column], probs[:, column], groups), COLORS[place]
         _draw_band(axes, found.recall_grid, found.precision_low, found.precision_high, color)
         label = f"{_short(names[column])}, AP {found.average_precision:.4f}"
@@ -194,21 +198,20 @@ def draw_precision_recall(targets, probs, names, groups=None, most=4):
 
 @_styled
 def draw_calibration(confidences, shares, sizes):
-    """Draw the share that came true over the predicted probability, by bin; below, how many predictions a bin holds.
+    """Draw the share that came true over the mean predicted probability of each bin, with its 95 % interval.
 
-    The bars are 95 % intervals of a share alone (Wilson, 1927). All arguments are (B,).
+    All arguments are (B,), as `expected_calibration_error` returns them; sizes: predictions in a bin. The intervals are
+    Wilson's (Probable Inference, 1927).
     """
-    figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
-    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":", alpha=0.6)
+    figure, axes = _figure(height=3.5)
     low, high = _wilson(shares, sizes)
+    start = max(0.0, math.floor(10 * min(np.min(confidences), np.min(low)) - 0.5) / 10)
+    axes.plot([start, 1], [start, 1], color=INK, lw=0.8, ls=":", alpha=0.6)
     bars = np.maximum(0, [shares - low, high - shares])
     axes.errorbar(confidences, shares, yerr=bars, color=COLORS[0], marker="o", ms=4, lw=1.4, elinewidth=0.9)
-    axes.set(ylabel="share that came true", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    width = max(0.004, min(0.03, 0.4 * float(np.median(np.diff(np.sort(confidences)))) if len(confidences) > 1 else 1))
-    counts.bar(confidences, sizes, width=width, color=COLORS[0])
-    counts.set(xlabel="predicted probability", ylabel="count")
-    counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    edge = 0.02 * (1 - start)
+    axes.set(xlabel="predicted probability", ylabel="share that came true")
+    axes.set(xlim=(start - edge, 1 + edge), ylim=(start - edge, 1 + edge))
     return figure
 
 
@@ -236,12 +239,11 @@ def draw_confusion(counts, names, predicted_names=None):
 
 
 @_styled
-def draw_distributions(targets, probs, names):
+def draw_distributions(targets, probs, names, columns=None):
     """Draw how the probabilities of positives and of the others are distributed: one column as histograms, of several
-    each one's range (5 to 95 %), middle half and median, those first whose two sides overlap most.
+    each one's range (5 to 95 %), middle half and median, of many the twelve with the lowest AUC.
 
-    Args:
-        targets, probs: (N, C), nan where a target is not known.
+    The arguments are those of `draw_roc`.
     """
     if len(names) == 1:
         figure, axes = _figure()
@@ -253,12 +255,10 @@ def draw_distributions(targets, probs, names):
                 axes.stairs(counts / counts.sum(), edges, color=color, fill=True, alpha=0.35)
                 axes.stairs(counts / counts.sum(), edges, color=color, label=label, lw=1.3)
         axes.set(xlabel=f"predicted probability of {_short(names[0])}", ylabel="share of the rows", xlim=(-0.01, 1.01))
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _set_log_scale(axes, subs=(1,), is_percent=True)
         _legend(axes, loc="upper center")
         return figure
-    shown, _ = choose_columns(targets, probs, 12)
+    shown = (order_columns(targets, probs) if columns is None else columns)[:_MOST_STRIPS]
     figure, axes = _figure(height=max(2.0, 0.8 + 0.34 * len(shown)))
     for place, column in enumerate(shown):
         known = ~np.isnan(targets[:, column])
@@ -283,7 +283,7 @@ def draw_shift(val, test, name, is_probability=True):
         counts, edges = np.histogram(values, bins=30, range=both)
         axes.stairs(counts / max(1, counts.sum()), edges, color=color, label=f"{label}, {len(values):,}", lw=1.5)
     axes.set(xlabel=f"prediction of {_short(name)}", ylabel="share")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     _legend(axes)
     return figure
 
@@ -292,7 +292,7 @@ def draw_shift(val, test, name, is_probability=True):
 def draw_predicted(targets, predicted, name):
     """Draw predicted over true values (N,) of a regression; of many rows 2,000 are drawn."""
     figure, axes = _figure(height=3.5)
-    rows = _draw_rows(len(targets), 2000)
+    rows = draw_rows(len(targets), 2000)
     low, high = _limits(np.concatenate([targets, predicted]))
     axes.plot([low, high], [low, high], color=INK, lw=0.8, ls=":", alpha=0.6)
     axes.plot(targets[rows], predicted[rows], ls="", marker="o", ms=3, mew=0, alpha=0.45, rasterized=len(rows) > 500)
@@ -398,31 +398,24 @@ def compute_bands(targets, probs, groups=None, num_samples=200, seed=0, max_work
     return found
 
 
-def choose_columns(targets, probs, most, max_work=1e7):
-    """Return (the columns to show, in order; all columns with both sides, or None where all are shown).
+def order_columns(targets, probs, max_work=1e7):
+    """Return the columns that have a positive and a negative, those with the lowest ROC AUC first.
 
-    Of more than `most` those with the lowest AUC, found on as many rows, drawn at random, as max_work values allow.
+    Of more than max_work values as many rows are drawn at random.
     """
-    is_both = ((targets >= 0.5).any(axis=0)) & ((targets < 0.5).any(axis=0))
-    columns = np.flatnonzero(is_both)
-    if len(columns) <= most:
-        return columns.tolist(), None
-    rows = _draw_rows(len(targets), max(1000, int(max_work / len(columns))))
-    aucs = np.array([compute_auc(targets[rows, one], probs[rows, one]) for one in columns])
-    aucs = np.nan_to_num(aucs, nan=1.0)  # of a side that is not among the rows drawn
-    return columns[np.argsort(aucs, kind="stable")[:most]].tolist(), columns.tolist()
+    rows = draw_rows(len(targets), max(1000, int(max_work / targets.shape[1])))
+    aucs = np.array([compute_areas(targets[rows, one], probs[rows, one])[0] for one in range(targets.shape[1])])
+    order = np.argsort(aucs, kind="stable")  # nan comes last
+    return order[: np.isfinite(aucs).sum()].tolist()
 
 
-def compute_auc(targets, probs):
-    """Return the ROC AUC of one column (N,), nan where a side is missing; targets that are nan do not count."""
+def compute_areas(targets, probs):
+    """Return (ROC AUC, average precision) of one column (N,), nan without both sides; targets that are nan do not count."""
     known = ~np.isnan(targets)
-    positive, values = targets[known] >= 0.5, probs[known]
-    count = int(positive.sum())
-    if not 0 < count < len(values):
-        return math.nan
-    _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[inverse]
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(values) - count)))
+    if not 0 < (targets[known] >= 0.5).sum() < known.sum():
+        return math.nan, math.nan
+    found = compute_bands(targets, probs, num_samples=0)
+    return found.auc, found.average_precision
 
 
 def _draw_counts(positive, ends, groups, rng, num_samples, max_work):
@@ -442,9 +435,9 @@ def _draw_counts(positive, ends, groups, rng, num_samples, max_work):
 
 def _mean_roc(targets, probs, columns, most=200):
     """Return (grid, mean true-positive rate) of columns, of many a sample, on 20,000 rows at most."""
-    rows = _draw_rows(len(targets), 20_000)
+    rows = draw_rows(len(targets), 20_000)
     grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
-    chosen, curves = np.array(columns)[_draw_rows(len(columns), most)], []
+    chosen, curves = np.array(columns)[draw_rows(len(columns), most)], []
     for column in chosen:
         known = rows[~np.isnan(targets[rows, column])]
         positive = targets[known, column][np.argsort(-probs[known, column], kind="stable")] >= 0.5
@@ -462,7 +455,7 @@ def _draw_losses(axes, log):
     values = log[["train_loss", "val_loss"] if has_val else ["train_loss"]].to_numpy(dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 20 * values.min():
-        axes.set_yscale("log")
+        _set_log_scale(axes)
     _set_epochs(axes, log, "loss")
     _legend(axes)
 
@@ -489,6 +482,14 @@ def _set_epochs(axes, log, label):
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     if log["epoch"].nunique() == 1:
         axes.set_xlim(log["epoch"].iloc[0] - 1, log["epoch"].iloc[0] + 1)
+
+
+def _set_log_scale(axes, subs=(1, 2, 5), is_percent=False):
+    """Scale y by its logarithm, with plain numbers: powers of ten would be formulas."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %" if is_percent else f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_intervals(axes, names, scores, intervals, reference):
@@ -552,7 +553,8 @@ def _thin(first, second):
     return first[rows], second[rows]
 
 
-def _draw_rows(count, most, seed=0):
+def draw_rows(count, most, seed=0):
+    """Return the indices of `count` rows, of more than `most` as many drawn at random, in order."""
     return np.arange(count) if count <= most else np.sort(np.random.default_rng(seed).choice(count, most, False))
 
 

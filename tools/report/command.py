@@ -1,0 +1,28 @@
+"""Pages on disk: report.html, report.json beside it and, where they are asked for, the figures as PNG files."""
+
+from pathlib import Path
+
+from src.analysis.figures import save_png
+from src.errors import UserError
+from src.files import make_folder, save_json, save_text
+from tools.page import render
+from tools.report.page import build_page
+
+
+def write(runs, output=None, pictures=None):
+    """Write the page of a run, or of several; return its path."""
+    path = Path(output) if output else Path(runs[0]) / "report.html"
+    if len(runs) > 1:
+        raise UserError("several runs cannot be compared yet; name one")
+    page, facts = build_page(runs[0], path.parent)
+    make_folder(path.parent, "output")
+    facts |= {"figures": {}, "worst": facts.get("worst", [])}
+    if pictures is not None:
+        folder = make_folder(pictures, "pictures")
+        for section in page.sections:
+            for one in section.drawings:
+                save_png(one.figure, folder / f"{one.name}.png")
+                facts["figures"][one.name] = str(folder / f"{one.name}.png")
+    save_text(path, render("report/report.html.jinja", page=page))
+    save_json(path.with_suffix(".json"), facts)
+    return path

@@ -1,0 +1,126 @@
+"""What a page is made of: sections of sentences, figures, tables, images and commands, and numbers in words."""
+
+import math
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from src.analysis.figures import save_svg
+
+NONE = "–"  # in place of a number that is not defined
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; a `None` or nan is shown as a dash."""
+
+    header: list[str]
+    rows: list[list]
+    caption: str = ""
+    is_open: bool = True  # False: the caption opens it
+    is_text: tuple = ()  # columns of words, counted from 0; the first always is
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the sentence that says what one reads from it."""
+
+    name: str  # of its file
+    figure: object  # matplotlib's
+    caption: str
+    is_wide: bool = False
+
+
+@dataclass
+class Section:
+    """One part of the page, and what report.json holds of it."""
+
+    name: str  # its key in report.json, and its place on the page
+    title: str
+    sentences: list[str] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    images: list = field(default_factory=list)  # lists of images.Shown, with a title each: [(title, sentence, shown)]
+    commands: list[tuple[str, str]] = field(default_factory=list)  # (what it does, the command)
+    facts: dict = field(default_factory=dict)
+
+    @property
+    def tables_beside(self):
+        """The table that stands beside a single figure."""
+        return [one for one in self.tables[:1] if one.is_open and len(self.drawings) == 1]
+
+    @property
+    def tables_below(self):
+        return self.tables[len(self.tables_beside) :]
+
+
+@dataclass
+class Page:
+    """A page before it is written."""
+
+    title: str
+    kicker: str
+    big: str  # the score in large letters
+    lines: list[str]  # below it
+    facts: list[tuple[str, str]]  # small numbers in the card: (name, value)
+    command: str | None  # the next one
+    sections: list[Section]
+    drawn: dict = field(default_factory=dict)  # {name of a figure: its SVG, as Markup}
+
+    def draw(self):
+        """Draw all figures, the slow part, and return the page."""
+        for section in self.sections:
+            self.drawn |= {one.name: Markup(save_svg(one.figure)) for one in section.drawings}
+        return self
+
+
+def number(value, digits=5):
+    """Return a number in words; a dash where it is None or not finite."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:,.{digits}f}"
+
+
+def short(value):
+    """Return a number with three digits that count, such as 0.0123 or 1,230."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if value == 0:
+        return "0"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}" if places < 7 else f"{value:.2e}"
+
+
+def span(interval, digits=5):
+    """Return an interval in words."""
+    return NONE if interval is None else f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+
+
+def share(part):
+    """Return a share as percent."""
+    return NONE if part is None or not math.isfinite(part) else f"{100 * part:.3g} %"
+
+
+def plural(count, word):
+    """Return "1 row" or "1,234 rows"."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def seconds_in_words(seconds):
+    """Return seconds as 41 s, 12 min or 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
+
+
+def as_json(value):
+    """Return plain containers as JSON has them: nan and infinity become null, numpy's numbers plain ones."""
+    if isinstance(value, dict):
+        return {str(key): as_json(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(one) for one in value]
+    if hasattr(value, "tolist"):
+        return as_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
