@@ -17,7 +17,10 @@ def write_report(config, run_folder, output=None, pictures=None):
     """
     if not config.report or not (REPOSITORY / "tools" / "report").is_dir():
         return None
-    words = [str(run_folder), *(f"{key}={value}" for key, value in (("output", output), ("pictures", pictures)) if value)]
+    words = [
+        str(run_folder),
+        *(f"{key}={value}" for key, value in (("output", output), ("pictures", pictures)) if value),
+    ]
     path = Path(output or Path(run_folder) / "report.html")
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}  # the GPU is this process's

@@ -15,6 +15,7 @@ from src.config.settings import REPOSITORY
 TINY = [
     *("num_folds=2", "train.epochs=2", "train.max_images=96", "image_size=16", "tracking=none", "seed=7"),
     *("precision=fp32", "train.channels_last=true"),  # or each folder would time its steps
+    "report=false",
     "threads=1",  # or the last bits would depend on what else runs
 ]
 

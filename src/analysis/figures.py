@@ -473,7 +473,9 @@ def _draw_over_epochs(axes, log, column, label, color):
         axes.plot(*_thin(one["epoch"].to_numpy(), one[column].to_numpy()), color=color, lw=0.8, alpha=0.45)
     mean = rows.groupby("epoch")[column].mean()
     marker = "o" if len(mean) < 4 else None
-    label = f"{label} (thick: mean of {len(folds)} folds)" if label and len(folds) > 1 and label != "training" else label
+    label = (
+        f"{label} (thick: mean of {len(folds)} folds)" if label and len(folds) > 1 and label != "training" else label
+    )
     axes.plot(*_thin(mean.index.to_numpy(), mean.to_numpy()), color=color, label=label, marker=marker, ms=4)
 
 

@@ -237,6 +237,7 @@ class Config:
                              choices=("auto", "fp32", "bf16", "fp16"))
     tracking: str = setting("auto", "auto: wandb if it has a key, else offline; CSV and JSON always",
                             choices=("auto", "wandb", "none"))
+    report: bool = setting(True, "write report.html, which shows what happened, at the end of train.py and infer.py")
     overwrite: bool = setting(False, "delete the run's folder first")
     checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; its end saves, too", at_least=0)
     keep_checkpoints: int = setting(2, "of an unfinished fold, in case the newest is damaged", at_least=1)

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from src.analysis.figures import save_svg
 
-NONE = "–"  # in place of a number that is not defined
+NONE = "-"  # in place of a number that is not defined
 
 
 @dataclass(frozen=True)

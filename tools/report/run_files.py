@@ -17,7 +17,7 @@ from src.config.settings import Config
 from src.errors import UserError
 from src.evaluation.metrics import Metric, build_metric
 from src.evaluation.out_of_fold import OutOfFold, load_out_of_fold
-from src.evaluation.thresholds import Decision, read_decision
+from src.evaluation.thresholds import read_decision
 from src.files import load_json
 
 _MOST_VALUES = 1e7  # rows x columns whose areas are found

@@ -8,7 +8,7 @@ from src.config.settings import Config, settings, value_of
 from src.evaluation.calibration_error import expected_calibration_error
 from src.evaluation.judgement import describe_interval
 from src.evaluation.metrics import round_to_grades
-from tools.report.parts import Drawing, Section, Table, number, plural, seconds_in_words, share, short, span
+from tools.report.parts import NONE, Drawing, Section, Table, number, plural, seconds_in_words, share, short, span
 
 _MOST_CLASSES = 30  # that a confusion table is drawn of
 _MOST_COLUMNS = 200  # whose quantiles are found
@@ -52,7 +52,7 @@ def _describe_meta(run, name):
     meta = run.metas.get(int(name), {})
     epoch = meta.get("best_epoch" if run.config.train.select == "best" else "epoch")
     seconds = meta.get("seconds")
-    return ["–" if epoch is None else epoch, "–" if seconds is None else f"{seconds:.1f}"]
+    return [NONE if epoch is None else epoch, NONE if seconds is None else f"{seconds:.1f}"]
 
 
 def build_curves(run):
@@ -131,7 +131,9 @@ def build_ranking(run):
         [name, *(f"{facts[name][key]:,}" for key in ("positives", "negatives")),
          *(number(facts[name][key]) for key in ("auc", "average_precision"))] for name in order[:_MOST_ROWS]
     ]  # fmt: skip
-    title = "By column" if len(order) <= _MOST_ROWS else f"The {_MOST_ROWS} of {len(order):,} columns with the lowest AUC"
+    title = (
+        "By column" if len(order) <= _MOST_ROWS else f"The {_MOST_ROWS} of {len(order):,} columns with the lowest AUC"
+    )
     header = ["column", "positives", "negatives", "AUC", "average precision"]
     section.tables.append(Table(header, rows, title, is_open=len(order) <= 3))
     return section
@@ -313,9 +315,13 @@ def _build_residuals(run):
         }  # fmt: skip
         if column < 3:
             text = "On the dotted line the prediction is right. A flatter cloud: it keeps to the middle."
-            section.drawings.append(Drawing(f"predicted_{column}", figures.draw_predicted(truth, predicted, name), text))
+            section.drawings.append(
+                Drawing(f"predicted_{column}", figures.draw_predicted(truth, predicted, name), text)
+            )
             text = "A peak at 0 is good; a mean apart from 0 says that all predictions are too high or too low."
-            section.drawings.append(Drawing(f"residuals_{column}", figures.draw_residuals(truth, predicted, name), text))
+            section.drawings.append(
+                Drawing(f"residuals_{column}", figures.draw_residuals(truth, predicted, name), text)
+            )
     section.facts = {"residuals": facts}
     keys = ("mean_error", "mae", "rmse", "deviation_of_targets")
     rows = [[name, f"{one['rows']:,}", *(short(one[key]) for key in keys)] for name, one in facts.items()]
@@ -335,8 +341,8 @@ def build_time(run):
         seconds = meta.get("seconds", float(log["seconds"].max()) if "seconds" in log else None)
         facts[fold] = {"epochs": int(log["epoch"].max()), "seconds": seconds, "images_per_second": speed}
         state = "finished" if meta else "not finished"
-        time = "–" if seconds is None else seconds_in_words(seconds)
-        rows.append([fold, facts[fold]["epochs"], time, "–" if speed is None else f"{speed:,.0f}", state])
+        time = NONE if seconds is None else seconds_in_words(seconds)
+        rows.append([fold, facts[fold]["epochs"], time, NONE if speed is None else f"{speed:,.0f}", state])
     total = sum(one["seconds"] or 0 for one in facts.values())
     machine, execution = run.provenance.get("machine") or {}, _read_execution(run)
     device = machine.get("gpu") or machine.get("cpu")

@@ -1,0 +1,112 @@
+"""Figures show what scikit-learn finds, stay small with many rows, and become SVG in the page's own colours."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics
+
+from src.analysis import figures
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 6)) < 0.3).astype(float)
+    targets[::5, 1] = np.nan
+    return targets, np.round(1 / (1 + np.exp(-2 * np.nan_to_num(targets) + rng.normal(size=targets.shape))), 2)
+
+
+def test_areas_are_those_of_scikit_learn_with_ties_and_missing_targets(predictions):
+    targets, probs = predictions
+    for column in range(6):
+        known = ~np.isnan(targets[:, column])
+        truth, values = targets[known, column], probs[known, column]
+        auc, precision = figures.compute_areas(targets[:, column], probs[:, column])
+        assert auc == pytest.approx(metrics.roc_auc_score(truth, values))
+        assert precision == pytest.approx(metrics.average_precision_score(truth, values))
+    assert np.isnan(figures.compute_areas(np.zeros(5), np.arange(5.0))).all()
+    aucs = [figures.compute_areas(*one)[0] for one in zip(targets.T, probs.T, strict=True)]
+    assert figures.order_columns(targets, probs) == np.argsort(aucs).tolist()
+
+
+def test_bands_hold_the_curve_and_are_as_wide_as_the_binomial(predictions):
+    rng = np.random.default_rng(1)
+    targets = (np.arange(4000) < 1000).astype(float)
+    found = figures.compute_bands(targets, rng.random(4000) + targets)
+    at = np.searchsorted(found.grid, 0.5)
+    tpr = np.interp(found.grid[at], found.fpr, found.tpr)
+    assert found.tpr_low[at] <= tpr <= found.tpr_high[at]
+    values = rng.random(4000)  # which know nothing: the share above a threshold is binomial on both sides
+    found = figures.compute_bands(targets, values)
+    expected = 2 * 1.96 * np.sqrt(0.25 / 1000 + 0.25 / 3000)
+    assert found.tpr_high[at] - found.tpr_low[at] == pytest.approx(expected, rel=0.25)
+
+
+def test_rows_of_a_group_vary_together():
+    rng = np.random.default_rng(2)
+    targets, values = np.repeat((np.arange(100) < 50).astype(float), 10), np.repeat(rng.random(100), 10)
+    at = np.searchsorted(figures.compute_bands(targets, values).grid, 0.5)
+    widths = [
+        np.subtract(found.tpr_high[at], found.tpr_low[at])
+        for found in (figures.compute_bands(targets, values, groups) for groups in (None, np.arange(1000) // 10))
+    ]
+    assert widths[1] > 2 * widths[0]
+
+
+def make_log(epochs=3, folds=2):
+    rows = [{"fold": fold, "epoch": epoch, "lr": 0.1 / epoch, "train_loss": 1 / epoch, "val_loss": 1.2 / epoch,
+             "val_score": 1 - 0.5 / epoch, "gradient_stem": 1.0 / epoch, "gradient_frozen": 0.0}
+            for fold in range(folds) for epoch in range(1, epochs + 1)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def draw_all(targets, probs, name="$x_1$ <b> 고양이"):
+    log, names = make_log(), [f"{name}{k}" for k in range(targets.shape[1])]
+    counts = np.arange(9).reshape(3, 3)
+    image = np.zeros((8, 12, 3), np.uint8)
+    return {
+        "curves": figures.draw_curves(log, name), "losses": figures.draw_losses(log),
+        "scores": figures.draw_scores(log, name), "rate": figures.draw_learning_rate(log),
+        "gradients": figures.draw_gradient_norms(log),
+        "folds": figures.draw_folds([0, 1], [0.5, np.nan], [(0.4, 0.6), None], 0.5, name),
+        "intervals": figures.draw_intervals(names, [0.5] * len(names), [(0, 1)] * len(names), None, name),
+        "roc": figures.draw_roc(targets, probs, names), "pr": figures.draw_precision_recall(targets, probs, names),
+        "calibration": figures.draw_calibration(np.array([0.2, 0.8]), np.array([0.1, 0.9]), np.array([10, 20])),
+        "confusion": figures.draw_confusion(counts, names[:3]),
+        "distributions": figures.draw_distributions(targets, probs, names),
+        "distribution": figures.draw_distributions(targets[:, :1], probs[:, :1], names[:1]),
+        "shift": figures.draw_shift(probs[:, 0], probs[:, 1], name),
+        "predicted": figures.draw_predicted(probs[:, 0], probs[:, 1], name),
+        "residuals": figures.draw_residuals(probs[:, 0], probs[:, 1], name),
+        "images": figures.draw_images([image, image[..., :1]], [name, "b"], [np.ones((2, 3)), None]),
+    }  # fmt: skip
+
+
+def test_every_figure_is_a_small_svg_of_text_in_the_colour_of_the_page(predictions):
+    for name, figure in draw_all(*predictions).items():
+        svg = figures.save_svg(figure)
+        assert svg.startswith("<svg viewBox=") and svg.endswith("</svg>"), name
+        assert not re.search(r"https?:|<style|<metadata|#1c2024|mathdefault", svg), name
+        assert name == "images" or "currentColor" in svg, name
+        assert len(svg) < 60_000, name
+        assert "&lt;b&gt;" in svg or "$x_1$" not in svg, name
+        assert "<b>" not in svg, name
+    assert "$x_1$ &lt;b&gt; 고양이" in figures.save_svg(figures.draw_scores(make_log(), "$x_1$ <b> 고양이"))
+
+
+def test_a_million_rows_are_thinned():
+    rng = np.random.default_rng(3)
+    targets = (rng.random((1_000_000, 1)) < 0.5).astype(float)
+    probs = np.clip(rng.random((1_000_000, 1)) + 0.2 * targets, 0, 1)
+    for figure in (figures.draw_roc(targets, probs, ["a"]), figures.draw_predicted(targets[:, 0], probs[:, 0], "a")):
+        assert len(figures.save_svg(figure)) < 100_000
+
+
+def test_a_map_is_laid_over_an_image():
+    image = np.full((6, 8, 1), 100, np.uint8)
+    over = figures.overlay_saliency(image, np.array([[0.0, 1.0]]))
+    assert over.shape == (6, 8, 3)
+    assert (over[:, :4] == over[0, 0]).all()
+    assert over[0, 7].sum() > over[0, 0].sum()
