@@ -182,7 +182,7 @@ def draw_roc(targets, probs, names, groups=None, columns=None):
 
 @_styled
 def draw_precision_recall(targets, probs, names, groups=None, columns=None):
-    """Draw precision over recall for the columns that `draw_roc` shows, with the same band; dots: the positives' share."""
+    """Draw precision over recall for the columns that `draw_roc` shows, with its band; dotted: the positives' share."""
     figure, axes = _figure(height=3.5)
     columns = order_columns(targets, probs) if columns is None else columns
     for place, column in enumerate(columns[:_MOST_CURVES]):
@@ -410,7 +410,7 @@ def order_columns(targets, probs, max_work=1e7):
 
 
 def compute_areas(targets, probs):
-    """Return (ROC AUC, average precision) of one column (N,), nan without both sides; targets that are nan do not count."""
+    """Return (ROC AUC, average precision) of one column (N,), nan without both sides; a target of nan does not count."""
     known = ~np.isnan(targets)
     if not 0 < (targets[known] >= 0.5).sum() < known.sum():
         return math.nan, math.nan

@@ -31,6 +31,7 @@ from src.inference.ensemble import ENSEMBLES
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
 from src.model.losses import probabilities
+from src.report import write_report
 from src.terminal import paint
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
 from src.training.precision import recall_precision
@@ -91,6 +92,8 @@ def infer_run(config, run_folder):
         average = decision.labels(average) if is_of_labels else average
         sampling = sample_scores(metric, solution, [average], groups if table.units is None else None)
         score = _save_test_score(written.test_score, sampling, metric, len(folds))
+    if path := write_report(config, run_folder, written.path / "report.html"):
+        print(path)
     if sample is not None and solution is None:
         print(describe_upload(competition.name, written.submission, Path(run_folder).name))
     return score

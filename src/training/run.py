@@ -28,6 +28,7 @@ from src.files import load_json, save_json
 from src.locks import hold_folds, opening
 from src.model.losses import check_loss, resolve_class_weights
 from src.model.network import build_network
+from src.report import write_report
 from src.training.averaging import build_average
 from src.training.features import load_features
 from src.training.fold import train_fold
@@ -99,7 +100,10 @@ def train_run(config, words=(), interrupts=None):
             stopped = stop
         if processes.is_main_process:
             with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
-                run.tracker.finish(score_run(run))
+                scores = score_run(run)
+            if not stopped and (path := write_report(config, run.folder.path)):
+                print(path)
+            run.tracker.finish(scores)
             print_next(run)
         run.accelerator.wait_for_everyone()
         if stopped:
