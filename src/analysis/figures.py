@@ -410,7 +410,7 @@ def order_columns(targets, probs, max_work=1e7):
 
 
 def compute_areas(targets, probs):
-    """Return (ROC AUC, average precision) of one column (N,), nan without both sides; a target of nan does not count."""
+    """Return (ROC AUC, average precision) of one column (N,), nan without both sides; nan targets do not count."""
     known = ~np.isnan(targets)
     if not 0 < (targets[known] >= 0.5).sum() < known.sum():
         return math.nan, math.nan
