@@ -84,7 +84,8 @@ def _parse_word(word):
         value = text if is_text else _parse_yaml(text, as_text=annotation == list[str])
     except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         reason = f"cannot be read ({first_line(error)})"
-        advice = "write a blank after each colon, and " if re.search(r"\{.*:\S", text) else ""
+        is_tight = re.search(r":\S", text.partition("{")[2])
+        advice = "write a blank after each colon, and " if is_tight else ""
         raise UserError(f"command line: {key}={text} {reason}; {advice}quote it for the shell") from None
     value = None if text == "null" and annotation == str | None else value
     return "command line", functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)

@@ -119,15 +119,22 @@ def _build_cache(path, paths, keys, config, size):
 
 
 def _write_rows(path, paths, row_type, decode):
-    """Write a row of each path; resume where a process was killed. An Exception leaves no file.
+    """Write a row of each path; resume after the rows of a process that was killed. An Exception leaves no file.
 
     Rows are appended, under another name: a full disk is then an error, where a write into a memory map crashes.
     """
-    unfinished, dtype = path.with_suffix(".part"), row_type["pixels"].base
+    unfinished, dtype, header = path.with_suffix(".part"), row_type["pixels"].base, io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(row_type), "fortran_order": False, "shape": (len(paths),)}
+    np.lib.format.write_array_header_1_0(header, description)
     try:
-        with open(unfinished, "a+b") as file:
-            if num_done := _cut_to_sound_rows(file, len(paths), row_type):
+        with open(unfinished, "ab") as file:
+            num_done = max(file.tell() - header.tell(), 0) // row_type.itemsize
+            if num_done:
+                file.truncate(header.tell() + num_done * row_type.itemsize)
                 print(f"{path}: resumes after {num_done} of {len(paths)} images", flush=True)
+            else:
+                file.truncate(0)
+                file.write(header.getvalue())
             for row, pixels in enumerate(map_images(decode, paths[num_done:], "decoding"), num_done):
                 if pixels.dtype != dtype:
                     raise UserError(f"{paths[row]}: has {pixels.dtype} pixels, {paths[0]} has {dtype}; set cache=off")
@@ -142,21 +149,6 @@ def _write_rows(path, paths, row_type, decode):
         if isinstance(error, OSError):
             raise NoRoom(f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER") from None
         raise
-
-
-def _cut_to_sound_rows(file, num_rows, row_type):
-    """Return how many rows of an open .npy file agree with their checksums, and cut the file after these."""
-    header, num_done, size = io.BytesIO(), 0, row_type.itemsize
-    description = {"descr": np.lib.format.dtype_to_descr(row_type), "fortran_order": False, "shape": (num_rows,)}
-    np.lib.format.write_array_header_1_0(header, description)
-    file.seek(0)
-    if file.read(header.tell()) == header.getvalue():
-        while len(row := file.read(size)) == size and zlib.crc32(row[:-4]) == int.from_bytes(row[-4:], "little"):
-            num_done += 1
-    file.truncate(header.tell() + num_done * size if num_done else 0)
-    if not num_done:
-        file.write(header.getvalue())
-    return num_done
 
 
 def hash_images(paths, config, size):

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import linalg, optimize, special, stats
 
 from src.evaluation.metrics import Metric
-from src.evaluation.sampling import draw_units
+from src.evaluation.sampling import draw_units, number_units
 
 _NUM_BAGS, _MOST_ROWS = 10, 6000
 _NUM_STEPS, _PATIENCE = 25, 8  # of hill climbing: additions in all, and without a better score
@@ -34,7 +34,7 @@ class Inputs:
     @cached_property
     def units(self):
         """(N,) int, equal for rows of one group."""
-        return np.arange(len(self.targets)) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+        return number_units(self.groups, len(self.targets))
 
     @property
     def are_probs(self):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.evaluation.calibration import CALIBRATIONS
+from src.evaluation.sampling import number_units
 
 
 def calibrate_nested(method, targets, probs, folds, task):
@@ -44,7 +45,7 @@ def expected_calibration_error(targets, probs, task, groups=None, num_bins=15, n
     Calibration, 2019, arXiv:1909.10155.
     """
     targets, probs = np.asarray(targets, dtype=np.float64), np.asarray(probs, dtype=np.float64)
-    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = number_units(groups, len(targets))
     if task == "multiclass":
         top = probs.argmax(axis=1)[:, None]
         truth, values = (np.take_along_axis(one, top, axis=1).ravel() for one in (targets, probs))

@@ -99,7 +99,7 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
     targets = np.asarray(targets)
     predictions = [np.asarray(one, dtype=np.float64) for one in predictions]
     scores = np.array([metric.score(targets, one) for one in predictions])
-    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = number_units(groups, len(targets))
     num_units = int(units.max()) + 1
     shared = {"num_units": num_units, "bounds": metric.bounds, "num_fewest": num_units}
     if metric.fold_needs == "both":
@@ -120,6 +120,11 @@ def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, s
         covariance = np.atleast_2d(np.cov(known.T)) * share if len(known) > 1 else np.full((len(scores),) * 2, np.nan)
         return Sampling(scores, "bootstrap", covariance=covariance, **shared)
     return Sampling(scores, "bootstrap", samples=samples, **shared)
+
+
+def number_units(groups, num_rows):
+    """Return (N,) int from 0, equal for rows of one group, (N,); groups None: each row is its own."""
+    return np.arange(num_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 
 def draw_units(units, num_drawn, num_samples, seed):

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn import metrics
 
 from src.evaluation.metrics import Metric, build_metric
-from src.evaluation.sampling import sample_scores
+from src.evaluation.sampling import number_units, sample_scores
 
 _MOST_CLASSES, _NUM_PLACES = 50, 64
 _MOST_VALUES, _MOST_CELLS = 2e6, 2e7  # that are searched: rows x columns, rows x classes^2; of more, rows are drawn
@@ -78,7 +78,7 @@ def judge_thresholds(metric, targets, probs, parts, groups=None, may_be_none=Tru
         ones. Found thresholds are used where nested is better by more than noise: one-sided, at 95 %.
     """
     if len(np.unique(parts)) == 1:
-        units = np.arange(len(parts)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        units = number_units(groups, len(parts))
         parts = np.random.default_rng(0).permutation(units.max() + 1)[units] % 5
     plain = Decision(plain_thresholds(metric, targets), metric.task, may_be_none)
     nested = np.empty(probs.shape)
