@@ -2,7 +2,7 @@
 # `make transfer`: nothing -> outputs/transfer/transfer.png, from scratch against ImageNet's weights
 PYTHON ?= python3
 VENV ?= .venv
-PARALLEL = -n logical --maxprocesses 4 --dist loadfile
+PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: $(VENV)/run
 	$(VENV)/bin/python train.py

@@ -1,6 +1,7 @@
 """What several test files share, and how test processes beside each other share the cores."""
 
 import os
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -11,6 +12,18 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # each has cores of its own, before torch counts them: threads that fight for cores take ten times as long
     number, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number % count :: count])
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests come first: one that is left for the end would keep a single process busy."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    """Bootstraps of scores.json draw a tenth of their samples: for tests that look at scores, not at intervals."""
+    monkeypatch.setattr("src.evaluation.judgement._WORK", 5e5)
 
 
 @pytest.fixture(scope="session")

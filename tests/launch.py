@@ -51,12 +51,12 @@ def run_here(program, *words, cwd, status=0):
 class Forked:
     """A program in a process that is forked from one which has imported all: it begins at once, and can be killed."""
 
-    def __init__(self, program, words, cwd, log):
+    def __init__(self, program, words, cwd, log, **environment):
         for name, value in {**_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}.items():
             os.environ[name] = value  # the server starts with these
         forks = multiprocessing.get_context("forkserver")
         forks.set_forkserver_preload(["tests.launch", "src.training.run", "src.inference.predict"])
-        self._process = forks.Process(target=_run_forked, args=(program, words, cwd, log))
+        self._process = forks.Process(target=_run_forked, args=(program, words, cwd, log, environment))
         self._process.start()
         self.pid = self._process.pid
 
@@ -79,8 +79,9 @@ class Forked:
         return self._process.exitcode
 
 
-def _run_forked(program, words, cwd, log):
+def _run_forked(program, words, cwd, log, environment):
     os.chdir(cwd)
+    os.environ.update(environment)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

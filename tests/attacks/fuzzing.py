@@ -1,7 +1,7 @@
 """Random inputs: how many, from which seed, and how a function may respond to them.
 
-The suites try the same inputs in every run, the slow one 11,000 in all. To try others, and ten times as many:
-ATTACK_SEED=1 ATTACK_TIMES=10 python -m pytest tests/attacks -m slow -k any
+The suites try the same inputs in every run, the nightly one 11,000 in all. To try others, and ten times as many:
+ATTACK_SEED=1 ATTACK_TIMES=10 python -m pytest tests/attacks -m nightly -k any
 """
 
 import os
@@ -18,8 +18,8 @@ LONGEST = 20  # seconds that one input may take
 
 
 def how_many(few, many):
-    """Parametrize a test by num_inputs: a few for the fast suite, many for the slow one."""
-    return pytest.mark.parametrize("num_inputs", [few, pytest.param(many * TIMES, marks=pytest.mark.slow)])
+    """Parametrize a test by num_inputs: a few for every run, many for the nightly one."""
+    return pytest.mark.parametrize("num_inputs", [few, pytest.param(many * TIMES, marks=pytest.mark.nightly)])
 
 
 def attack(check, strategy, num_inputs, found=()):

@@ -40,9 +40,7 @@ def write_competition(root, ids, labels, names=None):
 
 
 def adopt(folder, root):
-    command = [sys.executable, "-m", "tools.adopt", str(root), "name=adopted"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    run_here("tools.adopt.__main__", str(root), "name=adopted", cwd=folder)
 
 
 @contextlib.contextmanager

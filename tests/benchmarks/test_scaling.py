@@ -38,7 +38,7 @@ def test_the_peak_of_a_sum_is_on_top_of_what_is_kept():
     assert "worker 1" in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_small_size_is_measured(tmp_path):
     main(["rows=300", f"folder={tmp_path}", f"output={tmp_path}/report.json"])
     (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]

@@ -30,7 +30,7 @@ def test_targets_are_met_or_missed():
     assert lines[4].endswith("8.0 met")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_start_is_timed(tmp_path):
     main(["repeats=1", "tracking=none", f"output={tmp_path}/report.json"])
     rows = {row["what"]: row["seconds"] for row in json.loads((tmp_path / "report.json").read_text())["rows"]}

@@ -88,7 +88,7 @@ def test_folds_with_unlike_shares_lose_by_ranks():
     assert sentence.endswith("the probabilities say more than each fold's order; keep infer.average=mean")
 
 
-def test_columns_without_a_score_are_named():
+def test_columns_without_a_score_are_named(few_samples):
     targets, probs, folds = draw()
     targets, probs = np.hstack([targets, np.zeros((600, 1))]), np.hstack([probs, probs])
     metric = build_metric("roc_auc", "multilabel")
@@ -102,8 +102,7 @@ def test_columns_without_a_score_are_named():
     assert (nothing["interval"], nothing["unscored"], np.isnan(nothing["pooled"])) == (None, ["b"], True)
 
 
-@pytest.mark.slow
-def test_labels_have_thresholds_and_the_sentences_say_which_are_used():
+def test_labels_have_thresholds_and_the_sentences_say_which_are_used(few_samples):
     targets, probs, folds = draw()
     metric, lower = build_metric("f1_macro", "binary"), probs / 4
     found = judge_labels(metric, of(targets, lower, folds))
@@ -133,7 +132,7 @@ def test_labels_have_thresholds_and_the_sentences_say_which_are_used():
     assert asked["may_be_none"] is False
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_million_rows_are_judged_in_seconds():
     import time
 

@@ -202,7 +202,7 @@ def test_few_and_small_bootstrap_samples_say_the_same(name):
     assert sample_scores(metric, targets, [probs], groups, max_work=5e4).num_units == 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_million_rows_take_seconds():
     import time
 
@@ -212,7 +212,7 @@ def test_a_million_rows_take_seconds():
     assert time.process_time() - began < 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("name", "task", "num_rows", "num_columns"), [
     ("log_loss", "multiclass", 50_000, 1000), ("accuracy", "multiclass", 50_000, 1000),
     ("f1_macro", "multiclass", 50_000, 1000), ("average_precision", "multilabel", 5000, 30),

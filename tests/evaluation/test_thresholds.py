@@ -124,7 +124,7 @@ def test_nested_scores_of_noise_are_unbiased_and_the_plain_thresholds_stay(task)
     """Of noise each threshold has a balanced accuracy of one half (a third of three classes) on rows of its own."""
     metric, gaps, in_sample, num_used = build_metric("balanced_accuracy", task), [], [], 0
     chance = {"multiclass": 1 / 3}.get(task, 0.5)
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         targets = np.eye(3)[rng.integers(0, 3, 150)] if task == "multiclass" else rng.integers(0, 2, (150, 1)) * 1.0
         probs = rng.random(targets.shape)
@@ -132,9 +132,9 @@ def test_nested_scores_of_noise_are_unbiased_and_the_plain_thresholds_stay(task)
         gaps.append(nested - chance)
         in_sample.append(score_at(metric, targets, probs, find_thresholds(metric, targets, probs)) - nested)
         num_used += not (decision.thresholds == 0.5).all()
-    assert abs(np.mean(gaps)) < 3 * np.std(gaps) / np.sqrt(40)
+    assert abs(np.mean(gaps)) < 3 * np.std(gaps) / np.sqrt(20)
     assert np.mean(in_sample) > 0.03
-    assert num_used <= 6
+    assert num_used <= 3
 
 
 def test_found_thresholds_are_used_where_they_pay():

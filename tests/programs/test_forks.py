@@ -9,7 +9,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
 
+from src.competition.demo import write_demo
 from src.config.settings import REPOSITORY
 from tests.launch import TINY
 
@@ -55,15 +59,20 @@ CHOSEN = [
 ]
 
 
+# several commands of one copy run in one process, which imports torch once
+RUN = "import importlib, sys\nfor program, *words in {}:\n    importlib.import_module(program).main(words)"
+
+
 @pytest.fixture
 def fork(tmp_path):
-    """A copy of the repository's programs and rooms; returns (its folder, run(program, *words) -> stdout)."""
+    """A copy of the repository's programs and rooms; returns (its folder, run([program, *words], ...) -> stdout)."""
     for name in ("src", "configs", "train.py", "infer.py"):
         copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
         copy(REPOSITORY / name, tmp_path / name)
 
-    def run(program, *words):
-        done = subprocess.run([sys.executable, program, *words], cwd=tmp_path, capture_output=True, text=True)
+    def run(*commands):
+        script = RUN.format(list(commands))
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
         return done.stdout
 
@@ -88,10 +97,14 @@ def test_one_function_and_one_entry_are_trained_predicted_with_and_listed(fork):
     last = '    compile: bool = setting(False, "torch.compile the network")\n'
     mine = '    my_setting: int = setting(3, "of my own", at_least=1)\n'
     replace(folder / "src/config/settings.py", last, last + mine)
-    listed = run("train.py", "--help", "all")
+    printed = run(
+        ["train", "--help", "all"],
+        ["train", *TINY, *CHOSEN],
+        ["infer", "infer.tta=my_view", "infer.average=my_ensemble"],
+    )
+    listed = printed.partition("loading libraries")[0]
     assert [name for _, _, name, _, _ in ENTRIES if name not in listed] == []
     assert "train.my_setting=3\n      of my own (at least 1)\n" in listed
-    run("train.py", *TINY, *CHOSEN)
     scores = json.loads((folder / "outputs/demo_default/scores.json").read_text())
     oof = pd.read_csv(folder / "outputs/demo_default/oof.csv", dtype={"id": str})
     train = pd.read_csv(folder / "data/demo/train.csv", dtype=str)
@@ -103,7 +116,6 @@ def test_one_function_and_one_entry_are_trained_predicted_with_and_listed(fork):
     for fold in (0, 1):  # lower is better
         log = pd.read_csv(folder / f"outputs/demo_default/fold{fold}/log.csv")
         assert scores["best"]["folds"][str(fold)] == log["val_score"].min()
-    printed = run("infer.py", "infer.tta=my_view", "infer.average=my_ensemble")
     assert "x 2 folds x 2 views" in printed
     assert re.search(r"test my_metric: 0\.\d+", printed)
 
@@ -119,15 +131,12 @@ def test_a_pooling_and_an_image_format(fork):
         "    return np.frombuffer(data, np.uint8).reshape(8, 8, 1)"
     )  # fmt: skip
     add_entry(folder, "data/decode.py", "DECODERS", ".raw", decoder, "decode_raw")
-    code = "import sys; sys.path.insert(0, '.'); from src.competition.demo import write_demo; write_demo('data/demo')"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
-    convert = "from PIL import Image; import pathlib\n"
-    convert += "for path in pathlib.Path('data/demo').glob('*/*.png'):\n"
-    convert += "    path.with_suffix('.raw').write_bytes(Image.open(path).tobytes()); path.unlink()"
-    subprocess.run([sys.executable, "-c", convert], cwd=folder, check=True)
+    write_demo(folder / "data/demo")
+    for path in (folder / "data/demo").glob("*/*.png"):
+        path.with_suffix(".raw").write_bytes(Image.open(path).tobytes())
+        path.unlink()
     images = ["competition.train_image=train/{id}.*", "competition.test_image=test/{id}.raw"]
-    run("train.py", *TINY, "model.pool=median", *images)
-    run("infer.py")
+    run(["train", *TINY, "model.pool=median", *images], ["infer"])
     assert (folder / "outputs/demo_default/submission.csv").is_file()
 
 
@@ -150,23 +159,21 @@ def test_metadata_beside_the_image_in_two_files(fork):
     text = network.read_text()
     start, end = text.index("    def forward(self, features=None"), text.index("    @property\n    def pixel_stats")
     network.write_text(text[:start] + NETWORK_WITH_METADATA + "\n" + text[end:])
-    run("train.py", "--help")
-    code = "import sys; sys.path.insert(0, '.'); from src.competition.demo import write_demo; write_demo('data/demo')"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    write_demo(folder / "data/demo")
     for name in ("train", "test"):
         path = folder / f"data/demo/{name}.csv"
         table = pd.read_csv(path, dtype=str)
         table.assign(site=np.where(np.arange(len(table)) % 3 == 0, "here", "elsewhere")).to_csv(path, index=False)
     mixed = ["mix.prob=1", "train.average=ema", "cache=on", "optimizer.layer_decay=0.8"]
-    run("train.py", *TINY, *mixed)
-    printed = run("infer.py", "infer.tta=hflip")
-    assert "x 2 folds x 2 views" in printed
-    code = "import sys; sys.path.insert(0, '.'); import timm; from safetensors.torch import save_file; "
-    code += "save_file(timm.create_model('test_resnet', in_chans=1).state_dict(), 'w.safetensors')"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), folder / "w.safetensors")
     frozen = ["model.kwargs={}", "model.pretrained=true", "model.weights=w.safetensors", "model.freeze=head_only"]
-    assert "features of 1437 images" in run("train.py", *TINY, *frozen, "name=frozen")
-    run("infer.py", "run=outputs/frozen")
+    printed = run(
+        ["train", *TINY, *mixed], ["infer", "infer.tta=hflip"],
+        ["train", *TINY, *frozen, "name=frozen"], ["infer", "run=outputs/frozen"],
+    )  # fmt: skip
+    assert "x 2 folds x 2 views" in printed
+    assert "features of 1437 images" in printed
+    assert (folder / "outputs/frozen/submission.csv").is_file()
 
 
 READ_TWO = """return {"image": str(self.table.paths[row]), "other": str(self.table.paths[row // 2])}"""
@@ -184,6 +191,5 @@ def test_two_images_a_row_in_an_overridden_read(fork):
     text = network.read_text()
     start, end = text.index("    def extract_features(self, image)"), text.index("    def forward(self, features=None")
     network.write_text(text[:start] + EXTRACT_TWO + "\n" + text[end:])
-    run("train.py", *TINY, "mix.prob=1", "cache=on")
-    run("infer.py", "infer.tta=d4")
+    run(["train", *TINY, "mix.prob=1", "cache=on"], ["infer", "infer.tta=d4"])
     assert (folder / "outputs/demo_default/submission.csv").is_file()

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -227,31 +228,33 @@ def test_two_processes_train_other_folds_of_a_run_but_not_the_same(undisturbed):
 
 @pytest.mark.slow
 def test_two_processes_that_train_one_fold_resume_mid_epoch(undisturbed):
-    """They look at the clock after every tenth step, and save together."""
-    folder, words = undisturbed, [*WORDS, "fold=0", "train.batch_size=4", "train.epochs=2", "device=cpu"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launcher += [str(REPOSITORY / "train.py"), *words]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    """They look at the clock after every tenth step, and save together; started as torchrun starts them."""
+    folder, log = undisturbed, undisturbed / "pair.log"
+    words = [*WORDS, "fold=0", "train.batch_size=4", "train.epochs=2", "device=cpu"]
 
     def start(name):
-        return subprocess.Popen([*launcher, f"name={name}"], cwd=folder, env=environment)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        return [
+            Forked("train.py", [*words, f"name={name}"], folder, log, RANK=rank, LOCAL_RANK=rank, **shared)
+            for rank in ("0", "1")
+        ]
 
-    assert start("pair").wait() == 0
+    assert [one.status() for one in start("pair")] == [0, 0], log.read_text()
     killed, fold = start("pair_killed"), folder / "outputs/pair_killed/fold0"
-    while not any(fold.glob("state_0000_*.pt")):  # after 20 batches, as two make a step
-        assert killed.poll() is None
-        time.sleep(0.005)
-    launched = psutil.Process(killed.pid)
-    for process in (launched, *launched.children(recursive=True)):
-        process.kill()
-    killed.wait()
-    assert start("pair_killed").wait() == 0
+    assert killed[0].wait_for(lambda: any(fold.glob("state_0000_*.pt")))  # after 20 batches, as two make a step
+    for one in killed:
+        one.kill()
+    assert [one.status() for one in start("pair_killed")] == [0, 0], log.read_text()
+    assert "fold 0: resumes after" in log.read_text()
     for name in ("last.safetensors", "val.csv"):
         one, other = (folder / "outputs" / run / "fold0" / name for run in ("pair", "pair_killed"))
         assert one.read_bytes() == other.read_bytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_thousand_steps_and_fifty_epochs_need_no_more_memory(undisturbed):
     folder, log, run = undisturbed, undisturbed / "memory.log", undisturbed / "outputs/memory"
     words = [*TINY, "name=memory", "fold=0", "train.epochs=50", "train.batches_per_epoch=40", "train.batch_size=16"]

@@ -23,6 +23,7 @@ from src.training.learner import build_learner
 from src.training.oof import score_run
 from tests.launch import run_here
 
+pytestmark = pytest.mark.usefixtures("few_samples")
 NUM_ROWS = 24
 FOLDS = np.arange(NUM_ROWS) % 3
 BRIGHTNESS = np.random.default_rng(0).permutation(np.linspace(20, 235, NUM_ROWS)).round()

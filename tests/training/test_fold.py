@@ -23,7 +23,6 @@ from src.training.engine import predict
 from src.training.fold import evaluate, predict_validation, train_fold
 from src.training.learner import build_learner
 from src.training.oof import score_run
-from tests.launch import TINY, run_program
 
 NUM_ROWS = 24
 FOLDS = np.arange(NUM_ROWS) % 3
@@ -117,15 +116,6 @@ def test_what_a_network_raises_in_its_first_step_is_one_line(train, monkeypatch)
     assert str(caught.value) == f"model.backbone=mine: its first training step fails (LookupError); {advice}"
     with pytest.raises(LookupError):  # what comes later is a bug
         train([0], *words, "model.kwargs.failing_call=3")
-
-
-@pytest.mark.slow
-def test_without_a_compiler_it_says_how_to_train_without_one(tmp_path):
-    words = [*TINY, "fold=0", "train.compile=true"]
-    _, error = run_program("train.py", *words, cwd=tmp_path, status=2, CXX="nothing")
-    line = error.splitlines()[-1]
-    assert line.startswith("error: model.backbone=test_resnet: its first training step fails (")
-    assert line.endswith("); set train.compile=false; --debug shows the traceback")
 
 
 def test_the_log_holds_the_mean_rate_of_each_epoch(train):

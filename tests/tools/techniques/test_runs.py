@@ -13,6 +13,7 @@ from src.config.settings import REPOSITORY
 from src.errors import UserError
 from src.evaluation.intervals import paired_interval
 from src.files import load_json
+from tests.launch import run_here
 from tests.tools.techniques.conftest import save_scores
 from tools.techniques.runs import is_finished
 from tools.techniques.study import BASE, read_words
@@ -32,14 +33,8 @@ def test_a_study_trains_and_the_second_time_skips(tmp_path):
     words = ["only=constant rate,head only", "seeds=5,6", "output=runs", "num_folds=2", "train.epochs=1"]
     words += ["train.max_images=32", "image_size=16", "write=techniques.md"]
 
-    def study():
-        command = [sys.executable, "-m", "tools.techniques", *words]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
-    first = study()
-    assert first.returncode == 0, first.stderr
-    printed = re.findall(r"^(\d+/6) (.+?)(?: seed (\d))?: ", first.stderr, re.MULTILINE)
+    written, complained = run_here("tools.techniques.__main__", *words, cwd=tmp_path)
+    printed = re.findall(r"^(\d+/6) (.+?)(?: seed (\d))?: ", complained, re.MULTILINE)
     assert printed == [
         ("1/6", "base", "5"),
         ("2/6", "base", "6"),
@@ -47,7 +42,7 @@ def test_a_study_trains_and_the_second_time_skips(tmp_path):
         ("4/6", "constant rate", "6"),
         ("6/6", "head only", ""),
     ]
-    assert "- head only: not on this competition: model.freeze=head_only: random weights" in first.stdout
+    assert "- head only: not on this competition: model.freeze=head_only: random weights" in written
     table = pd.read_csv(tmp_path / "runs" / "techniques.csv").set_index("technique")
     scores = {
         name: [
@@ -64,9 +59,8 @@ def test_a_study_trains_and_the_second_time_skips(tmp_path):
     assert (row["difference"], row["low"], row["high"]) == pytest.approx(paired_interval(differences, 2))
 
     before = (tmp_path / "techniques.md").read_text()
-    second = study()
-    assert second.returncode == 0, second.stderr
-    assert "seed" not in second.stderr
+    _, complained = run_here("tools.techniques.__main__", *words, cwd=tmp_path)
+    assert "seed" not in complained
     assert (tmp_path / "techniques.md").read_text() == before
 
 
