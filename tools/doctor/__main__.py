@@ -39,7 +39,7 @@ def main(words):
         from tools.doctor.checks import run_checks  # here, since torch takes seconds and a typo should not
 
         folder = Path(output or f"{config.output_dir}/doctor/{config.competition.name}")
-        findings = run_checks(config, folder, None if run is None else Path(run))
+        findings = run_checks(config, folder, None if run is None else Path(run), words)
         return int(any(finding.severity == "error" for finding in findings))
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 
 from src.competition.demo import write_demo
+from src.errors import printable
 from src.files import save_json, save_table
+from tools.doctor.advice import advise
 from tools.doctor.augmentation import check_augmentation
 from tools.doctor.competition_data import load_data
 from tools.doctor.duplicates import are_separated, check_copies, find_copies, make_joint_folds
@@ -22,7 +24,7 @@ from tools.doctor.resources import check_resources
 from tools.doctor.shift import check_shift
 
 
-def run_checks(config, folder, run_folder=None):
+def run_checks(config, folder, run_folder=None, words=()):
     """Check a competition, print facts and findings, write doctor.html; return the findings, the worst first.
 
     Args:
@@ -30,6 +32,7 @@ def run_checks(config, folder, run_folder=None):
         folder: pathlib.Path, the only place that is written to: doctor.html, doctor.json, and where images are
             duplicates, copies.csv and folds that keep them together.
         run_folder: pathlib.Path of a run of that config, on which label safety is measured; None: it is not measured.
+        words: of the command line, key=value, for the next command.
 
     Raises:
         UserError: as `label_safety.check_label_safety`.
@@ -48,13 +51,15 @@ def run_checks(config, folder, run_folder=None):
         results.append(check_resources(data, rows))
     if run_folder is not None:
         results.append(check_label_safety(data, run_folder))
-    findings = sort_findings([finding for found, _ in results for finding in found])
+    findings = {finding.title: finding for found, _ in reversed(results) for finding in reversed(found)}
+    findings = sort_findings(reversed(findings.values()))  # what two checks stumble over counts once
     facts = [fact for _, measured in results for fact in measured]
     save_copies(folder, data, pairs)
-    save_page(folder / "doctor.html", data, findings, facts)
+    advice = advise(findings, words, run_folder)
+    save_page(folder / "doctor.html", data, findings, facts, advice)
     save_json(folder / "doctor.json", {"findings": [*map(asdict, findings)], "facts": [*map(asdict, facts)]})
     print("\n\n".join(text for text in (format_facts(facts), format_findings(findings)) if text))
-    print(f"\n{summarize(findings, folder / 'doctor.html')}")
+    print(f"\n{summarize(findings, folder / 'doctor.html')}\nnext: {printable(advice[1])}")
     return findings
 
 

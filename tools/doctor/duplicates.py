@@ -31,7 +31,7 @@ def check_copies(data, pairs, folds_path):
     is_conflict, is_split = in_train & _differ(_label_codes(data), pairs), in_train & _differ(data.folds, pairs)
     findings = []
     for is_exact, how, hard in ((True, "the same", "error"), (False, "nearly the same", "warning")):
-        for severity, is_in, title, advice in (
+        for severity, is_in, title, advice, *words in (
             (
                 hard,
                 is_conflict,
@@ -43,6 +43,7 @@ def check_copies(data, pairs, folds_path):
                 is_split,
                 f"pairs of {how} images in two folds: each is validated by a model that was trained on it",
                 f"keep one of each, or train on folds that keep copies together: folds={folds_path}",
+                f"folds={folds_path}",
             ),
             (
                 "warning",
@@ -60,7 +61,7 @@ def check_copies(data, pairs, folds_path):
             ("note", sides == 2, f"pairs of {how} test images", "check that they get one prediction"),
         ):
             if some := pairs.take(is_in & (pairs.is_exact == is_exact)):
-                findings.append(_describe(data.names, some, severity, title, advice))
+                findings.append(_describe(data.names, some, severity, title, advice, words))
     return findings
 
 
@@ -90,11 +91,11 @@ def make_joint_folds(data, pairs):
         return None
 
 
-def _describe(names, pairs, severity, title, advice):
+def _describe(names, pairs, severity, title, advice, words):
     first, second = pairs.first[:MAX_NAMES].tolist(), pairs.second[:MAX_NAMES].tolist()
     rows = tuple(zip(first, second, strict=True))
     named = tuple(f"{names[one]} = {names[other]}" for one, other in rows)
-    return Finding(severity, f"{len(pairs)} {title}", advice, named, len(pairs), rows[:_NUM_SHOWN])
+    return Finding(severity, f"{len(pairs)} {title}", advice, named, len(pairs), rows[:_NUM_SHOWN], tuple(words))
 
 
 def _label_codes(data):

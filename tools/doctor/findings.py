@@ -23,6 +23,7 @@ class Finding:
         names: of the images, columns or groups that it is about, MAX_NAMES at most.
         num_names: their number in all.
         images: rows of the scan that show it, in groups: copies side by side, unusual images alone.
+        words: settings, key=value, that do what the advice says and can harm nothing.
     """
 
     severity: str
@@ -31,6 +32,7 @@ class Finding:
     names: tuple[str, ...] = ()
     num_names: int = 0
     images: tuple[tuple[int, ...], ...] = ()
+    words: tuple[str, ...] = ()
 
     def __post_init__(self):
         assert self.severity in SEVERITIES, self.severity
@@ -38,10 +40,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Fact:
-    """A measurement that is no fault: a heading and lines of text."""
+    """A measurement that is no fault: a heading and lines of text, and the page's table, if not lines, in their place.
+
+    The table's first row are its columns' names.
+    """
 
     title: str
     lines: tuple[str, ...]
+    table: tuple[tuple[str, ...], ...] = ()
 
 
 def make_finding(line, severity="error", advice="correct it before training"):

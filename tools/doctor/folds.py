@@ -33,8 +33,7 @@ def check_split(data):
     elif fault := _find_fault(data):
         findings.append(make_finding(fault))
     if table.task == "regression":
-        lines = describe_folds(table, folds).to_string(index=False, line_width=76).splitlines()
-        return findings, [Fact("folds: mean of each column", tuple(lines))]
+        return findings, [_make_fact("folds: mean of each column", describe_folds(table, folds))]
     errors = compute_fold_errors(table.positives, folds)
     if (is_large := errors["error"] > _LARGE_ERROR).any():
         worst = errors[is_large].sort_values("error", ascending=False)
@@ -52,7 +51,7 @@ def check_split(data):
                 **name_rows(named),
             )
         )
-    return findings, [_describe(table, folds, errors)]
+    return findings, _describe(table, folds, errors)
 
 
 def compute_auc_error(auc, num_positives, num_negatives):
@@ -167,11 +166,23 @@ def _check_stems(data):
 
 
 def _describe(table, folds, errors):
-    lines = describe_folds(table, folds).to_string(index=False, line_width=76).splitlines()
-    lines.append(f"standard error of a fold's AUC, at an AUC of {_ASSUMED_AUC:g} (Hanley and McNeil, 1982):")
-    for column, rows in list(errors.groupby("column"))[:_MAX_COLUMNS]:
-        lines.append(f"  {table.target_names[column]}: {' '.join(f'{error:.3f}' for error in rows['error'])}")
-    if table.targets.shape[1] > _MAX_COLUMNS:
-        num_columns = table.targets.shape[1]
-        lines.append(f"  ... ({num_columns} columns in all, the largest error is {errors['error'].max():.3f})")
-    return Fact("folds: positives of each column", tuple(lines))
+    """Return the facts of folds: rows and positives of each, and the standard errors of `compute_fold_errors`."""
+    by_fold = errors.pivot(index="column", columns="fold", values="error")
+    rows = [
+        (table.target_names[column], *("" if np.isnan(error) else f"{error:.3f}" for error in values))
+        for column, values in zip(by_fold.index[:_MAX_COLUMNS], by_fold.to_numpy(), strict=False)
+    ]
+    lines = [f"{name}: {' '.join(filter(None, values))}" for name, *values in rows]
+    if (num_columns := table.targets.shape[1]) > _MAX_COLUMNS:
+        rows.append((f"... ({num_columns} columns in all)", *by_fold.max().map("at most {:.3f}".format)))
+        lines.append(f"... ({num_columns} columns in all, the largest error is {errors['error'].max():.3f})")
+    title = f"standard error of a fold's AUC, at an AUC of {_ASSUMED_AUC:g} (Hanley and McNeil, 1982)"
+    header = ("", *(f"fold {fold}" for fold in by_fold.columns))
+    counts = _make_fact("folds: positives of each column", describe_folds(table, folds))
+    return [counts, *([Fact(title, tuple(lines), (header, *rows))] if rows else [])]
+
+
+def _make_fact(title, frame):
+    cells = tuple(tuple(f"{cell:.6g}" for cell in row) for row in frame.itertuples(index=False, name=None))
+    lines = tuple(frame.to_string(index=False, line_width=76).splitlines())
+    return Fact(title, lines, (tuple(map(str, frame.columns)), *cells))

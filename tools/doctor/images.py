@@ -14,6 +14,7 @@ _NOISE = 0.01  # std of a blank 8-bit image after compression, as a share of the
 _ROUNDING = 1e-6  # std of a blank float32 array, as a share of its largest value
 _USUAL = 0.9  # share of images that are alike, above which the others are unusual
 _FAR = 4.0  # factor between a side and the median side
+_FEW = 0.01  # share of the images that may be left out without a look at them
 _NUM_SHOWN = 12  # unusual images on the page
 _NUM_LISTED = 6  # sizes and kinds that the facts list
 
@@ -59,6 +60,7 @@ def _find_unreadable(scan, names, unreadable):
         title + (f", {empty} of them empty files" if empty else ""),
         "copy them again from the source, or set unreadable=skip to train without them",
         **name_rows(named),
+        words=("unreadable=skip",) if len(reasons) <= _FEW * len(scan) else (),
     )
 
 
@@ -74,6 +76,7 @@ def _find_blank(data):
             "what they show is in their alpha channel",
             f"set competition.background={other.background}",
             **name_rows(names, rows[is_hidden]),
+            words=(f"competition.background={other.background}",),
         )
     rows = rows[~is_hidden]
     if len(rows):
@@ -132,6 +135,7 @@ def _find_unused_bits(data):
             f"set competition.bits={used}",
             **name_rows(data.names, rows),
             images=_alone(rows),
+            words=(f"competition.bits={used}",),
         )
     elif used > declared:
         yield Finding(
@@ -141,6 +145,7 @@ def _find_unused_bits(data):
             f"set competition.bits={used}",
             **name_rows(data.names, rows[is_clipped]),
             images=_alone(rows[is_clipped]),
+            words=(f"competition.bits={used}",),
         )
 
 
@@ -219,7 +224,7 @@ def _stops_at_mixed_types(data, read):
 
 
 def _describe(data, read):
-    scan, lines = data.scan, []
+    scan, lines, table = data.scan, [], [("", "images", "MB", "kinds", "pixels", "mean", "std")]
     for side, rows in (("train", read[~data.is_test[read]]), ("test", read[data.is_test[read]])):
         if not len(rows):
             continue
@@ -231,7 +236,10 @@ def _describe(data, read):
             f"      kinds {_count(scan.kinds[rows], str)}",
             f"      pixels {low.min():g} to {high.max():g}, mean {mean.mean():.1f}, std {std.mean():.1f}",
         ]
-    return Fact("images (width x height)", tuple(lines))
+        cells = len(rows), f"{scan.num_bytes[rows].sum() / 1e6:.1f}", _count(scan.kinds[rows], str)
+        cells += f"{low.min():g} to {high.max():g}", f"{mean.mean():.1f}", f"{std.mean():.1f}"
+        table.append((side, *map(str, cells)))
+    return Fact("images (width x height)", tuple(lines), tuple(table))
 
 
 def _pack_sizes(scan, rows):

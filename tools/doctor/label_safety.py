@@ -174,20 +174,20 @@ def compare_scores(scores, num_folds, metric, was_trained=True, chances=(), rise
         rises: what the last epoch added to each fold's validation score; of a first epoch, what it added to chance.
     """
     plain, sign = np.array(scores["plain", True]), 1 if metric.greater_is_better else -1
-    findings, lines = [], [f"{plain.mean():.4f}  plain, mean of {len(plain)} folds"]
+    findings, measured = [], [(plain.mean(), f"plain, mean of {len(plain)} folds")]
     smallest = _MIN_DROP * (abs(plain.mean()) if metric.takes == "values" and not metric.greater_is_better else 1)
     least = max(smallest, sign * np.mean(rises)) if len(rises) else smallest
     if len(chances) and sign * (plain.mean() - np.mean(chances)) <= 0:
         least = np.inf
-        lines.append(f"{np.mean(chances):.4f}  by chance: the run has not learned, so nothing below says much")
+        measured.append((np.mean(chances), "by chance: the run has not learned, so nothing below says much"))
     elif least > smallest:
-        lines.append(f"{least:.4f}  was added by the last epoch: train longer before a smaller drop below says much")
+        measured.append((least, "was added by the last epoch: train longer before a smaller drop below says much"))
     for (name, is_used), values in scores.items():
         if name == "plain":
             continue
         drop = (plain - np.array(values)) * sign
         low = paired_interval(drop, num_folds)[1] if len(drop) > 1 else drop[0]
-        lines.append(f"{np.mean(values):.4f}  {name}" + ("" if is_used else " of every image (not in training)"))
+        measured.append((np.mean(values), name + ("" if is_used else " of every image (not in training)")))
         if is_used and drop.mean() >= least and low > 0:
             verb = "falls" if metric.greater_is_better else "rises"
             change = f"{verb} from {plain.mean():.4f} to {np.mean(values):.4f}"
@@ -199,4 +199,6 @@ def compare_scores(scores, num_folds, metric, was_trained=True, chances=(), rise
                 title += f" under {name}, which may be new to it"
                 advice = "check in tools.preview that the label is still visible; if so, train with it and check again"
             findings.append(Finding("warning", title, advice))
-    return findings, [Fact(f"label safety: {metric.name} of held-out images, augmented as in training", tuple(lines))]
+    lines = tuple(f"{score:.4f}  {text}" for score, text in measured)
+    table = (("augmentation", metric.name), *((text, f"{score:.4f}") for score, text in measured))
+    return findings, [Fact(f"label safety: {metric.name} of held-out images, augmented as in training", lines, table)]

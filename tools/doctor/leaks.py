@@ -148,8 +148,10 @@ def check_leaks(data):
     same = leaks["feature"].where(leaks["kind"].isin(("file", "column")), leaks["kind"])
     findings = [_describe(data, row) for row in leaks[~same.duplicated()].itertuples()]
     names = data.train.target_names
-    lines = [f"{row.auc:.3f}  {row.feature} ({names[row.column]})" for row in best.head(_NUM_SHOWN).itertuples()]
-    return findings, [Fact("AUC of what is not the image (best target column)", tuple(lines))]
+    cells = [(row.feature, names[row.column], f"{row.auc:.3f}") for row in best.head(_NUM_SHOWN).itertuples()]
+    lines = tuple(f"{auc}  {feature} ({column})" for feature, column, auc in cells)
+    table = (("", "best target column", "AUC"), *cells)
+    return findings, [Fact("AUC of what is not the image (best target column)", lines, table)]
 
 
 def _describe(data, row):

@@ -51,22 +51,20 @@ def check_resources(data, rows):
     folders = cache_folder(config), config.output_dir
     free_cache, free_runs = (shutil.disk_usage(_existing(one)).free for one in folders)
     memory = _free_memory(device)
-    return compare_needs(config, needs, free_cache, free_runs, memory), [
-        Fact(
-            f"what training needs, from a few timed steps on {device}, if no other program uses the cores",
-            (
-                f"disk    {gigabytes(needs.cache_bytes)} of decoded images, {gigabytes(needs.checkpoint_bytes)} of "
-                f"weights; {gigabytes(free_cache)} free",
-                f"memory  about {gigabytes(needs.memory_bytes)} at train.batch_size={config.train.batch_size}; "
-                f"{gigabytes(memory)} free",
-                f"speed   {1 / costs.train:.0f} images/s training, {1 / costs.predict:.0f} predicting; "
-                f"decoding {1e3 * costs.decode:.1f} ms, augmenting {1e3 * costs.augment:.1f} ms an image",
-                f"time    about {_duration(needs.epoch_seconds)} an epoch, {_duration(needs.run_seconds)} for "
-                + (f"{len(val_counts)} folds" if config.fold is None else "one fold")
-                + f" of {config.train.epochs} epochs",
-            ),
-        )
-    ]
+    folds = f"{len(val_counts)} folds" if config.fold is None else "one fold"
+    words = {
+        "disk": f"{gigabytes(needs.cache_bytes)} of decoded images, {gigabytes(needs.checkpoint_bytes)} of weights; "
+        f"{gigabytes(free_cache)} free",
+        "memory": f"about {gigabytes(needs.memory_bytes)} at train.batch_size={config.train.batch_size}; "
+        f"{gigabytes(memory)} free",
+        "speed": f"{1 / costs.train:.0f} images/s training, {1 / costs.predict:.0f} predicting; "
+        f"decoding {1e3 * costs.decode:.1f} ms, augmenting {1e3 * costs.augment:.1f} ms an image",
+        "time": f"about {_duration(needs.epoch_seconds)} an epoch, {_duration(needs.run_seconds)} for {folds} of "
+        f"{config.train.epochs} epochs",
+    }
+    title = f"what training needs, from a few timed steps on {device}, if no other program uses the cores"
+    lines = tuple(f"{name:7} {text}" for name, text in words.items())
+    return compare_needs(config, needs, free_cache, free_runs, memory), [Fact(title, lines, (("", ""), *words.items()))]
 
 
 def estimate_needs(config, costs, val_counts, num_images, num_workers):

@@ -24,7 +24,8 @@ def test_a_clean_competition_yields_no_finding(clinic, capsys):
     assert main(clinic.words()) == 0
     printed = capsys.readouterr().out
     page = clinic.folder / "outputs" / "doctor" / "clinic" / "doctor.html"
-    assert printed.endswith(f"\n\ndoctor: 0 errors, 0 warnings, 0 notes; {page}\n")
+    command = f"python train.py competition={clinic.folder}/clinic.yaml output_dir={clinic.folder}/outputs"
+    assert printed.endswith(f"\n\ndoctor: 0 errors, 0 warnings, 0 notes; {page}\nnext: {command}\n")
     assert "->" not in printed
     assert "Nothing was found." in page.read_text()
     assert {one.name for one in page.parent.iterdir()} == {"doctor.html", "doctor.json"}
@@ -61,7 +62,7 @@ def test_with_blank_images_only_augmentation_is_not_checked(clinic, capsys):
         clinic.draw(row, np.full((64, 64, 3), 9, np.uint8))
     main(clinic.words(f"output={clinic.folder / 'elsewhere'}"))
     printed = capsys.readouterr().out
-    assert printed.endswith(f"{clinic.folder / 'elsewhere' / 'doctor.html'}\n")
+    assert printed.splitlines()[-2].endswith(f"{clinic.folder / 'elsewhere' / 'doctor.html'}")
     assert not (clinic.folder / "outputs" / "doctor").exists()
     assert "160 of 220 images are blank" in printed
     assert "augmentation" not in printed
@@ -71,7 +72,8 @@ def test_with_blank_images_only_augmentation_is_not_checked(clinic, capsys):
 def test_the_embedded_competition_yields_no_finding(tmp_path):
     done = run(cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("\n\ndoctor: 0 errors, 0 warnings, 0 notes; outputs/doctor/demo/doctor.html\n")
+    last = "doctor: 0 errors, 0 warnings, 0 notes; outputs/doctor/demo/doctor.html\nnext: python train.py\n"
+    assert done.stdout.endswith(f"\n\n{last}")
 
 
 @pytest.mark.slow
@@ -81,7 +83,8 @@ def test_status_1_is_an_error(clinic):
     assert (done.returncode, done.stderr) == (1, "")
     assert "error    1 of 220 images cannot be decoded, 1 of them empty files" in done.stdout
     assert max(map(len, done.stdout.split("\nerror ")[1].splitlines()[:-1])) <= 80
-    assert "doctor: 1 error, 0 warnings, 0 notes; " in done.stdout.splitlines()[-1]
+    assert "doctor: 1 error, 0 warnings, 0 notes; " in done.stdout.splitlines()[-2]
+    assert done.stdout.endswith(f"next: python -m tools.doctor {' '.join(clinic.words('cache=off'))}\n")
 
 
 def test_status_2_is_a_mistake_in_the_words(clinic):

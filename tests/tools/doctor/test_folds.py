@@ -47,12 +47,15 @@ def test_errors_of_every_fold_and_column_that_can_be_scored():
 
 
 def test_clean_folds_are_described(clinic):
-    data, findings, [fact] = found_in(clinic)
+    data, findings, [fact, precision] = found_in(clinic)
     assert findings == []
     counts = [int(data.train.targets[data.folds == fold].sum()) for fold in (0, 1)]
     assert fact.lines[1].split() == ["0", str((data.folds == 0).sum()), "40", str(counts[0])]
+    assert fact.table[0] == ("fold", "rows", "groups", "sick")
+    assert fact.table[1] == ("0", str((data.folds == 0).sum()), "40", str(counts[0]))
     errors = [f"{compute_auc_error(0.9, one, 80 - one):.3f}" for one in counts]
-    assert fact.lines[-1] == f"  sick: {' '.join(errors)}"
+    assert precision.lines == (f"sick: {' '.join(errors)}",)
+    assert precision.table == (("", "fold 0", "fold 1"), ("sick", *errors))
 
 
 def test_groups_in_two_folds_are_named(clinic):
