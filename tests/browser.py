@@ -20,7 +20,7 @@ async () => {
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   const faults = [], say = (text, element) => faults.push(`${text}: ${describe(element)}`);
-  const describe = (element) => element.outerHTML.replace(/\s+/g, " ").slice(0, 120);
+  const describe = (element) => `${element.outerHTML.slice(0, 70)} ${element.textContent.slice(0, 50)}`.replace(/\s+/g, " ");
   const root = document.documentElement;
   if (root.scrollWidth > innerWidth) faults.push(`the page is ${root.scrollWidth} px wide, the window ${innerWidth}`);
 
@@ -105,11 +105,12 @@ async () => {
     let opacity = svg ? Number(style.fillOpacity) : 1;
     for (let one = element; one; one = one.parentElement) opacity *= getComputedStyle(one).opacity;
     colour = [...colour.slice(0, 3), colour[3] * opacity];
-    const scale = svg ? element.getScreenCTM().a : 1, size = parseFloat(style.fontSize) * scale;
+    const turn = svg ? element.getScreenCTM() : {a: 1, b: 0};
+    const scale = Math.hypot(turn.a, turn.b), size = parseFloat(style.fontSize) * scale;
     const isLarge = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
     const least = Math.min(...below.map((one) => contrast(over(colour, one), one)));
     if (least < (isLarge ? 3 : 4.5)) say(`contrast ${least.toFixed(2)}`, element);
-    if (svg && size < 7) say(`letters of ${size.toFixed(1)} px`, element);
+    if (svg && size < 6) say(`letters of ${size.toFixed(1)} px`, element);
     if (svg) {
       const box = element.getBoundingClientRect(), frame = svg.getBoundingClientRect();
       const isCut = box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1

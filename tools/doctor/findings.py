@@ -4,10 +4,12 @@ import textwrap
 from dataclasses import dataclass
 
 from src.errors import printable
+from src.terminal import paint
 
 SEVERITIES = ("error", "warning", "note")  # a score is wrong or training stops; may be; worth knowing
 MAX_NAMES = 100  # names that a finding holds
 
+_STYLES = {"error": "red", "warning": "yellow", "note": "bold"}  # in a terminal
 _WIDTH = 80
 _NUM_SHOWN = 4  # names in the text; the page lists all that a finding holds
 
@@ -77,10 +79,11 @@ def sort_findings(findings):
 
 
 def format_findings(findings):
-    """Return the findings as text for a terminal of 80 columns, the worst first."""
+    """Return the findings as text for a terminal of 80 columns, in colour where stdout is one; the worst first."""
     lines = []
     for one in sort_findings(findings):
-        lines += _wrap(one.title, f"{one.severity:8} ", " " * 9)
+        first, *others = _wrap(one.title, f"{one.severity:8} ", " " * 9)
+        lines += [paint(one.severity, _STYLES[one.severity]) + first[len(one.severity) :], *others]
         if one.names:
             shown = one.names[:_NUM_SHOWN]
             between = "; " if any("," in name for name in shown) else ", "

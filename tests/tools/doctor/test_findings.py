@@ -69,3 +69,12 @@ def test_a_line_becomes_a_finding_with_what_to_do():
     line = "train.csv: no column 'a'; found b; rename it"
     assert make_finding(UserError(line)) == Finding("error", "train.csv: no column 'a'; found b", "rename it")
     assert make_finding("it is unusual", "note", "look") == Finding("note", "it is unusual", "look")
+
+
+def test_severities_have_colours_in_a_terminal_alone(monkeypatch):
+    found = [Finding("error", "two are wrong", "correct them")]
+    plain = format_findings(found)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert format_findings(found) == plain.replace("error", "\x1b[31merror\x1b[0m")
