@@ -20,7 +20,8 @@ async () => {
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   const faults = [], say = (text, element) => faults.push(`${text}: ${describe(element)}`);
-  const describe = (element) => `${element.outerHTML.slice(0, 70)} ${element.textContent.slice(0, 50)}`.replace(/\s+/g, " ");
+  const describe = (element) =>
+    `${element.outerHTML.slice(0, 70)} ${element.textContent.slice(0, 50)}`.replace(/\s+/g, " ");
   const root = document.documentElement;
   if (root.scrollWidth > innerWidth) faults.push(`the page is ${root.scrollWidth} px wide, the window ${innerWidth}`);
 

@@ -84,7 +84,7 @@ def test_status_1_is_an_error(clinic):
     assert "error    1 of 220 images cannot be decoded, 1 of them empty files" in done.stdout
     assert max(map(len, done.stdout.split("\nerror ")[1].splitlines()[:-2])) <= 80
     assert "doctor: 1 error, 0 warnings, 0 notes; " in done.stdout.splitlines()[-2]
-    assert done.stdout.endswith(f"next: python -m tools.doctor {' '.join(clinic.words('cache=off'))}\n")
+    assert done.stdout.endswith(f"\nnext: python train.py {' '.join(clinic.words('cache=off', 'unreadable=skip'))}\n")
 
 
 def test_status_2_is_a_mistake_in_the_words(clinic):
