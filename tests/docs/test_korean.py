@@ -6,7 +6,7 @@ import pytest
 
 from src.config.settings import REPOSITORY
 
-PAIRS = [("README.md", "README.ko.md")]
+PAIRS = [("README.md", "README.ko.md"), ("docs/tutorial.md", "docs/tutorial.ko.md")]
 pytestmark = pytest.mark.house
 
 
