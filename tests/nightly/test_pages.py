@@ -1,12 +1,16 @@
 """The pages of tools in a real Chromium, at 1280 and 400 px, light and dark: nothing is cut, lost or hard to read."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
 from tests.browser import find_browser, find_faults, open_browser, open_page
 from tests.tools.doctor.conftest import clean_folder, clinic  # noqa: F401, the fixtures
+from tests.tools.report.conftest import write_run  # noqa: F401
 from tools.doctor.__main__ import main as run_doctor
+from tools.report.__main__ import main as run_report
 
 pytestmark = [
     pytest.mark.nightly,
@@ -77,3 +81,37 @@ def test_the_page_of_many_classes(browser, clinic):  # noqa: F811
     words = clinic.words("competition.targets=[]", "competition.label=label", "competition.task=multiclass")
     run_doctor([*words, "competition.metric=accuracy", f"output={clinic.folder}/doctor"])
     assert find_faults(browser, clinic.folder / "doctor" / "doctor.html") == {}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_run):
+    """Two runs of the embedded competition in a folder, as train.py leaves them."""
+    folder, _ = tiny_run
+    shutil.copytree(folder / "outputs" / "demo_default", folder / "outputs" / "copied")
+    return folder, ("outputs/demo_default", "outputs/copied")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_page_of_a_run_and_a_comparison(browser, runs, monkeypatch, capsys, count):
+    folder, names = runs
+    monkeypatch.chdir(folder)
+    run_report([*names[:count]])
+    assert find_faults(browser, capsys.readouterr().out.splitlines()[-1]) == {}
+
+
+def test_the_page_of_a_run_of_many_columns_with_evil_names(browser, write_run):  # noqa: F811
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (300, 30))
+    names = [f"{column} {EVIL[: 5 * column]}" for column in range(30)]
+    run = write_run(targets, rng.random((300, 30)), "competition.task=multilabel", names=names)
+    run_report([str(run)])
+    assert find_faults(browser, run / "report.html") == {}
+
+
+def test_the_page_of_a_regression(browser, write_run):  # noqa: F811
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=(300, 2)) * [1e6, 1e-6]
+    words = ("competition.task=regression", "competition.metric=rmse")
+    run = write_run(targets, targets * rng.normal(1, 0.1, (300, 2)), *words, test=targets[:50])
+    run_report([str(run)])
+    assert find_faults(browser, run / "report.html") == {}
