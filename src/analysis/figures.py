@@ -52,8 +52,12 @@ def save_svg(figure):
     """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"{id(figure)}"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font lacks: the page's has them
-        text = io.StringIO()
+        text, grounds = io.StringIO(), [figure.patch, *(axes.patch for axes in figure.axes)]
+        for ground in grounds:
+            ground.set_visible(False)  # the page's own shows through
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+        for ground in grounds:
+            ground.set_visible(True)
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     head, _, body = svg.partition(">")
