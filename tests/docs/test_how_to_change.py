@@ -32,7 +32,8 @@ def copy_repository(folder):
     for name in COPIED:
         if (REPOSITORY / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
-            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignored = shutil.ignore_patterns("__pycache__", "report")  # without tools/report runs end sooner
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
         else:
             shutil.copy(REPOSITORY / name, folder / name)
 
