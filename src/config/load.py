@@ -3,6 +3,7 @@
 Precedence, lowest first: defaults < configs/competition/NAME.yaml < configs/recipe/NAME.yaml < the command line.
 """
 
+import copy
 import dataclasses
 import functools
 import os
@@ -136,9 +137,7 @@ def _build(layers):
     for where, layer in layers:
         for key, value in _read_layer(layer, where):
             found[key] = where, _merge(found[key][1], value) if key in found else value
-    config = OmegaConf.structured(Config)
-    for group in (config, *(config[name] for name in GROUPS)):
-        OmegaConf.set_readonly(group, False)
+    config = copy.deepcopy(_defaults())
     for key, (where, value) in found.items():
         annotation = settings()[key].type
         try:
@@ -151,6 +150,15 @@ def _build(layers):
             raise UserError(f"{where}: {wrong}; for example {key}={as_word(example)}") from None
     config = OmegaConf.to_object(config)
     check_config(config)
+    return config
+
+
+@functools.cache
+def _defaults():
+    """All defaults as OmegaConf has them, to be copied: building them takes longer than all else."""
+    config = OmegaConf.structured(Config)
+    for group in (config, *(config[name] for name in GROUPS)):
+        OmegaConf.set_readonly(group, False)
     return config
 
 

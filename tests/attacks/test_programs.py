@@ -70,7 +70,10 @@ def serve(how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "reason"), [("hangs", "does not answer (timed out)"), ("fails", "answers 500")])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("hangs", "does not answer (timed out)"), pytest.param("fails", "answers 500", marks=pytest.mark.nightly)],
+)
 def test_a_server_that_hangs_or_fails_delays_no_training_and_no_secret_is_saved(tmp_path, how, reason):
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
