@@ -205,13 +205,8 @@ def f1_micro(labels, predicted):
 
 def f1_best(positive, probs):
     """F1 of the positives at the threshold that is best for these rows."""
-    return compute_f1(positive, probs)[0].max()
-
-
-def compute_f1(positive, probs):
-    """Return (F1, thresholds), both (T,): the F1 of the positives from each distinct probability on."""
-    precision, recall, thresholds = metrics.precision_recall_curve(positive, probs)
-    return (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1], thresholds  # without "none at all"
+    precision, recall, _ = metrics.precision_recall_curve(positive, probs)
+    return (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1].max()  # without "none at all"
 
 
 def quadratic_kappa(labels, predicted):

@@ -156,24 +156,40 @@ def test_a_time_budget_ends_in_time_and_leaves_a_run_to_infer_with(undisturbed):
     assert "submission.csv: 360 rows, checked" in printed
 
 
+FULL_DISK = """
+import os, shutil, subprocess
+from pathlib import Path
+from tests.launch import run_here
+
+def mount(*words):
+    subprocess.run(["mount", *words, "outputs"], check=True)
+
+def train(*more, status=0):
+    return run_here("train.py", *WORDS, "name=full", "fold=0", *more, cwd=".", status=status)
+
+os.mkdir("outputs")
+mount("-t", "tmpfs", "-o", "size=16m", "tmpfs")
+Path("outputs/.mounted").touch()
+train("train.epochs=1", "name=cleans", "keep_checkpoints=2")
+shutil.rmtree("outputs/cleans")
+mount("-o", "remount,size=9m")
+Path("full.err").write_text(train(status=2)[1])
+Path("full.files").write_text("\\n".join(os.listdir("outputs/full/fold0")))
+mount("-o", "remount,size=64m")
+Path("again.out").write_text(train()[0])
+shutil.copy("outputs/full/fold0/last.safetensors", ".")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(subprocess.run(["unshare", "-rm", "true"]).returncode != 0, reason="cannot mount a small disk")
 def test_a_full_disk_ends_with_one_line_and_loses_nothing(undisturbed, tmp_path):
     """A state is 6 MB here: three of them do not fit into 16 MB, two not into 9."""
     shutil.copytree(undisturbed / "data", tmp_path / "data")
-    program = f"{sys.executable} {REPOSITORY}/train.py {' '.join(WORDS)} name=full fold=0"
-    script = f"""
-mkdir outputs && mount -t tmpfs -o size=16m tmpfs outputs && touch outputs/.mounted
-{program} train.epochs=1 name=cleans keep_checkpoints=2 > cleans.out 2>&1; echo $? > cleans.status
-rm -r outputs/cleans
-mount -o remount,size=9m outputs
-{program} > full.out 2> full.err; echo $? > full.status; ls outputs/full/fold0 > full.files
-mount -o remount,size=64m outputs
-{program} > again.out 2>&1; cp outputs/full/fold0/last.safetensors .
-"""
-    subprocess.run(["unshare", "-rm", "bash", "-c", script], cwd=tmp_path, check=True)
-    assert (tmp_path / "cleans.status").read_text() == "0\n", (tmp_path / "cleans.out").read_text()
-    assert (tmp_path / "full.status").read_text() == "2\n"
+    command = ["unshare", "-rm", sys.executable, "-c", f"WORDS = {WORDS}{FULL_DISK}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
     error = (tmp_path / "full.err").read_text()
     why = "No space left on device; free some disk space and run the same command again (without overwrite=true)"
     assert re.fullmatch(rf"error: outputs/full/fold0/[\w.]+: {re.escape(why)}\n", error)
