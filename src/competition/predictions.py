@@ -25,8 +25,3 @@ def load_predictions(path, ids, names):
     except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip("'\"").splitlines()[0]
         raise UserError(f"{path}: damaged ({reason[:80]}); delete {path.parent} and train that fold again") from None
-
-
-def load_target_names(path):
-    """Return the targets (tuple of str) of what `save_predictions` wrote."""
-    return tuple(pd.read_csv(path, nrows=0).columns[1:])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from src.competition.predictions import load_predictions, load_target_names, save_predictions
+from src.checkpointing.run_folder import FoldFolder
+from src.competition.predictions import load_predictions, save_predictions
 from src.competition.tables import ImageTable
 from src.errors import UserError
 
@@ -21,7 +22,7 @@ def path(tmp_path):
 def test_they_come_back_in_the_order_of_the_ids_and_names(path):
     np.testing.assert_array_equal(load_predictions(path, IDS, NAMES).astype(np.float32), PROBS)
     np.testing.assert_allclose(load_predictions(path, IDS[[2, 0]], ("1", "a")), [[0, 1], [0.9, 0.1]])
-    assert load_target_names(path) == NAMES
+    assert FoldFolder(path.parent).load_target_names() == NAMES
 
 
 @pytest.mark.parametrize("content", ["", "id\n", "id,a,1\n007,1,1\n", "id,a,1\n007,1,1\nNA,x,1\n1e5,0,0\n", "x\n\0\n"])
