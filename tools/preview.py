@@ -77,6 +77,7 @@ def draw_columns(path, columns, title):
         from matplotlib.figure import Figure  # without pyplot: draws with Agg, needs no screen
     except ModuleNotFoundError:
         raise UserError("tools.preview: matplotlib is missing; pip install matplotlib") from None
+    from src.analysis.batches import to_uint8
     from src.analysis.labels import fit_caption
 
     num_rows = len(columns[0][1])
@@ -94,7 +95,9 @@ def draw_columns(path, columns, title):
             bottom = down - top - (row + 1) * tall_row
             axes = figure.add_axes((left / across, bottom / down, wide / across, tall / down))
             interpolation = "nearest" if max(height, width) < _CELL * _DPI else "antialiased"
-            axes.imshow(_to_uint8(image), cmap="gray", vmin=0, vmax=255, interpolation=interpolation, aspect="auto")
+            shown = to_uint8(image)
+            shown = shown if shown.shape[2] == 3 else shown[..., 0]
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation, aspect="auto")
             axes.set_axis_off()
             if captions:
                 caption = fit_caption(captions[row], num_letters=round(wide_column * 14))
@@ -104,18 +107,6 @@ def draw_columns(path, columns, title):
             figure.savefig(temporary, format="png")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output=FILE") from None
-
-
-def _to_uint8(image):
-    """Return (H, W, 3) or, of other numbers of channels the first, (H, W) uint8; floats are scaled to their range."""
-    import numpy as np
-
-    if image.shape[2] != 3:
-        image = image[..., 0]
-    if image.dtype == np.uint8:
-        return image
-    low, high = image.min(), image.max()
-    return np.uint8(np.rint((image - low) * (255 / (high - low)))) if high > low else np.zeros_like(image, np.uint8)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,32 @@ def choose_rows(table, num_rows, seed):
     A row counts as its rarest label; rows without a label are a class of their own, of regression ten ranges are the
     classes.
     """
-    targets = np.nan_to_num((table.strata if table.task == "regression" else table.targets).astype(np.float64))
-    has_label = (targets > 0) & (targets >= np.minimum(0.5, targets.max(axis=1, keepdims=True)))
+    has_label = _find_labels(table.strata if table.task == "regression" else table.targets)
     rarest = np.where(has_label, has_label.sum(axis=0), np.inf).argmin(axis=1)
     classes = pd.Series(np.where(has_label.any(axis=1), rarest, -1)).sample(frac=1, random_state=seed)
     return classes.groupby(classes).cumcount().sort_values(kind="stable").index[:num_rows].to_numpy()
+
+
+def count_classes(table, names):
+    """Return how many rows of an ImageTable each class has, a Series; names: of `list_class_names`.
+
+    Rows that are known to have none of several labels are "none".
+    """
+    targets = table.targets[~np.isnan(table.targets).all(axis=1)]
+    if targets.shape[1] == 1:
+        names = names if len(names) == 2 else [f"{names[0]}=0", f"{names[0]}=1"]
+        targets = np.hstack([1 - targets, targets])
+    has_label = _find_labels(targets)
+    counts = pd.Series(has_label.sum(axis=0), index=[str(name) for name in names], name="images")
+    if without := int((~has_label.any(axis=1)).sum()):
+        counts["none"] = without
+    return counts
+
+
+def _find_labels(targets):
+    """Return (N, C) bool: which labels a row counts as, from targets in [0, 1]: from 0.5 on, or its largest."""
+    targets = np.nan_to_num(targets.astype(np.float64))
+    return (targets > 0) & (targets >= np.minimum(0.5, targets.max(axis=1, keepdims=True)))
 
 
 def compute_columns(config, table, num_augmented=7):
@@ -66,6 +87,18 @@ def compute_columns(config, table, num_augmented=7):
 def join_images(inputs):
     """Return the images (N, ..., H, W, C) of a batch as an array, several images of a row side by side."""
     return np.concatenate([one.numpy() for one in inputs.values() if one.ndim >= 4], axis=-2)
+
+
+def to_uint8(image):
+    """Return an image (H, W, C) as (H, W, 3) or, of other numbers of channels, its first one as (H, W, 1), uint8.
+
+    Numbers that are not 8-bit are scaled to their own range.
+    """
+    image = image if image.shape[2] == 3 else image[..., :1]
+    if image.dtype == np.uint8:
+        return image
+    low, high = image.min(), image.max()
+    return np.uint8(np.rint((image - low) * (255 / (high - low)))) if high > low else np.zeros_like(image, np.uint8)
 
 
 def _mix(mixer, inputs, targets, seed):

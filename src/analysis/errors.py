@@ -27,10 +27,11 @@ def find_errors(run, count=None, by="loss"):
             several labels the surest of the wrong ones counts. Regression has none.
 
     Returns:
-        A DataFrame: id, fold, loss, label and predicted (in words), confidence (nan where nothing is wrong), then
-        target_<name> and prob_<name>. loss is the log loss of the row, of several labels the mean over those that are
-        known, of regression the squared error in units of the targets' variance. Rows without a known target are left
-        out.
+        A DataFrame: id, fold, loss, label and predicted (in words), confidence (nan where nothing is wrong), column and
+        sign, then target_<name> and prob_<name>. loss is the log loss of the row, of several labels the mean over those
+        that are known, of regression the squared error in units of the targets' variance. Rows without a known target
+        are left out. column is the number of the target that is most wrong, of multiclass of the predicted class, and
+        sign 1 where it is predicted (of regression: too high), else -1: what `saliency.compute_saliency` takes.
 
     Raises:
         UserError: the folder holds no run, or no out-of-fold predictions.
@@ -50,14 +51,27 @@ def find_errors(run, count=None, by="loss"):
     oof, predicted = oof.take(rows), oof.probs[rows]
     if task != "regression":
         predicted = decision.labels(predicted).astype(float)
+    columns, signs = _find_worst(oof, predicted, task)
     names = list_class_names(competition, oof.target_names)
     table = {"id": oof.ids, "fold": oof.folds, "loss": losses[rows]}
     table["label"] = [describe_targets(one, names, task) for one in oof.targets]
     table["predicted"] = [describe_targets(one, names, task) for one in predicted]
-    table["confidence"] = sureness[rows]
+    table |= {"confidence": sureness[rows], "column": columns, "sign": signs}
     for prefix, values in (("target", oof.targets), ("prob", oof.probs)):
         table |= {f"{prefix}_{name}": column for name, column in zip(oof.target_names, values.T, strict=True)}
     return pd.DataFrame(table)
+
+
+def _find_worst(oof, predicted, task):
+    """Return each row's (column, sign), int64 (N,), as `find_errors` has them; predicted: (N, C) labels or numbers."""
+    if task == "multiclass":
+        return predicted.argmax(axis=1), np.ones(len(predicted), dtype=np.int64)
+    columns = np.nan_to_num(np.abs(oof.targets - oof.probs), nan=-1).argmax(axis=1)
+    if task == "regression":
+        columns = np.nan_to_num(np.abs(oof.targets - oof.probs) / standardize(oof.targets)[1], nan=-1).argmax(axis=1)
+    places = np.arange(len(columns)), columns
+    is_high = predicted[places] > (oof.targets[places] if task == "regression" else 0.5)
+    return columns, np.where(is_high, 1, -1)
 
 
 def _path_of(run):

@@ -34,8 +34,9 @@ def compute_saliency(network, inputs, columns, signs=1):
         with _hooked(network.backbone, lambda name, call, output: _catch(caught, output, place == (name, call))):
             logits = network(**network.normalize(inputs))
         rows = torch.arange(len(logits), device=device)
-        columns = torch.as_tensor(columns, device=device).expand(len(logits))
-        signs = torch.as_tensor(signs, dtype=logits.dtype, device=device)
+        columns, signs = (torch.tensor(getattr(one, "tolist", lambda one=one: one)(), device=device)
+                          for one in (columns, signs))  # fmt: skip
+        columns = columns.expand(len(logits))
         [gradient] = torch.autograd.grad((signs * logits[rows, columns]).sum(), caught)
         size = _image_size(network, inputs)
         activation, gradient = (_to_map(network.backbone, one.detach().float(), size) for one in (*caught, gradient))

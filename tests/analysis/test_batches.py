@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from src.analysis.batches import choose_rows, compute_columns
+from src.analysis.batches import choose_rows, compute_columns, count_classes, to_uint8
 from src.competition.demo import write_demo
 from src.competition.tables import ImageTable, load_train_table
 from src.config.load import load_config
@@ -118,3 +118,19 @@ def test_of_regression_each_range_of_the_numbers_is_shown():
     targets = np.concatenate([np.zeros(90), np.arange(10) + 1])[:, None].astype(np.float32)
     table = ImageTable(None, None, targets, ("weight",), None, None, task="regression")
     assert (targets[choose_rows(table, 2, 0)] > 0).sum() == 1
+
+
+def test_classes_are_counted_by_name():
+    both = np.array([[1, 0], [1, 1], [0, 0], [np.nan, np.nan], [0, np.nan]], np.float32)
+    table = ImageTable(None, None, both, ("a", "b"), None, None, task="multilabel")
+    assert count_classes(table, ["a", "b"]).to_dict() == {"a": 2, "b": 1, "none": 2}
+    table = ImageTable(None, None, both[:3, :1], ("a",), None, None)
+    assert count_classes(table, ["a"]).to_dict() == {"a=0": 1, "a=1": 2}
+    assert count_classes(table, ["cat", "dog"]).to_dict() == {"cat": 1, "dog": 2}
+
+
+def test_what_is_not_8_bit_is_drawn_over_its_own_range():
+    image = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    assert to_uint8(image)[..., 0].tolist() == [[0, 51, 102], [153, 204, 255]]
+    assert not to_uint8(np.ones((2, 2, 1), np.float32)).any()
+    assert to_uint8(np.full((2, 2, 3), 7, np.uint8)).shape == (2, 2, 3)

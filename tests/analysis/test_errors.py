@@ -47,6 +47,7 @@ def test_binary_rows_by_loss_and_by_confidence(make_files):
     assert found["predicted"].tolist() == ["dog", "cat", "cat"]
     assert found["confidence"].tolist()[:2] == pytest.approx([0.95, 0.9])
     assert np.isnan(found["confidence"][2])
+    assert (found["column"].tolist(), found["sign"].tolist()) == ([0, 0, 0], [1, -1, -1])
     assert found["target_dog"].tolist() == [0, 1, 0]
     assert found["prob_dog"].tolist() == [0.95, 0.1, 0.3]
     assert find_errors(run, by="confidence")["id"].tolist() == ["003", "000"]
@@ -59,6 +60,7 @@ def test_the_surest_mistake_need_not_be_the_highest_loss(make_files):
     sure = find_errors(run, by="confidence")
     assert sure["id"].tolist() == ["001", "000"]
     assert sure["confidence"].tolist() == [0.65, 0.5]
+    assert (sure["column"].tolist(), sure["sign"].tolist()) == ([1, 1], [1, 1])
     assert (sure["label"].tolist(), sure["predicted"].tolist()) == (["a", "a"], ["b", "b"])
 
 
@@ -70,6 +72,7 @@ def test_of_several_labels_those_that_are_known_count(make_files):
     assert found["loss"]["000"] == pytest.approx(-(log(0.9) + log(0.2)) / 2)
     assert found["loss"]["001"] == pytest.approx(-log(0.9))
     assert found["predicted"]["000"] == "a, b"
+    assert found[["column", "sign"]].to_numpy().tolist() == [[1, 1], [1, 1], [1, 1]]
     assert find_errors(run, by="confidence")["confidence"].tolist() == [0.8, 0.7]
 
 
@@ -87,6 +90,7 @@ def test_regression_is_in_units_of_the_targets_deviation(make_files):
     variance = np.var([0, 10, 20])
     assert found["loss"].tolist() == pytest.approx([400 / variance, 1 / variance / 2, 0])
     assert found["predicted"][0] == "w=40, age=1"
+    assert found[["column", "sign"]].to_numpy().tolist() == [[0, 1], [0, 1], [0, -1]]
     assert len(find_errors(run, by="confidence")) == 0
 
 
