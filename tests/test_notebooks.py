@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and is committed without outputs."""
+"""Each notebook runs from top to bottom, draws its figures, and is committed without outputs."""
 
 import json
 import os
@@ -12,22 +12,60 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from src.config.settings import REPOSITORY
+from tests.launch import TINY
 
-PATH = REPOSITORY / "notebooks" / "eda.ipynb"
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+EDA = REPOSITORY / "notebooks" / "eda.ipynb"
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """Run a notebook in a kernel, in a copy of the project; return (what it printed, its HTML, how many images)."""
+
+    def run(name, **environment):
+        for one in ("src", "tools", "configs", "notebooks", "train.py"):
+            source = REPOSITORY / one
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / one)
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses, as in Jupyter
+        notebook = nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", as_version=4)
+        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path / "notebooks")}}).execute()
+        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+        shown = [output.get("data", {}) for output in outputs]
+        text = "".join(output.get("text", "") for output in outputs)
+        return text, "".join(one.get("text/html", "") for one in shown), sum("image/png" in one for one in shown)
+
+    return run
 
 
 @pytest.mark.slow
-def test_eda_runs_on_the_embedded_competition(tmp_path, monkeypatch):
-    for name in ("src", "configs", "notebooks", "train.py"):
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    notebook = nbformat.read(PATH, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path / "notebooks")}}).execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    text = "".join(output.get("text", "") for output in outputs)
+def test_eda_runs_on_the_embedded_competition(execute, tmp_path):
+    text, _, num_images = execute("eda")
     assert "demo: 1437 training images, multiclass" in text
+    assert num_images == 3
     assert os.path.isdir(tmp_path / "data" / "demo")
+
+
+@pytest.mark.slow
+def test_a_first_run_is_trained_shown_and_inferred(execute, tmp_path):
+    text, html, num_images = execute("first_run", FIRST_RUN_WORDS=" ".join([*TINY, "name=first"]))
+    assert "fold 0: already finished" in text
+    assert "images are predicted as another class once they are augmented" in text
+    assert html.count("<svg") == 2
+    assert num_images == 3
+    assert (tmp_path / "outputs" / "first" / "submission.csv").is_file()
+    assert [path.name for path in (tmp_path / "notebooks").iterdir() if path.suffix != ".ipynb"] == []
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared_and_blended(execute, tmp_path):
+    text, html, num_images = execute("compare_runs", COMPARE_WORDS=" ".join(TINY))
+    assert "of 1437 rows; " in text
+    assert "settings: augment.preset=light (was none)" in text
+    assert "<h3>both</h3>" in html
+    assert num_images == 1
+    assert (tmp_path / "outputs" / "both" / "oof.csv").is_file()
 
 
 @pytest.mark.slow
@@ -65,20 +103,23 @@ def test_a_table_sorted_by_label_shows_every_class_by_name(tmp_path, monkeypatch
     monkeypatch.setenv("EDA_WORDS", f"competition={tmp_path}/sorted.yaml normalize=dataset")
     monkeypatch.chdir(REPOSITORY)
     space = {}
-    for cell in nbformat.read(PATH, as_version=4).cells:
+    for cell in nbformat.read(EDA, as_version=4).cells:
         if cell.cell_type == "code" and "load_folds" not in cell.source:
             exec(cell.source, space)
     import matplotlib.pyplot as plt
 
-    chart, grid, augmented = (plt.figure(number) for number in plt.get_fignums())
+    [chart], grid, augmented = map(plt.figure, plt.get_fignums()), space["grid"], space["augmented"]
     bars = [bar for axes in chart.axes for bar in axes.patches]
     ticks = [tick.get_text() for axes in chart.axes for tick in axes.get_yticklabels()]
     assert dict(zip(ticks, [bar.get_width() for bar in bars], strict=True)) == expected
     assert len({axes.get_title() for axes in grid.axes if axes.images}) == titles
-    assert all("plain" in axes.get_title() for axes in augmented.axes[::8])
+    assert all("resized" in axes.get_title() for axes in augmented.axes[::8])
     plt.close("all")
 
 
-def test_the_notebook_is_committed_without_outputs():
-    notebook = json.loads(PATH.read_text(encoding="utf-8"))
+@pytest.mark.house
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path):
+    """`pre-commit install` strips them (nbstripout), or by hand: nbstripout notebooks/*.ipynb."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook["cells"])
