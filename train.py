@@ -28,6 +28,8 @@ def main(words):
         if (text := help_asked(words)) is not None:
             print(USAGE + text)
             return
+        if os.environ.get("WANDB_SWEEP_ID") and not any(word.startswith("name=") for word in words):
+            words.append(f"name=sweep_{os.environ['WANDB_RUN_ID']}")  # each trial of wandb's agent is a run of its own
         commands = split_seeds(words)
         configs = [load_config(one) for one in commands]
         if os.environ.get("RANK", "0") == "0":

@@ -89,7 +89,7 @@ def run_child(out, began, tracking):
     import train
     from src.training.tracking import import_early
 
-    import_early(tracking)  # as train.py does, before torch
+    import_early([] if tracking == "none" else [tracking])  # as train.py does, before torch
     import src.training.fold as fold
     import src.training.run  # noqa: F401  with all that a run needs
 

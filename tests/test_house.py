@@ -44,10 +44,11 @@ DOORS = {
     "safetensors": ("checkpointing/serialization.py", "model/weights.py"),
     "scipy": ("evaluation/", "inference/ensemble.py"),
     "rich": ("terminal.py",),
+    "tensorboard": ("training/tensorboard_tracker.py",),
     "sklearn": ("competition/", "evaluation/", "analysis/"),
     "timm": ("model/", "training/averaging.py", "training/optimizer.py"),
     "torchvision": ("data/",),
-    "wandb": ("training/tracking.py",),
+    "wandb": ("training/tracking.py", "training/wandb_tracker.py"),
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }

@@ -14,7 +14,7 @@ from src.files import delete_unfinished, load_json, save_text
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
     *("name", "fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
     *("checkpoint_minutes", "time_budget", "keep_checkpoints", "threads", "train.num_workers", "competition.root"),
-    *("report", "competition.predict_by", "competition.predict_with"),
+    *("report", "track_checkpoints", "competition.predict_by", "competition.predict_with"),
 )
 _AT_INFERENCE = (  # settings that infer.py may change beside infer.*: where the files are and how it runs
     *("device", "precision", "threads", "unreadable", "output_dir", "train.num_workers", "report"),
@@ -85,6 +85,8 @@ class RunFolder:
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
         self.execution = self.path / "execution.json"  # precision, by device
         self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
+        self.tensorboard = self.path / "tensorboard"  # event files: a folder for each fold, and for their mean
+        self.pictures = self.path / "pictures"  # the report's figures and worst images, of a run that is tracked
         self.provenance = self.path / "provenance.json"  # the code, versions, machine and tables it was made with
         self.test_score = self.path / "test_score.json"  # of infer.py, where the test labels are known
         self.submitted = self.path / "submitted.json"  # public and private score, entered with tools.leaderboard

@@ -48,6 +48,8 @@ def _find_run_faults(config):
                 fault = f"is no regular expression ({first_line(error)})"
             if fault:
                 yield f"competition.{key}={named}: {fault}; write for example re:^(.+)_(left|right)$"
+    if config.track_checkpoints and not {"auto", "wandb"} & set(config.tracking):
+        yield "track_checkpoints=true: is wandb's, which tracking leaves out; set tracking=wandb"
     if budget is not None and not seconds_of(budget) > 0:
         yield f"time_budget={budget}: no time above 0; write for example 8.5h, 45m or 90s"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:

@@ -186,7 +186,7 @@ def _read_layer(layer, where, prefix=""):
         patterns = value if isinstance(value, list) else [value]
         if key in _PATTERNS and not (patterns and all(isinstance(one, str) for one in patterns)):
             raise UserError(f"{where}: {key}={as_word(value)} is no pattern, nor a list of them; write test/{{id}}.png")
-        if key == "infer.tta" and isinstance(value, str):
+        if key in ("infer.tta", "tracking") and isinstance(value, str):
             value = [] if value == "none" else [value]
         if isinstance(value, dict):
             value = {"on" if name is True else name: part for name, part in value.items()}  # YAML reads on as true

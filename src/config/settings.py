@@ -235,8 +235,9 @@ class Config:
                                   "but one while other programs use them", at_least=1, at_most=1024)
     precision: str = setting("auto", "auto: on a CPU fp32 or, if timed steps are faster, bf16; on a GPU 16 bits",
                              choices=("auto", "fp32", "bf16", "fp16"))
-    tracking: str = setting("auto", "auto: wandb if it has a key, else offline; CSV and JSON always",
-                            choices=("auto", "wandb", "none"))
+    tracking: list[str] = setting(["auto"], "none, one or [a,b]; auto, wandb: online with a key, else offline; CSV and "
+                                  "JSON always", choices=("auto", "wandb", "tensorboard"))
+    track_checkpoints: bool = setting(False, "send the weights that count to wandb, too, as an artifact")
     report: bool = setting(True, "write report.html, which shows what happened, at the end of train.py and infer.py")
     overwrite: bool = setting(False, "delete the run's folder first")
     checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; its end saves, too", at_least=0)

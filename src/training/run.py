@@ -88,22 +88,24 @@ def train_run(config, words=(), interrupts=None):
             open_folder(run, locks)
             if run.unfinished:
                 prepare_inputs(run)
-        is_tracked = run.unfinished and processes.is_main_process
-        run.tracker = build_tracker(config.tracking if is_tracked else "none", config)
+        if run.unfinished and processes.is_main_process:
+            run.tracker = build_tracker(config)
         try:
             for fold in run.unfinished:
                 if reason := interrupts.check(run.accelerator, is_last=True)[1]:
                     line = f"fold {fold}: not started, stopped by {reason[0]}; {interrupts.again} resumes"
                     raise Stopped(line, reason[1])
                 train_fold(run if fold != "all" else _for_all_rows(run), fold)
+                run.tracker.end_fold(run.folder)
         except Stopped as stop:
             stopped = stop
         if processes.is_main_process:
             with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
                 scores = score_run(run)
-            if not stopped and (path := write_report(config, run.folder.path)):
-                print(path)
-            run.tracker.finish(scores)
+            pictures = run.folder.pictures if run.tracker.trackers else None
+            if page := None if stopped else write_report(config, run.folder.path, pictures=pictures):
+                print(page)
+            run.tracker.finish(run.folder, scores, page)
             print_next(run)
         run.accelerator.wait_for_everyone()
         if stopped:

@@ -1,49 +1,52 @@
-"""What is logged: a printed line per epoch, and wandb where it is wanted and works; log.csv does not depend on it."""
+"""What is logged: a printed line per epoch, and what a run's trackers are told; log.csv depends on none of them."""
 
 import contextlib
-import logging
-import netrc
-import os
-import ssl
-import sys
-import urllib.error
-import urllib.request
-import uuid
-from dataclasses import asdict
+import importlib.util
 
-from src.checkpointing.run_folder import RunFolder
-from src.files import save_text
-from src.terminal import format_epoch
+import pandas as pd
 
-_SERVER = "api.wandb.ai"
-_ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 30, 60  # to wait for wandb's server
+from src.errors import UserError
+from src.files import load_json
+from src.terminal import format_epoch, warn
+
+_MEANS = ["train_loss", "val_loss", "val_score"]  # the columns of log.csv that have a mean over the folds
 
 
 class Tracker:
-    """A wandb run that may be absent: every call is safe; the first failure is reported and ends the tracking."""
+    """A run's trackers, {name: one}, maybe none: every call is safe; one that fails is reported and left out.
 
-    def __init__(self, run=None):
-        self._run = run
+    Each has log_epoch(fold, log), where log holds the fold's rows of log.csv; end_fold(logs, mean), of the finished
+    folds: {number: DataFrame} and, of the epochs that all have, their mean; and finish(logs, mean, scores, report),
+    with what scores.json and report.json hold, and the page's path as "page"; {}: there is none.
+    """
 
-    def log(self, values):
-        self._try(lambda run: run.log(values))
+    def __init__(self, trackers=None):
+        self.trackers = trackers or {}
 
-    def finish(self, summary):
-        self._try(lambda run: (run.summary.update(summary), run.finish()))
-        self._run = None
+    def log_epoch(self, fold, log):
+        self._tell("log_epoch", lambda: (fold, log))
 
-    def _try(self, action):
-        if self._run is None:
-            return
-        try:
-            action(self._run)
-        except Exception as error:  # whatever wandb raises, a run of hours must not end for it
-            self._run = None
-            _warn(error)
+    def end_fold(self, folder):
+        self._tell("end_fold", lambda: _load_logs(folder))
+
+    def finish(self, folder, scores, page=None):
+        """End the tracking of a RunFolder; page: its report's path, None: there is none."""
+        parts = ("figures", "worst")  # of the report
+        load = (lambda: load_json(page.with_suffix(".json"), *parts) | {"page": page}) if page else dict
+        self._tell("finish", lambda: (*_load_logs(folder), scores, load()))
+        self.trackers = {}
+
+    def _tell(self, method, load):
+        for name, tracker in list(self.trackers.items()):
+            try:
+                getattr(tracker, method)(*load())
+            except Exception as error:  # whatever it raises, a run of hours must not end for it
+                del self.trackers[name]
+                _warn(name, error)
 
 
 def log_epoch(run, fold, progress, is_best):
-    """Print a fold's newest epoch, * for the best so far, and send its row of log.csv to wandb as fold<k>/<column>."""
+    """Print a fold's newest epoch, * for the best so far, and log it."""
     if not run.processes.is_main_process:
         return
     row, before = progress.log[-1], progress.log[-2]["seconds"] if len(progress.log) > 1 else 0.0
@@ -51,96 +54,42 @@ def log_epoch(run, fold, progress, is_best):
     cells = (f"{row['epoch']}/{num_epochs}", row["train_loss"], *scores, row["images_per_second"])
     is_best = is_best and row["val_score"] is not None  # of fold=all each epoch is
     print(format_epoch((*cells, row["seconds"] - before), num_epochs, run.metric.name, is_best), flush=True)
-    known = {name: value for name, value in row.items() if value is not None}
-    run.tracker.log({f"fold{fold}/{name}" if name != "epoch" else name: value for name, value in known.items()})
+    run.tracker.log_epoch(fold, progress.log)
 
 
-def import_early(mode):
-    """Import wandb before torch: its launch classes look through all loaded modules, up to 1 s after torch."""
-    if mode != "none":
+def import_early(names):
+    """Import wandb before torch: its launch classes look through all loaded modules, up to 1 s after torch.
+
+    A package that the config asks for, but auto, and that is missing is a UserError.
+    """
+    for name in (name for name in names if name != "auto" and importlib.util.find_spec(name) is None):
+        raise UserError(f"tracking={name}: the package is missing; pip install {name}, or set tracking=none")
+    if set(names) & {"auto", "wandb"}:
         with contextlib.suppress(ImportError):
             import wandb.sdk.launch  # noqa: F401
 
 
-def build_tracker(mode, config):
-    """Return the Tracker of a wandb run, online with a key, else offline; an empty one for mode none or a failure."""
-    if mode == "none":
-        return Tracker()
-    modes = ["online", "offline"] if _has_key() else ["offline"]
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        modes = [os.environ["WANDB_MODE"]]
-    elif "online" in modes and (reason := _why_silent()):
-        modes = ["offline"]
-        print(f"wandb: {reason}; this run is tracked offline; wandb sync sends it later", file=sys.stderr)
-    if "online" not in modes:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which it would send to a server that hangs
-    for mode in modes:
+def build_tracker(config):
+    """Return the Tracker of config.tracking: without those that cannot start, which is one line for each."""
+    trackers = {}
+    for name in dict.fromkeys("wandb" if name == "auto" else name for name in config.tracking):
         try:
-            return Tracker(_start(mode, config))
+            if name == "wandb":
+                from src.training.wandb_tracker import WandbTracker as Chosen  # here, since importing it takes a second
+            else:
+                from src.training.tensorboard_tracker import TensorBoardTracker as Chosen
+            trackers[name] = Chosen(config)
         except Exception as error:  # as above
-            failure = error
-    _warn(failure)
-    return Tracker()
+            _warn(name, error)
+    return Tracker(trackers)
 
 
-def _start(mode, config):
-    import wandb
-
-    logging.raiseExceptions = False  # on a full disk wandb's own log would fill the terminal with tracebacks
-    folder = config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds = {"init_timeout": _START_SECONDS}
-    if hasattr(wandb.Settings(), "finish_timeout"):  # older ones wait as long as it takes
-        seconds["finish_timeout"] = _END_SECONDS
-    project = os.environ.get("WANDB_PROJECT", config.competition.name)
-    settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, **seconds)
-    run_id, name = _load_id(config)
-    run = wandb.init(
-        project=project, group=folder.name, name=name, id=run_id, resume="allow" if mode == "online" else None,
-        allow_val_change=True, dir=folder, config=asdict(config), mode=mode, settings=settings,
-    )  # fmt: skip
-    run.define_metric("epoch")
-    run.define_metric("fold*", step_metric="epoch")
-    return run
+def _load_logs(folder):
+    logs = {fold.number: pd.read_csv(fold.log) for fold in folder.finished_folds()}
+    num_epochs = min((len(log) for log in logs.values()), default=0)
+    rows = [log[:num_epochs] for log in logs.values()]
+    return logs, pd.concat(rows).groupby("epoch")[_MEANS].mean() if rows else pd.DataFrame()
 
 
-def _load_id(config):
-    """Return (id, name) of the run at wandb: one for all folds, and one for each that a command trains alone.
-
-    Kept in the run's or the fold's folder, so that resuming continues the same run.
-    """
-    run = RunFolder(config.run_folder)
-    path, name = run.wandb_id, run.path.name
-    if config.fold is not None:
-        path, name = run.fold(config.fold).wandb_id, f"{name}_fold{config.fold}"
-    if not path.is_file():
-        save_text(path, uuid.uuid4().hex[:8])
-    return path.read_text(encoding="utf-8"), name
-
-
-def _has_key():
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(_SERVER) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _why_silent():
-    """Return why wandb's server takes no run, or an empty string; wandb itself would try for a minute."""
-    address = os.environ.get("WANDB_BASE_URL", f"https://{_SERVER}")
-    server = address.rpartition("@")[2]  # before it may stand a password
-    try:
-        urllib.request.urlopen(address, timeout=_ANSWER_SECONDS).close()
-    except urllib.error.HTTPError as error:  # below 500 it is there, and wandb knows the right page
-        return f"{server} answers {error.code}" if error.code >= 500 else ""
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):  # wandb may trust what Python does not
-            return f"{server} does not answer ({reason})"
-    return ""
-
-
-def _warn(error):
-    print(f"wandb: off for this run ({type(error).__name__}: {error}); log.csv is written", file=sys.stderr)
+def _warn(name, error):
+    warn(f"{name}: off for this run ({type(error).__name__}: {error}); log.csv is written")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from src.config.settings import REPOSITORY
 from src.errors import UserError
 from tests.launch import TINY, Forked, run_here, run_program
+from tests.wandb_files import read_items, read_summary, read_wandb
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -238,7 +238,9 @@ def test_an_offline_wandb_run_holds_config_epochs_and_the_final_score(tiny_run):
     words = [word for word in TINY if not word.startswith("tracking")]
     environment = {"WANDB_API_KEY": "", "HOME": str(folder)}
     run_program("train.py", *words, "tracking=wandb", "name=tracked", cwd=folder, **environment)
-    config, history, summary = read_offline_wandb(folder / "outputs/tracked/wandb")
+    found = read_wandb(folder / "outputs/tracked")
+    config = {key: value for one in found["run"] for key, value in read_items(one.run.config.update).items()}
+    history, summary = [read_items(one.history.item) for one in found["history"]], read_summary(found)
     scores = json.loads((folder / "outputs/tracked/scores.json").read_text())
     assert config["optimizer"]["name"] == "adam"
     assert summary["pooled"] == pytest.approx(scores["pooled"])
@@ -246,45 +248,6 @@ def test_an_offline_wandb_run_holds_config_epochs_and_the_final_score(tiny_run):
         log = pd.read_csv(folder / f"outputs/tracked/fold{fold}/log.csv")
         values = [row[f"fold{fold}/val_score"] for row in history if f"fold{fold}/val_score" in row]
         assert values == pytest.approx(log["val_score"].tolist())
-
-
-def read_offline_wandb(folder):
-    """Return (config, history rows, summary) of the one offline run under a wandb folder."""
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("offline-run-*/run-*.wandb")
-    config, history, summary = {}, [], {}
-    for data in read_log_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            config |= {one.key: json.loads(one.value_json) for one in record.run.config.update}
-        elif kind == "history":
-            history.append({name_of(one): json.loads(one.value_json) for one in record.history.item})
-        elif kind == "summary":
-            summary |= {name_of(one): json.loads(one.value_json) for one in record.summary.update}
-    return config, history, summary
-
-
-def name_of(item):
-    return item.key or ".".join(item.nested_key)
-
-
-def read_log_records(content, block_size=32768):
-    """Yield the records of a LevelDB log, the format of wandb's offline files, after wandb's seven bytes of header."""
-    at, record = 7, b""
-    while at + 7 <= len(content):
-        left = block_size - at % block_size
-        if left < 7:
-            at += left
-            continue
-        length, kind = struct.unpack_from("<HB", content, at + 4)
-        record += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or its last part
-            yield record
-            record = b""
 
 
 @pytest.mark.slow
