@@ -62,7 +62,7 @@ def measure(asked):
             raise UserError(f"{path}: no such file; set the environment variable SHARED")
     with tempfile.TemporaryDirectory(prefix="head_only_") as folder:
         words = [
-            f"competition={write_competition(folder, shared)}", "recipe=head_only", "tracking=none",
+            f"competition={write_competition(folder, shared)}", "recipe=head_only", "tracking=none", "report=false",
             f"image_size={asked['image_size']}", f"model.backbone={asked['backbone']}", f"model.weights={weights}",
             f"train.epochs={asked['epochs']}", f"output_dir={folder}/outputs",
         ]  # fmt: skip

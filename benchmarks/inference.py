@@ -91,7 +91,7 @@ def train_folds(given, competition, shared, output):
         f"competition={competition}", "name=run", f"output_dir={output}", f"num_folds={given['folds']}",
         f"model.backbone={given['backbone']}", f"image_size={given['size']}", "train.epochs=1", "train.max_images=32",
         f"infer.batch_size={given['batch_size']}", f"precision={given['precision']}", f"device={given['device']}",
-        "tracking=none", "cache=off",
+        "tracking=none", "report=false", "cache=off",
     ]  # fmt: skip
     weights = Path(shared).resolve() / "weights" / f"{given['backbone']}.safetensors"
     words.append(f"model.weights={weights}" if weights.is_file() else "model.pretrained=false")

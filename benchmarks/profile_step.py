@@ -27,6 +27,7 @@ def main(words):
     path = Path("outputs/benchmarks/trace.json")
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="profile_") as folder:
         own = [f"output_dir={folder}", "train.epochs=2", f"train.batches_per_epoch={_NUM_BATCHES}", "tracking=none"]
+        own.append("report=false")
         profiler, seconds = profile_epoch(load_config(["fold=0", *words, *own]), path)
     print(report_text(profiler, seconds))
     print(f"\n{path}")

@@ -42,7 +42,10 @@ SURFACES = {  # loss of (x, y), first point, half the width and height that is d
 }
 EPOCHS, STEPS_PER_EPOCH, WARMUP_EPOCHS = 30, 100, 2
 _STALLS = ((0, 8, -0.1), (8, 10, 0.0), (10, 18, -0.05), (18, 20, 0.0), (20, 30, -0.01))  # from, to, change an epoch
-_RUNS = "tracking=none fold=0 train.num_workers=0 precision=fp32 train.channels_last=true output_dir=outputs/pictures"
+_RUNS = (
+    "tracking=none report=false fold=0 train.num_workers=0 precision=fp32 train.channels_last=true "
+    "output_dir=outputs/pictures"
+)
 _FEW = (
     "model.kwargs={} augment.preset=none train.max_images=150 train.batch_size=16 train.epochs=30 optimizer.lr=0.001 "
     "threads=1"

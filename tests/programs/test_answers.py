@@ -10,7 +10,8 @@ from PIL import Image
 from tests.launch import run_here
 
 pytestmark = pytest.mark.usefixtures("few_samples")
-WORDS = ["image_size=16", "train.epochs=8", "num_folds=2", "optimizer.lr=0.01", "augment.preset=none", "tracking=none"]
+WORDS = ["image_size=16", "train.epochs=8", "num_folds=2", "optimizer.lr=0.01", "augment.preset=none", "tracking=none",
+         "report=false"]  # fmt: skip
 YAML = """competition:
   {{root: data, train_table: train.csv, test_table: test.csv, sample_submission: sample.csv, channels: 1,
     train_image: 'images/{{id}}.png', test_image: 'images/{{id}}.png', {settings}}}

@@ -69,7 +69,7 @@ def check_predictions(name, folder, size):
     words = [
         f"competition={folder}/few.yaml", f"model.backbone={name}", "model.weights=weights.safetensors", "name=run",
         f"image_size=[{size[0]},{size[1]}]", "num_folds=2", "fold=0", "train.epochs=1", "train.batch_size=4",
-        "optimizer.lr=1e-5", "precision=fp32", "train.channels_last=true", "tracking=none", "cache=off",
+        "optimizer.lr=1e-5", "precision=fp32", "train.channels_last=true", "tracking=none", "report=false", "cache=off",
         "model.kwargs={}", "train.num_workers=0",
     ]  # fmt: skip
     for program, given in (("train.py", words), ("infer.py", ["run=outputs/run", "train.num_workers=0"])):

@@ -272,7 +272,7 @@ def test_real_images_with_real_weights(tmp_path):
     words = [
         "competition=pneumonia", "recipe=head_only", "model.backbone=mobilenetv2_100",
         f"model.weights={shared}/weights",
-        "train.epochs=2", "train.max_images=600", "image_size=96", "fold=0", "tracking=none",
+        "train.epochs=2", "train.max_images=600", "image_size=96", "fold=0", "tracking=none", "report=false",
         f"cache_dir={tmp_path}/cache",
     ]  # fmt: skip
     run_here("train.py", *words, cwd=tmp_path)

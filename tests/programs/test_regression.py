@@ -157,6 +157,7 @@ optimizer: {{lr: 4.0e-3, head_lr_factor: 1.0}}
 train: {{epochs: 6}}
 num_folds: 2
 tracking: none
+report: false
 threads: 1
 precision: fp32
 """

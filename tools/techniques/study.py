@@ -18,6 +18,7 @@ BASES = {
         "train.num_workers=0",
     ),
 }  # fmt: skip
+QUIET = ("tracking=none", "report=false")  # of every run
 BASE = Technique("base", "", "The base, with nothing changed.", "")
 _OWN_WORDS = ("name", "seed", "fold_seed", "output_dir", "overwrite")  # which the study sets
 _load = functools.cache(load_config)  # of tuples; the table asks for the same configs after each technique
@@ -91,7 +92,7 @@ def read_words(words):
         raise UserError(f"seeds={seeds}: not whole numbers; write for example seeds=42,43,44") from None
     if write is not None and not write.endswith(".md"):
         raise UserError(f"write={write}: not a Markdown file; write for example write=docs/techniques.md")
-    base = dict(word.split("=", 1) for word in ("tracking=none", *BASES.get(competition, ())))
+    base = dict(word.split("=", 1) for word in (*QUIET, *BASES.get(competition, ())))
     base_words = tuple(f"{key}={value}" for key, value in (base | given).items())
     load_config(base_words)
     techniques = choose([one for one in only.strip("[]").split(",") if one])

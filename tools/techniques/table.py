@@ -16,7 +16,7 @@ from src.config.settings import REPOSITORY
 from src.errors import listing
 from src.evaluation.intervals import paired_interval
 from src.files import load_json, save_json, save_table, save_text
-from tools.techniques.study import BASE, BASES, find
+from tools.techniques.study import BASE, BASES, QUIET, find
 
 _COLUMNS = "| technique | setting | what it does | source | {metric} | difference [95 % interval] | seconds |"
 
@@ -120,7 +120,7 @@ def describe_conditions(study):
     """Return how the numbers were made, so that others can reproduce them."""
     import torch
 
-    own = ("tracking=none", *BASES.get(study.competition, ()))
+    own = (*QUIET, *BASES.get(study.competition, ()))
     given = [word for word in _public_words(study) if word not in own]
     command = _quote([*given, f"seeds={','.join(map(str, study.seeds))}"])
     return (

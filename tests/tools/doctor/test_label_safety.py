@@ -106,7 +106,7 @@ def test_each_part_is_tried_alone_and_flips_in_any_case():
 
 @pytest.mark.slow
 def test_a_run_of_one_epoch_gives_no_warning(tmp_path, monkeypatch):
-    words = ["train.epochs=1", "num_folds=2", "image_size=16", "tracking=none", "precision=fp32"]
+    words = ["train.epochs=1", "num_folds=2", "image_size=16", "tracking=none", "report=false", "precision=fp32"]
     run_here("train.py", *words, "train.channels_last=true", "train.max_images=300", "model.kwargs={}", cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
     run_folder = Path("outputs/demo_default")
