@@ -108,6 +108,20 @@ def draw_scores(log, metric_name):
 
 
 @_styled
+def draw_runs(logs, column, label):
+    """Draw a column of several runs' logs over epochs, each run's mean over its folds; logs: {name of a run: log}."""
+    figure, axes = _figure()
+    for place, (name, log) in enumerate(logs.items()):
+        mean = log.groupby("epoch")[column].mean()
+        color = COLORS[place % len(COLORS)]
+        style = {"color": color, "ls": "-" if place < len(COLORS) else "--", "marker": "o" if len(mean) < 4 else None}
+        axes.plot(*_thin(mean.index.to_numpy(), mean.to_numpy()), label=_short(name, 40), ms=4, **style)
+    _set_epochs(axes, next(iter(logs.values())), label)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=1)
+    return figure
+
+
+@_styled
 def draw_learning_rate(log):
     """Draw the mean learning rate of each epoch; log: of `draw_curves`."""
     figure, axes = _figure(height=2.4)

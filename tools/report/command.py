@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from src.analysis.figures import save_png
-from src.errors import UserError
 from src.files import make_folder, save_json, save_text
 from tools.page import render
 from tools.report.page import build_page
@@ -13,8 +12,13 @@ def write(runs, output=None, pictures=None):
     """Write the page of a run, or of several; return its path."""
     path = Path(output) if output else Path(runs[0]) / "report.html"
     if len(runs) > 1:
-        raise UserError("several runs cannot be compared yet; name one")
-    page, facts = build_page(runs[0], path.parent)
+        from tools.report.comparison import build_comparison
+
+        names = [Path(run).resolve().name for run in runs]
+        path = Path(output) if output else Path(runs[0]).parent / f"report_{'_'.join(names)[:150]}.html"
+        page, facts = build_comparison(runs)
+    else:
+        page, facts = build_page(runs[0], path.parent, pictures)
     make_folder(path.parent, "output")
     facts |= {"figures": {}, "worst": facts.get("worst", [])}
     if pictures is not None:

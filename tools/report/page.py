@@ -3,45 +3,67 @@
 import datetime
 
 from tools.report import sections
+from tools.report.advice import build_advice
+from tools.report.images import Pictures, build_errors, build_seen
+from tools.report.metadata import build_groups
 from tools.report.parts import Page, as_json, number, plural, seconds_in_words
 from tools.report.run_files import load_run_files
+from tools.report.shift import build_shift
 
-_BUILDERS = (  # as they follow on the page
+_BUILDERS = (
     sections.build_folds,
     sections.build_curves,
     sections.build_ranking,
-    sections.build_distributions,
-    sections.build_confusion,
     sections.build_calibration,
+    sections.build_confusion,
+    sections.build_distributions,
+    build_groups,
+    build_shift,
     sections.build_time,
     sections.build_settings,
     sections.build_reproduction,
 )
+_ORDER = ("folds", "curves", "ranking", "calibration", "confusion", "distributions", "errors", "groups", "augmentation",
+          "shift", "time", "settings", "reproduce", "advice")  # fmt: skip
 
 
-def build_page(path, output=None):
-    """Return (the Page of a run's folder, what report.json holds); output: as `load_run_files` has it."""
+def build_page(path, output=None, pictures=None):
+    """Return (the Page of a run's folder, what report.json holds).
+
+    output: as `load_run_files` has it; pictures: a folder for the worst images, None: none.
+    """
     run = load_run_files(path, output)
-    built = [one for one in (build(run) for build in _BUILDERS) if one is not None]
+    made = Pictures(path, pictures) if run.oof is not None else None
+    built, found = [build(run) for build in _BUILDERS], {}
+    for section in filter(None, built):
+        for one in section.drawings:
+            _ = one.svg  # drawn while the other program works
+    images = made.read() if made else {}
+    built = [one for one in (*built, build_errors(images), build_seen(images)) if one is not None]
+    for section in built:
+        found |= section.facts
+    if (advice := build_advice(run, found)) is not None:
+        built.append(advice)
+        found |= advice.facts
     big, lines = sections.describe_score(run)
     facts = {"run": str(run.folder.path), "kind": run.kind, "metric": run.metric.name, "task": run.task}
     known = run.scores
     facts |= {"score": known.get("pooled"), "interval": known.get("interval"), "mean": known.get("mean")}
-    facts |= {"leaderboard": known.get("leaderboard"), "lines": lines}
-    for section in built:
-        facts |= section.facts
+    facts |= {"leaderboard": known.get("leaderboard"), "lines": lines, "worst": images.get("worst", [])} | found
+    command = choose_command(run, found)
     kicker = f"{run.config.competition.name} · {run.task} · {_describe_kind(run)}"
-    page = Page(run.name, kicker, big, lines, _list_facts(run), choose_command(run), built)
-    return page.draw(), as_json(facts | {"command": page.command})
+    built.sort(key=lambda one: _ORDER.index(one.name))
+    page = Page(run.name, kicker, big, lines, _list_facts(run), command, built)
+    return page, as_json(facts | {"command": command})
 
 
-def choose_command(run):
-    """Return the command that comes next."""
+def choose_command(run, facts):
+    """Return the command that comes next: training's end, the test predictions, or the first thing to try."""
     if not run.scores:
         return run.provenance.get("command")
     if not run.test_folds and not run.has_test:
-        return f"python infer.py run={run.folder.path}"
-    return None
+        return f"python infer.py run={run.folder.path}" if run.kind != "blend" else None
+    return next((one["command"] for one in facts.get("advice", ())), None)
 
 
 def _describe_kind(run):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from markupsafe import Markup
 
@@ -30,6 +31,22 @@ class Drawing:
     caption: str
     is_wide: bool = False
 
+    @cached_property
+    def svg(self):
+        """The figure as Markup; drawing it is the slow part."""
+        return Markup(save_svg(self.figure))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image with its caption."""
+
+    name: str
+    lines: list[str]
+    source: str | None  # a data URL
+    overlay: str | None = None
+    is_small: bool = False
+
 
 @dataclass
 class Section:
@@ -40,9 +57,10 @@ class Section:
     sentences: list[str] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    images: list = field(default_factory=list)  # lists of images.Shown, with a title each: [(title, sentence, shown)]
+    images: list = field(default_factory=list)  # [(title, sentence, [Shown])]
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what it does, the command)
     facts: dict = field(default_factory=dict)
+    has_switch: bool = False  # of the maps upon its images
 
     @property
     def tables_beside(self):
@@ -65,13 +83,6 @@ class Page:
     facts: list[tuple[str, str]]  # small numbers in the card: (name, value)
     command: str | None  # the next one
     sections: list[Section]
-    drawn: dict = field(default_factory=dict)  # {name of a figure: its SVG, as Markup}
-
-    def draw(self):
-        """Draw all figures, the slow part, and return the page."""
-        for section in self.sections:
-            self.drawn |= {one.name: Markup(save_svg(one.figure)) for one in section.drawings}
-        return self
 
 
 def number(value, digits=5):

@@ -1,0 +1,103 @@
+"""The sections of a page that show images: pictures.py makes them as a program of its own, beside the plots."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from src.config.settings import REPOSITORY
+from src.errors import UserError
+from src.files import load_json
+from tools.report.parts import Section, Shown, Table, plural, share, short
+
+_SECONDS = 20  # after the plots are drawn, that the program may still take
+
+
+class Pictures:
+    """The program that makes a run's images, started at once and read when all else is done."""
+
+    def __init__(self, run_folder, folder=None):
+        self._place = tempfile.TemporaryDirectory()
+        self._file = Path(self._place.name) / "pictures.json"
+        paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        words = [str(run_folder), str(self._file), *([str(folder)] if folder else [])]
+        self._program = subprocess.Popen(
+            [sys.executable, "-m", "tools.report.pictures", *words], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": paths},
+        )  # fmt: skip
+
+    def read(self):
+        """Return what it has found, {} where it failed; one that takes too long is ended, and what it has is taken."""
+        try:
+            self._program.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            self._program.wait()
+        try:
+            return load_json(self._file) if self._file.is_file() else {}
+        except UserError:
+            return {}
+        finally:
+            self._place.cleanup()
+
+
+def build_errors(found):
+    """Return the Section of the worst images."""
+    if not found.get("orders"):
+        return None
+    section = Section("errors", "Errors", facts={"confidently_wrong": found.get("confidently_wrong", {})})
+    if wrong := found.get("confidently_wrong"):
+        section.sentences.append(
+            f"{plural(wrong['wrong'], 'row')} are wrong, {wrong['rows']:,} of them with more than 95 % confidence."
+        )
+    if found.get("has_saliency"):
+        section.has_switch = True
+        section.sentences.append(
+            "The colours are Grad-CAM's map of what made the fold's network say so: yellow counts most. The images are "
+            "as the network sees them."
+        )
+    has_images = any(row["source"] for order in found["orders"] for row in order["rows"])
+    if not has_images:
+        why = f": {found['note']}" if found.get("note") else ""
+        section.sentences.append(f"The images are not shown{why}.")
+    for order in found["orders"]:
+        shown = [
+            Shown(row["id"], [*row["lines"], f"fold {row['fold']}"], row["source"], row["overlay"], row["is_small"])
+            for row in order["rows"]
+        ]
+        section.images.append((order["title"], order["sentence"], shown))
+    return section
+
+
+def build_seen(found):
+    """Return the Section of what training saw, and of what augmentation does to predictions."""
+    seen, effect = found.get("seen"), found.get("augmentation")
+    if not seen and not effect:
+        return None
+    section = Section("augmentation", "What training saw")
+    if effect:
+        section.facts = {"augmentation": effect}
+        section.sentences.append(
+            f"Augmented as in training, {effect['flips']} of {plural(effect['images'], 'validation image')} get another "
+            f"label than plain ({share(effect['flips'] / effect['images'])}); predictions move by "
+            f"{short(effect['change'])} on average. Many changes: the augmentation may destroy what tells classes apart."
+        )
+        if effect["pairs"]:
+            rows = [[one["plain"], one["augmented"], one["images"]] for one in effect["pairs"]]
+            title = "Which class augmentation turns into which"
+            section.tables.append(Table(["plain", "augmented", "images"], rows, title, is_text=(1,)))
+        if effect["transforms"]:
+            rows = [[one["transform"], one["flips"], short(one["change"])] for one in effect["transforms"]]
+            title = "Each transform alone: labels that it changes, and how far predictions move"
+            section.tables.append(Table(["transform", "changed", "moves by"], rows, title, is_open=False))
+    if seen:
+        shown = [
+            Shown(one["heading"], [one["caption"]], one["source"], None, one["is_small"]) for one in seen["images"]
+        ]
+        lines = "; ".join(seen["transforms"])
+        text = "First as they are, then as three epochs see them."
+        section.images.append(
+            ("Training images", f"{text} {lines}" if lines else f"{text} Nothing is augmented.", shown)
+        )
+    return section

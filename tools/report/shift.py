@@ -1,0 +1,58 @@
+"""Test predictions against validation's: whether the test set looks to the networks as the training set does."""
+
+import numpy as np
+from scipy import stats
+
+from src.analysis import figures
+from tools.report.parts import Drawing, Section, Table, number, share
+
+_MOST_COLUMNS, _MOST_DRAWN = 20, 3
+
+
+def build_shift(run):
+    """Distributions of single networks' test and validation predictions, by column."""
+    if run.oof is None or run.kind == "soup":
+        return None
+    section = Section("shift", "Test against validation")
+    if not run.test_folds:
+        if run.kind == "blend":
+            return None
+        section.sentences.append("No test predictions yet; this command makes them, and adds them here:")
+        section.commands.append(("", f"python infer.py run={run.folder.path}"))
+        return section
+    names = [name for name in run.test_folds if name != "foldall"] or list(run.test_folds)
+    test = np.concatenate([run.test_folds[name][1] for name in names])
+    count = len(run.test_folds[names[0]][1])
+    facts = {}
+    for column in run.order[:_MOST_COLUMNS] if run.task != "regression" else range(min(_MOST_COLUMNS, test.shape[1])):
+        val, own = run.probs[:, column], test[:, column]
+        rows = figures.draw_rows(len(own), 200_000)
+        truth = np.append(np.zeros(len(val)), np.ones(len(rows)))
+        auc = figures.compute_areas(truth, np.append(val, own[rows]))[0]
+        facts[run.column_names[column]] = {
+            "val_mean": float(val.mean()), "test_mean": float(own.mean()), "auc": auc,
+            "ks": float(stats.ks_2samp(val, own[rows], method="asymp").statistic),
+        }  # fmt: skip
+    if not facts:
+        return None
+    order = sorted(facts, key=lambda name: -facts[name]["ks"])
+    worst, largest = order[0], max((facts[name]["auc"] for name in facts), key=lambda auc: abs(auc - 0.5))
+    section.facts = {"shift": {"columns": facts, "largest_auc": largest, "test_rows": count, "folds": names}}
+    ks = facts[worst]["ks"]
+    limit = 1.36 * np.sqrt(1 / len(run.probs) + 1 / count)  # of chance alone, 5 % (Smirnov, 1948)
+    word = "No shift is seen" if ks < limit else "A small shift" if ks < max(0.1, 2 * limit) else "A clear shift"
+    section.sentences.append(
+        f"{word}: the two distributions of {worst} are {share(ks)} apart at most (Kolmogorov-Smirnov; by chance up to "
+        f"{share(limit)}), and a test prediction is the larger one {share(facts[worst]['auc'])} of the time (50 % where "
+        "they are alike)."
+    )
+    for place, name in enumerate(order[:_MOST_DRAWN]):
+        column = run.column_names.index(name)
+        figure = figures.draw_shift(run.probs[:, column], test[:, column], name, run.task != "regression")
+        text = "Two like curves: the test images look to the networks as those they were scored on."
+        section.drawings.append(Drawing(f"shift_{place}", figure, text))
+    rows = [[name, *(number(facts[name][key], 4) for key in ("val_mean", "test_mean", "ks", "auc"))] for name in order]
+    header = ["column", "validation mean", "test mean", "KS", "AUC between"]
+    title = "The numbers: each fold's network on the rows it did not learn from, and on the test images"
+    section.tables.append(Table(header, rows, title, is_open=False))
+    return section
