@@ -55,7 +55,9 @@ def save_svg(figure):
         text, grounds = io.StringIO(), [figure.patch, *(axes.patch for axes in figure.axes)]
         for ground in grounds:
             ground.set_visible(False)  # the page's own shows through
+        dpi = figure.dpi
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+        figure.dpi = dpi  # which it has set to 72
         for ground in grounds:
             ground.set_visible(True)
     svg = text.getvalue()[text.getvalue().index("<svg") :]
@@ -237,7 +239,7 @@ def draw_calibration(confidences, shares, sizes):
 def draw_confusion(counts, names, predicted_names=None):
     """Draw a confusion table (K, K) of counts, true classes as rows, shaded by the share of the row."""
     counts = np.asarray(counts)
-    side = min(6.0, max(2.6, 0.42 * len(counts) + 1.4))
+    side = min(6.0, max(3.6, 0.42 * len(counts) + 1.4))
     figure = Figure(figsize=(side, side * 0.92), layout="constrained")
     axes, shares = figure.subplots(), counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shade = np.zeros((*counts.shape, 4))

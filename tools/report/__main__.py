@@ -19,8 +19,9 @@ train.py and infer.py do it at their end (report=false: not).
                      outputs/report_<A>_<B>.html. FILE.json beside it holds
                      every number on the page
   pictures=FOLDER    each figure as a PNG, and the worst images
+  images=false       without images and saliency, which take a few seconds
 """
-_KEYS = ("output", "pictures")
+_KEYS = ("output", "pictures", "images")
 
 
 def main(words):
@@ -32,7 +33,7 @@ def main(words):
         runs, options = read_words(words)
         from tools.report.command import write  # here, since matplotlib and pandas take a second and a typo should not
 
-        print(write(runs, options.get("output"), options.get("pictures")))
+        print(write(runs, options.get("output"), options.get("pictures"), options.get("images") != "false"))
 
 
 def read_words(words):
@@ -48,6 +49,8 @@ def read_words(words):
         if not value:
             raise UserError(f"command line: {word} names nothing; write for example output=report.html")
         options[key] = value
+    if options.get("images", "true") not in ("true", "false"):
+        raise UserError(f"command line: images={options['images']}: neither true nor false; leave it out")
     if not runs:
         raise UserError("command line: no run is named; write for example outputs/demo_default")
     if len({Path(run).resolve() for run in runs}) < len(runs):

@@ -8,8 +8,8 @@ from tools.page import render
 from tools.report.page import build_page
 
 
-def write(runs, output=None, pictures=None):
-    """Write the page of a run, or of several; return its path."""
+def write(runs, output=None, pictures=None, has_images=True):
+    """Write the page of a run, or of several; return its path. has_images: show the worst ones of a run."""
     path = Path(output) if output else Path(runs[0]) / "report.html"
     if len(runs) > 1:
         from tools.report.comparison import build_comparison
@@ -18,7 +18,7 @@ def write(runs, output=None, pictures=None):
         path = Path(output) if output else Path(runs[0]).parent / f"report_{'_'.join(names)[:150]}.html"
         page, facts = build_comparison(runs)
     else:
-        page, facts = build_page(runs[0], path.parent, pictures)
+        page, facts = build_page(runs[0], path.parent, pictures, has_images)
     make_folder(path.parent, "output")
     facts |= {"figures": {}, "worst": facts.get("worst", [])}
     if pictures is not None:

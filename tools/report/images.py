@@ -78,11 +78,12 @@ def build_seen(found):
     section = Section("augmentation", "What training saw")
     if effect:
         section.facts = {"augmentation": effect}
-        section.sentences.append(
-            f"Augmented as in training, {effect['flips']} of {plural(effect['images'], 'validation image')} get another "
-            f"label than plain ({share(effect['flips'] / effect['images'])}); predictions move by "
-            f"{short(effect['change'])} on average. Many changes: the augmentation may destroy what tells classes apart."
-        )
+        changed = f"{effect['flips']} of {plural(effect['images'], 'validation image')} get another label than plain"
+        moved = f"predictions move by {short(effect['change'])} on average"
+        section.sentences += [
+            f"Augmented as in training, {changed} ({share(effect['flips'] / effect['images'])}); {moved}.",
+            "Many changes say that augmentation destroys what tells classes apart; none, that it could be stronger.",
+        ]
         if effect["pairs"]:
             rows = [[one["plain"], one["augmented"], one["images"]] for one in effect["pairs"]]
             title = "Which class augmentation turns into which"

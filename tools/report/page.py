@@ -6,7 +6,7 @@ from tools.report import sections
 from tools.report.advice import build_advice
 from tools.report.images import Pictures, build_errors, build_seen
 from tools.report.metadata import build_groups
-from tools.report.parts import Page, as_json, number, plural, seconds_in_words
+from tools.report.parts import Page, as_json, number, seconds_in_words
 from tools.report.run_files import load_run_files
 from tools.report.shift import build_shift
 
@@ -27,13 +27,13 @@ _ORDER = ("folds", "curves", "ranking", "calibration", "confusion", "distributio
           "shift", "time", "settings", "reproduce", "advice")  # fmt: skip
 
 
-def build_page(path, output=None, pictures=None):
+def build_page(path, output=None, pictures=None, has_images=True):
     """Return (the Page of a run's folder, what report.json holds).
 
-    output: as `load_run_files` has it; pictures: a folder for the worst images, None: none.
+    output: as `load_run_files` has it; pictures: a folder for the worst images, None: none; has_images: show them.
     """
     run = load_run_files(path, output)
-    made = Pictures(path, pictures) if run.oof is not None else None
+    made = Pictures(path, pictures) if has_images and run.oof is not None else None
     built, found = [build(run) for build in _BUILDERS], {}
     for section in filter(None, built):
         for one in section.drawings:
@@ -86,5 +86,4 @@ def _list_facts(run):
     if run.kind != "blend":
         facts.append(("backbone", run.config.model.backbone))
         facts.append(("image size", " x ".join(map(str, run.config.image_size))))
-        facts.append(("epochs", plural(run.config.train.epochs, "epoch").split()[0]))
     return facts

@@ -103,13 +103,15 @@ def short(value):
 
 
 def span(interval, digits=5):
-    """Return an interval in words."""
-    return NONE if interval is None else f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+    """Return an interval in words that stay on one line."""
+    return NONE if interval is None else f"{number(interval[0], digits)}\u00a0to\u00a0{number(interval[1], digits)}"
 
 
 def share(part):
     """Return a share as percent."""
-    return NONE if part is None or not math.isfinite(part) else f"{100 * part:.3g} %"
+    if part is None or not math.isfinite(part):
+        return NONE
+    return f"{100 * part:.1f} %" if abs(part) >= 0.001 or part == 0 else f"{100 * part:.1g} %"
 
 
 def plural(count, word):

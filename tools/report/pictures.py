@@ -25,7 +25,7 @@ from src.files import save_json
 from tools.page import image_url
 
 _COUNT, _SIDE = 12, 160
-_SECONDS = 6.0  # after which no further step is begun
+_SECONDS = 8.0  # after which no further step is begun
 _MOST_PIXELS = 40_000_000  # of an image that is read
 _NUM_SEEN, _NUM_VIEWS = 6, 3  # training images, and how often each is shown
 _AUGMENTED = 64  # validation images that are predicted plain and augmented
@@ -81,8 +81,9 @@ def _describe(row, config):
     lines = [f"label {row['label']}", f"predicted {row['predicted']}" + (f" ({sure:.3f})" if sure == sure else "")]
     if config.competition.task == "binary":
         lines[1] = f"predicted {row[f'prob_{names[0]}']:.3f}"
-    return {"id": str(row["id"]), "fold": int(row["fold"]), "lines": [*lines, f"loss {row['loss']:.3f}"], "source": None,
-            "overlay": None, "is_small": False}  # fmt: skip
+    lines.append(f"loss {row['loss']:.3f}")
+    one = {"id": str(row["id"]), "fold": int(row["fold"]), "lines": lines}
+    return one | {"source": None, "overlay": None, "is_small": False}
 
 
 def _as_fact(row):
@@ -164,9 +165,7 @@ def _add_saliency(found, config, runs, table, networks, orders):
         places = np.array([of_name[row["id"]] for row, _ in own])
         dataset = ImageDataset(table.take(places), config.competition, build_resize(config), config.seed)
         inputs = next(build_loader(dataset, len(own), num_workers=0).batches(0))["inputs"]
-        if any("column" not in error for _, error in own):
-            return
-        columns, signs = (np.array([error[key] for _, error in own]) for key in ("column", "sign"))
+        columns, signs = np.array([_choose_column(error, config.competition.task) for _, error in own]).T
         maps = compute_saliency(network, inputs, columns, signs)
         images = next(one for one in inputs.values() if one.ndim == 4)
         for (row, _), image, one in zip(own, images.numpy(), [] if maps is None else maps, strict=maps is not None):
@@ -174,6 +173,16 @@ def _add_saliency(found, config, runs, table, networks, orders):
             row |= {"source": image_url(image, _SIDE), "overlay": _draw_overlay(one, image.shape[:2])}
             row["is_small"] = max(image.shape[:2]) < 64
     found["has_saliency"] = any(row["overlay"] for row, _ in shown)
+
+
+def _choose_column(row, task):
+    """Return (column, sign): the predicted class, or of several labels and numbers the one that is most wrong."""
+    names = [name.removeprefix("target_") for name in row if name.startswith("target_")]
+    probs, targets = (np.array([row[f"{kind}_{name}"] for name in names], float) for kind in ("prob", "target"))
+    if task == "multiclass":
+        return int(probs.argmax()), 1
+    column = int(np.nan_to_num(np.abs(probs - targets), nan=-1).argmax())
+    return column, 1 if probs[column] >= (targets[column] if task == "regression" else 0.5) else -1
 
 
 def _draw_overlay(saliency, size):

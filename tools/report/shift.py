@@ -41,11 +41,9 @@ def build_shift(run):
     ks = facts[worst]["ks"]
     limit = 1.36 * np.sqrt(1 / len(run.probs) + 1 / count)  # of chance alone, 5 % (Smirnov, 1948)
     word = "No shift is seen" if ks < limit else "A small shift" if ks < max(0.1, 2 * limit) else "A clear shift"
-    section.sentences.append(
-        f"{word}: the two distributions of {worst} are {share(ks)} apart at most (Kolmogorov-Smirnov; by chance up to "
-        f"{share(limit)}), and a test prediction is the larger one {share(facts[worst]['auc'])} of the time (50 % where "
-        "they are alike)."
-    )
+    apart = f"{share(ks)} apart at most (Kolmogorov-Smirnov; by chance up to {share(limit)})"
+    larger = f"a test prediction is the larger one {share(facts[worst]['auc'])} of the time (50 % where they are alike)"
+    section.sentences.append(f"{word}: the two distributions of {worst} are {apart}, and {larger}.")
     for place, name in enumerate(order[:_MOST_DRAWN]):
         column = run.column_names.index(name)
         figure = figures.draw_shift(run.probs[:, column], test[:, column], name, run.task != "regression")

@@ -73,10 +73,13 @@ def write_log(folder, folds, scores, names, epochs=3):
 
 @pytest.fixture
 def report(capsys):
-    """report(*words): (the page's text, what report.json holds) after the tool has printed the page's path."""
+    """report(*words): (the page's text, what report.json holds) after the tool has printed the page's path.
+
+    Without images, which another program makes, unless images=true is among the words.
+    """
 
     def run(*words):
-        main([str(word) for word in words])
+        main(["images=false", *map(str, words)])
         path = capsys.readouterr().out.splitlines()[-1]
         with open(path, encoding="utf-8") as page, open(path.replace(".html", ".json"), encoding="utf-8") as facts:
             return page.read(), json.load(facts)

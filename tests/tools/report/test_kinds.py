@@ -76,7 +76,7 @@ def test_binary(write_run, report):
         assert shown in text
     low, high = facts["interval"]
     assert f"95 % {low:.5f} to {high:.5f}" in text
-    assert facts["command"] is None  # there are test predictions
+    assert facts["command"] == facts["advice"][0]["command"]  # there are test predictions
 
 
 def test_multiclass(write_run, report):
@@ -242,6 +242,7 @@ def test_a_row_or_two(write_run, report):
     check(html)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_on_a_page_in_seconds(write_run, report):
     rng = np.random.default_rng(0)
     truth = np.arange(3000) % 1000
