@@ -1,15 +1,16 @@
-"""Pages in a real Chromium: what is wrong with one, and its picture.
+"""Pages in a real Chromium: what is wrong with one, and its picture: python -m tests.browser FILE.html OUT.png [HEIGHT]
 
-python -m tests.browser FILE.html OUT.png [dark] [WIDTH] [HEIGHT] draws one; without a height, the first screen.
 playwright's Python package drives it; the browser is the system's, or the one of `playwright install chromium`.
 """
 
+import io
 import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-HEIGHT = 900  # pixels
+HEIGHT = 900  # of a window, pixels
+_GAP = 24  # pixels between two views
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _LOUD = ("error", "warning")  # messages on the console
 
@@ -163,16 +164,15 @@ def open_browser():
         browser.close()
 
 
-def open_page(browser, path, width=1280, scheme="light", scale=1):
+def open_page(browser, path, width=1280, scheme="light"):
     """Return (page, complaints): a file in a window, and a list of errors, warnings and requests, which grows.
 
     Args:
         width: of the window in pixels.
         scheme: light or dark.
-        scale: pixels of a picture for one of the window.
     """
     complaints = []
-    page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme, device_scale_factor=scale)
+    page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
     page.on("console", lambda one: complaints.append(f"{one.type}: {one.text}") if one.type in _LOUD else None)
     page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
     url = Path(path).resolve().as_uri()
@@ -193,22 +193,32 @@ def find_faults(browser, path):
     return {key: faults for key, faults in found.items() if faults}
 
 
-def take_picture(browser, path, output, width=1280, scheme="light", height=HEIGHT):
-    """Write the first `height` pixels of a page as a PNG of 128 colours."""
+def draw_page(browser, path, output, height=1250):
+    """Write the top of a page as a PNG of 128 colours: light in a wide window, and beside it dark on a phone."""
+    from PIL import Image
+
+    views = [take_screenshot(browser, path, 1080, "light", height), take_screenshot(browser, path, 400, "dark", height)]
+    picture = Image.new("RGB", (sum(one.width for one in views) + _GAP, height), "white")
+    picture.paste(views[0], (0, 0))
+    picture.paste(views[1], (views[0].width + _GAP, 0))
+    picture.quantize(128, dither=Image.Dither.NONE).save(output, optimize=True)
+
+
+def take_screenshot(browser, path, width, scheme, height):
+    """Return the first `height` pixels of a page, a PIL image."""
     from PIL import Image
 
     page, _ = open_page(browser, path, width, scheme)
-    page.screenshot(path=output, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+    data = page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
     page.close()
-    Image.open(output).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(output, optimize=True)
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def main(words):
     """Run the command line `words`."""
-    file, output, *more = words
-    sizes = [int(one) for one in more if one.isdigit()]
+    file, output, *height = words
     with open_browser() as browser:
-        take_picture(browser, file, output, *(sizes or [1280])[:1], "dark" if "dark" in more else "light", *sizes[1:])
+        draw_page(browser, file, output, *map(int, height))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ def browser():
         yield browser
 
 
-
 def test_faults_are_seen(browser, tmp_path):
     """Each by its own sentence, so that a page without faults means something."""
     path = tmp_path / "bad.html"
