@@ -336,6 +336,20 @@ def draw_residuals(targets, predicted, name):
 
 
 @_styled
+def draw_sizes(widths, heights, is_test):
+    """Draw the sizes of images in pixels, (N,) each: dots of training, crosses of test; of many, some at random."""
+    figure, axes = _figure()
+    for is_in, marker, label in ((~is_test, "o", "train"), (is_test, "x", "test")):
+        rows = np.flatnonzero(is_in)[draw_rows(int(is_in.sum()), _MOST_POINTS)]
+        if len(rows):
+            axes.plot(widths[rows], heights[rows], marker, ms=4, alpha=0.7, label=label)
+    axes.set(xlabel="width, pixels", ylabel="height, pixels")
+    axes.margins(0.08)
+    _legend(axes, is_outside=True)
+    return figure
+
+
+@_styled
 def draw_images(images, captions, overlays=None, columns=6):
     """Draw images (H, W, 1 or 3) uint8 in a grid with a caption each.
 

@@ -80,6 +80,7 @@ def draw_all(targets, probs, name="$x_1$ <b> 고양이"):
         "shift": figures.draw_shift(probs[:, 0], probs[:, 1], name),
         "predicted": figures.draw_predicted(probs[:, 0], probs[:, 1], name),
         "residuals": figures.draw_residuals(probs[:, 0], probs[:, 1], name),
+        "sizes": figures.draw_sizes(np.arange(9), np.arange(9) ** 2, np.arange(9) > 5),
         "images": figures.draw_images([image, image[..., :1]], [name, "b"], [np.ones((2, 3)), None]),
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Findings, classes, facts and images -> doctor.html: one file that needs no network."""
 
 import numpy as np
+from markupsafe import Markup
 
 from src.data.decode import decode_image, resize_image
 from src.errors import UserError
@@ -35,7 +36,8 @@ def save_page(path, data, findings, facts, advice):
         classes=classes,
         left_out=left_out,
         ranges=count_ranges(data),
-        sizes=count_sizes(data),
+        sizes=(sizes := count_sizes(data)),
+        size_plot=draw_sizes(data) if len(sizes) > _NUM_SIZES else "",
         facts=facts,
         find_text=find_text,
         images=draw_images(data, sorted(rows)),
@@ -90,6 +92,15 @@ def count_sizes(data):
         total, num_test = int(counts[rest].sum()), int(test[rest].sum())
         rows.append((f"{len(rest)} other sizes", total - num_test, num_test, total / len(read)))
     return rows
+
+
+def draw_sizes(data):
+    """Return the sizes of all images as the text of an SVG."""
+    from src.analysis import figures  # here, since matplotlib takes a second and most images have few sizes
+
+    read = data.scan.is_read
+    figure = figures.draw_sizes(data.scan.widths[read], data.scan.heights[read], data.is_test[read])
+    return Markup(figures.save_svg(figure))
 
 
 def _summarize(data, classes):

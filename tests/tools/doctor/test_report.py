@@ -141,5 +141,14 @@ def test_sizes_are_counted_by_side(clinic):
     assert [sum(row[one] for row in rows) for one in (1, 2)] == [160, 60]
 
 
+def test_many_sizes_are_drawn_and_one_is_not(clinic, save):
+    assert "svg" not in save(clinic.load()[0]).tags
+    for row in range(9):
+        clinic.draw(row, clinic.pixels(row)[: 63 - row])
+    page = save(clinic.load()[0])
+    assert page.tags.count("svg") == 1
+    assert {"width, pixels", "height, pixels", "train", "test"} <= set(page.text)
+
+
 def test_columns_of_words_are_set_to_the_left():
     assert find_text((("a", "b", "c"), ("x y", "1.5", ""), ("2", "", "no"))) == ["text", "", "text"]
