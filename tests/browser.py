@@ -194,14 +194,14 @@ def find_faults(browser, path):
 
 
 def draw_page(browser, path, output, height=1250):
-    """Write the top of a page as a PNG of 128 colours: light in a wide window, and beside it dark on a phone."""
+    """Write the top of a page as a PNG of 256 colours: light in a wide window, and beside it dark on a phone."""
     from PIL import Image
 
     views = [take_screenshot(browser, path, 1080, "light", height), take_screenshot(browser, path, 400, "dark", height)]
     picture = Image.new("RGB", (sum(one.width for one in views) + _GAP, height), "white")
     picture.paste(views[0], (0, 0))
     picture.paste(views[1], (views[0].width + _GAP, 0))
-    picture.quantize(128, dither=Image.Dither.NONE).save(output, optimize=True)
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(output, optimize=True)
 
 
 def take_screenshot(browser, path, width, scheme, height):
