@@ -27,8 +27,9 @@ from src.config.load import load_config, load_saved_config, split_seeds
 from src.config.settings import REPOSITORY
 from src.errors import Stopped, UserError, listing
 
-for _kind in (UserError, Stopped):  # IPython asks an exception for this; else a typo is answered by a page of traceback
-    _kind._render_traceback_ = lambda self: [f"{type(self).__name__}: {str(self).strip()}"]
+# IPython asks an exception for this; else a typo is answered by a page of traceback
+UserError._render_traceback_ = lambda self: [f"UserError: {self}"]
+Stopped._render_traceback_ = lambda self: [f"{str(self).strip()} (the same cell)"]
 
 
 def train(*words):
