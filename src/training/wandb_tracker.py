@@ -60,15 +60,15 @@ class WandbTracker:
         """Log the mean curves, the report, its worst images as a table and, with track_checkpoints, the weights."""
         self._run.summary.update(scores)
         try:
-            self._log_files(logs, mean, scores, report)
+            self._log_files(logs, mean, report)
         finally:
             self._run.finish()
         folder = Path(self._run.settings.sync_dir)
         if self._run.settings._offline and list(folder.glob("*.wandb")):
             print(f"wandb sync {shlex.quote(os.path.relpath(folder))}")
 
-    def _log_files(self, logs, mean, scores, report):
-        for epoch, row in mean.iterrows() if len(logs) == len(scores.get("folds", ())) > 1 else ():
+    def _log_files(self, logs, mean, report):
+        for epoch, row in mean.iterrows() if len(logs) > 1 else ():
             self._run.log({"epoch": epoch} | {f"mean/{name}": value for name, value in row.items()})
         files = {f"report/{name}": wandb.Image(file) for name, file in report.get("figures", {}).items()}
         if worst := [one for one in report.get("worst", ()) if one["picture"]]:

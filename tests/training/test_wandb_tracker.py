@@ -15,6 +15,7 @@ from src.config.load import load_config
 from src.config.settings import REPOSITORY
 from src.files import save_json
 from src.training.tracking import build_tracker
+from tests.launch import run_here
 from tests.training.test_tracking import write_logs
 from tests.wandb_files import read_items, read_summary, read_wandb
 
@@ -117,4 +118,8 @@ def test_an_agent_of_the_sweep_runs_our_command_line(tmp_path, monkeypatch):
     ]  # fmt: skip
     config = load_config(command[3:])
     assert (config.fold, config.optimizer.lr, config.mix.prob) == (0, 0.0003, 0.5)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "t1")  # both are the agent's
+    _, error = run_here("train.py", *command[3:], "train.teacher=outputs/sweep_t1", cwd=tmp_path, status=2)
+    assert error.startswith("error: train.teacher=outputs/sweep_t1: is the folder of this run itself")
     assert sweep["metric"] == {"name": "pooled", "goal": "maximize"}
