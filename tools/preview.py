@@ -5,6 +5,7 @@ They come from the dataset that training reads (src/analysis/batches.py): exactl
 
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 from src.config.load import load_config
@@ -103,7 +104,8 @@ def draw_columns(path, columns, title):
                 caption = fit_caption(captions[row], num_letters=round(wide_column * 14))
                 axes.set_title(caption, fontsize=8, loc="left", pad=2, parse_math=False)  # a $ is a $
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of letters that the font lacks, a line for each
             figure.savefig(temporary, format="png")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another output=FILE") from None

@@ -34,6 +34,7 @@ def describe_targets(values, names, task):
 
 def fit_caption(caption, num_letters):
     """Return at most two lines, each cut in its middle where it is too long: names differ at their ends."""
-    lines = caption.split("\n") if "\n" in caption else textwrap.wrap(caption, num_letters)
-    half = num_letters // 2
+    lines, half = caption.split("\n"), num_letters // 2
+    if len(lines) == 1 and len(lines := textwrap.wrap(caption, num_letters)) > 2:
+        lines[1] += " …"  # more follows
     return "\n".join(line if len(line) <= num_letters else f"{line[: half - 1]}…{line[-half:]}" for line in lines[:2])

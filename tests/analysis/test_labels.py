@@ -36,5 +36,5 @@ def test_targets_in_words(values, names, task, caption):
 def test_captions_take_two_lines_and_are_cut_in_the_middle():
     assert fit_caption("dahlia", 20) == "dahlia"
     assert fit_caption("Chinese temple 0.80, dahlia 0.20", 20) == "Chinese temple 0.80,\ndahlia 0.20"
-    assert fit_caption("one two three", 5) == "one\ntwo"
+    assert fit_caption("one two three", 5) == "one\ntwo …"
     assert fit_caption("a_long_name_of_a_file_17\ndahlia", 20) == "a_long_na…_a_file_17\ndahlia"

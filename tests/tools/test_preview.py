@@ -13,7 +13,7 @@ from src.analysis.batches import choose_rows, compute_columns
 from src.competition.tables import load_train_table
 from src.config.load import load_config
 from src.config.settings import REPOSITORY
-from tools.preview import main
+from tools.preview import draw_columns, main
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,13 @@ def test_other_settings_give_another_image(folder):
     assert len(drawn) == 5
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_letters_that_the_font_lacks_is_drawn_in_silence(folder):
+    columns = [("resized", np.zeros((1, 8, 8, 1), np.uint8), ["한국어"])]
+    draw_columns(folder / "seen.png", columns, "words")
+    assert (folder / "seen.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize(("task", "targets"), [("binary", ["a"]), ("multilabel", ["a", "b"])])
 def test_few_arrays_of_many_channels(folder, capsys, task, targets):
     """Four rows, float arrays of six channels: the first channel is shown, over its own range."""
@@ -93,7 +100,7 @@ def test_few_arrays_of_many_channels(folder, capsys, task, targets):
 
 
 def test_help_is_narrow_and_quick():
-    code = "import sys; from tools.preview import main; main(['--help']); print('torch' in sys.modules)"
+    code = "import sys; from tools.preview import draw_columns, main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     *usage, has_torch = done.stdout.splitlines()
     assert usage[0] == "usage: python -m tools.preview [key=value ...] [output=FILE.png]"
