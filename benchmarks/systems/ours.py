@@ -71,7 +71,7 @@ class _EpochEnds(io.TextIOBase):
         self._timer, self._stream = timer, sys.stdout
 
     def write(self, text):
-        if re.match(r"fold 0 epoch +\d+/", text):
+        if re.match(r" *\d+/\d+ ", text):
             self._timer.end_epoch()
         return self._stream.write(text)
 
