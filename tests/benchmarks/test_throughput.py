@@ -139,7 +139,7 @@ def test_a_system_measures_what_the_cases_compare(system, tiny_task):
     assert system.endswith("loader") or 0 <= run["auc"] <= 1
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_ours_and_the_limit_end_in_ratios_and_a_report(tiny_task, tmp_path, monkeypatch, capsys):
     case = Case("pneumonia", 8, 4, {}, (Target("pure_compute", "images_per_second", 0.01),))
     monkeypatch.setitem(CASES, "pneumonia", case)
