@@ -42,9 +42,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Fact:
-    """A measurement that is no fault: a heading and lines of text, and the page's table, if not lines, in their place.
+    """A measurement that is no fault.
 
-    The table's first row are its columns' names.
+    Attributes:
+        title: heading.
+        lines: of text.
+        table: rows that the page shows in place of the lines, the names of the columns first.
     """
 
     title: str

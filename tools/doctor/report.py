@@ -49,7 +49,10 @@ def save_page(path, data, findings, facts, advice):
 def find_text(table):
     """Return the class of each column of a Fact's table: text, or that of numbers, "", which are set to the right."""
     columns = [filter(None, column) for column in zip(*table[1:], strict=True)]
-    return ["text" if any(" " in cell or not cell[0].isdigit() for cell in column) else "" for column in columns]
+    return [
+        "text" if any(" " in cell or not cell.lstrip("-")[:1].isdigit() for cell in column) else ""
+        for column in columns
+    ]
 
 
 def draw_images(data, rows, most_bytes=_MOST_BYTES):

@@ -151,4 +151,4 @@ def test_many_sizes_are_drawn_and_one_is_not(clinic, save):
 
 
 def test_columns_of_words_are_set_to_the_left():
-    assert find_text((("a", "b", "c"), ("x y", "1.5", ""), ("2", "", "no"))) == ["text", "", "text"]
+    assert find_text((("a", "b", "c"), ("x y", "1.5", ""), ("2", "-3", "no"))) == ["text", "", "text"]
