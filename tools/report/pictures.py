@@ -25,7 +25,7 @@ from src.files import save_json
 from tools.page import image_url
 
 _COUNT, _SIDE = 12, 160
-_SECONDS = 8.0  # after which no further step is begun
+_SECONDS = 15.0  # after which no further step is begun
 _MOST_PIXELS = 40_000_000  # of an image that is read
 _NUM_SEEN, _NUM_VIEWS = 6, 3  # training images, and how often each is shown
 _AUGMENTED = 64  # validation images that are predicted plain and augmented
