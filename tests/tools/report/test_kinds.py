@@ -242,7 +242,7 @@ def test_a_row_or_two(write_run, report):
     check(html)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_thousand_classes_on_a_page_in_seconds(write_run, report):
     rng = np.random.default_rng(0)
     truth = np.arange(3000) % 1000
