@@ -44,7 +44,7 @@ def build_shift(run):
     apart = f"{share(ks)} apart at most (Kolmogorov-Smirnov; by chance up to {share(limit)})"
     larger = f"a test prediction is the larger one {share(facts[worst]['auc'])} of the time (50 % where they are alike)"
     section.sentences.append(f"{word}: the two distributions of {worst} are {apart}, and {larger}.")
-    for place, name in enumerate(order[:_MOST_DRAWN]):
+    for place, name in enumerate(order[: 1 if ks < limit else _MOST_DRAWN]):
         column = run.column_names.index(name)
         figure = figures.draw_shift(run.probs[:, column], test[:, column], name, run.task != "regression")
         text = "Two like curves: the test images look to the networks as those they were scored on."
