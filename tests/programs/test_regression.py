@@ -29,7 +29,7 @@ FOLDS = np.arange(NUM_ROWS) % 3
 BRIGHTNESS = np.random.default_rng(0).permutation(np.linspace(20, 235, NUM_ROWS)).round()
 VALUES = np.stack([1000 + 10 * BRIGHTNESS, -0.01 * BRIGHTNESS], axis=1)  # of very different units
 WORDS = ["image_size=16", "train.epochs=3", "train.batch_size=4", "augment.preset=none", "model.backbone=simple_cnn",
-         "model.kwargs={}", "optimizer.lr=3e-3", "threads=1"]  # fmt: skip
+         "model.kwargs={}", "optimizer.lr=3e-3", "threads=1", "report=false"]  # fmt: skip
 REGRESSION = [*WORDS, "competition.task=regression", "competition.label=null", "competition.metric=rmse",
               "competition.targets=[t0,t1]"]  # fmt: skip
 
