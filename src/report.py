@@ -1,6 +1,7 @@
 """Starts the report of a run as a program, where tools/report is there: what it raises never ends a run."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,19 +18,19 @@ def write_report(config, run_folder, output=None, pictures=None):
     """
     if not config.report or not (REPOSITORY / "tools" / "report").is_dir():
         return None
-    words = [
-        str(run_folder),
-        *(f"{key}={value}" for key, value in (("output", output), ("pictures", pictures)) if value),
-    ]
+    options = {"output": output, "pictures": pictures}
+    words = [str(run_folder), *(f"{key}={value}" for key, value in options.items() if value)]
     path = Path(output or Path(run_folder) / "report.html")
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}  # the GPU is this process's
+    environment["PYTHONSAFEPATH"] = "1"  # or a folder "tools" of the working directory would be taken
     try:
         command = [sys.executable, "-m", "tools.report", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment)
+        done = subprocess.run(command, capture_output=True, errors="replace", timeout=_SECONDS, env=environment)
         reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     except (OSError, subprocess.SubprocessError) as error:
         reason = f"it took more than {_SECONDS} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
     if reason:
-        print(f"{path}: not written ({reason}); python -m tools.report {run_folder} tries again", file=sys.stderr)
+        again = f"python -m tools.report {shlex.join(words)} tries again"
+        print(f"{path}: not written ({reason}); {again}", file=sys.stderr)
     return None if reason else path
