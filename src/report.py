@@ -20,7 +20,7 @@ def write_report(config, run_folder, output=None, pictures=None):
         return None
     options = {"output": output, "pictures": pictures}
     words = [str(run_folder), *(f"{key}={value}" for key, value in options.items() if value)]
-    path = Path(output or Path(run_folder) / "report.html")
+    path, again = Path(output or Path(run_folder) / "report.html"), f"python -m tools.report {shlex.join(words)}"
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}  # the GPU is this process's
     environment["PYTHONSAFEPATH"] = "1"  # or a folder "tools" of the working directory would be taken
@@ -31,6 +31,5 @@ def write_report(config, run_folder, output=None, pictures=None):
     except (OSError, subprocess.SubprocessError) as error:
         reason = f"it took more than {_SECONDS} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
     if reason:
-        again = f"python -m tools.report {shlex.join(words)} tries again"
-        print(f"{path}: not written ({reason}); {again}", file=sys.stderr)
+        print(f"{path}: not written ({reason}); {again} tries again", file=sys.stderr)
     return None if reason else path

@@ -191,8 +191,9 @@ def _draw_overlay(saliency, size):
     from matplotlib.image import imsave
 
     scale = 96 / max(size)
-    rows, columns = (np.linspace(0, one - 1, max(2, round(side * scale)))
-                     for one, side in zip(saliency.shape, size, strict=True))  # fmt: skip
+    sides = (max(2, round(side * scale)) for side in size)
+    rows, columns = ((np.arange(side) + 0.5) * one / side - 0.5
+                     for one, side in zip(saliency.shape, sides, strict=True))  # fmt: skip
     wide = np.stack([np.interp(columns, np.arange(saliency.shape[1]), row) for row in saliency])
     smooth = np.stack([np.interp(rows, np.arange(saliency.shape[0]), one) for one in wide.T], axis=1)
     color = colormaps["inferno"](smooth)
