@@ -63,9 +63,15 @@ def choose_precision(config, device):
         if {"case": case, "chosen": precision} in entries:
             return precision
     print(f"timing a few training steps (fp32, bf16) of {config.model.backbone}", flush=True)
-    with first_step(config):
-        step, budget = _build_step(config, device)
-        seconds = time_steps(step, budget)
+    try:
+        with first_step(config):
+            step, budget = _build_step(config, device)
+            seconds = time_steps(step, budget)
+    except UserError as error:
+        if not isinstance(error.__cause__, (KeyError, TypeError)):
+            raise
+        print("precision=fp32: not timed, as the network takes more inputs than an image")
+        return "fp32"
     chosen = pick_faster(**seconds)
     others = [entry for entry in entries if entry.get("case") != case]
     save_json(path, [*others, {"case": case, "chosen": chosen}])

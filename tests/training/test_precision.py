@@ -180,6 +180,21 @@ def test_a_real_network_is_timed_and_nothing_random_moves(words, tmp_path, monke
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("missing", [TypeError("extract() missing 1 argument: 'right'"), KeyError("right")])
+def test_a_forks_network_of_more_inputs_is_not_timed_and_trains(missing, tmp_path, monkeypatch, capsys):
+    def forward(*args, **inputs):
+        raise missing
+
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    monkeypatch.setattr("src.model.network.Network.forward", forward)
+    config = load_config(["image_size=32", f"output_dir={tmp_path}"])
+    assert choose_precision(config, CPU) == "fp32"
+    assert capsys.readouterr().out.endswith(
+        "precision=fp32: not timed, as the network takes more inputs than an image\n"
+    )
+    assert not (tmp_path / "execution.json").exists()
+
+
 def test_a_step_that_cannot_be_computed_is_nan_but_not_the_rules(monkeypatch):
     step, _ = precision._build_step(load_config(["image_size=32"]), CPU)
     assert math.isfinite(step("fp32"))
