@@ -236,7 +236,7 @@ class Config:
     precision: str = setting("auto", "auto: on a CPU fp32 or, if timed steps are faster, bf16; on a GPU 16 bits",
                              choices=("auto", "fp32", "bf16", "fp16"))
     tracking: list[str] = setting(["auto"], "none, one or [a,b]; auto, wandb: online with a key, else offline; CSV and "
-                                  "JSON always", choices=("auto", "wandb", "tensorboard"))
+                                  "JSON always", choices=("auto", *list_names("training/tracking.py", "TRACKERS")))
     track_checkpoints: bool = setting(False, "send the weights that count to wandb, too, as an artifact")
     report: bool = setting(True, "write report.html, which shows what happened, at the end of train.py and infer.py")
     overwrite: bool = setting(False, "delete the run's folder first")

@@ -96,7 +96,6 @@ def train_run(config, words=(), interrupts=None):
                     line = f"fold {fold}: not started, stopped by {reason[0]}; {interrupts.again} resumes"
                     raise Stopped(line, reason[1])
                 train_fold(run if fold != "all" else _for_all_rows(run), fold)
-                run.tracker.end_fold(run.folder)
         except Stopped as stop:
             stopped = stop
         if processes.is_main_process:

@@ -8,72 +8,57 @@ import time
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import text
 
 from src.checkpointing.run_folder import RunFolder
 from src.config.load import config_yaml
 
 
 class TensorBoardTracker:
-    """The curves of log.csv over the epochs; at the end the config as text, the report's figures and worst images."""
+    """The curves of log.csv over the epochs; at the end the report's figures and worst images."""
 
     def __init__(self, config):
-        self._folder, self._config, self._writers = RunFolder(config.run_folder).tensorboard, config, {}
-        self._write("", 0, _text("config", config_yaml(config)))
+        self._folder, self._writers = RunFolder(config.run_folder).tensorboard, {}
+        lines = config_yaml(config).splitlines()
+        self._write("", 0, text("config", "\n".join(f"    {line}" for line in lines)))  # as Markdown leaves them
 
-    def log_epoch(self, fold, log):
-        """Write the newest row; of a fold that begins or resumes, all."""
-        name = f"fold{fold}"
-        for row in log[-1:] if name in self._writers else log:
-            known = {column: value for column, value in row.items() if value is not None and column != "epoch"}
-            self._write(name, row["epoch"], *(Summary.Value(tag=tag, simple_value=one) for tag, one in known.items()))
+    def log(self, curve, epoch, values):
+        self._write(curve, epoch, _numbers(values))
 
-    def end_fold(self, logs, mean):
-        """Write the mean over the folds so far, in place of that over fewer."""
-        if "mean" in self._writers:
-            self._writers.pop("mean").close()
-        for epoch, row in mean.iterrows() if len(logs) > 1 else ():
-            self._write("mean", epoch, *(Summary.Value(tag=tag, simple_value=one) for tag, one in row.items()))
-
-    def finish(self, logs, mean, scores, report):
-        files = {f"report/{name}": file for name, file in report.get("figures", {}).items()}
-        for number, one in enumerate(report.get("worst", ()), 1):
-            if one["picture"]:
-                files[f"worst/{number:02d} {one['id']}"] = one["picture"]
-        self._write("", 0, *(_image(tag, Path(file).read_bytes()) for tag, file in files.items()))
-        if "pooled" in scores:
-            self._write("", 0, Summary.Value(tag="pooled", simple_value=scores["pooled"]))
+    def finish(self, scores, figures, worst, page):
+        files = {f"report/{name}": file for name, file in figures.items()}
+        files |= {f"worst/{number:02d} {one['id']}": one["picture"] for number, one in enumerate(worst, 1)}
+        images = [Summary.Value(tag=tag, image=_image(file)) for tag, file in files.items()]
+        pooled = {name: value for name, value in scores.items() if name == "pooled"}
+        self._write("", 0, _numbers(pooled), Summary(value=images))
         for writer in self._writers.values():
             writer.close()
 
-    def _write(self, name, step, *values):
-        """Write values of one step; the first of a command take the place of all that were there from this step on."""
-        if name not in self._writers:
-            folder = self._folder / name
+    def _write(self, curve, epoch, *summaries):
+        """Write what an epoch has; a command's first take the place of all that was there from their epoch on."""
+        if curve not in self._writers:
+            folder = self._folder / curve
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"events.out.tfevents.{time.time_ns()}"  # the newest is read last
-            self._writers[name] = RecordWriter(open(path, "wb"))  # noqa: SIM115  open until the run ends
-            self._add(name, file_version="brain.Event:2")
-            self._add(name, step=step, session_log=SessionLog(status=SessionLog.START))
-        if values:
-            self._add(name, step=step, summary=Summary(value=values))
-        self._writers[name].flush()
+            self._writers[curve] = RecordWriter(open(path, "wb"))  # noqa: SIM115  open until the run ends
+            self._add(curve, file_version="brain.Event:2")
+            self._add(curve, step=epoch, session_log=SessionLog(status=SessionLog.START))
+        for summary in summaries:
+            self._add(curve, step=epoch, summary=summary)
+        self._writers[curve].flush()
 
-    def _add(self, name, **what):
-        self._writers[name].write(Event(wall_time=time.time(), **what).SerializeToString())
-
-
-def _text(tag, text):
-    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-    lines = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown's way to leave them as they are
-    return Summary.Value(tag=tag, metadata=metadata, tensor=TensorProto(dtype=DT_STRING, string_val=[lines.encode()]))
+    def _add(self, curve, **what):
+        self._writers[curve].write(Event(wall_time=time.time(), **what).SerializeToString())
 
 
-def _image(tag, content):
-    """Return a PNG file's content as a value; its size stands in its header."""
+def _numbers(values):
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+
+
+def _image(file):
+    """Return a PNG file as it is; its size stands in its header."""
+    content = Path(file).read_bytes()
     width, height = struct.unpack(">II", content[16:24])
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-    return Summary.Value(tag=tag, image=image)
+    return Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)

@@ -9,37 +9,60 @@ from src.errors import UserError
 from src.files import load_json
 from src.terminal import format_epoch, warn
 
-_MEANS = ["train_loss", "val_loss", "val_score"]  # the columns of log.csv that have a mean over the folds
+
+def build_wandb(config):
+    from src.training.wandb_tracker import WandbTracker  # here, since importing it takes a second
+
+    return WandbTracker(config)
+
+
+def build_tensorboard(config):
+    from src.training.tensorboard_tracker import TensorBoardTracker  # here, as above
+
+    return TensorBoardTracker(config)
+
+
+# Config -> an object with log(curve, epoch, values), for {name: number} of "fold<k>" or "mean", and with
+# finish(scores, figures, worst, page): of scores.json, the report's {name: PNG}, its worst images as report.json has
+# them, each with its "picture", and its page's path, None: there is none. The names are those of packages.
+TRACKERS = {"wandb": build_wandb, "tensorboard": build_tensorboard}
 
 
 class Tracker:
-    """A run's trackers, {name: one}, maybe none: every call is safe; one that fails is reported and left out.
-
-    Each has log_epoch(fold, log), where log holds the fold's rows of log.csv; end_fold(logs, mean), of the finished
-    folds: {number: DataFrame} and, of the epochs that all have, their mean; and finish(logs, mean, scores, report),
-    with what scores.json and report.json hold, and the page's path as "page"; {}: there is none.
-    """
+    """A run's trackers, {name: one}, maybe none: every call is safe; one that fails is reported and left out."""
 
     def __init__(self, trackers=None):
         self.trackers = trackers or {}
 
-    def log_epoch(self, fold, log):
-        self._tell("log_epoch", lambda: (fold, log))
-
-    def end_fold(self, folder):
-        self._tell("end_fold", lambda: _load_logs(folder))
+    def log_epoch(self, fold, row):
+        """Log a fold's newest row of log.csv."""
+        values = {name: value for name, value in row.items() if value is not None and name != "epoch"}
+        self._tell(lambda tracker: tracker.log(f"fold{fold}", row["epoch"], values))
 
     def finish(self, folder, scores, page=None):
-        """End the tracking of a RunFolder; page: its report's path, None: there is none."""
-        parts = ("figures", "worst")  # of the report
-        load = (lambda: load_json(page.with_suffix(".json"), *parts) | {"page": page}) if page else dict
-        self._tell("finish", lambda: (*_load_logs(folder), scores, load()))
+        """Log the finished folds' mean and a RunFolder's report, and end; page: the report's path, None: there is none.
+
+        The mean is over the epochs that all folds have; that of one fold is not logged.
+        """
+
+        def end(tracker):
+            logs = [pd.read_csv(fold.log, index_col="epoch") for fold in folder.finished_folds()]
+            mean = pd.concat(logs, join="inner").groupby("epoch") if len(logs) > 1 else ()
+            for epoch, rows in mean:
+                if len(rows) == len(logs):
+                    values = rows[["train_loss", "val_loss", "val_score"]].mean()
+                    tracker.log("mean", epoch, values.to_dict())
+            report = load_json(page.with_suffix(".json"), "figures", "worst") if page else {"figures": {}, "worst": []}
+            worst = [one for one in report["worst"] if one["picture"]]
+            tracker.finish(scores, report["figures"], worst, page)
+
+        self._tell(end)
         self.trackers = {}
 
-    def _tell(self, method, load):
+    def _tell(self, action):
         for name, tracker in list(self.trackers.items()):
             try:
-                getattr(tracker, method)(*load())
+                action(tracker)
             except Exception as error:  # whatever it raises, a run of hours must not end for it
                 del self.trackers[name]
                 _warn(name, error)
@@ -54,7 +77,7 @@ def log_epoch(run, fold, progress, is_best):
     cells = (f"{row['epoch']}/{num_epochs}", row["train_loss"], *scores, row["images_per_second"])
     is_best = is_best and row["val_score"] is not None  # of fold=all each epoch is
     print(format_epoch((*cells, row["seconds"] - before), num_epochs, run.metric.name, is_best), flush=True)
-    run.tracker.log_epoch(fold, progress.log)
+    run.tracker.log_epoch(fold, row)
 
 
 def import_early(names):
@@ -74,21 +97,10 @@ def build_tracker(config):
     trackers = {}
     for name in dict.fromkeys("wandb" if name == "auto" else name for name in config.tracking):
         try:
-            if name == "wandb":
-                from src.training.wandb_tracker import WandbTracker as Chosen  # here, since importing it takes a second
-            else:
-                from src.training.tensorboard_tracker import TensorBoardTracker as Chosen
-            trackers[name] = Chosen(config)
+            trackers[name] = TRACKERS[name](config)
         except Exception as error:  # as above
             _warn(name, error)
     return Tracker(trackers)
-
-
-def _load_logs(folder):
-    logs = {fold.number: pd.read_csv(fold.log) for fold in folder.finished_folds()}
-    num_epochs = min((len(log) for log in logs.values()), default=0)
-    rows = [log[:num_epochs] for log in logs.values()]
-    return logs, pd.concat(rows).groupby("epoch")[_MEANS].mean() if rows else pd.DataFrame()
 
 
 def _warn(name, error):

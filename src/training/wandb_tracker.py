@@ -24,83 +24,65 @@ _MOST_BYTES = 5_000_000  # of a page that is logged
 
 
 class WandbTracker:
-    """Online with a key, else offline. fold<k>/<column of log.csv> over epoch, mean/<column> at the end."""
+    """Online with a key, else offline. fold<k>/<column of log.csv> and mean/<column> over the epochs."""
 
     def __init__(self, config):
-        modes = ["online", "offline"] if _has_key() else ["offline"]
-        if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-            modes = [os.environ["WANDB_MODE"]]
-        elif "online" in modes and (reason := _why_silent()):
-            modes = ["offline"]
+        wanted = os.environ.get("WANDB_MODE")
+        mode = wanted if wanted in ("offline", "disabled") else "online" if _has_key() else "offline"
+        if mode == "online" and (reason := _why_silent()):
+            mode = "offline"
             warn(f"wandb: {reason}; this run is tracked offline; wandb sync sends it later")
-        if "online" not in modes:
+        if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which it would send to a server that hangs
-        self._config, self._folder, self._run = config, RunFolder(config.run_folder), None
-        for mode in modes:
-            try:
-                self._run = _start(mode, config)
-                break
-            except Exception:
-                if mode == modes[-1]:
-                    raise
+        self._config = config
+        try:
+            self._run = _start(mode, config)
+        except Exception:
+            if mode != "online":
+                raise
+            self._run = _start("offline", config)
 
-    def log_epoch(self, fold, log):
-        row = {name: value for name, value in log[-1].items() if value is not None}
-        self._run.log({f"fold{fold}/{name}" if name != "epoch" else name: value for name, value in row.items()})
+    def log(self, curve, epoch, values):
+        self._run.log({"epoch": epoch} | {f"{curve}/{name}": value for name, value in values.items()})
 
-    def end_fold(self, logs, mean):
-        """Show the folds' validation scores and their mean so far in one chart."""
-        if len(logs) > 1:
-            lines = {f"fold {number}": log.set_index("epoch") for number, log in logs.items()} | {"mean": mean}
-            curves = [line["val_score"].tolist() for line in lines.values()], list(lines)
-            epochs = [line.index.tolist() for line in lines.values()]
-            self._run.log({"folds": wandb.plot.line_series(epochs, *curves, title="val_score", xname="epoch")})
-
-    def finish(self, logs, mean, scores, report):
-        """Log the mean curves, the report, its worst images as a table and, with track_checkpoints, the weights."""
+    def finish(self, scores, figures, worst, page):
+        """Log the report, its worst images as a table and, with track_checkpoints, the weights."""
         self._run.summary.update(scores)
         try:
-            self._log_files(logs, mean, report)
+            files = {f"report/{name}": wandb.Image(file) for name, file in figures.items()}
+            if worst:
+                files["worst"] = _build_table(worst)
+            if page and page.stat().st_size <= _MOST_BYTES:
+                files["report/page"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+            if files:
+                self._run.log(files)
+            if self._config.track_checkpoints:
+                self._log_weights(RunFolder(self._config.run_folder))
         finally:
             self._run.finish()
         folder = Path(self._run.settings.sync_dir)
         if self._run.settings._offline and list(folder.glob("*.wandb")):
             print(f"wandb sync {shlex.quote(os.path.relpath(folder))}")
 
-    def _log_files(self, logs, mean, report):
-        for epoch, row in mean.iterrows() if len(logs) > 1 else ():
-            self._run.log({"epoch": epoch} | {f"mean/{name}": value for name, value in row.items()})
-        files = {f"report/{name}": wandb.Image(file) for name, file in report.get("figures", {}).items()}
-        if worst := [one for one in report.get("worst", ()) if one["picture"]]:
-            files["worst"] = _build_table(worst)
-        if report and report["page"].stat().st_size <= _MOST_BYTES:
-            files["report/page"] = wandb.Html(report["page"].read_text(encoding="utf-8"), inject=False)
-        if files:
-            self._run.log(files)
-        if self._config.track_checkpoints:
-            self._log_weights()
-
-    def _log_weights(self):
-        """Log what infer.py needs of the run as one artifact."""
+    def _log_weights(self, folder):
+        """Log what infer.py needs of a RunFolder as one artifact."""
         artifact = wandb.Artifact(re.sub("[^A-Za-z0-9_.-]", "_", self._run.group)[:128], type="model")
-        folds = [*self._folder.finished_folds(), self._folder.fold("all")]
-        for path in (path for fold in folds for path in (fold.meta, fold.weights(self._config.train.select))):
+        folds, select = [*folder.finished_folds(), folder.fold("all")], self._config.train.select
+        files = [path for fold in folds for path in (fold.meta, fold.weights(select))]
+        for path in (*files, folder.config, folder.folds, folder.oof, folder.scores):
             if path.is_file():
-                artifact.add_file(path, name=path.relative_to(self._folder.path).as_posix())
-        for path in (self._folder.config, self._folder.folds, self._folder.oof, self._folder.scores):
-            if path.is_file():
-                artifact.add_file(path)
+                artifact.add_file(path, name=path.relative_to(folder.path).as_posix())
         self._run.log_artifact(artifact)
 
 
 def _build_table(worst):
-    targets, probs = list(worst[0]["targets"]), list(worst[0]["probs"])
-    names = ["id", "fold", "image", "loss", *(f"target {name}" for name in targets), *probs]
-    table = wandb.Table(columns=names)
+    rows = []
     for one in worst:
-        image, numbers = wandb.Image(one["picture"]), (*one["targets"].values(), *one["probs"].values())
-        table.add_data(one["id"], one["fold"], image, one["loss"], *numbers)
-    return table
+        targets = {f"target {name}": value for name, value in one["targets"].items()}
+        probs = {f"prob {name}": value for name, value in one["probs"].items()}
+        image = wandb.Image(one["picture"])
+        rows.append({"id": one["id"], "fold": one["fold"], "image": image, "loss": one["loss"]} | targets | probs)
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
 
 
 def _start(mode, config):
@@ -118,7 +100,8 @@ def _start(mode, config):
         allow_val_change=True, dir=folder, config=asdict(config), mode=mode, settings=settings,
     )  # fmt: skip
     run.define_metric("epoch")
-    run.define_metric("fold*", step_metric="epoch")
+    for curve in ("fold*", "mean*"):
+        run.define_metric(curve, step_metric="epoch")
     return run
 
 

@@ -50,12 +50,18 @@ ENTRIES = [
     ("inference/tta.py", "VIEWS", "my_view", "def my_view(images):\n    return images.roll(1, 3)", "(my_view,)"),
     ("inference/ensemble.py", "ENSEMBLES", "my_ensemble",
      "def my_ensemble(probs):\n    return np.median(probs, axis=0)", "my_ensemble"),
+    ("training/tracking.py", "TRACKERS", "logging",
+     "class MyTracker:\n"
+     "    def __init__(self, config):\n        self.logged = []\n\n"
+     "    def log(self, curve, epoch, values):\n        self.logged.append((curve, epoch))\n\n"
+     "    def finish(self, scores, figures, worst, page):\n        print('tracked', *self.logged)", "MyTracker"),
 ]  # fmt: skip
 CHOSEN = [
     *("loss.name=my_loss", "loss.kwargs.power=1.5", "competition.metric=my_metric", "model.backbone=my_backbone"),
     *("model.kwargs={}", "model.kwargs.width=6", "model.head=my_head", "augment.kwargs.my_augmentation=0.3"),
     *("train.sampler=my_sampler", "optimizer.name=my_optimizer", "train.average=my_average"),
     *("schedule.name=my_schedule", "schedule.kwargs.factor=0.3", "folds=my_split", "train.my_setting=4"),
+    "tracking=logging",  # a tracker's name is its package's
 ]
 
 
@@ -117,6 +123,7 @@ def test_one_function_and_one_entry_are_trained_predicted_with_and_listed(fork):
         log = pd.read_csv(folder / f"outputs/demo_default/fold{fold}/log.csv")
         assert scores["best"]["folds"][str(fold)] == log["val_score"].min()
     assert "x 2 folds x 2 views" in printed
+    assert "tracked " + " ".join(f"({c!r}, {e})" for c in ("fold0", "fold1", "mean") for e in (1, 2)) in printed
     assert re.search(r"test my_metric: 0\.\d+", printed)
 
 

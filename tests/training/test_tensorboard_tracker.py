@@ -1,5 +1,7 @@
 """TensorBoard's event files, read back with its own reader."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,32 +31,26 @@ def config(tmp_path):
 
 
 def test_a_resumed_fold_continues_its_curve_and_no_step_is_there_twice(config):
-    log = [{"epoch": epoch, "val_score": epoch / 8, "val_loss": None} for epoch in range(1, 6)]
     first = TensorBoardTracker(config)
-    for count in (1, 2, 3):
-        first.log_epoch(0, log[:count])
+    for epoch in (1, 2, 3):
+        first.log("fold0", epoch, {"val_score": epoch / 8})
     resumed = TensorBoardTracker(config)  # its state was saved after epoch 2
-    log[2] = {"epoch": 3, "val_score": 0.5}
-    for count in (3, 4, 5):
-        resumed.log_epoch(0, log[:count])
+    for epoch, score in ((3, 0.5), (4, 0.5), (5, 0.625)):
+        resumed.log("fold0", epoch, {"val_score": score})
     folder = config.run_folder / "tensorboard"
     assert read_curve(folder / "fold0", "val_score") == [(1, 0.125), (2, 0.25), (3, 0.5), (4, 0.5), (5, 0.625)]
     assert read(folder / "fold0").Tags()["scalars"] == ["val_score"]
     shown = PluginEventAccumulator(str(folder))  # what its pages read
     shown.Reload()
-    (text,) = shown.Tensors("config")
+    (text,) = shown.Tensors("config/text_summary")
     assert b"    name: run\n" in text.tensor_proto.string_val[0]
 
 
 def test_the_mean_over_more_folds_takes_the_place_of_that_over_fewer(config):
-    tracker = Tracker({"tensorboard": TensorBoardTracker(config)})
-    folder = config.run_folder / "tensorboard/mean"
-    tracker.end_fold(write_logs(config.run_folder, fold0=[0.0, 1.0]))
-    assert not folder.exists()  # the mean of one fold is that fold
-    tracker.end_fold(write_logs(config.run_folder, fold1=[0.5, 0.5]))
-    assert read_curve(folder, "val_score") == [(1, 0.25), (2, 0.75)]
-    tracker.end_fold(write_logs(config.run_folder, fold2=[1.0, 0.0]))
-    assert read_curve(folder, "val_score") == [(1, 0.5), (2, 0.5)]
+    folder, write = config.run_folder / "tensorboard/mean", partial(write_logs, config.run_folder)
+    for logs, mean in (({"fold1": [0.5, 0.5]}, [(1, 0.25), (2, 0.75)]), ({"fold2": [1.0, 0.0]}, [(1, 0.5), (2, 0.5)])):
+        Tracker({"one": TensorBoardTracker(config)}).finish(write(fold0=[0.0, 1.0], **logs), {})
+        assert read_curve(folder, "val_score") == mean
 
 
 def test_pictures_of_the_report_are_images(config, tmp_path):
@@ -74,6 +70,6 @@ def test_a_full_disk_is_one_line(config, capsys):
     tracker = Tracker({"tensorboard": TensorBoardTracker(config)})
     (config.run_folder / "tensorboard/fold0").write_text("in the way")
     for _ in range(2):
-        tracker.log_epoch(0, [{"epoch": 1, "val_score": 0.5}])
+        tracker.log_epoch(0, {"epoch": 1, "val_score": 0.5})
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tensorboard: off for this run (FileExistsError: ")

@@ -45,21 +45,28 @@ def test_the_first_failure_is_a_line_and_ends_that_tracker_alone(capsys, tmp_pat
     gone, other = Recorder(is_gone=True), Recorder()
     tracker = Tracker({"wandb": gone, "tensorboard": other})
     for _ in range(3):
-        tracker.log_epoch(0, [{"epoch": 1}])
+        tracker.log_epoch(0, {"epoch": 1})
     tracker.finish(RunFolder(tmp_path), {"pooled": 0.5})
     assert len(gone.told) == 1
-    assert [one[0] for one in other.told] == ["log_epoch"] * 3 + ["finish"]
+    assert [one[0] for one in other.told] == ["log"] * 3 + ["finish"]
     assert capsys.readouterr().err == "wandb: off for this run (ConnectionError: server is gone); log.csv is written\n"
 
 
 def test_the_mean_is_of_the_finished_folds_and_the_epochs_that_all_have(tmp_path):
     recorder = Recorder()
     folder = write_logs(tmp_path, fold0=[0.5, 0.75, 1.0], fold1=[0.25, 0.25])
-    Tracker({"one": recorder}).end_fold(folder)
-    _, logs, mean = recorder.told[0]
-    assert sorted(logs) == [0, 1]
-    assert mean["val_score"].to_dict() == {1: 0.375, 2: 0.5}
-    assert mean["train_loss"].to_dict() == {1: 1.0, 2: 1.0}
+    Tracker({"one": recorder}).finish(folder, {"pooled": 0.5})
+    rest = {"train_loss": 1.0, "val_loss": 0.5}
+    assert recorder.told == [
+        ("log", "mean", 1, {"val_score": 0.375} | rest),
+        ("log", "mean", 2, {"val_score": 0.5} | rest),
+        ("finish", {"pooled": 0.5}, {}, [], None),
+    ]
+
+
+def test_the_mean_of_one_fold_is_that_fold(tmp_path):
+    Tracker({"one": (recorder := Recorder())}).finish(write_logs(tmp_path, fold0=[0.5]), {})
+    assert [one[0] for one in recorder.told] == ["finish"]
 
 
 def test_a_report_that_cannot_be_read_ends_no_run(tmp_path, capsys):
@@ -69,7 +76,7 @@ def test_a_report_that_cannot_be_read_ends_no_run(tmp_path, capsys):
 
 
 def test_none_tracks_nothing(tmp_path):
-    build_tracker(load_config([f"output_dir={tmp_path}", "name=run", "tracking=none"])).log_epoch(0, [{"epoch": 1}])
+    build_tracker(load_config([f"output_dir={tmp_path}", "name=run", "tracking=none"])).log_epoch(0, {"epoch": 1})
     assert not (tmp_path / "run").exists()
 
 
@@ -113,7 +120,8 @@ def test_an_epoch_is_a_printed_line_and_a_row(capsys):
         " 1/12     0.1250     0.2500      0.50000*     80.0      4.0\n"
         " 2/12     0.1250     0.2500      0.75000      80.0      4.0\n"
     )
-    assert recorder.told[1] == ("log_epoch", 3, progress.log)
+    values = {name: value for name, value in progress.log[1].items() if name != "epoch"}
+    assert recorder.told[1] == ("log", "fold3", 2, values)
     assert progress.log[1] == {
         "epoch": 2, "lr": 0.1, "train_loss": 0.125, "images_per_second": 80.0, "val_loss": 0.25, "val_score": 0.75,
         "seconds": 8.0,
