@@ -74,13 +74,13 @@ def compute_columns(config, table, num_augmented=7):
     for epoch in range(num_augmented):
         inputs, captions = next(augmented.batches(epoch))["inputs"], labels
         if augmentation.num_views > 1:
-            views = [f"epoch {epoch}", *(f"epoch {epoch}, AugMix {number}" for number in (1, 2))]
+            views = [f"epoch {epoch + 1}", *(f"epoch {epoch + 1}, AugMix {number}" for number in (1, 2))]
             columns += [(heading, join_images(inputs)[:, view], labels) for view, heading in enumerate(views)]
             continue
         if mixer:
             inputs, targets = _mix(mixer, inputs, table.targets, config.seed + epoch)
             captions = [describe(row) for row in targets]
-        columns.append((f"epoch {epoch}", join_images(inputs), captions))
+        columns.append((f"epoch {epoch + 1}", join_images(inputs), captions))
     return columns[: 1 + num_augmented], describe_transforms(augmentation.transforms)
 
 

@@ -128,7 +128,7 @@ def round_to_grades(values, grades):
 
 
 def roc_auc(positive, probs):
-    """Area under the ROC curve."""
+    """Area under the ROC curve: how often a positive row scores above a negative one; guessing gives 0.5."""
     return metrics.roc_auc_score(positive, probs)
 
 
@@ -141,7 +141,7 @@ def partial_auc(positive, probs, min_tpr=0.8):
 
 
 def average_precision(positive, probs):
-    """Area under the precision-recall curve, as a sum of steps."""
+    """Area under the precision-recall curve, as a sum of steps; guessing gives the share of positives."""
     return metrics.average_precision_score(positive, probs)
 
 

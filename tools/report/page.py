@@ -9,6 +9,7 @@ from tools.report.metadata import build_groups
 from tools.report.parts import Page, as_json, number, seconds_in_words
 from tools.report.run_files import load_run_files
 from tools.report.shift import build_shift
+from tools.report.words import list_words
 
 _BUILDERS = (
     sections.build_folds,
@@ -53,7 +54,7 @@ def build_page(path, output=None, pictures=None, has_images=True):
     command = choose_command(run, found)
     kicker = f"{run.config.competition.name} · {run.task} · {_describe_kind(run)}"
     built.sort(key=lambda one: _ORDER.index(one.name))
-    page = Page(run.name, kicker, big, lines, _list_facts(run), command, built)
+    page = Page(run.name, kicker, big, lines, _list_facts(run), command, built, list_words(run, built))
     return page, as_json(facts | {"command": command})
 
 

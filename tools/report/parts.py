@@ -83,6 +83,7 @@ class Page:
     facts: list[tuple[str, str]]  # small numbers in the card: (name, value)
     command: str | None  # the next one
     sections: list[Section]
+    words: list[tuple[str, str]] = field(default_factory=list)  # (word, what it means)
 
 
 def number(value, digits=5):

@@ -77,6 +77,8 @@ def test_binary(write_run, report):
     low, high = facts["interval"]
     assert f"95 % {low:.5f} to {high:.5f}" in text
     assert facts["command"] == facts["advice"][0]["command"]  # there are test predictions
+    for word in ("roc_auc Area under the ROC curve: how often a positive", "fold One part of", "epoch One pass over"):
+        assert word in text
 
 
 def test_multiclass(write_run, report):
