@@ -18,6 +18,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from src.analysis.curve_bands import compute_bands, compute_mean_roc, order_columns, sample_rows, thin
+
 # At least 3 to 1 on the page's light and dark ground, and apart for the colour-blind (after Okabe and Ito, 2008).
 COLORS = ("#2f7fc4", "#d1611c", "#148f6b", "#b35fa5", "#8f7a12", "#6470dd", "#c24c4c", "#5f8a8b")
 INK = "#1c2024"  # of text and axes; `save_svg` makes it the page's own colour
@@ -117,7 +119,7 @@ def draw_runs(logs, column, label):
         mean = log.groupby("epoch")[column].mean()
         color = COLORS[place % len(COLORS)]
         style = {"color": color, "ls": "-" if place < len(COLORS) else "--", "marker": "o" if len(mean) < 4 else None}
-        axes.plot(*_thin(mean.index.to_numpy(), mean.to_numpy()), label=_short(name, 40), ms=4, **style)
+        axes.plot(*thin(mean.index.to_numpy(), mean.to_numpy()), label=_short(name, 40), ms=4, **style)
     _set_epochs(axes, next(iter(logs.values())), label)
     axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=1)
     return figure
@@ -194,7 +196,7 @@ def draw_roc(targets, probs, names, groups=None, columns=None):
         axes.plot(found.fpr, found.tpr, color=COLORS[place], label=f"{_short(names[column])}, AUC {found.auc:.4f}")
     if len(columns) > len(shown):
         label = f"mean of {len(columns)} columns"
-        axes.plot(*_mean_roc(targets, probs, columns), color=INK, ls="--", lw=1.4, label=label)
+        axes.plot(*compute_mean_roc(targets, probs, columns), color=INK, ls="--", lw=1.4, label=label)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     _legend(axes, loc="lower right")
     return figure
@@ -312,7 +314,7 @@ def draw_shift(val, test, name, is_probability=True):
 def draw_predicted(targets, predicted, name):
     """Draw predicted over true values (N,) of a regression; of many rows 2,000 are drawn."""
     figure, axes = _figure(height=3.5)
-    rows = draw_rows(len(targets), 2000)
+    rows = sample_rows(len(targets), 2000)
     low, high = _limits(np.concatenate([targets, predicted]))
     axes.plot([low, high], [low, high], color=INK, lw=0.8, ls=":", alpha=0.6)
     axes.plot(targets[rows], predicted[rows], ls="", marker="o", ms=3, mew=0, alpha=0.45, rasterized=len(rows) > 500)
@@ -340,7 +342,7 @@ def draw_sizes(widths, heights, is_test):
     """Draw the sizes of images in pixels, (N,) each: dots of training, crosses of test; of many, some at random."""
     figure, axes = _figure()
     for is_in, marker, label in ((~is_test, "o", "train"), (is_test, "x", "test")):
-        rows = np.flatnonzero(is_in)[draw_rows(int(is_in.sum()), _MOST_POINTS)]
+        rows = np.flatnonzero(is_in)[sample_rows(int(is_in.sum()), _MOST_POINTS)]
         if len(rows):
             axes.plot(widths[rows], heights[rows], marker, ms=4, alpha=0.7, label=label)
     axes.set(xlabel="width, pixels", ylabel="height, pixels")
@@ -383,104 +385,6 @@ def overlay_saliency(image, saliency):
     return ((1 - weight) * np.broadcast_to(image, (*image.shape[:2], 3)) + weight * color).round().astype(np.uint8)
 
 
-class Bands:
-    """ROC and precision-recall of one column with bands (see `compute_bands`); thinned to what a figure shows."""
-
-    def __init__(self, fpr, tpr, recall, precision, share, auc, average_precision):
-        self.fpr, self.tpr, self.recall, self.precision = fpr, tpr, recall, precision
-        self.share, self.auc, self.average_precision = share, auc, average_precision
-        self.grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
-        self.recall_grid = np.linspace(0.02, 1, 81)
-        self.tpr_low = self.tpr_high = self.precision_low = self.precision_high = None
-
-
-def compute_bands(targets, probs, groups=None, num_samples=200, seed=0, max_work=2e7):
-    """Return the Bands of one column; both arguments (N,), nan where a target is not known.
-
-    The bootstrap draws each unit a Poisson(1) number of times (Hanley and MacGibbon, Creating Non-parametric Bootstrap
-    Samples Using Poisson Frequencies, 2006), a unit being a row or a group; of rows it draws the counts of at most
-    1,000 bins of equal count, which is the same thing at the bins' ends.
-
-    Args:
-        groups: (N,), equal ones are one unit; None: each row its own.
-        max_work: rows that the samples of groups read at most; they become fewer, at least 20.
-    """
-    known = ~np.isnan(targets)
-    positive, values = targets[known] >= 0.5, np.asarray(probs, dtype=np.float64)[known]
-    order = np.argsort(-values, kind="stable")
-    positive, values = positive[order], values[order]
-    ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
-    counts = np.stack([np.cumsum(positive)[ends], np.cumsum(~positive)[ends]]).astype(np.float64)
-    total = counts[:, -1]
-    tpr, fpr = (np.append(0, one / max(all_, 1)) for one, all_ in zip(counts, total, strict=True))
-    precision = counts[0] / counts.sum(axis=0)
-    steps = np.diff(tpr)
-    found = Bands(*_thin(fpr, tpr), *_thin(tpr[1:], precision), total[0] / max(1, len(values)),
-                  float(np.trapezoid(tpr, fpr)), float((steps * precision).sum()))  # fmt: skip
-    if len(ends) > 1000:
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, 1000).round().astype(int))]
-    rng, tprs, precisions = np.random.default_rng(seed), [], []
-    for tp, fp in _draw_counts(positive, ends, None if groups is None else groups[known][order], rng,
-                               num_samples, max_work):  # fmt: skip
-        if tp[-1] and fp[-1]:
-            one_tpr, one_fpr = np.append(0, tp / tp[-1]), np.append(0, fp / fp[-1])
-            tprs.append(np.interp(found.grid, one_fpr, one_tpr))
-            precisions.append(np.interp(found.recall_grid, one_tpr[1:], tp / np.maximum(tp + fp, 1e-9)))
-    if len(tprs) >= 20:
-        found.tpr_low, found.tpr_high = np.quantile(tprs, (0.025, 0.975), axis=0)
-        found.precision_low, found.precision_high = np.quantile(precisions, (0.025, 0.975), axis=0)
-    return found
-
-
-def order_columns(targets, probs, max_work=1e7):
-    """Return the columns that have a positive and a negative, those with the lowest ROC AUC first.
-
-    Of more than max_work values as many rows are drawn at random.
-    """
-    rows = draw_rows(len(targets), max(1000, int(max_work / targets.shape[1])))
-    aucs = np.array([compute_areas(targets[rows, one], probs[rows, one])[0] for one in range(targets.shape[1])])
-    order = np.argsort(aucs, kind="stable")  # nan comes last
-    return order[: np.isfinite(aucs).sum()].tolist()
-
-
-def compute_areas(targets, probs):
-    """Return (ROC AUC, average precision) of one column (N,), nan without both sides; nan targets do not count."""
-    known = ~np.isnan(targets)
-    if not 0 < (targets[known] >= 0.5).sum() < known.sum():
-        return math.nan, math.nan
-    found = compute_bands(targets, probs, num_samples=0)
-    return found.auc, found.average_precision
-
-
-def _draw_counts(positive, ends, groups, rng, num_samples, max_work):
-    """Yield bootstrap samples: the positives and negatives (E,) up to each of `ends`."""
-    if groups is None:
-        starts = np.append(0, ends[:-1] + 1)
-        of_bins = np.add.reduceat(positive.astype(np.int64), starts)
-        sizes = np.diff(np.append(starts, len(positive)))
-        for _ in range(num_samples):
-            yield np.cumsum(rng.poisson(of_bins)), np.cumsum(rng.poisson(sizes - of_bins))
-        return
-    units = np.unique(groups, return_inverse=True)[1]
-    for _ in range(int(np.clip(max_work / len(units), 20, num_samples))):
-        weights = rng.poisson(1, units.max() + 1)[units]
-        yield np.cumsum(weights * positive)[ends], np.cumsum(weights * ~positive)[ends]
-
-
-def _mean_roc(targets, probs, columns, most=200):
-    """Return (grid, mean true-positive rate) of columns, of many a sample, on 20,000 rows at most."""
-    rows = draw_rows(len(targets), 20_000)
-    grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
-    chosen, curves = np.array(columns)[draw_rows(len(columns), most)], []
-    for column in chosen:
-        known = rows[~np.isnan(targets[rows, column])]
-        positive = targets[known, column][np.argsort(-probs[known, column], kind="stable")] >= 0.5
-        if 0 < positive.sum() < len(positive):
-            tpr, fpr = np.cumsum(positive) / positive.sum(), np.cumsum(~positive) / (~positive).sum()
-            curves.append(np.interp(grid, np.append(0, fpr), np.append(0, tpr)))
-    return grid, np.mean(curves, axis=0) if curves else np.full(len(grid), np.nan)
-
-
 def _draw_losses(axes, log):
     has_val = "val_loss" in log and log["val_loss"].notna().any()
     _draw_over_epochs(axes, log, "train_loss", "training", COLORS[0])
@@ -504,13 +408,13 @@ def _draw_over_epochs(axes, log, column, label, color):
     rows = log[log[column].notna()]
     folds = list(rows.groupby("fold", sort=False)) if "fold" in rows else [(0, rows)]
     for _, one in folds if 1 < len(folds) <= 20 else ():
-        axes.plot(*_thin(one["epoch"].to_numpy(), one[column].to_numpy()), color=color, lw=0.8, alpha=0.45)
+        axes.plot(*thin(one["epoch"].to_numpy(), one[column].to_numpy()), color=color, lw=0.8, alpha=0.45)
     mean = rows.groupby("epoch")[column].mean()
     marker = "o" if len(mean) < 4 else None
     label = (
         f"{label} (thick: mean of {len(folds)} folds)" if label and len(folds) > 1 and label != "training" else label
     )
-    axes.plot(*_thin(mean.index.to_numpy(), mean.to_numpy()), color=color, label=label, marker=marker, ms=4)
+    axes.plot(*thin(mean.index.to_numpy(), mean.to_numpy()), color=color, label=label, marker=marker, ms=4)
 
 
 def _set_epochs(axes, log, label):
@@ -579,19 +483,6 @@ def _legend_of(axes, colors):
 def _short(name, most=24):
     name = "".join(one if one.isprintable() else "?" for one in str(name))
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _thin(first, second):
-    """Return two arrays of the same length, thinned to at most 400 points that keep both ends."""
-    if len(first) <= _MOST_POINTS:
-        return first, second
-    rows = np.unique(np.linspace(0, len(first) - 1, _MOST_POINTS).round().astype(int))
-    return first[rows], second[rows]
-
-
-def draw_rows(count, most, seed=0):
-    """Return the indices of `count` rows, of more than `most` as many drawn at random, in order."""
-    return np.arange(count) if count <= most else np.sort(np.random.default_rng(seed).choice(count, most, False))
 
 
 def _limits(values):

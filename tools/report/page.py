@@ -2,27 +2,28 @@
 
 import datetime
 
-from tools.report import sections
+from src.evaluation.judgement import describe_interval, describe_judgement
+from tools.report import predictions, reproduction, training
 from tools.report.advice import build_advice
 from tools.report.images import Pictures, build_errors, build_seen
 from tools.report.metadata import build_groups
-from tools.report.parts import Page, as_json, number, seconds_in_words
+from tools.report.parts import Page, as_json, number, plural, seconds_in_words
 from tools.report.run_files import load_run_files
 from tools.report.shift import build_shift
 from tools.report.words import list_words
 
 _BUILDERS = (
-    sections.build_folds,
-    sections.build_curves,
-    sections.build_ranking,
-    sections.build_calibration,
-    sections.build_confusion,
-    sections.build_distributions,
+    training.build_folds,
+    training.build_curves,
+    predictions.build_ranking,
+    predictions.build_calibration,
+    predictions.build_confusion,
+    predictions.build_distributions,
     build_groups,
     build_shift,
-    sections.build_time,
-    sections.build_settings,
-    sections.build_reproduction,
+    training.build_time,
+    reproduction.build_settings,
+    reproduction.build_reproduction,
 )
 _ORDER = ("folds", "curves", "ranking", "calibration", "confusion", "distributions", "errors", "groups", "augmentation",
           "shift", "time", "settings", "reproduce", "advice")  # fmt: skip
@@ -46,7 +47,7 @@ def build_page(path, output=None, pictures=None, has_images=True):
     if (advice := build_advice(run, found)) is not None:
         built.append(advice)
         found |= advice.facts
-    big, lines = sections.describe_score(run)
+    big, lines = describe_score(run)
     facts = {"run": str(run.folder.path), "kind": run.kind, "metric": run.metric.name, "task": run.task}
     known = run.scores
     facts |= {"score": known.get("pooled"), "interval": known.get("interval"), "mean": known.get("mean")}
@@ -88,3 +89,22 @@ def _list_facts(run):
         facts.append(("backbone", run.config.model.backbone))
         facts.append(("image size", " x ".join(map(str, run.config.image_size))))
     return facts
+
+
+def describe_score(run):
+    """Return (the score in large letters, lines below it) of the card."""
+    scores, name = run.scores, run.metric.name
+    if not scores:
+        done = plural(int(run.log["epoch"].max()), "epoch") if len(run.log) else "no epoch"
+        if list(run.metas) == ["all"]:
+            return "no score", ["One network was trained on every row (fold=all), so no rows are left to score it on."]
+        return "no score yet", [f"No fold is finished ({done} done); the same command resumes it."]
+    lines = [f"{name}, out-of-fold, 95 % {describe_interval(scores['interval'])}"]
+    if "by_unit" in scores:
+        unit, how = run.config.competition.predict_by, run.config.competition.predict_with
+        interval = describe_interval(scores["by_unit_interval"])
+        lines.append(f"{how} of the rows of a {unit}: {number(scores['by_unit'])}, 95 % {interval}")
+    if run.config.train.teacher:
+        lines.append("This score is optimistic: networks of train.teacher have seen the labels of the rows it is of.")
+    sentences = describe_judgement(run.metric, scores, run.oof.groups is not None)
+    return number(scores["pooled"]), [*lines, *(f"{one[0].upper()}{one[1:]}." for one in sentences)]

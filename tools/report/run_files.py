@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.analysis.figures import compute_areas, draw_rows
+from src.analysis.curve_bands import compute_areas, sample_rows
 from src.checkpointing.run_folder import FoldFolder, RunFolder
 from src.competition.paths import locate
 from src.competition.tables import read_table
@@ -73,7 +73,7 @@ class RunFiles:
     @cached_property
     def rows_of_areas(self):
         """The rows that `areas` are of: all, or of many values some drawn at random."""
-        return draw_rows(len(self.targets), max(2000, int(_MOST_VALUES / len(self.column_names))))
+        return sample_rows(len(self.targets), max(2000, int(_MOST_VALUES / len(self.column_names))))
 
     @cached_property
     def areas(self):

@@ -4,6 +4,7 @@ import numpy as np
 from scipy import stats
 
 from src.analysis import figures
+from src.analysis.curve_bands import compute_areas, sample_rows
 from tools.report.parts import Drawing, Section, Table, number, share
 
 _MOST_COLUMNS, _MOST_DRAWN = 20, 3
@@ -26,9 +27,9 @@ def build_shift(run):
     facts = {}
     for column in run.order[:_MOST_COLUMNS] if run.task != "regression" else range(min(_MOST_COLUMNS, test.shape[1])):
         val, own = run.probs[:, column], test[:, column]
-        rows = figures.draw_rows(len(own), 200_000)
+        rows = sample_rows(len(own), 200_000)
         truth = np.append(np.zeros(len(val)), np.ones(len(rows)))
-        auc = figures.compute_areas(truth, np.append(val, own[rows]))[0]
+        auc = compute_areas(truth, np.append(val, own[rows]))[0]
         facts[run.column_names[column]] = {
             "val_mean": float(val.mean()), "test_mean": float(own.mean()), "auc": auc,
             "ks": float(stats.ks_2samp(val, own[rows], method="asymp").statistic),

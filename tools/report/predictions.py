@@ -1,102 +1,17 @@
-"""Sections of one run's page that its out-of-fold predictions and logs fill, in the order in which a person asks."""
+"""Sections of one run's page that its out-of-fold predictions fill."""
 
 import numpy as np
 
 from src.analysis import figures
-from src.config.help import as_word
-from src.config.settings import Config, settings, value_of
+from src.analysis.curve_bands import sample_rows
 from src.evaluation.calibration_error import expected_calibration_error
-from src.evaluation.judgement import describe_interval
 from src.evaluation.metrics import round_to_grades
-from tools.report.parts import NONE, Drawing, Section, Table, number, plural, seconds_in_words, share, short, span
+from tools.report.parts import Drawing, Section, Table, number, share, short
 
 _MOST_CLASSES = 30  # that a confusion table is drawn of
 _MOST_COLUMNS = 200  # whose quantiles are found
 _MOST_ROWS = 40  # of a table on the page; report.json has all
 _MOST_CELLS = 300_000  # that the calibration error's bootstrap reads
-
-
-def build_folds(run):
-    """Each fold's score with its interval, beside all rows'."""
-    scores = run.scores
-    if not scores:
-        return None
-    names, intervals = list(scores["folds"]), scores.get("fold_intervals", {})
-    values = [scores["folds"][name] for name in names]
-    sizes = [int((run.oof.folds == int(name)).sum()) for name in names]
-    found = {
-        name: {"score": value, "interval": intervals.get(name), "rows": size}
-        for name, value, size in zip(names, values, sizes, strict=True)
-    }
-    section = Section("folds", "Folds", facts={"folds": found, "mean": scores["mean"]})
-    if len(names) == 1:
-        rest = f" of {run.num_folds}" if run.num_folds and run.num_folds > 1 else ""
-        section.sentences.append(f"One fold{rest} is trained, so how much folds differ is not known yet.")
-    else:
-        ends = f"from {number(min(values))} to {number(max(values))}"
-        section.sentences.append(f"{len(names)} folds score {ends}, {number(scores['mean'])} on average.")
-        lines = [intervals.get(name) for name in names]
-        figure = figures.draw_folds(names, values, lines, scores["pooled"], run.metric.name)
-        text = "Dots far from the line, beyond their bars, say that a fold holds other images than the rest."
-        section.drawings.append(Drawing("folds", figure, text))
-    rows = [
-        [name, f"{one['rows']:,}", number(one["score"]), span(one["interval"]), *_describe_meta(run, name)]
-        for name, one in found.items()
-    ]
-    header = ["fold", "rows", run.metric.name, "95 %", "epoch", "seconds"]
-    section.tables.append(Table(header, rows))
-    return section
-
-
-def _describe_meta(run, name):
-    meta = run.metas.get(int(name), {})
-    epoch = meta.get("best_epoch" if run.config.train.select == "best" else "epoch")
-    seconds = meta.get("seconds")
-    return [NONE if epoch is None else epoch, NONE if seconds is None else f"{seconds:.1f}"]
-
-
-def build_curves(run):
-    """Training against validation over epochs, learning rate, gradient norms."""
-    log = run.log
-    if not len(log):
-        return None
-    section = Section("curves", "Training", facts={"curves": _tabulate_log(log)})
-    has_val = "val_loss" in log and log["val_loss"].notna().any()
-    if not has_val:
-        section.sentences.append("Trained on every row, so there is no validation: the loss alone is known.")
-    elif "all" in set(log["fold"]):
-        section.sentences.append("The curves are those of the folds; fold=all has no validation and is left out.")
-        log = log[log["fold"] != "all"]
-    text = "Both fall: it learns. Training falls and validation rises: it learns the images by heart (overfitting)."
-    section.drawings.append(Drawing("losses", figures.draw_losses(log), text))
-    if has_val:
-        way = "Higher" if run.metric.greater_is_better else "Lower"
-        text = f"{way} is better. Still moving at the end: more epochs may help."
-        section.drawings.append(Drawing("scores", figures.draw_scores(log, run.metric.name), text))
-    if "lr" in log and (log["lr"] > 0).any():
-        text = "How far each step goes: it rises in the warm-up, then follows schedule.name."
-        section.drawings.append(Drawing("learning_rate", figures.draw_learning_rate(log), text))
-    if any(name.startswith("gradient_") and (log[name] > 0).any() for name in log):
-        text = "How strongly each stage is pulled. A stage near 0 learns nothing; a sudden peak is a step too large."
-        section.drawings.append(Drawing("gradient_norms", figures.draw_gradient_norms(log), text))
-    section.tables.append(_table_of_log(log, run.metric.name))
-    return section
-
-
-def _tabulate_log(log):
-    names = [name for name in log if name not in ("fold", "epoch")]
-    return {fold: one[["epoch", *names]].to_dict("list") for fold, one in log.groupby("fold", sort=False)}
-
-
-def _table_of_log(log, metric_name):
-    columns = {"train_loss": "training loss", "val_loss": "validation loss", "val_score": metric_name, "lr": "rate"}
-    columns = {name: title for name, title in columns.items() if name in log and log[name].notna().any()}
-    mean = log.groupby("epoch")[list(columns)].mean()
-    if len(mean) > 60:
-        mean = mean.iloc[np.unique(np.linspace(0, len(mean) - 1, 60).round().astype(int))]
-    rows = [[epoch, *(short(value) if name == "lr" else number(value) for name, value in row.items())]
-            for epoch, row in mean.iterrows()]  # fmt: skip
-    return Table(["epoch", *columns.values()], rows, "The numbers: mean of the folds, by epoch", is_open=False)
 
 
 def build_ranking(run):
@@ -147,7 +62,7 @@ def build_calibration(run):
     if not (~np.isnan(targets)).any():
         return None
     values_a_row = 1 if run.task == "multiclass" else targets.shape[1]
-    rows = figures.draw_rows(len(targets), max(1000, _MOST_CELLS // values_a_row))
+    rows = sample_rows(len(targets), max(1000, _MOST_CELLS // values_a_row))
     found = expected_calibration_error(
         targets[rows], probs[rows], run.task, None if groups is None else groups[rows], num_samples=400
     )
@@ -328,132 +243,3 @@ def _build_residuals(run):
     header = ["column", "rows", "mean error", "MAE", "RMSE", "deviation of the targets"]
     section.tables.append(Table(header, rows[:_MOST_ROWS]))
     return section
-
-
-def build_time(run):
-    """What it took."""
-    if not run.metas and not len(run.log):
-        return None
-    section, facts, rows = Section("time", "Time and machine"), {}, []
-    for fold, log in run.log.groupby("fold", sort=False):
-        speed = float(log["images_per_second"].mean()) if "images_per_second" in log else None
-        meta = run.metas.get(int(fold) if fold.isdecimal() else fold, {})
-        seconds = meta.get("seconds", float(log["seconds"].max()) if "seconds" in log else None)
-        facts[fold] = {"epochs": int(log["epoch"].max()), "seconds": seconds, "images_per_second": speed}
-        state = "finished" if meta else "not finished"
-        time = NONE if seconds is None else seconds_in_words(seconds)
-        rows.append([fold, facts[fold]["epochs"], time, NONE if speed is None else f"{speed:,.0f}", state])
-    total = sum(one["seconds"] or 0 for one in facts.values())
-    machine, execution = run.provenance.get("machine") or {}, _read_execution(run)
-    device = machine.get("gpu") or machine.get("cpu")
-    size = sum(path.stat().st_size for path in run.folder.path.glob("fold*/*.safetensors"))
-    section.facts = {"time": {"folds": facts, "seconds": total, "bytes_of_weights": size, "machine": machine}}
-    known = [seconds_in_words(total) + " of training" if total else "", f"on {device}" if device else "", execution]
-    section.sentences.append(", ".join(one for one in known if one) + ".")
-    if size:
-        count = plural(len([*run.folder.path.glob("fold*/*.safetensors")]), "file")
-        section.sentences.append(f"The weights take {size / 2**20:,.1f} MiB in {count}.")
-    if rows:
-        section.tables.append(Table(["fold", "epochs", "time", "images/s", ""], rows, is_text=(4,)))
-    return section
-
-
-def _read_execution(run):
-    from src.files import load_json
-
-    if not run.folder.execution.is_file():
-        return ""
-    found = load_json(run.folder.execution)
-    return "; ".join(f"{one.get('precision')} on {device}" for device, one in found.items() if isinstance(one, dict))
-
-
-def list_changes(config):
-    """Return {key: (value, default)} of the settings that differ from their defaults, as words."""
-    found = {}
-    for key in settings():
-        value, default = value_of(config, key), value_of(Config(), key)
-        if value != default and not key.startswith(("competition.", "infer.output")):
-            found[key] = (as_word(value), as_word(default))
-    return found
-
-
-def build_settings(run):
-    """Every setting that differs from its default."""
-    changes = list_changes(run.config)
-    meanings = {key: settings()[key].metadata["meaning"].partition(";")[0] for key in changes}
-    rows = [[f"{key}={value}", default, meanings[key]] for key, (value, default) in changes.items()]
-    section = Section("settings", "Settings")
-    competition = {
-        key: as_word(value_of(run.config, key)) for key in settings()
-        if key.startswith("competition.") and value_of(run.config, key) != value_of(Config(), key)
-    }  # fmt: skip
-    section.facts = {"settings": {key: value for key, (value, _) in changes.items()}, "competition": competition}
-    section.sentences.append(f"{plural(len(changes), 'setting')} of {len(settings())} differ from the defaults.")
-    header = ["setting", "default", "meaning"]
-    section.tables.append(Table(header, rows, "What differs", is_open=len(rows) <= 12, is_text=(1, 2)))
-    rows = [[f"{key}={value}"] for key, value in competition.items()]
-    section.tables.append(Table(["setting"], rows, "The competition's own settings", is_open=False))
-    return section
-
-
-def build_reproduction(run):
-    """The commands, the code and the versions that made the run."""
-    section, known = Section("reproduce", "How to reproduce it"), run.provenance
-    commands, blend = [], run.folder.blend
-    if run.kind == "blend":
-        from src.files import load_json
-
-        commands.append(load_json(blend).get("command"))
-    elif run.kind == "soup":
-        from src.files import load_json
-
-        members = " ".join(map(str, load_json(run.folder.soup).get("members", ())))
-        commands.append(f"python -m tools.soup {members} name={run.name}")
-    else:
-        commands.append(known.get("command"))
-    commands = [one for one in commands if one]
-    commit, is_dirty = known.get("commit"), known.get("is_dirty")
-    lines = [*([f"git checkout {commit}"] if commit else []), *commands]
-    if run.kind == "run" and commands:
-        lines.append(f"python infer.py run={run.folder.path}")
-    section.facts = {"reproduce": {"commands": lines, "commit": commit, "is_dirty": is_dirty,
-                                   "versions": known.get("versions"), "tables": known.get("tables")}}  # fmt: skip
-    if is_dirty:
-        section.sentences.append("The code was changed since that commit, so the commit alone does not bring it back.")
-    if not commands:
-        section.sentences.append("The command is not known: the folder holds no provenance.json.")
-    if lines:
-        section.commands.append(("In a copy of this repository:", "\n".join(lines)))
-    versions = known.get("versions") or {}
-    if versions:
-        rows = [[name, version] for name, version in versions.items()]
-        section.tables.append(Table(["library", "version"], rows, "Versions", is_open=False))
-    tables = {name: one for name, one in (known.get("tables") or {}).items() if one}
-    if tables:
-        rows = [[name, one[:16]] for name, one in tables.items()]
-        section.tables.append(Table(["table", "SHA-256"], rows, "Tables that it read", is_open=False))
-    if later := known.get("later"):
-        keys = sorted({key for one in later for key in one})
-        section.sentences.append(f"Later commands on this run had another {', '.join(keys)} (provenance.json).")
-    return section
-
-
-def describe_score(run):
-    """Return (the score in large letters, lines below it) of the card."""
-    from src.evaluation.judgement import describe_judgement
-
-    scores, name = run.scores, run.metric.name
-    if not scores:
-        done = plural(int(run.log["epoch"].max()), "epoch") if len(run.log) else "no epoch"
-        if list(run.metas) == ["all"]:
-            return "no score", ["One network was trained on every row (fold=all), so no rows are left to score it on."]
-        return "no score yet", [f"No fold is finished ({done} done); the same command resumes it."]
-    lines = [f"{name}, out-of-fold, 95 % {describe_interval(scores['interval'])}"]
-    if "by_unit" in scores:
-        unit, how = run.config.competition.predict_by, run.config.competition.predict_with
-        interval = describe_interval(scores["by_unit_interval"])
-        lines.append(f"{how} of the rows of a {unit}: {number(scores['by_unit'])}, 95 % {interval}")
-    if run.config.train.teacher:
-        lines.append("This score is optimistic: networks of train.teacher have seen the labels of the rows it is of.")
-    sentences = describe_judgement(run.metric, scores, run.oof.groups is not None)
-    return number(scores["pooled"]), [*lines, *(f"{one[0].upper()}{one[1:]}." for one in sentences)]
