@@ -23,6 +23,7 @@ nightly: $(VENV)/dev
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m nightly
 
 $(VENV)/run: requirements.txt
+	@echo "installing the libraries into $(VENV): some minutes, 6 GB on Linux"
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q -r requirements.txt
 	touch $@
