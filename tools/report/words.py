@@ -28,7 +28,8 @@ _OF_SECTIONS = {  # name of a section: words that it uses
 
 def list_words(run, sections):
     """Return [(word, meaning)] for a run's page with these Sections: the metric's own sentence is the first."""
-    meaning = " ".join((inspect.getdoc(run.metric.function) or "").split("\n\n")[0].split())
+    function = run.metric.function  # a partial's docstring is that of `partial`
+    meaning = " ".join(((inspect.isfunction(function) and inspect.getdoc(function)) or "").split("\n\n")[0].split())
     words = [(run.metric.name, meaning)] if meaning else []
     if run.scores.get("interval"):
         words.append(("95 %", "how far a score may be off by chance: what other images of the same kind would give"))
