@@ -11,7 +11,7 @@ _LEAST_SIDE = 4  # places of a feature map's shorter side, where the backbone ha
 def compute_saliency(network, inputs, columns, signs=1):
     """Return what speaks for a column of each row's logits, (N, h, w) float32 in [0, 1], at the feature map's size.
 
-    None where the backbone has neither a feature map of more than one place nor patch tokens.
+    None where the backbone has neither a feature map of more than one place nor patch tokens, or a row is not one image.
 
     Args:
         network: model.network.Network in evaluation mode; it is left as it is.
@@ -25,6 +25,8 @@ def compute_saliency(network, inputs, columns, signs=1):
     attention only: the last tokens that it reaches are taken, without prefix tokens.
     """
     device = network.pixel_mean.device
+    if sum(one.ndim == 4 for one in inputs.values()) != 1:  # a map would lie over the wrong one
+        return None
     with torch.inference_mode(False), torch.enable_grad():
         inputs = {name: one.to(device) for name, one in inputs.items()}
         place = _find_place(network, {name: one[:1].clone() for name, one in inputs.items()})

@@ -116,6 +116,14 @@ def test_no_map_no_saliency():
     assert compute_saliency(network, make_images((64, 64)), 0) is None
 
 
+def test_a_row_of_two_images_has_no_map():
+    """It would be that of the last one, and lie over the first."""
+    network = build("simple_cnn", image_size=(32, 32), kwargs={"widths": [4, 4]}).eval()
+    network.extract_features = lambda left, right: network.backbone(left) - network.backbone(right)
+    inputs = {"left": make_images((32, 32))["image"], "right": make_images((32, 32))["image"].flip(1)}
+    assert compute_saliency(network, inputs, 0) is None
+
+
 def test_a_head_of_zeros_has_maps_of_zeros():
     network = build("resnet10t", image_size=(128, 128), head_kwargs={"init": "zero"}).eval()
     assert not compute_saliency(network, make_images((128, 128)), 0).any()
