@@ -11,7 +11,7 @@ _LEAST_SIDE = 4  # places of a feature map's shorter side, where the backbone ha
 def compute_saliency(network, inputs, columns, signs=1):
     """Return what speaks for a column of each row's logits, (N, h, w) float32 in [0, 1], at the feature map's size.
 
-    None where the backbone has neither a feature map of more than one place nor patch tokens, or a row is not one image.
+    None where the backbone has neither a feature map of more than one place nor patch tokens, or a row several images.
 
     Args:
         network: model.network.Network in evaluation mode; it is left as it is.

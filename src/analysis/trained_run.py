@@ -215,6 +215,7 @@ class TrainedRun:
         trained = [one for one in self._files.started_folds() if one.number != "all"]
         trained += [self._files.fold("all")] if self._files.fold("all").is_finished() else []
         numbers = [one.number for one in trained]
+        fold = int(fold) if str(fold).isdecimal() else fold
         if not numbers or fold not in (None, *numbers):
             have = f"has no network of fold {fold} (there are {listing(numbers)})" if numbers else "has no networks"
             raise UserError(f"{self.folder}: {have}; train it, or open another run")
@@ -242,7 +243,10 @@ class TrainedRun:
         for one in images:
             if not is_image(one) or (not isinstance(one, str) and one.shape[2] != channels):
                 found = f"{type(one).__name__} {getattr(one, 'shape', '')} {getattr(one, 'dtype', '')}".strip()
-                raise UserError(f"predict: {found} is no image; give paths, or arrays (height, width, {channels})")
+                advice = f"arrays (height, width, {channels}) of uint8 or float32, as decoding gives them"
+                raise UserError(f"predict: {found} is no image; give paths, or {advice}")
+        if not images:
+            raise UserError("predict: no image is given; give paths, or arrays")
         finished = [one.number for one in self._files.finished_folds()] if fold is None else []
         networks = [self.model(number) for number in finished or [fold]]
         device = networks[0].pixel_mean.device
@@ -275,6 +279,8 @@ class TrainedRun:
         rows, missing, _ = match_ids(list(ids), self.table.ids)
         if len(missing):
             raise UserError(f"{self.folder}: {len(missing)} ids are not in its training table (first: {missing[0]})")
+        if not len(rows):
+            raise UserError(f"{self.folder}: no id is given; name some of run.table.ids")
         config = self.config
         dataset = ImageDataset(self.table.take(rows), config.competition, build_resize(config), config.seed)
         with contextlib.chdir(self.base):

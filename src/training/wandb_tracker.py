@@ -60,9 +60,9 @@ class WandbTracker:
                 self._log_weights(RunFolder(self._config.run_folder))
         finally:
             self._run.finish()
-        folder = Path(self._run.settings.sync_dir)
-        if self._run.settings._offline and list(folder.glob("*.wandb")):
-            print(f"wandb sync {shlex.quote(os.path.relpath(folder))}")
+        files = sorted(Path(self._run.settings.sync_dir).parent.glob(f"offline-run-*-{self._run.id}/*.wandb"))
+        if self._run.settings._offline and files:  # of each command that resumed one; they are sent in order of time
+            print(f"wandb sync {shlex.join(os.path.relpath(file.parent) for file in files)}")
 
     def _log_weights(self, folder):
         """Log what infer.py needs of a RunFolder as one artifact."""

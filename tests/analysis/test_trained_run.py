@@ -101,6 +101,18 @@ def test_a_fold_s_network_gives_the_out_of_fold_predictions_of_its_rows(run):
         run.load_inputs(["d9999"])
 
 
+def test_a_fold_is_a_number_or_its_text_and_what_is_empty_is_refused(run):
+    """Its text for whom reads folds from a table."""
+    expected = run.model(1).state_dict()
+    assert all(value.equal(expected[name]) for name, value in run.model("1").state_dict().items())
+    with pytest.raises(UserError, match="no image is given"):
+        run.predict([])
+    with pytest.raises(UserError, match="no id is given"):
+        run.show_images([])
+    with pytest.raises(UserError, match=r"uint16 is no image; give paths, or arrays \(height, width, 1\) of uint8"):
+        run.predict([np.zeros((8, 8), np.uint16)])
+
+
 def test_it_shows_itself(run):
     text = run._repr_html_()
     assert f"{run.scores['pooled']:.5f}" in text

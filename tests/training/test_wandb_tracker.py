@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def offline(monkeypatch):
 
 
 @pytest.mark.slow
-def test_commands_on_one_run_are_one_group_and_a_resumed_one_stays_the_same_run(tmp_path):
+def test_commands_on_one_run_are_one_group_and_a_resumed_one_stays_the_same_run(tmp_path, capsys):
     ids, seen = [], []
     for words in (["fold=0"], ["fold=1"], ["fold=0"], [], []):
         config = load_config([f"output_dir={tmp_path}", "name=mine", *words])
@@ -37,6 +38,9 @@ def test_commands_on_one_run_are_one_group_and_a_resumed_one_stays_the_same_run(
         run = tracker.trackers["wandb"]._run
         ids.append(run.id)
         seen.append((run.group, run.name))
+        killed = config.run_folder / "wandb" / f"offline-run-20200101_000000-{run.id}"  # by a command before
+        killed.mkdir(exist_ok=True)
+        (killed / f"run-{run.id}.wandb").touch()
         tracker.log_epoch(0, {"epoch": len(ids)})
         tracker.finish(write_logs(config.run_folder), {})
     assert seen == [("mine", name) for name in ("mine_fold0", "mine_fold1", "mine_fold0", "mine", "mine")]
@@ -44,6 +48,11 @@ def test_commands_on_one_run_are_one_group_and_a_resumed_one_stays_the_same_run(
     assert len(set(ids)) == 3
     files = [path.stem for path in (tmp_path / "mine/wandb").glob("offline-run-*/run-*.wandb")]
     assert {f"run-{one}" for one in ids} == set(files)
+    for line, one in zip(capsys.readouterr().out.splitlines(), ids, strict=True):
+        names = [Path(word).name.split("-", 2)[2] for word in shlex.split(line.removeprefix("wandb sync "))]
+        assert names[0] == f"20200101_000000-{one}"
+        assert len(names) > 1
+        assert {name[-8:] for name in names} == {one}
 
 
 @pytest.mark.slow
