@@ -56,18 +56,12 @@ def infer_run(config, run_folder):
         print(*table.notes, sep="\n")
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     ids = table.ids if table.units is None else np.unique(table.units)
-    takes_labels = asks_for_labels(sample, competition, target_names, metric, ids)
-    if takes_labels and config.infer.average == "rank":
-        raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
-    if takes_labels and config.infer.calibration != "none":
-        raise UserError(f"infer.calibration={config.infer.calibration}: the sample asks for labels; leave it out")
-    views, num_folds = build_views(config.infer.tta, config.image_size), count_folds(folder.folds)
+    if takes_labels := asks_for_labels(sample, competition, target_names, metric, ids):
+        _check_settings_of_labels(config.infer)
+    views = build_views(config.infer.tta, config.image_size)
     check_weights(config.infer.tta_weights, views)
     calibrate = _fit_calibration(config, folder)
-    count = sum(fold.number != "all" for fold in folds)
-    shown = f"{count} folds" if count == num_folds else f"{count} of {num_folds} folds" if count else ""
-    if count < len(folds):
-        shown += f"{' and ' if shown else ''}foldall"
+    shown = _describe_folds(folds, count_folds(folder.folds))
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
     probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
     if not np.isfinite(probs).all():
@@ -88,10 +82,9 @@ def infer_run(config, run_folder):
     print(f"{written.submission}: {len(ids)} rows, checked")
     score = None
     if (solution := load_solution(competition, table, ids)) is not None:
-        is_of_labels, groups = decision is not None and metric.takes == "classes", table.groups
-        average = decision.labels(average) if is_of_labels else average
-        sampling = sample_scores(metric, solution, [average], groups if table.units is None else None)
-        score = _save_test_score(written.test_score, sampling, metric, len(folds))
+        average = decision.labels(average) if decision is not None and metric.takes == "classes" else average
+        groups = table.groups if table.units is None else None
+        score = _save_test_score(written.test_score, metric, solution, average, groups, len(folds))
     if path := write_report(config, run_folder, written.path / "report.html"):
         print(path)
     if sample is not None and solution is None:
@@ -99,8 +92,22 @@ def infer_run(config, run_folder):
     return score
 
 
-def _save_test_score(path, sampling, metric, num_networks):
-    """Write test_score.json and print it; return the score, of a sampling.Sampling, nan where it is not defined."""
+def _check_settings_of_labels(infer):
+    if infer.average == "rank":
+        raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
+    if infer.calibration != "none":
+        raise UserError(f"infer.calibration={infer.calibration}: the sample asks for labels; leave it out")
+
+
+def _describe_folds(folds, num_folds):
+    count = sum(fold.number != "all" for fold in folds)
+    parts = [f"{count} folds" if count == num_folds else f"{count} of {num_folds} folds"] if count else []
+    return " and ".join([*parts, "foldall"] if count < len(folds) else parts)
+
+
+def _save_test_score(path, metric, targets, probs, groups, num_networks):
+    """Write test_score.json and print it; return the score, nan where it is not defined."""
+    sampling = sample_scores(metric, targets, [probs], groups)
     score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
     is_defined = np.isfinite(score)
     known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}

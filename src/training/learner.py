@@ -146,12 +146,7 @@ def build_learner(run, fold):
     val_loader = build_loader(val_data, config.eval_batch_size, **processes)
 
     regression_scale = standardize(targets) if task == "regression" else None
-    prior = np.average(targets, axis=0, weights=chances)  # how often each target counts in the loss
-    if np.isnan(prior).any():  # of those that are known
-        prior = np.ma.filled(np.ma.average(np.ma.masked_invalid(targets), axis=0, weights=chances), 0.5)
-    if class_weights is not None:
-        weighted = prior * class_weights
-        prior = weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
+    prior = _compute_prior(targets, chances, class_weights, task)
     num_targets, auxiliary_names = len(run.table.target_names), run.table.auxiliary_names
     scales = {"prior": prior} if regression_scale is None else {"target_scale": regression_scale}
     network = build_network(config, num_targets, run.pixel_stats, **scales, num_auxiliary=len(auxiliary_names))
@@ -176,6 +171,17 @@ def build_learner(run, fold):
         guard=run.guard,
         stages={stage: [network.get_parameter(name) for name in names] for stage, names in list_stages(network)},
     )  # fmt: skip
+
+
+def _compute_prior(targets, chances, class_weights, task):
+    """Return (C,): how often each target counts in the loss, among the rows where it is known."""
+    prior = np.average(targets, axis=0, weights=chances)
+    if np.isnan(prior).any():
+        prior = np.ma.filled(np.ma.average(np.ma.masked_invalid(targets), axis=0, weights=chances), 0.5)
+    if class_weights is None:
+        return prior
+    weighted = prior * class_weights
+    return weighted / (weighted.sum() if task == "multiclass" else weighted + 1 - prior)
 
 
 def _build_train_loader(run, network, data, **options):

@@ -51,7 +51,7 @@ def make(tmp_path, monkeypatch):
     save_text("mine.yaml", COMPETITION.format(root=root))
 
     def make_(*words):
-        config, networks = load_config(["competition=mine.yaml", "normalize=dataset", *words]), []
+        config, networks = load_config(["competition=mine.yaml", "normalize=dataset", "report=false", *words]), []
         folder = RunFolder(config.run_folder)
         save_text(folder.config, config_yaml(config))
         for fold in (0, 1):
