@@ -1,9 +1,7 @@
 """CALIBRATIONS: out-of-fold targets and probs (N, C) -> (a function of probs, what it is in words)."""
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
-from sklearn.isotonic import IsotonicRegression
+import scipy
 
 from src.errors import listing
 from src.evaluation.metrics import log_loss
@@ -19,12 +17,14 @@ def temperature(targets, probs, task):
 
     def scale(values, number):
         values = np.clip(np.asarray(values, dtype=np.float64), 1e-12, 1 - 1e-12)
-        return softmax(np.log(values) / number, axis=1) if task == "multiclass" else expit(logit(values) / number)
+        if task == "multiclass":
+            return scipy.special.softmax(np.log(values) / number, axis=1)
+        return scipy.special.expit(scipy.special.logit(values) / number)
 
     def loss(power):
         return log_loss(targets, scale(probs, np.exp(power)), task)
 
-    number = np.exp(minimize_scalar(loss, bounds=(-np.log(50), np.log(50)), method="bounded").x)
+    number = np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-np.log(50), np.log(50)), method="bounded").x)
     return lambda values: scale(values, number), f"temperature {number:.3f}"
 
 
@@ -41,6 +41,8 @@ def isotonic(targets, probs, task):
 
     Reference: Zadrozny and Elkan, Transforming Classifier Scores into Accurate Multiclass Probability Estimates, 2002.
     """
+
+    from sklearn.isotonic import IsotonicRegression  # here, as it takes half a second
 
     def fit(known, values):
         rest = 1 / (len(known) + 2)

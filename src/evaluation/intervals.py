@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 def paired_interval(differences, num_folds, confidence=0.95):
@@ -64,5 +64,6 @@ def _interval(differences, correction, confidence):
     count = len(differences)
     assert count >= 2, "one difference says nothing about how much they vary"
     mean = float(differences.mean())
-    half = stats.t.ppf((1 + confidence) / 2, count - 1) * math.sqrt(differences.var(ddof=1) * (1 / count + correction))
+    quantile = scipy.stats.t.ppf((1 + confidence) / 2, count - 1)
+    half = quantile * math.sqrt(differences.var(ddof=1) * (1 / count + correction))
     return mean, mean - float(half), mean + float(half)

@@ -1,7 +1,7 @@
 """What out-of-fold predictions are worth: score and interval, the leaderboard's spread, ranks per fold, thresholds."""
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import judge_thresholds, label_metric, plain_thresholds
@@ -130,7 +130,7 @@ def _score_ranks(metric, targets, probs, folds):
     ranks = np.empty(probs.shape)
     for fold in np.unique(folds):
         own = folds == fold
-        ranks[own] = (stats.rankdata(probs[own], axis=0) - 0.5) / own.sum()
+        ranks[own] = (scipy.stats.rankdata(probs[own], axis=0) - 0.5) / own.sum()
     return _number(metric.score(targets, ranks))
 
 

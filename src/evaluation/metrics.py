@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
+import scipy  # its parts are imported when they are used
 
 from src.config.registry import check_kwargs
 from src.errors import UserError
@@ -127,9 +126,16 @@ def round_to_grades(values, grades):
     return np.rint(np.clip(values, np.min(grades), np.max(grades))).astype(np.int64)
 
 
+def sklearn_metrics():
+    """Return the module sklearn.metrics, imported when it is first used: that takes half a second."""
+    from sklearn import metrics
+
+    return metrics
+
+
 def roc_auc(positive, probs):
     """Area under the ROC curve: how often a positive row scores above a negative one; guessing gives 0.5."""
-    return metrics.roc_auc_score(positive, probs)
+    return sklearn_metrics().roc_auc_score(positive, probs)
 
 
 def partial_auc(positive, probs, min_tpr=0.8):
@@ -137,12 +143,12 @@ def partial_auc(positive, probs, min_tpr=0.8):
     # flipped, it is the area below a false-positive rate; scikit-learn's is standardised to [0.5, 1] (McClish, 1989)
     max_fpr = 1 - min_tpr
     lowest = max_fpr**2 / 2
-    return lowest + (max_fpr - lowest) * (2 * metrics.roc_auc_score(~positive, -probs, max_fpr=max_fpr) - 1)
+    return lowest + (max_fpr - lowest) * (2 * sklearn_metrics().roc_auc_score(~positive, -probs, max_fpr=max_fpr) - 1)
 
 
 def average_precision(positive, probs):
     """Area under the precision-recall curve, as a sum of steps; guessing gives the share of positives."""
-    return metrics.average_precision_score(positive, probs)
+    return sklearn_metrics().average_precision_score(positive, probs)
 
 
 def log_loss(targets, probs, task, weights=()):
@@ -165,47 +171,47 @@ def log_loss(targets, probs, task, weights=()):
 
 def rmse(targets, values):
     """Root mean squared error."""
-    return metrics.root_mean_squared_error(targets.astype(np.float64), values)
+    return sklearn_metrics().root_mean_squared_error(targets.astype(np.float64), values)
 
 
 def mae(targets, values):
     """Mean absolute error."""
-    return metrics.mean_absolute_error(targets.astype(np.float64), values)
+    return sklearn_metrics().mean_absolute_error(targets.astype(np.float64), values)
 
 
 def r2(targets, values):
     """Share of the targets' variance that is explained (coefficient of determination); undefined of one value alone."""
-    return metrics.r2_score(targets.astype(np.float64), values) if np.ptp(targets) > 0 else math.nan
+    return sklearn_metrics().r2_score(targets.astype(np.float64), values) if np.ptp(targets) > 0 else math.nan
 
 
 def spearman(targets, values):
     """Spearman's rank correlation; undefined where all targets or all values are the same."""
-    return stats.spearmanr(targets, values).statistic
+    return scipy.stats.spearmanr(targets, values).statistic
 
 
 def accuracy(labels, predicted):
     """Share of rows that are right; multilabel: right in every column."""
-    return metrics.accuracy_score(labels, predicted)
+    return sklearn_metrics().accuracy_score(labels, predicted)
 
 
 def balanced_accuracy(labels, predicted):
     """Mean recall of the classes."""
-    return metrics.balanced_accuracy_score(labels, predicted)
+    return sklearn_metrics().balanced_accuracy_score(labels, predicted)
 
 
 def f1_macro(labels, predicted):
     """Mean F1 of the classes (binary: of both); multilabel: of the columns that have a positive or a predicted one."""
-    return metrics.f1_score(labels, predicted, average="macro", zero_division=np.nan)
+    return sklearn_metrics().f1_score(labels, predicted, average="macro", zero_division=np.nan)
 
 
 def f1_micro(labels, predicted):
     """F1 of all decisions together; binary and multiclass: the accuracy."""
-    return metrics.f1_score(labels, predicted, average="micro", zero_division=np.nan)
+    return sklearn_metrics().f1_score(labels, predicted, average="micro", zero_division=np.nan)
 
 
 def f1_best(positive, probs):
     """F1 of the positives at the threshold that is best for these rows."""
-    precision, recall, _ = metrics.precision_recall_curve(positive, probs)
+    precision, recall, _ = sklearn_metrics().precision_recall_curve(positive, probs)
     return (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1].max()  # without "none at all"
 
 
@@ -213,7 +219,7 @@ def quadratic_kappa(labels, predicted):
     """Agreement beyond chance, weighted by the squared distance of classes in the targets' order (Cohen, 1968)."""
     # without an absent class its neighbours would be closer
     classes = np.arange(min(0, labels.min(), predicted.min()), max(labels.max(), predicted.max()) + 1)
-    return metrics.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
+    return sklearn_metrics().cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
 
 
 METRICS = {

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit, logit
+import scipy
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class Sampling:
         scale = 1.0 if share is None else np.sqrt(1 + 1 / share)
         low, high = self._interval(np.eye(len(self.scores))[index], confidence)
         if self.freedom is not None and high - low > 1e-9 and 0 < value < 1:
-            half = stats.t.ppf((1 + confidence) / 2, self.freedom[index]) * np.sqrt(self.covariance[index, index])
+            half = scipy.stats.t.ppf((1 + confidence) / 2, self.freedom[index]) * np.sqrt(self.covariance[index, index])
             reach = scale * half / (value * (1 - value))
-            low, high = expit(logit(value) - reach), expit(logit(value) + reach)
+            low, high = (scipy.special.expit(scipy.special.logit(value) + one) for one in (-reach, reach))
             if share is not None:  # a small sample's often is 1, which the logit never reaches
                 low, high = max(0.0, min(low, value - scale * half)), min(1.0, max(high, value + scale * half))
             return float(low), float(high)
@@ -56,7 +55,7 @@ class Sampling:
         if np.isnan(value):
             return np.nan, np.nan
         if self.covariance is not None:
-            half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
+            half = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
             return float(value - half), float(value + half)
         low, high = np.nanquantile(self.samples @ weights, [(1 - confidence) / 2, (1 + confidence) / 2])
         return float(low), float(high)
@@ -65,7 +64,7 @@ class Sampling:
         value = float(weights @ self.scores)
         if self.covariance is not None:
             error = np.sqrt(max(weights @ self.covariance @ weights, 0.0))
-            return float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)
+            return float(2 * scipy.stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)
         drawn = self.samples @ weights
         drawn = drawn[~np.isnan(drawn)]
         tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
@@ -142,9 +141,9 @@ def auc_influence(is_positive, probs, units):
 
     The variance is the sum over units of their squared sums: with a unit per row DeLong's S10 / m + S01 / n.
     """
-    ranks, influence = stats.rankdata(probs), np.empty(len(probs))
+    ranks, influence = scipy.stats.rankdata(probs), np.empty(len(probs))
     for side, sign in ((is_positive, 1), (~is_positive, -1)):
-        placements = (ranks[side] - stats.rankdata(probs[side])) / (~side).sum()  # share of the others that is below
+        placements = (ranks[side] - scipy.stats.rankdata(probs[side])) / (~side).sum()  # share of the others below
         num_units = np.count_nonzero(np.bincount(units[side]))
         correction = np.sqrt(num_units / max(num_units - 1, 1))
         influence[side] = sign * correction * (placements - placements.mean()) / side.sum()

@@ -1,15 +1,12 @@
 """Probabilities -> labels: thresholds that a metric of labels asks for, found on out-of-fold predictions and judged."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
-from sklearn import metrics
 
-from src.evaluation.metrics import Metric, build_metric
+from src.evaluation.metrics import Metric, build_metric, sklearn_metrics
 from src.evaluation.sampling import number_units, sample_scores
 
-_F1 = partial(metrics.f1_score, zero_division=0)
 _MOST_CLASSES, _NUM_PLACES = 50, 64
 _MOST_VALUES, _MOST_CELLS = 2e6, 2e7  # that are searched: rows x columns, rows x classes^2; of more, rows are drawn
 
@@ -50,6 +47,10 @@ def read_decision(scores, target_names, task, may_be_none=True):
     return Decision(np.array(thresholds), task, scores["may_be_none"])
 
 
+def _f1(labels, predicted):
+    return sklearn_metrics().f1_score(labels, predicted, zero_division=0)
+
+
 def label_metric(metric, is_asked=False):
     """Return the Metric of labels that thresholds are found for; is_asked: labels are, whatever the metric takes."""
     if metric.takes == "classes":
@@ -57,7 +58,7 @@ def label_metric(metric, is_asked=False):
     if metric.name == "f1_best" and metric.task == "multiclass":
         return build_metric("f1_macro", metric.task)
     if metric.name == "f1_best" or is_asked:
-        f1 = Metric(_F1, takes="classes", fold_needs="both", per_column=True, name="f1_best", task=metric.task)
+        f1 = Metric(_f1, takes="classes", fold_needs="both", per_column=True, name="f1_best", task=metric.task)
         return replace(f1, weights=metric.weights if metric.has_columns else None)
     return None
 

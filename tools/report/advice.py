@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from src.checkpointing.run_folder import differing_settings
 from src.config.help import as_word
@@ -135,7 +135,7 @@ def _advise_on_folds(run, words):
     if (errors > 0).all():
         weights = errors**-2
         spread = float((weights * (values - (weights @ values) / weights.sum()) ** 2).sum())
-        p = float(stats.chi2.sf(spread, len(values) - 1))
+        p = float(special.gammaincc((len(values) - 1) / 2, spread / 2))  # of a chi-squared one
         if p < 0.01 and words is not None:
             reason = f"folds score {number(values.min())} to {number(values.max())}, more than chance explains "
             reason += f"(p {p:.1g}); see what differs between them."

@@ -6,8 +6,6 @@ from functools import cached_property
 
 from markupsafe import Markup
 
-from src.analysis.figures import save_svg
-
 NONE = "-"  # in place of a number that is not defined
 
 
@@ -34,6 +32,8 @@ class Drawing:
     @cached_property
     def svg(self):
         """The figure as Markup; drawing it is the slow part."""
+        from src.analysis.figures import save_svg  # here, as matplotlib takes half a second
+
         return Markup(save_svg(self.figure))
 
 
