@@ -131,7 +131,7 @@ def draw_learning_rate(log):
     figure, axes = _figure(height=2.4)
     _draw_over_epochs(axes, log, "lr", "", COLORS[0])
     _set_epochs(axes, log, "learning rate")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1)
     return figure
 
 
@@ -153,15 +153,15 @@ def draw_gradient_norms(log):
 
 
 @_styled
-def draw_folds(names, scores, intervals, pooled, metric_name):
-    """Draw each fold's score with its interval, and the pooled score as a line.
+def draw_folds(names, scores, intervals, mean, metric_name):
+    """Draw each fold's score with its interval, and their mean as a line.
 
     Args:
         names: of the folds; scores (F,), nan where undefined; intervals: (low, high) or None of each.
-        pooled: the score of all rows, or None.
+        mean: of the folds' scores, or None.
     """
     figure, axes = _figure(height=max(1.6, 0.6 + 0.3 * len(names)))
-    _draw_intervals(axes, [f"fold {name}" for name in names], scores, intervals, pooled)
+    _draw_intervals(axes, [f"fold {name}" for name in names], scores, intervals, mean, "mean of folds")
     axes.set_xlabel(metric_name)
     return figure
 
@@ -432,14 +432,14 @@ def _set_log_scale(axes, subs=(1, 2, 5), is_percent=False):
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_intervals(axes, names, scores, intervals, reference):
+def _draw_intervals(axes, names, scores, intervals, reference, label="all rows"):
     for place, (score, interval) in enumerate(zip(scores, intervals, strict=True)):
         if interval is not None:
             axes.plot(interval, [place, place], color=COLORS[0], lw=1.6, alpha=0.7)
         if score is not None and np.isfinite(score):
             axes.plot([score], [place], color=COLORS[0], marker="o", ms=5)
     if reference is not None and np.isfinite(reference):
-        axes.axvline(reference, color=COLORS[1], lw=1.2, label="all rows")
+        axes.axvline(reference, color=COLORS[1], lw=1.2, label=label)
         _legend(axes, is_outside=True)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)

@@ -1,11 +1,11 @@
 """Pages on disk: report.html, report.json beside it and, where they are asked for, the figures as PNG files."""
 
+from contextlib import closing, nullcontext
 from pathlib import Path
 
-from src.analysis.figures import save_png
+from src.checkpointing.run_folder import RunFolder
 from src.files import make_folder, save_json, save_text
-from tools.page import render
-from tools.report.page import build_page
+from tools.report.images import Pictures
 
 
 def write(runs, output=None, pictures=None, has_images=True):
@@ -18,10 +18,18 @@ def write(runs, output=None, pictures=None, has_images=True):
         path = Path(output) if output else Path(runs[0]).parent / f"report_{'_'.join(names)[:150]}.html"
         page, facts = build_comparison(runs)
     else:
-        page, facts = build_page(runs[0], path.parent, pictures, has_images)
+        has_images = has_images and RunFolder(runs[0]).oof.is_file()
+        with closing(Pictures(runs[0], pictures)) if has_images else nullcontext() as images:
+            from tools.report.page import build_page  # here, as it takes a second, in which the images begin
+
+            page, facts = build_page(runs[0], path.parent, images)
+    from tools.page import render
+
     make_folder(path.parent, "output")
     facts |= {"figures": {}, "worst": facts.get("worst", [])}
     if pictures is not None:
+        from src.analysis.figures import save_png
+
         folder = make_folder(pictures, "pictures")
         for section in page.sections:
             for one in section.drawings:

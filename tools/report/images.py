@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from src.config.settings import REPOSITORY
@@ -15,7 +16,7 @@ _SECONDS = 20  # after the plots are drawn, that the program may still take
 
 
 class Pictures:
-    """The program that makes a run's images, started at once and read when all else is done."""
+    """The program that makes a run's images, started first, since it takes longest, and read when all else is done."""
 
     def __init__(self, run_folder, folder=None):
         self._place = tempfile.TemporaryDirectory()
@@ -29,17 +30,20 @@ class Pictures:
 
     def read(self):
         """Return what it has found, {} where it failed; one that takes too long is ended, and what it has is taken."""
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._program.wait(_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._program.kill()
-            self._program.wait()
+        self._program.kill()
+        self._program.wait()
         try:
             return load_json(self._file) if self._file.is_file() else {}
         except UserError:
             return {}
-        finally:
-            self._place.cleanup()
+
+    def close(self):
+        """End the program where it still runs, and delete its file."""
+        self._program.kill()
+        self._program.wait()
+        self._place.cleanup()
 
 
 def build_errors(found):

@@ -5,7 +5,7 @@ import datetime
 from src.evaluation.judgement import describe_interval, describe_judgement
 from tools.report import predictions, reproduction, training
 from tools.report.advice import build_advice
-from tools.report.images import Pictures, build_errors, build_seen
+from tools.report.images import build_errors, build_seen
 from tools.report.metadata import build_groups
 from tools.report.parts import Page, as_json, number, plural, seconds_in_words
 from tools.report.run_files import load_run_files
@@ -29,18 +29,17 @@ _ORDER = ("folds", "curves", "ranking", "calibration", "confusion", "distributio
           "shift", "time", "settings", "reproduce", "advice")  # fmt: skip
 
 
-def build_page(path, output=None, pictures=None, has_images=True):
+def build_page(path, output=None, images=None):
     """Return (the Page of a run's folder, what report.json holds).
 
-    output: as `load_run_files` has it; pictures: a folder for the worst images, None: none; has_images: show them.
+    output: as `load_run_files` has it; images: the Pictures of the run, None: the page shows none.
     """
     run = load_run_files(path, output)
-    made = Pictures(path, pictures) if has_images and run.oof is not None else None
     built, found = [build(run) for build in _BUILDERS], {}
-    for section in filter(None, built):
+    for section in filter(None, built if images else ()):
         for one in section.drawings:
             _ = one.svg  # drawn while the other program works
-    images = made.read() if made else {}
+    images = images.read() if images else {}
     built = [one for one in (*built, build_errors(images), build_seen(images)) if one is not None]
     for section in built:
         found |= section.facts

@@ -65,7 +65,7 @@ class Section:
     @property
     def tables_beside(self):
         """The table that stands beside a single figure."""
-        return [one for one in self.tables[:1] if one.is_open and len(self.drawings) == 1]
+        return [one for one in self.tables[:1] if one.is_open and len(self.drawings) == 1 and len(one.header) <= 6]
 
     @property
     def tables_below(self):

@@ -33,6 +33,7 @@ _AUGMENTED = 64  # validation images that are predicted plain and augmented
 
 def main(words):
     run, path = words[:2]
+    sys.modules["wandb"] = None  # which timm tries to import, for half a second; it does without
     began, found = time.perf_counter(), {"orders": [], "worst": [], "note": ""}
     try:
         for step in _build_steps(run, found, Path(words[2]) if len(words) > 2 else None):
@@ -54,7 +55,10 @@ def _build_steps(run, found, folder):
         sure = find_errors(run, None, by="confidence")
         found["confidently_wrong"] = {"rows": int((sure["confidence"] > 0.95).sum()), "wrong": len(sure)}
         text = "Wrong with the highest confidence: look for wrong labels here."
-        orders.append(("Most confidently wrong", text, sure.head(_COUNT)))
+        if len(sure) and sure["id"].head(_COUNT).tolist() != orders[0][2]["id"].tolist():
+            orders.append(("Most confidently wrong", text, sure.head(_COUNT)))
+        elif len(sure):  # of one label they often are the same
+            orders = [("Hardest and most confidently wrong", f"The highest loss first. {text}", orders[0][2])]
     for title, sentence, errors in orders:
         rows = [_describe(one, config) for one in errors.to_dict("records")]
         if rows:

@@ -27,7 +27,7 @@ def build_folds(run):
         ends = f"from {number(min(values))} to {number(max(values))}"
         section.sentences.append(f"{len(names)} folds score {ends}, {number(scores['mean'])} on average.")
         lines = [intervals.get(name) for name in names]
-        figure = figures.draw_folds(names, values, lines, scores["pooled"], run.metric.name)
+        figure = figures.draw_folds(names, values, lines, scores["mean"], run.metric.name)
         text = "Dots far from the line, beyond their bars, say that a fold holds other images than the rest."
         section.drawings.append(Drawing("folds", figure, text))
     rows = [

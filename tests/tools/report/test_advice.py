@@ -6,12 +6,13 @@ import shlex
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import chi2
 
 from src.checkpointing.run_folder import differing_settings, load_run
 from src.config.load import load_config, split_seeds
 from src.evaluation.metrics import log_loss
 from tests.tools.report.conftest import draw_probs
-from tools.report.advice import find_advice
+from tools.report.advice import _chi_squared_tail, find_advice
 from tools.report.run_files import load_run_files
 
 BINARY = "competition.task=binary"
@@ -65,6 +66,22 @@ def test_a_loss_that_still_falls_asks_for_more_epochs(write_run, targets):
     found = find(folder)["underfit"]
     assert "train.epochs=6" in found.command
     assert "from 0.5000 to 0.4000" in found.reason
+
+
+def test_a_fall_that_one_fold_does_not_share_may_be_chance(write_run, targets):
+    folder = write_run(targets, draw_probs(targets), BINARY, "train.epochs=3", "train.max_images=50")
+    write_losses(folder, [0.5, 0.4, 0.3], [0.6, 0.5, 0.4])
+    rows = pd.read_csv(folder / "fold2/log.csv")
+    rows["val_loss"] = [0.6, 0.5, 0.51]
+    rows.to_csv(folder / "fold2/log.csv", index=False)
+    found = find(folder)
+    assert "underfit" not in found
+    assert "train.max_images=null" in found["sample"].command
+
+
+def test_the_chance_of_folds_that_differ_is_chi_squared_s():
+    for value, freedom in ((13.3, 4), (6.6, 1), (30.0, 9), (3.0, 4)):
+        assert _chi_squared_tail(value, freedom) == pytest.approx(chi2.sf(value, freedom), rel=0.15)
 
 
 def test_a_loss_no_better_than_the_shares_asks_for_a_larger_rate(write_run, targets):
