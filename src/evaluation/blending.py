@@ -85,6 +85,7 @@ class Blend:
             found = np.einsum("mnc,cm->nc", stack**self.exponent, self.weights) ** (1 / self.exponent)
         else:
             found = np.einsum("mnc,cm->nc", stack, self.weights)
+        found = np.clip(found, stack.min(axis=0), stack.max(axis=0))  # rounding alone takes a mean of ones above 1
         if self.scale is not None:
             found = found * self.scale + self.intercept
         if self.space == "logits":

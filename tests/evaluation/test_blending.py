@@ -161,3 +161,14 @@ def test_ranks_are_averaged_where_the_order_alone_counts(name):
     has_ranks = "rank" in list_methods(inputs)
     assert has_ranks == (name in ("roc_auc", "partial_auc", "average_precision"))
     assert not has_ranks or scores[0] == pytest.approx(scores[1], abs=1e-12)
+
+
+@pytest.mark.parametrize(("space", "exponent"), [("ranks", 1.0), ("values", 1.0), ("values", 3.0), ("values", 0.0)])
+def test_a_mean_stays_among_what_it_is_of(space, exponent):
+    rng = np.random.default_rng(0)
+    weights = rng.random((300, 3))
+    weights /= weights.sum(axis=1, keepdims=True)
+    for value in (1.0, 0.0, 0.7):
+        found = Blend("hill", space, weights, exponent).combine(np.full((3, 2, 300), value))
+        assert (found == value).all()
+    assert np.einsum("mnc,cm->nc", np.ones((3, 2, 300)), weights).max() > 1  # as sums of floats are
