@@ -78,10 +78,10 @@ def is_image(value):
 
 
 class Loader:
-    """Batches of one process, epoch by epoch; `num_images` are those of an epoch. See `build_loader`."""
+    """Batches of one of `world_size` processes, epoch by epoch; `num_images` are its own. See `build_loader`."""
 
-    def __init__(self, dataset, sampler, num_workers):
-        self._sampler, self.num_images = sampler, sampler.num_images
+    def __init__(self, dataset, sampler, num_workers, world_size=1):
+        self._sampler, self.num_images, self.world_size = sampler, sampler.num_images, world_size
         self._batches = DataLoader(
             dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0,
             collate_fn=_collate, worker_init_fn=_leave_signals_to_main, pin_memory=torch.cuda.is_available(),
@@ -128,7 +128,7 @@ def build_loader(dataset, batch_size, num_workers, sampler=None, shuffle_seed=No
         sampler = Ordered(len(dataset), batch_size, rank, world_size)
     elif sampler is None:
         sampler = Shuffled(len(dataset), batch_size, shuffle_seed, rank, world_size, **drawing)
-    return Loader(dataset, sampler, num_workers)
+    return Loader(dataset, sampler, num_workers, world_size)
 
 
 def _leave_signals_to_main(_):

@@ -222,5 +222,5 @@ def _check_finite(losses, rates, first, epoch, accelerator, clip_norm):
 
 
 def _with_bar(batches, loader, title, is_shown, num_done=0):
-    num_images = loader.num_images * num_done // max(len(loader), 1)
-    return track(batches, title, loader.num_images, num_images, is_shown, lambda batch: len(batch["index"]))
+    total, count = loader.num_images * loader.world_size, lambda batch: len(batch["index"]) * loader.world_size
+    return track(batches, title, total, total * num_done // max(len(loader), 1), is_shown, count)

@@ -1,6 +1,7 @@
 """The loop against plain torch: accumulation, clipping, bad losses; predictions in order, views averaged."""
 
 import functools
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,7 @@ class FakeLoader:
 
     def __init__(self, images, targets, batch_size, **others):
         self.inputs, self.targets, self.batch_size = {"image": images, **others}, targets, batch_size
-        self.num_images = len(images)
+        self.num_images, self.world_size = len(images), 1
 
     def __len__(self):
         return -(-self.num_images // self.batch_size)
@@ -335,3 +336,16 @@ def test_what_a_network_raises_is_not_what_images_and_losses_raise():
     for module in ("src.data.dataset", "src.model.losses"):
         with pytest.raises(LookupError), first_step(load_config([])):
             exec(code, {"__name__": module})
+
+
+def test_the_bar_counts_the_images_of_all_processes(monkeypatch):
+    """Each of two reads four of eight."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    loader = FakeLoader(torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(4, 2), batch_size=1)
+    loader.world_size = 2
+    predict([Linear()], loader, torch.sigmoid, "fp32", title="validation")
+    assert "validation" in terminal.getvalue()
+    assert "0/8" in terminal.getvalue()
