@@ -75,11 +75,15 @@ def draw_columns(path, columns, title):
         UserError: matplotlib is missing, or the file cannot be written.
     """
     try:
+        import matplotlib
         from matplotlib.figure import Figure  # without pyplot: draws with Agg, needs no screen
     except ModuleNotFoundError:
         raise UserError("tools.preview: matplotlib is missing; pip install matplotlib") from None
     from src.analysis.batches import to_uint8
+    from src.analysis.figures import FONTS
     from src.analysis.labels import fit_caption
+
+    matplotlib.rcParams["font.sans-serif"] = FONTS
 
     num_rows = len(columns[0][1])
     height, width = columns[0][1][0].shape[:2]

@@ -25,6 +25,9 @@ COLORS = ("#2f7fc4", "#d1611c", "#148f6b", "#b35fa5", "#8f7a12", "#6470dd", "#c2
 INK = "#1c2024"  # of text and axes; `save_svg` makes it the page's own colour
 _WIDTH, _HEIGHT = 4.5, 3.1  # inches
 _MOST_POINTS, _MOST_CURVES, _MOST_STRIPS = 400, 4, 12
+# A letter that one lacks is taken from the next that is installed: Korean and Chinese, of Linux, Windows and macOS.
+FONTS = ["DejaVu Sans", "Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK JP", "NanumGothic", "WenQuanYi Zen Hei",
+         "Malgun Gothic", "Microsoft YaHei", "Apple SD Gothic Neo", "AppleGothic", "PingFang SC"]  # fmt: skip
 _STYLE = {
     "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "text.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
@@ -32,7 +35,7 @@ _STYLE = {
     "axes.titlelocation": "left", "font.size": 9, "legend.fontsize": 8.5, "legend.frameon": False,
     "lines.linewidth": 1.8, "lines.solid_capstyle": "round", "text.parse_math": False, "svg.fonttype": "none",
     "axes.prop_cycle": matplotlib.cycler(color=COLORS), "figure.dpi": 150, "savefig.dpi": 150,
-    "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "sans-serif"],
+    "font.sans-serif": FONTS,
     "axes.formatter.useoffset": False,
 }  # fmt: skip
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a font that is not installed is no news

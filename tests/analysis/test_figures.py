@@ -74,3 +74,12 @@ def test_a_map_is_laid_over_an_image():
     assert over.shape == (6, 8, 3)
     assert (over[:, :4] == over[0, 0]).all()
     assert over[0, 7].sum() > over[0, 0].sum()
+
+
+def test_fonts_that_are_not_installed_are_no_news(tmp_path, capfd):
+    """The first is always there; letters that it lacks come from the next that is installed."""
+    figure = figures.draw_confusion(np.eye(2), ["고양이", "狗"])
+    figures.save_png(figure, tmp_path / "confusion.png")
+    assert figure.axes[0].get_xticklabels()[0].get_fontfamily() == ["sans-serif"]
+    assert figures.FONTS[0] == "DejaVu Sans"
+    assert capfd.readouterr() == ("", "")
