@@ -13,6 +13,7 @@ from src.evaluation.metrics import build_metric
 from src.evaluation.sampling import sample_scores
 from tests.tools.report.conftest import draw_probs
 from tests.tools.report.test_kinds import check
+from tools.report.page import build_page
 
 COUNT = 240
 
@@ -79,10 +80,10 @@ def test_the_worst_images_are_shown_with_what_was_predicted(write_run, report, c
         assert Image.open(path).size[0] > 300, name
 
 
-def test_groups_with_the_highest_loss_are_listed(write_run, report, targets):
+def test_groups_with_the_highest_loss_are_listed(write_run, targets):
     probs, groups = draw_probs(targets), np.array([f"p{row // 4}" for row in range(COUNT)])
     probs[4:8] = 1 - targets[4:8] + 0.01 * (2 * targets[4:8] - 1)  # all of p1's rows are wrong
-    _, facts = report(write_run(targets, probs, "competition.task=binary", "competition.group=who", groups=groups))
+    _, facts = build_page(write_run(targets, probs, "competition.task=binary", "competition.group=who", groups=groups))
     assert facts["groups"]["number"] == COUNT / 4
     assert facts["groups"]["worst"][0] == {"group": "p1", "rows": 4, "loss": pytest.approx(-np.log(0.01))}
 
