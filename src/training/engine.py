@@ -134,9 +134,9 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
                     inputs = apply_view(view, plain) if view else plain
                     for number in group:
                         totals[number] = totals[number] + weight * to_probs(networks[number](**inputs))
-        batch_probs = (torch.stack(totals) / sum(weights)).float().cpu().numpy()
-        if probs is None:
-            probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), dtype=np.float32)
+        total = sum(one * torch.ones_like(totals[0]) for one in weights)  # rounded as they are, so that ones stay 1
+        batch_probs = (torch.stack(totals) / total).float().cpu().numpy()
+        probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), "f4") if probs is None else probs
         rows = slice(done, done := done + len(batch["index"]))
         index[rows], probs[:, rows] = batch["index"].numpy(), batch_probs
         if after_batch:

@@ -272,6 +272,13 @@ def test_pixels_and_views_are_made_once_for_networks_that_normalise_alike():
     assert all(one.is_contiguous(memory_format=torch.channels_last) for one in given)
 
 
+@pytest.mark.parametrize("weights", [[0.27, 0.66, 0.07], [0.66, 0.27, 0.07]])
+def test_weighted_views_that_are_all_sure_stay_at_1(weights):
+    loader, views = FakeLoader(torch.zeros(6, 2, 2, 3), torch.zeros(6, 2), 6), (torch.clone, torch.clone)
+    _, probs = predict([Linear()], loader, torch.ones_like, "fp32", views=views, weights=weights)
+    assert (probs == 1).all()
+
+
 def test_an_image_that_does_not_come_is_an_error():
     images, targets, network = make()
     loader = FakeLoader(images, targets, 5)
