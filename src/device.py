@@ -141,8 +141,8 @@ class ThreadGuard:
         elif is_one and not self._has_said:
             self._has_said = True
             print(
-                f"other programs use the cores: torch uses 1 thread instead of {self._most}, now "
-                f"{self._before / step:.1f} times as fast; tries {self._most} again later (threads=N keeps N)",
+                f"other programs use the cores: 1 thread instead of {self._most} is "
+                f"{self._before / step:.1f} times as fast (threads=N keeps N)",
                 flush=True,
             )
         self._pause = self._PAUSE if is_better else 2 * self._pause
