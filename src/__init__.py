@@ -3,7 +3,6 @@
 These are loaded once they are asked for (PEP 562), so that importing this package stays instant.
 """
 
-import importlib
 import sys
 
 __all__ = ["TrainedRun", "infer", "open_run", "train"]  # of src/analysis/trained_run.py
@@ -14,7 +13,9 @@ if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no encoding
 
 def __getattr__(name):
     if name in __all__:
-        return getattr(importlib.import_module("src.analysis.trained_run"), name)
+        from src.analysis import trained_run
+
+        return getattr(trained_run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -389,6 +389,8 @@ def sweep_lr(learner, first, last, num_steps=NUM_STEPS):
 class _OneStep:
     """The batches of one optimizer step, as a loader that yields nothing else."""
 
+    world_size = 1
+
     def __init__(self, batches):
         self._batches = batches
         self.num_images = sum(len(batch["index"]) for batch in batches)
