@@ -87,6 +87,7 @@ class RunFolder:
         self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
         self.tensorboard = self.path / "tensorboard"  # event files: a folder for each fold, and for their mean
         self.pictures = self.path / "pictures"  # the report's figures and worst images, of a run that is tracked
+        self.report_images = self.path / ".report_images.json"  # on the page, kept for the page after infer.py
         self.provenance = self.path / "provenance.json"  # the code, versions, machine and tables it was made with
         self.test_score = self.path / "test_score.json"  # of infer.py, where the test labels are known
         self.submitted = self.path / "submitted.json"  # public and private score, entered with tools.leaderboard

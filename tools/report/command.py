@@ -19,6 +19,8 @@ def write(runs, output=None, pictures=None, has_images=True):
         page, facts = build_comparison(runs)
     else:
         has_images = has_images and RunFolder(runs[0]).oof.is_file()
+        if pictures is not None:
+            make_folder(pictures, "pictures")
         with closing(Pictures(runs[0], pictures)) if has_images else nullcontext() as images:
             from tools.report.page import build_page  # here, as it takes a second, in which the images begin
 
@@ -28,13 +30,8 @@ def write(runs, output=None, pictures=None, has_images=True):
     make_folder(path.parent, "output")
     facts |= {"figures": {}, "worst": facts.get("worst", [])}
     if pictures is not None:
-        from src.analysis.figures import save_png
-
         folder = make_folder(pictures, "pictures")
-        for section in page.sections:
-            for one in section.drawings:
-                save_png(one.figure, folder / f"{one.name}.png")
-                facts["figures"][one.name] = str(folder / f"{one.name}.png")
+        facts["figures"] = {one.name: one.save_png(folder) for section in page.sections for one in section.drawings}
     save_text(path, render("report/report.html.jinja", page=page))
     save_json(path.with_suffix(".json"), facts)
     return path

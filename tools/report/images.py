@@ -7,18 +7,28 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from src.checkpointing.run_folder import RunFolder
 from src.config.settings import REPOSITORY
 from src.errors import UserError
-from src.files import load_json
+from src.files import load_json, save_json
 from tools.report.parts import Section, Shown, Table, plural, share, short
 
 _SECONDS = 20  # after the plots are drawn, that the program may still take
 
 
 class Pictures:
-    """The program that makes a run's images, started first, since it takes longest, and read when all else is done."""
+    """The program that makes a run's images, started first, since it takes longest, and read when all else is done.
+
+    What it made is kept in the run's folder, for infer.py's page after train.py's. folder: for the worst images as PNG
+    files, which are made anew; None: no files.
+    """
 
     def __init__(self, run_folder, folder=None):
+        self.folder, self._program, self._run = folder, None, RunFolder(run_folder)
+        self._made_of = _read_times(self._run)
+        self._found = None if folder else _recall(self._run.report_images, self._made_of)
+        if self._found is not None:
+            return
         self._place = tempfile.TemporaryDirectory()
         self._file = Path(self._place.name) / "pictures.json"
         paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
@@ -30,20 +40,43 @@ class Pictures:
 
     def read(self):
         """Return what it has found, {} where it failed; one that takes too long is ended, and what it has is taken."""
+        if self._found is not None:
+            return self._found
         with suppress(subprocess.TimeoutExpired):
             self._program.wait(_SECONDS)
         self._program.kill()
         self._program.wait()
         try:
-            return load_json(self._file) if self._file.is_file() else {}
+            found = load_json(self._file) if self._file.is_file() else {}
         except UserError:
             return {}
+        if found.get("is_complete"):
+            with suppress(OSError):  # a run's folder may be read-only
+                save_json(self._run.report_images, found | {"made_of": self._made_of})
+        return found
 
     def close(self):
         """End the program where it still runs, and delete its file."""
-        self._program.kill()
-        self._program.wait()
-        self._place.cleanup()
+        if self._program is not None:
+            self._program.kill()
+            self._program.wait()
+            self._place.cleanup()
+
+
+def _read_times(run):
+    """Return {name: time of its last change} of all that a run's images are made of."""
+    weights = [path for fold in run.started_folds() for path in fold.path.glob("*.safetensors")]
+    paths = [run.config, run.folds, run.oof, *sorted(weights), Path(__file__).with_name("pictures.py")]
+    return {f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in paths if path.is_file()}
+
+
+def _recall(path, made_of):
+    """Return what an earlier page has made of the same files, else None."""
+    try:
+        found = load_json(path)
+    except (OSError, UserError):
+        return None
+    return found if isinstance(found, dict) and found.get("made_of") == made_of else None
 
 
 def build_errors(found):

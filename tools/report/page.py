@@ -38,7 +38,7 @@ def build_page(path, output=None, images=None):
     built, found = [build(run) for build in _BUILDERS], {}
     for section in filter(None, built if images else ()):
         for one in section.drawings:
-            _ = one.svg  # drawn while the other program works
+            _ = one.svg, one.save_png(images.folder) if images.folder else None  # while the other program works
     images = images.read() if images else {}
     built = [one for one in (*built, build_errors(images), build_seen(images)) if one is not None]
     for section in built:

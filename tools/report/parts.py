@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -20,7 +21,7 @@ class Table:
     is_text: tuple = ()  # columns of words, counted from 0; the first always is
 
 
-@dataclass(frozen=True)
+@dataclass
 class Drawing:
     """A figure with the sentence that says what one reads from it."""
 
@@ -28,6 +29,7 @@ class Drawing:
     figure: object  # matplotlib's
     caption: str
     is_wide: bool = False
+    _png: str | None = None  # where save_png has put it
 
     @cached_property
     def svg(self):
@@ -35,6 +37,15 @@ class Drawing:
         from src.analysis.figures import save_svg  # here, as matplotlib takes half a second
 
         return Markup(save_svg(self.figure))
+
+    def save_png(self, folder):
+        """Write the figure as a PNG, if it is not there already; return its path as text."""
+        if self._png is None:
+            from src.analysis.figures import save_png  # here, as above
+
+            self._png = str(Path(folder) / f"{self.name}.png")
+            save_png(self.figure, self._png)
+        return self._png
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ def main(words):
             save_json(path, found)
             if time.perf_counter() - began > _SECONDS:
                 break
+        else:
+            save_json(path, found | {"is_complete": True})
     except Exception as error:  # whatever a network or an image raises, the page goes without it
         found["note"] = found["note"] or first_line(error)
         save_json(path, found)
