@@ -21,8 +21,7 @@ def write_report(config, run_folder, output=None, pictures=None):
     options = {"output": output, "pictures": pictures}
     words = [str(run_folder), *(f"{key}={value}" for key, value in options.items() if value)]
     path, again = Path(output or Path(run_folder) / "report.html"), f"python -m tools.report {shlex.join(words)}"
-    paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}  # the GPU is this process's
+    environment = tools_environment() | {"CUDA_VISIBLE_DEVICES": ""}  # the GPU is this process's
     environment["PYTHONSAFEPATH"] = "1"  # or a folder "tools" of the working directory would be taken
     try:
         command = [sys.executable, "-m", "tools.report", *words]
@@ -33,3 +32,9 @@ def write_report(config, run_folder, output=None, pictures=None):
     if reason:
         print(f"{path}: not written ({reason}); {again} tries again", file=sys.stderr)
     return None if reason else path
+
+
+def tools_environment():
+    """Return the environment variables with which `python -m tools.NAME` is this project's in any working directory."""
+    paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": paths}

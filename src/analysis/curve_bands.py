@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 _MOST_POINTS = 400  # of a curve
+_GRID = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))  # false-positive rates
 
 
 class Bands:
@@ -13,7 +14,7 @@ class Bands:
     def __init__(self, fpr, tpr, recall, precision, share, auc, average_precision):
         self.fpr, self.tpr, self.recall, self.precision = fpr, tpr, recall, precision
         self.share, self.auc, self.average_precision = share, auc, average_precision
-        self.grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
+        self.grid = _GRID
         self.recall_grid = np.linspace(0.02, 1, 81)
         self.tpr_low = self.tpr_high = self.precision_low = self.precision_high = None
 
@@ -79,15 +80,14 @@ def compute_areas(targets, probs):
 def compute_mean_roc(targets, probs, columns, most=200):
     """Return (grid, mean true-positive rate) of columns, of many a sample, on 20,000 rows at most."""
     rows = sample_rows(len(targets), 20_000)
-    grid = np.unique(np.concatenate([np.linspace(0, 1, 81), np.linspace(0, 0.1, 41)]))
     chosen, curves = np.array(columns)[sample_rows(len(columns), most)], []
     for column in chosen:
         known = rows[~np.isnan(targets[rows, column])]
         positive = targets[known, column][np.argsort(-probs[known, column], kind="stable")] >= 0.5
         if 0 < positive.sum() < len(positive):
             tpr, fpr = np.cumsum(positive) / positive.sum(), np.cumsum(~positive) / (~positive).sum()
-            curves.append(np.interp(grid, np.append(0, fpr), np.append(0, tpr)))
-    return grid, np.mean(curves, axis=0) if curves else np.full(len(grid), np.nan)
+            curves.append(np.interp(_GRID, np.append(0, fpr), np.append(0, tpr)))
+    return _GRID, np.mean(curves, axis=0) if curves else np.full(len(_GRID), np.nan)
 
 
 def sample_rows(count, most, seed=0):

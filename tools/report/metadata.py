@@ -8,7 +8,7 @@ import pandas as pd
 from src.analysis import figures
 from src.analysis.errors import compute_losses
 from src.evaluation.sampling import sample_scores
-from tools.report.parts import Drawing, Section, Table, number, plural, share, span
+from tools.report.elements import Drawing, Section, Table, number, plural, share, span
 
 _MOST_COLUMNS, _MOST_VALUES, _NUM_RANGES = 12, 10, 5
 _FEWEST = 5  # rows of a category, of classes positives and negatives, below which no score is told

@@ -5,9 +5,9 @@ import datetime
 from src.evaluation.judgement import describe_interval, describe_judgement
 from tools.report import predictions, reproduction, training
 from tools.report.advice import build_advice
+from tools.report.elements import Page, as_json, number, plural, seconds_in_words
 from tools.report.images import build_errors, build_seen
 from tools.report.metadata import build_groups
-from tools.report.parts import Page, as_json, number, plural, seconds_in_words
 from tools.report.run_files import load_run_files
 from tools.report.shift import build_shift
 from tools.report.words import list_words

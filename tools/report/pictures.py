@@ -171,7 +171,7 @@ def _add_saliency(found, config, runs, table, networks, orders):
         places = np.array([of_name[row["id"]] for row, _ in own])
         dataset = ImageDataset(table.take(places), config.competition, build_resize(config), config.seed)
         inputs = next(build_loader(dataset, len(own), num_workers=0).batches(0))["inputs"]
-        columns, signs = np.array([_choose_column(error, config.competition.task) for _, error in own]).T
+        columns, signs = (np.array([error[key] for _, error in own]) for key in ("column", "sign"))
         maps = compute_saliency(network, inputs, columns, signs)
         images = next(one for one in inputs.values() if one.ndim == 4)
         for (row, _), image, one in zip(own, images.numpy(), [] if maps is None else maps, strict=maps is not None):
@@ -179,16 +179,6 @@ def _add_saliency(found, config, runs, table, networks, orders):
             row |= {"source": image_url(image, _SIDE), "overlay": _draw_overlay(one, image.shape[:2])}
             row["is_small"] = max(image.shape[:2]) < 64
     found["has_saliency"] = any(row["overlay"] for row, _ in shown)
-
-
-def _choose_column(row, task):
-    """Return (column, sign): the predicted class, or of several labels and numbers the one that is most wrong."""
-    names = [name.removeprefix("target_") for name in row if name.startswith("target_")]
-    probs, targets = (np.array([row[f"{kind}_{name}"] for name in names], float) for kind in ("prob", "target"))
-    if task == "multiclass":
-        return int(probs.argmax()), 1
-    column = int(np.nan_to_num(np.abs(probs - targets), nan=-1).argmax())
-    return column, 1 if probs[column] >= (targets[column] if task == "regression" else 0.5) else -1
 
 
 def _draw_overlay(saliency, size):

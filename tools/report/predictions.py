@@ -6,7 +6,7 @@ from src.analysis import figures
 from src.analysis.curve_bands import sample_rows
 from src.evaluation.calibration_error import expected_calibration_error
 from src.evaluation.metrics import round_to_grades
-from tools.report.parts import Drawing, Section, Table, number, share, short
+from tools.report.elements import Drawing, Section, Table, number, share, short
 
 _MOST_CLASSES = 30  # that a confusion table is drawn of
 _MOST_COLUMNS = 200  # whose quantiles are found

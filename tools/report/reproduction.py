@@ -3,7 +3,7 @@
 from src.config.help import as_word
 from src.config.settings import Config, settings, value_of
 from src.files import load_json
-from tools.report.parts import Section, Table, plural
+from tools.report.elements import Section, Table, plural
 
 
 def list_changes(config):

@@ -4,7 +4,7 @@ import numpy as np
 
 from src.analysis import figures
 from src.analysis.curve_bands import compute_areas, sample_rows
-from tools.report.parts import Drawing, Section, Table, number, share
+from tools.report.elements import Drawing, Section, Table, number, share
 
 _MOST_COLUMNS, _MOST_DRAWN = 20, 3
 

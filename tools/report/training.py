@@ -4,7 +4,7 @@ import numpy as np
 
 from src.analysis import figures
 from src.files import load_json
-from tools.report.parts import NONE, Drawing, Section, Table, number, plural, seconds_in_words, short, span
+from tools.report.elements import NONE, Drawing, Section, Table, number, plural, seconds_in_words, short, span
 
 
 def build_folds(run):

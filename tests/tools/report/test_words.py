@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.evaluation.metrics import Metric, roc_auc
-from tools.report.parts import Section
+from tools.report.elements import Section
 from tools.report.words import list_words
 
 
