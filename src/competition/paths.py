@@ -31,6 +31,10 @@ _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
 _OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|//")
 
 
+class NoImagesError(UserError):
+    """No image at all was found, as of a hidden test set before it is scored."""
+
+
 def find_images(competition, key, rows, ids):
     """Return the Paths of each row's image, by the pattern train_image or test_image, `key`; rows is a table of str."""
     is_present, paths = find_present(competition, key, rows, ids)
@@ -38,7 +42,8 @@ def find_images(competition, key, rows, ids):
         found = f"{(~is_present).sum()} of {len(rows)} ids have no image (first: {ids[~is_present][0]})"
         patterns = list_patterns(getattr(competition, key))
         where = ", ".join(locate(competition.root, _fixed_folder(one)).rstrip("/") for one in patterns)
-        raise UserError(f"{where}: {found}; {_advise(competition, key)}")
+        error = UserError if is_present.any() else NoImagesError
+        raise error(f"{where}: {found}; {_advise(competition, key)}")
     return paths
 
 
@@ -74,7 +79,7 @@ def list_images(competition, key):
     found = [(path, match) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (match := read(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
-        raise UserError(f"{root}/{top}".rstrip("/") + f": no image found there; {_advise(competition, key)}")
+        raise NoImagesError(f"{root}/{top}".rstrip("/") + f": no image found there; {_advise(competition, key)}")
     rows = pd.DataFrame({name: [match[index + 1] for _, match in found] for index, name in enumerate(names)}, dtype=str)
     if competition.id not in rows:
         rows[competition.id] = [path[len(top) :].lstrip("/") for path, _ in found]

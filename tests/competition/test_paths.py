@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.competition.paths import Paths, check_not_empty
+from src.competition.paths import NoImagesError, Paths, check_not_empty
 from src.competition.tables import load_test_table, load_train_table
 from src.errors import UserError
 from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal
@@ -211,6 +211,20 @@ def test_images_inside_hdf5_are_named(write_competition):
     assert f"1 of 2 ids have no image (first: 002); {expected}.train_image, now" in refusal(competition)
     (Path(competition.root) / "train-image.hdf5").unlink()
     assert "; images may be inside all.h5, which is not read: extract" in refusal(competition)
+
+
+@pytest.mark.parametrize("table", ["t.csv", None])
+def test_no_image_at_all_is_an_error_of_its_own(write_competition, table):
+    """So that who reads a hidden test set's placeholder can tell it from a set that is damaged."""
+    files = {"test/a.jpg": PIXEL, "t.csv": "id\na\nb\n"}
+    competition = write_competition(files, test_table=table, test_image="test/{id}.jpg")
+    if table:
+        with pytest.raises(UserError) as caught:
+            load_test_table(competition, ("y",))
+        assert not isinstance(caught.value, NoImagesError)
+    (Path(competition.root) / "test/a.jpg").unlink()
+    with pytest.raises(NoImagesError):
+        load_test_table(competition, ("y",))
 
 
 def test_of_several_patterns_the_one_that_has_the_image_counts(write_competition):
