@@ -20,16 +20,16 @@ def warn(line):
     print(paint(line, "yellow", sys.stderr), file=sys.stderr, flush=True)
 
 
-def track(items, title, total, num_done=0, is_shown=True, count=lambda item: 1):
+def track(items, title, total, num_done=0, is_shown=True, count=lambda item: 1, unit="images"):
     """Yield items behind a bar with images/s and the time left, in notebooks and where stderr is a terminal.
 
-    total: number of images, of which `num_done` are done; count: item -> number of its images.
+    total: number of images (or of another unit), of which `num_done` are done; count: item -> number of its images.
     """
     close_progress()
     if not is_shown or not (_find_notebook() or _is_terminal(sys.stderr)):
         yield from items
         return
-    _open_bars.append(bar := _Bar(title, total, num_done))
+    _open_bars.append(bar := _Bar(title, total, num_done, unit))
     try:
         for item in items:
             yield item
@@ -53,11 +53,11 @@ class _Bar:
 
     _display, _cell = None, None  # of IPython; the number of the cell that has it
 
-    def __init__(self, title, total, num_done):
+    def __init__(self, title, total, num_done, unit):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._shell, self._began, self._next = _find_notebook(), time.monotonic(), 0.0
+        self._shell, self._began, self._next, self._unit = _find_notebook(), time.monotonic(), 0.0, unit
         self._console = Console(stderr=True, force_jupyter=False)
         self._console.width = 80 if self._shell else self._console.width - 1
         texts, speed = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
@@ -72,7 +72,7 @@ class _Bar:
     def advance(self, count):
         """Count images; draw, which takes 1 ms, at most ten times a second."""
         (task,) = self._progress.tasks
-        speed = f"{task.speed:,.{0 if task.speed >= 10 else 1}f} images/s" if task.speed else ""
+        speed = f"{task.speed:,.{0 if task.speed >= 10 else 1}f} {self._unit}/s" if task.speed else ""
         self._progress.update(task.id, advance=count, speed=speed)
         if (now := time.monotonic()) >= self._next:
             with self._console.capture() as line:

@@ -79,6 +79,7 @@ class RunFolder:
         self.folds = self.path / "folds.csv"  # each row's fold and targets
         self.oof = self.path / "oof.csv"  # out-of-fold predictions
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
+        self.submission_hash = self.path / "submission.sha256"  # of the submission as it was written
         self.blend, self.test = self.path / "blend.json", self.path / "test.csv"  # of tools.blend, which trains no fold
         self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
@@ -90,7 +91,7 @@ class RunFolder:
         self.report_images = self.path / ".report_images.json"  # on the page, kept for the page after infer.py
         self.provenance = self.path / "provenance.json"  # the code, versions, machine and tables it was made with
         self.test_score = self.path / "test_score.json"  # of infer.py, where the test labels are known
-        self.submitted = self.path / "submitted.json"  # public and private score, entered with tools.leaderboard
+        self.submitted = self.path / "submitted.json"  # the host's scores (tools.leaderboard), files sent (kaggle)
 
     def fold(self, number):
         """Return the FoldFolder of a fold's number, or of "all", whether it exists or not."""

@@ -1,5 +1,6 @@
 """Predictions -> submission.csv: the sample's columns and rows, and nothing that the host would refuse."""
 
+import hashlib
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from src.competition.tables import is_count, read_ids, read_table
 from src.competition.targets import find_ids, match_ids, split_labels
 from src.errors import UserError, listing
 from src.evaluation.thresholds import Decision, label_metric
-from src.files import save_table
+from src.files import save_table, save_text
 
 _TRUTHS = {"True": "1", "False": "0"}
 
@@ -121,7 +122,7 @@ def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
 
 
 def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
-    """Build the submission, check it and write it as CSV; nothing is written when it is wrong."""
+    """Build the submission, check it and write it as CSV, and its SHA-256; nothing is written when it is wrong."""
     id_column = competition.id if sample is None else find_ids(sample, competition.id, test_ids)
     limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
     # labels that are all alike do not tell that nothing was learned, so the probabilities are checked first
@@ -131,6 +132,8 @@ def write_submission(path, sample, competition, test_ids, probs, target_names, d
     if frame.index.name is not None:
         frame = frame.reset_index().rename(columns={"Unnamed: 0": ""})  # which pandas calls a column without a name
     save_table(path, frame)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    save_text(path.with_suffix(".sha256"), f"{digest}  {path.name}\n")  # as sha256sum -c reads it
 
 
 def _name_long(sample, competition, test_ids, target_names):

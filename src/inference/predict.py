@@ -87,8 +87,8 @@ def infer_run(config, run_folder):
         score = _save_test_score(written.test_score, metric, solution, average, groups, len(folds))
     if path := write_report(config, run_folder, written.path / "report.html"):
         print(path)
-    if sample is not None and solution is None:
-        print(describe_upload(competition.name, written.submission, Path(run_folder).name))
+    if sample is not None and solution is None and written.path == Path(run_folder):
+        print(f"next: python -m tools.kaggle submit {shlex.quote(str(run_folder))}")
     return score
 
 
@@ -139,13 +139,6 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
     probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
     probs[:, np.flatnonzero(is_readable)[index]] = read_probs
     return probs
-
-
-def describe_upload(name, path, run):
-    """Return Kaggle's command that uploads a submission, on two lines where one has more than 80 columns."""
-    words = [f"kaggle competitions submit -c {shlex.quote(name)}", f"-f {shlex.quote(str(path))} -m {shlex.quote(run)}"]
-    line = " ".join(words)
-    return line if len(line) <= 80 else " \\\n  ".join(words)
 
 
 def find_folds(folder, which="folds"):

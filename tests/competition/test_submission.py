@@ -1,5 +1,6 @@
 """A submission has the sample's columns and rows, filled by name, and a wrong one is never written."""
 
+import hashlib
 import io
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.checkpointing.run_folder import RunFolder
 from src.competition.submission import (
     asks_for_labels,
     build_submission,
@@ -332,7 +334,9 @@ def test_nothing_is_written_when_the_submission_is_wrong(write_competition, tmp_
     assert before == "id,y\n3,0.2\n01,0.7\n02,0.1\n"
     refusal(write_submission, path, sample, competition, IDS, np.full((3, 1), np.nan), ("y",))
     assert path.read_text() == before
-    assert [one.name for one in path.parent.iterdir()] == ["submission.csv"]
+    assert sorted(one.name for one in path.parent.iterdir()) == ["submission.csv", "submission.sha256"]
+    digest = hashlib.sha256(before.encode()).hexdigest()
+    assert RunFolder(path.parent).submission_hash.read_text() == f"{digest}  submission.csv\n"
 
 
 @pytest.mark.parametrize("header", ["Id,y", "ID ,y", "image,y", "y,image"])

@@ -17,7 +17,7 @@ from src.evaluation.calibration import CALIBRATIONS
 from src.files import save_json, save_text
 from src.inference import predict
 from src.inference.ensemble import ENSEMBLES
-from src.inference.predict import describe_upload, find_folds, infer_run
+from src.inference.predict import find_folds, infer_run
 from src.model.network import build_network
 
 IDS, TARGETS = ["b", "a", "007", "NA", "1e3"], ["x", "y z"]
@@ -284,24 +284,8 @@ def test_predictions_go_where_they_are_asked_to(make, tmp_path):
     folder, _, _ = make()
     infer(folder, "infer.output=elsewhere/here")
     names = {path.name for path in (tmp_path / "elsewhere/here").iterdir()}
-    assert names == {".infer.lock", "fold0", "fold1", "submission.csv", "test_score.json"}
+    assert names == {".infer.lock", "fold0", "fold1", "submission.csv", "submission.sha256", "test_score.json"}
     assert not (folder / "submission.csv").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^file/x: cannot be written \(Not a directory\); set infer.output=FOLDER$"):
         infer(folder, "infer.output=file/x")
-
-
-@pytest.mark.parametrize(
-    ("name", "path", "expected"),
-    [
-        ("cactus", "outputs/a/submission.csv", "kaggle competitions submit -c cactus -f outputs/a/submission.csv -m a"),
-        (
-            "aerial-cactus-identification",
-            "outputs/my run/submission.csv",
-            "kaggle competitions submit -c aerial-cactus-identification \\\n  -f 'outputs/my run/submission.csv' -m a",
-        ),
-    ],
-)
-def test_the_command_that_uploads_fits_a_terminal(name, path, expected):
-    assert describe_upload(name, path, "a") == expected
-    assert max(map(len, expected.splitlines())) <= 80
