@@ -208,6 +208,27 @@ def f1_micro(labels, predicted):
     return sklearn_metrics().f1_score(labels, predicted, average="micro", zero_division=np.nan)
 
 
+def fbeta_samples(labels, predicted, beta=1.0):
+    """Mean of the rows' F-beta, 1 for one that has no label and gets none; of one label a row: the accuracy.
+
+    Reference: kaggle.com, Planet 2017 (beta=2), Plant Pathology 2021 (beta=1).
+    """
+    if labels.ndim == 1:
+        return accuracy(labels, predicted)
+    return row_fbeta((labels & predicted).sum(axis=1), labels.sum(axis=1), predicted.sum(axis=1), beta).mean()
+
+
+def row_fbeta(hits, num_true, num_predicted, beta):
+    """Return F-beta of rows, from their counts (N,) of labels that are both, true and predicted; 1 where none is."""
+    total = beta**2 * num_true + num_predicted
+    return np.where(total > 0, (1 + beta**2) * hits / np.maximum(total, 1e-12), 1.0)
+
+
+def f1_probabilistic(positive, probs):
+    """F1 in which a row counts as its probability (Yacouby and Axman, 2020, Eval4NLP; kaggle.com, RSNA 2022)."""
+    return 2 * probs[positive].sum() / max(probs.sum() + positive.sum(), 1e-12)
+
+
 def f1_best(positive, probs):
     """F1 of the positives at the threshold that is best for these rows."""
     precision, recall, _ = sklearn_metrics().precision_recall_curve(positive, probs)
@@ -235,6 +256,8 @@ METRICS = {
     "balanced_accuracy": Metric(balanced_accuracy, takes="classes", per_column=True),
     "f1_macro": Metric(f1_macro, takes="classes"),
     "f1_micro": Metric(f1_micro, takes="classes"),
+    "fbeta_samples": Metric(fbeta_samples, takes="classes", ranges={"beta": (0.01, 100)}),
+    "f1_probabilistic": Metric(f1_probabilistic, fold_needs="both", per_column=True),
     "f1_best": Metric(f1_best, fold_needs="both", per_column=True),
     "quadratic_kappa": Metric(quadratic_kappa, takes="classes", per_column=True, bounds=(-1, 1)),
 }  # fmt: skip

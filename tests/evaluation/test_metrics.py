@@ -55,18 +55,31 @@ def kappa(truth, predicted):
     return metrics.cohen_kappa_score(truth, predicted, weights="quadratic")
 
 
+def rsna_2022(truth, probs):
+    """The host's code in other words: precision and recall of probabilities, then their harmonic mean."""
+    hits, alarms = probs[truth == 1].sum(), probs[truth == 0].sum()
+    precision, recall = hits / (hits + alarms), hits / truth.sum()
+    return 2 * precision * recall / (precision + recall)
+
+
 BY_LABELS = {
     "accuracy": metrics.accuracy_score,
     "balanced_accuracy": mean_over(metrics.balanced_accuracy_score),
     "f1_macro": lambda truth, predicted: metrics.f1_score(truth, predicted, average="macro"),
     "f1_micro": lambda truth, predicted: metrics.f1_score(truth, predicted, average="micro"),
     "quadratic_kappa": mean_over(kappa),
+    "fbeta_samples": lambda truth, predicted: (
+        metrics.accuracy_score(truth, predicted)
+        if truth.ndim == 1
+        else metrics.f1_score(truth, predicted, average="samples", zero_division=1)
+    ),
 }
 BY_COLUMNS = {
     "roc_auc": metrics.roc_auc_score,
     "average_precision": metrics.average_precision_score,
     "partial_auc": isic_2024,
     "f1_best": best_f1,
+    "f1_probabilistic": lambda truth, probs: rsna_2022(truth, probs),
 }
 
 
@@ -98,6 +111,20 @@ def test_macro_auc_is_scikit_learns():
 def test_auc_of_four_rows_by_hand():
     targets, probs = np.array([[0], [0], [1], [1]]), np.array([[0.1], [0.4], [0.35], [0.8]])
     assert build_metric("roc_auc", "binary").score(targets, probs) == 0.75  # 3 of the 4 pairs are in order
+
+
+def test_rows_have_an_f2_of_their_own_by_hand():
+    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    probs = np.array([[0.9, 0.2, 0.7], [0.1, 0.9, 0.1], [0.1, 0.1, 0.1]])
+    # one of two found beside a false one: 5 * 1 / (4 * 2 + 2); all; none of none
+    assert build_metric("fbeta_samples", "multilabel", beta=2).score(labels, probs) == pytest.approx((0.5 + 1 + 1) / 3)
+
+
+def test_probabilistic_f1_by_hand():
+    targets, probs = np.array([[1], [1], [0]]), np.array([[0.9], [0.3], [0.2]])
+    # precision 1.2 / 1.4, recall 1.2 / 2
+    assert build_metric("f1_probabilistic", "binary").score(targets, probs) == pytest.approx(2 * 1.2 / (1.4 + 2))
+    assert build_metric("f1_probabilistic", "binary").score(targets, 0 * probs) == 0
 
 
 @pytest.mark.parametrize("min_tpr", [0, 0.5, 0.8, 0.95])

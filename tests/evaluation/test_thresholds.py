@@ -63,7 +63,7 @@ def test_columns_whose_mean_counts_are_each_at_their_best(name):
         assert score_at(metric, targets, probs, thresholds) >= best - 1e-12
 
 
-@pytest.mark.parametrize("name", ["accuracy", "f1_micro"])
+@pytest.mark.parametrize("name", ["accuracy", "f1_micro", "fbeta_samples"])
 def test_columns_that_count_together_are_as_good_as_any_pair_of_thresholds(name):
     metric = build_metric(name, "multilabel")
     for seed in range(3):
@@ -74,6 +74,18 @@ def test_columns_that_count_together_are_as_good_as_any_pair_of_thresholds(name)
         found = score_at(metric, targets, probs, find_thresholds(metric, targets, probs))
         assert found >= best - 0.01  # one column after the other may end on a lower hill
         assert found > score_at(metric, targets, probs, np.full(2, 0.5))
+
+
+def test_f2_takes_more_labels_than_f1():
+    targets, probs = draw(500, 4, 5, gain=0.2)
+    counts = []
+    for beta in (0.5, 1, 2):
+        metric = build_metric("fbeta_samples", "multilabel", beta=beta)
+        thresholds = find_thresholds(metric, targets, probs)
+        counts.append((probs >= thresholds).sum())
+        assert score_at(metric, targets, probs, thresholds) >= score_at(metric, targets, probs, np.full(4, 0.5))
+    assert counts == sorted(counts)
+    assert counts[0] < counts[2]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "f1_macro", "f1_micro", "balanced_accuracy", "quadratic_kappa"])
