@@ -7,7 +7,6 @@ images are brighter, so that something can be learned.
 import io
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -133,6 +132,8 @@ def write_siim(folder):
 
 def write_isic_2024(folder):
     """JPEG bytes in HDF5, one dataset an id; of the training rows JPEG files, too; many columns, few positives."""
+    import h5py  # here, since only this competition needs it
+
 
     def describe(names, seed):
         rng, count = np.random.default_rng(seed), len(names)
@@ -182,13 +183,13 @@ def write_isic_2024(folder):
 
 def write_ranzcr(folder):
     """Eleven columns, of which a row has none to several; annotations of the same images in a table beside."""
-    train, test = [f"1.2.826.0.1.3680043.8.498.{row:020}" for row in range(66)], []
+    train = [f"1.2.826.0.1.3680043.8.498.{row:020}" for row in range(66)]
     test = [f"1.2.826.0.1.3680043.8.498.{row:020}" for row in range(900, 940)]
     labels = np.array([[(row + 2 * place) % 11 < 3 for place in range(11)] for row in range(66)]).astype(int)
     labels[::13] = 0
     truth = np.random.default_rng(0).random((40, 11)) < 0.4
-    save_all(folder, "train/{}.jpg", train, labels.mean(axis=1), channels=1)
-    save_all(folder, "test/{}.jpg", test, truth.mean(axis=1), channels=1)
+    save_all(folder, "train/{}.jpg", train, labels.mean(axis=1), (48, 40), 1)
+    save_all(folder, "test/{}.jpg", test, truth.mean(axis=1), (48, 40), 1)
     for place in ("train", "test"):
         (folder / f"{place}_tfrecords").mkdir()
         (folder / f"{place}_tfrecords/00-1881.tfrec").write_bytes(b"\0" * 16)
