@@ -1,11 +1,13 @@
 """Kaggle's competitions in miniature: each has its host's names, columns, suffixes and quirks, and few small images.
 
-A function of FOLDERS writes one and returns the host's solution: a table of the test rows' ids and true labels. Positive
-images are brighter, so that something can be learned.
+A function of FOLDERS writes one and returns the host's solution, a table of the test rows' ids and true labels.
+Positive images are brighter, so that something can be learned.
 """
 
 import io
+import zlib
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pandas as pd
@@ -54,8 +56,8 @@ def save(path, pixels):
 
 def save_all(folder, form, names, values, size=(32, 32), channels=3):
     """Write an image of each name, as bright as its value in [0, 1]."""
-    for row, (name, value) in enumerate(zip(names, values, strict=True)):
-        save(folder / form.format(name), draw(value, size, channels, seed=row + 1000 * len(str(folder / form)) % 7919))
+    for name, value in zip(names, values, strict=True):
+        save(folder / form.format(name), draw(value, size, channels, seed=zlib.crc32(form.format(name).encode())))
 
 
 def table(path, **columns):
@@ -112,18 +114,17 @@ def write_siim(folder):
             "anatom_site_general_challenge": rng.choice(sites, count),
         }
 
-    train, test = [f"ISIC_{row:07}" for row in range(90)], [f"ISIC_{row:07}" for row in range(1000, 1040)]
-    labels, truth = np.zeros(90, int), zero_one(40, 3, 0.2)
-    labels[::9] = 1
+    train, test = [f"ISIC_{row:07}" for row in range(120)], [f"ISIC_{row:07}" for row in range(1000, 1040)]
+    labels, truth = zero_one(120, 2, 0.2), zero_one(40, 3, 0.2)
     for place, names, values in (("train", train, labels), ("test", test, truth)):
         save_all(folder, f"{place}/{{}}.dcm", names, values, channels=1)
         save_all(folder, f"jpeg/{place}/{{}}.jpg", names, values, (40, 60))
-    save(folder / "jpeg/train/ISIC_0000005.jpg", np.array(Image.open(folder / "jpeg/train/ISIC_0000002.jpg")))
+    copyfile(folder / f"jpeg/train/{train[2]}.jpg", folder / f"jpeg/train/{train[50]}.jpg")  # of another patient
     (folder / "tfrecords").mkdir()
     (folder / "tfrecords/train00-2071.tfrec").write_bytes(b"\0" * 16)
-    diagnoses = np.where(labels, "melanoma", np.where(np.arange(90) % 7, "unknown", "nevus"))
+    diagnoses = np.where(labels, "melanoma", np.where(np.arange(120) % 7, "unknown", "nevus"))
     words = np.where(labels, "malignant", "benign")
-    table(folder / "train.csv", image_name=train, **describe(90, 1), diagnosis=diagnoses, benign_malignant=words,
+    table(folder / "train.csv", image_name=train, **describe(120, 1), diagnosis=diagnoses, benign_malignant=words,
           target=labels)  # fmt: skip
     table(folder / "test.csv", image_name=test, **describe(40, 2))
     table(folder / "sample_submission.csv", image_name=test, target=0)
@@ -133,7 +134,6 @@ def write_siim(folder):
 def write_isic_2024(folder):
     """JPEG bytes in HDF5, one dataset an id; of the training rows JPEG files, too; many columns, few positives."""
     import h5py  # here, since only this competition needs it
-
 
     def describe(names, seed):
         rng, count = np.random.default_rng(seed), len(names)
@@ -207,6 +207,7 @@ def write_plant_2020(folder):
     labels, truth = np.arange(60) % 4, np.random.default_rng(0).permutation(40) % 4
     save_all(folder, "images/{}.jpg", train, labels / 3, (40, 60))
     save_all(folder, "images/{}.jpg", test, truth / 3, (40, 60))
+    copyfile(folder / "images/Train_4.jpg", folder / "images/Train_13.jpg")  # with another label
     table(folder / "train.csv", image_id=train, **dict(zip(PLANT_2020, np.eye(4, dtype=int)[:, labels], strict=True)))
     table(folder / "test.csv", image_id=test)
     table(folder / "sample_submission.csv", image_id=test, **dict.fromkeys(PLANT_2020, 0.25))
@@ -271,7 +272,7 @@ def write_rsna_miccai(folder):
             for kind in ("FLAIR", "T1w", "T1wCE", "T2w"):
                 is_blank = name in ("00109", "00123", "00709") and kind == "FLAIR"
                 for number in range(1, 4 + row % 3 + (kind == "T2w")):
-                    pixels = draw(value, (16, 16), 1, seed=row + number)
+                    pixels = draw(value, (16, 16), 1, seed=1000 * int(name) + 10 * number + len(kind))
                     save(folder / f"{place}/{name}/{kind}/Image-{number}.dcm", pixels * (not is_blank))
     table(folder / "train_labels.csv", BraTS21ID=train, MGMT_value=labels)
     table(folder / "sample_submission.csv", BraTS21ID=test, MGMT_value=0.5)
@@ -279,7 +280,7 @@ def write_rsna_miccai(folder):
 
 
 def write_rsna_breast(folder):
-    """DICOM files in a folder a patient, four a patient and more; one prediction a breast, which the test table names."""
+    """DICOM files in a folder a patient, four a patient and more; one prediction a breast, named by the test table."""
 
     def rows(first, count, seed):
         rng, found = np.random.default_rng(seed), []
@@ -292,7 +293,7 @@ def write_rsna_breast(folder):
                 found.append(one | {"cancer": cancer[side], "implant": 0, "machine_id": int(rng.choice([21, 29, 49]))})
         return pd.DataFrame(found)
 
-    train, test = rows(10006, 27, 0), rows(60000, 12, 1)
+    train, test = rows(10006, 60, 0), rows(60000, 12, 1)
     for place, one in (("train", train), ("test", test)):
         names = [f"{patient}/{image}" for patient, image in zip(one["patient_id"], one["image_id"], strict=True)]
         save_all(folder, f"{place}_images/{{}}.dcm", names, one["cancer"], (40, 32), channels=1)
@@ -314,6 +315,7 @@ def write_aptos(folder):
     labels, truth = np.arange(75) % 5, np.random.default_rng(0).permutation(40) % 5
     save_all(folder, "train_images/{}.png", train, labels / 4, (40, 52))
     save_all(folder, "test_images/{}.png", test, truth / 4, (40, 52))
+    copyfile(folder / f"train_images/{train[3]}.png", folder / f"train_images/{train[6]}.png")  # of another grade
     table(folder / "train.csv", id_code=train, diagnosis=labels)
     table(folder / "test.csv", id_code=test)
     table(folder / "sample_submission.csv", id_code=test, diagnosis=0)

@@ -122,7 +122,8 @@ def describe_classes(labels, asked):
 def several_labels(labels, found):
     """Return the LabelColumns of a column whose cells hold several labels, joined by |."""
     classes, why = order_classes(labels), "rows of one image have several"
-    return LabelColumns("multilabel", [], found.label, "|", classes, "", why, "sorted", found.doubts)
+    kind = {"label": found.label, "separator": "|", "doubts": found.doubts}
+    return LabelColumns("multilabel", **kind, classes=classes, why=why, why_classes="sorted")
 
 
 def find_group(train, taken):
@@ -177,7 +178,8 @@ def _from_columns(train, columns, why, asked, sample=None):
     if separator:
         classes = order_classes({part for cell in known for part in split_cell(cell, separator)})
         matched = match_classes(asked, classes) if len(asked) > 1 else []
-        found = LabelColumns("multilabel", [], name, separator, matched or classes, "", f"{why}; {reason}", "sorted")
+        classes, kind = matched or classes, {"label": name, "separator": separator}
+        found = LabelColumns("multilabel", **kind, classes=classes, why=f"{why}; {reason}", why_classes="sorted")
         found.doubts += [doubt] * bool(doubt)
         return _note_missing(found, labels.to_frame(), missing & (labels != "").to_frame())
     found = describe_classes(set(known), asked)
@@ -288,6 +290,10 @@ def find_stems(ids, labels):
         if len(kinds) <= min(20, 0.2 * len(ids)) and (why := _describe_stems(ids, stems, labels)):
             words = "|".join(map(re.escape, kinds)) if len(kinds) <= 6 else "[^_-]+"
             return f"re:^(.+){sign}({words})", why
+    numbered = "([^/]*[A-Za-z]-?[0-9]+)(?:[_-][A-Za-z]+)?(?:[_-][0-9]+)+"  # person7_virus_12, IM-0115-0001
+    stems = ids.str.extract(f"{numbered}$")[0]
+    if not stems.isna().any() and (why := _describe_stems(ids, stems, labels)):
+        return f"re:{numbered}(?:[.]|$)", why
     for depth in (3, 2, 1):  # of folders: a patient's, with one of each study below it
         form = f"^(.+)(?:/[^/]+){{{depth}}}$"
         stems = ids.str.extract(form)[0]

@@ -9,6 +9,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
+
 from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.tables import is_count
 from src.errors import UserError, listing
@@ -151,7 +153,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
         match = match_column(spread(train), column, images, "train", shared) or match
     train, match = refine(train, column, match, images, "train", shared, layout.notes[train_path])
     train = empty_unknown(signs_to_zeros(train, layout.notes[train_path]), layout.notes[train_path])
-    key = None if test is None else find_sample_key(test, sample.ids)
+    key = None if test is None else find_sample_key(test, sample.ids, train)
     is_grouped = key is not None and ("{" in key or not is_key(test, key))
     row_id = column if is_grouped else row_id
     # A column in the path may be the class folder: it names no row, so it may hold the labels.
@@ -165,7 +167,8 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
 
     layout.decide_table("train_table", train_path, train, f"{len(train)} rows; {column} leads to the images")
     columns, train_ids = [column, row_id], set(train[row_id])
-    test_match = _decide_test_rows(layout, sample, test_path, test, columns, train_ids)
+    suffix = PurePosixPath(match.patterns[0]).suffix.removesuffix(".*")
+    test_match = _decide_test_rows(layout, sample, test_path, test, columns, train_ids, suffix)
     why = "names a row in each table" if test is not None or sample.id else "names a row"
     counting = [name for name in train if name not in (row_id, column) and is_count(train[name])]
     layout.decide("id", row_id, f"{why}; {listing(counting)} only counts rows and is left alone" if counting else why)
@@ -187,7 +190,16 @@ def _decide_group(layout, train, row_id, taken, found):
     group, why = find_group(train, taken)
     columns = [found.label] if found.label else found.targets
     labels = train.groupby(columns, sort=False).ngroup() if columns else train[row_id]
-    if group is None and (stems := find_stems(train[row_id], labels)):
+    if group is None:
+        _decide_stems(layout, train[row_id], labels, why)
+    else:
+        layout.decide("group", group, why)
+
+
+def _decide_stems(layout, ids, labels, why):
+    """Decide the beginning that ids share, as a regular expression; why: there is no other group."""
+    group = None
+    if stems := find_stems(ids, labels) if len(ids) else None:
         group, why = stems
         layout.doubts.append(f"{why}: they stay in one fold; if not of one patient or scene, set group to null")
     layout.decide("group", group, why)
@@ -239,24 +251,32 @@ def _decide_by_names(layout, tables, sample, folder):
     layout.decide("id", row_id, "names a test row; a training row is named by its path")
     why = "a folder per class" if pattern.endswith("/*") else "the label is in the file's name"
     counts = ", ".join(f"{label} {count}" for label, count in labels.most_common(3))
+    patterns, val = [pattern], {path: names for path, names in images.items() if "val" in roles(path)}
+    if train and (more := match_labels(val) if val else None) and set(more[1]) == set(labels):
+        patterns.append(more[0])
+        layout.doubts.append(f"{more[1].total()} images in a validation folder are trained on, too: {more[0]}")
+    elif left_out := sum(map(len, val.values())):
+        layout.doubts.append(f"{left_out} images in a validation folder are left out; move them to the training ones")
+    pattern = pattern if len(patterns) == 1 else patterns
     layout.decide("train_image", pattern, f"{why}: {counts}{' ...' if len(labels) > 3 else ''}")
     _decide_test_image(layout, *test_match)
     test_folders = {one.split("/")[0] for one in (test_match[2].patterns if test_match[2] else ())}
     test_folders |= {str(layout.value("test_image")).split("/")[0]}
     beside = {path.split("/")[0] for path in set(images) - set(train)} - test_folders
-    if pattern.startswith("{label}/") and beside:
+    if patterns[0].startswith("{label}/") and beside:
         layout.doubts.append(
             f"{listing(sorted(beside))} would count as a class too; move the class folders into a folder train"
         )
     found = describe_classes(labels, sample.asked)
     found.label, found.why = "label", "read from the paths"
     _decide_labels(layout, found)
-    layout.decide("group", None, "none: paths name no patient")
-    if left_out := sum(len(names) for path, names in images.items() if "val" in roles(path)):
-        layout.doubts.append(f"{left_out} images in a validation folder are left out; move them to the training ones")
+    learned = {path: names for path, names in {**train, **val}.items() if path.count("/") == patterns[0].count("/") - 1}
+    ids = pd.Series([f"{path}/{name}" for path, names in learned.items() for name in names])
+    folders = pd.Series([path for path, names in learned.items() for _ in names])
+    _decide_stems(layout, ids, folders, "none: paths name no patient")
 
 
-def _decide_test_rows(layout, sample, test_path, test, columns, train_ids):
+def _decide_test_rows(layout, sample, test_path, test, columns, train_ids, suffix=""):
     """Decide the tables of the test rows; return (path, table, Match) of those that `_decide_test_image` needs."""
     images, path, source, match = layout.files.images, test_path or sample.path, test, None
     if source is None and sample.path:
@@ -267,10 +287,10 @@ def _decide_test_rows(layout, sample, test_path, test, columns, train_ids):
             source = source.rename(columns={sample.id: columns[-1]})
         rows, columns = spread(source), [name for name in dict.fromkeys(columns) if name in source]
         shared = bool(train_ids) and not any(train_ids & set(source[name]) for name in columns)
-        matches = [(name, match_column(rows, name, images, "test", shared)) for name in columns]
+        matches = [(name, match_column(rows, name, images, "test", shared, suffix)) for name in columns]
         best = max((one for one in matches if one[1]), key=lambda one: round(one[1].share, 2), default=None)
         best = best or match_table(source, images, "test", shared) or ([*columns, sample.id][0], Match("", 0))
-        source, match = refine(source, *best, images, "test", shared, layout.notes[path])
+        source, match = refine(source, *best, images, "test", shared, layout.notes[path], suffix)
     why = f"{len(test)} rows" if test is not None else "none; the sample has the ids" if sample.path else "none"
     if test is None and layout.notes[path]:
         layout.decide_table("test_table", path, source, f"{len(source)} rows, the sample's")

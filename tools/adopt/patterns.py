@@ -52,13 +52,14 @@ def roles(path):
     return {role for role, starts in _ROLE_WORDS.items() if any(word.startswith(starts) for word in words)}
 
 
-def match_column(rows, column, folders, role, shared=False):
+def match_column(rows, column, folders, role, shared=False, suffix=""):
     """Find the pattern that leads from a column's values to the images of `role` (train or test).
 
     Args:
         rows: table of str; a few hundred rows are enough.
         folders: {relative folder: [file names]}.
         shared: a folder named after the other role may hold these images too.
+        suffix: of the other role's images; files of the same kind are preferred.
 
     Returns: the best `Match`, or None when no value is found on disk.
     """
@@ -82,6 +83,7 @@ def match_column(rows, column, folders, role, shared=False):
             bool(roles(pattern) - {role}),
             cost >= _STAR,
             is_side(pattern),
+            not pattern.endswith(suffix),
             -round(len(covered) / len(rows), 2),
             role not in roles(pattern),
             cost,
@@ -173,7 +175,7 @@ def _split_folders(folders):
     depth = Counter()
     for folder, names in folders.items():
         depth[len(PurePosixPath(folder).parts)] += len(names)
-    depth = depth.most_common(1)[0][0]
+    depth = max(depth, key=lambda one: (depth[one], -one))  # a copy within the folder is deeper
     levels = list(zip(*(parts for one in folders if len(parts := PurePosixPath(one).parts) == depth), strict=True))
     levels = [_one_or_star(set(level), "*") for level in levels]
     first = levels.index("*") if "*" in levels else len(levels)

@@ -213,8 +213,10 @@ def _add_files(table, column, images, role, shared, notes):
     return table.assign(**{name: paths}), Match(f"{{{name}}}", len(covered) / len(paths), 0, covered)
 
 
-def refine(table, column, match, images, role, shared, notes):
+def refine(table, column, match, images, role, shared, notes, suffix=""):
     """Improve a match that misses rows or needs zeros: by further patterns, or by a column more.
+
+    suffix: of `match_column`.
 
     Returns: (table, Match); what is added to the table is said in `notes`.
     """
@@ -230,7 +232,7 @@ def refine(table, column, match, images, role, shared, notes):
     rows, patterns, covered = spread(table), [match.pattern], set(match.covered)
     while len(covered) < len(rows) and len(patterns) < _MOST_PATTERNS:
         rest = [index for index in range(len(rows)) if index not in covered]
-        more = match_column(rows.iloc[rest], column, images, role, shared)
+        more = match_column(rows.iloc[rest], column, images, role, shared, suffix)
         if more is None or more.share < 0.1 or more.padding or is_side(more.pattern) or roles(more.pattern) - {role}:
             break
         patterns.append(more.pattern)
@@ -259,21 +261,36 @@ def choose_test(tables, sample, columns):
     return None, None
 
 
-def find_sample_key(table, ids):
-    """Return the column, or {a}_{b} of two, whose values are the sample's ids; None where there is none."""
-    for name in table:
-        if set(table[name]) == ids:
-            return name
-    for one, other in permutations([name for name in table if not re.search(r"[{}]", name)], 2):
-        for sign in "_-":
-            if table[one].iloc[0] + sign + table[other].iloc[0] in ids and set(table[one] + sign + table[other]) == ids:
-                return f"{{{one}}}{sign}{{{other}}}"
+def find_sample_key(table, ids, train=()):
+    """Return the column, or {a}_{b} of two, whose values are the sample's ids; None where there is none.
+
+    train: the training table's columns. A column that names each row comes first, then what training has, too, since
+    its rows can then be grouped alike.
+    """
+    names = [name for name in table if not re.search(r"[{}]", name)]
+    pairs = [f"{{{one}}}{sign}{{{other}}}" for one, other in permutations(names, 2) for sign in "_-"]
+
+    def rank(key):
+        return not (key in table and table[key].is_unique), bool(set(_columns_of(key)) - set(train))
+
+    for key in sorted([*table, *pairs], key=rank):
+        if (values := table.get(key)) is None:
+            one, sign, other = re.fullmatch(r"\{(.+)\}([_-])\{(.+)\}", key).groups()
+            if table[one].iloc[0] + sign + table[other].iloc[0] not in ids:
+                continue
+            values = table[one] + sign + table[other]
+        if set(values) == ids:
+            return key
     return None
+
+
+def _columns_of(key):
+    return re.findall(r"\{([^}]+)\}", key) or [key]
 
 
 def is_key(table, key):
     """Whether every row has a value of its own of a column, or of {a}_{b}."""
-    return not table.duplicated(re.findall(r"\{([^}]+)\}", key) or [key]).any()
+    return not table.duplicated(_columns_of(key)).any()
 
 
 def match_table(table, images, role, shared=False, least=0.9):

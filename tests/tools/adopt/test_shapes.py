@@ -178,7 +178,7 @@ def test_the_sample_asks_for_groups_of_images(tmp_path, has_column):
     table(folder / "test.csv", patient=[10] * 4 + [11] * 4, side=sides * 2, image_id=ids(20, 8), **columns)
     table(folder / "sample_submission.csv", prediction_id=sorted(set(asked)), cancer=[0] * 4)
     found = decided(folder)
-    key = "prediction_id" if has_column else "{patient}_{side}"
+    key = "{patient}_{side}"  # which training has, too, so that its rows can be scored alike
     assert (found["id"], found["predict_by"], found["predict_with"]) == ("image_id", key, "mean")
     assert recognise(folder).settings["competition.predict_by"][1] == (
         "what the sample's prediction_id names: 4 for 8 test rows"
