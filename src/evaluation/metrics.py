@@ -209,17 +209,14 @@ def f1_micro(labels, predicted):
 
 
 def fbeta_samples(labels, predicted, beta=1.0):
-    """Mean of the rows' F-beta, 1 for one that has no label and gets none; of one label a row: the accuracy.
-
-    Reference: kaggle.com, Planet 2017 (beta=2), Plant Pathology 2021 (beta=1).
-    """
+    """Mean F-beta of the rows (kaggle.com, Planet 2017); of one label a row: the accuracy."""
     if labels.ndim == 1:
         return accuracy(labels, predicted)
     return row_fbeta((labels & predicted).sum(axis=1), labels.sum(axis=1), predicted.sum(axis=1), beta).mean()
 
 
 def row_fbeta(hits, num_true, num_predicted, beta):
-    """Return F-beta of rows, from their counts (N,) of labels that are both, true and predicted; 1 where none is."""
+    """Return F-beta of rows, from their counts (N,) of labels; 1 where none is true and none predicted."""
     total = beta**2 * num_true + num_predicted
     return np.where(total > 0, (1 + beta**2) * hits / np.maximum(total, 1e-12), 1.0)
 

@@ -117,16 +117,14 @@ def find_thresholds(metric, targets, probs):
     """
     targets, probs = np.asarray(targets), np.asarray(probs, dtype=np.float64)
     thresholds, count, is_of_classes = plain_thresholds(metric, targets), targets.shape[1], metric.task == "multiclass"
-    is_by_row = metric.name == "fbeta_samples" and metric.task == "multilabel"
-    if (metric.name not in CRITERIA and not is_by_row) or not len(targets) or (is_of_classes and count > _MOST_CLASSES):
+    if metric.name == "fbeta_samples" and metric.task == "multilabel":
+        return _climb_rows(metric.positives(targets), ~np.isnan(targets), probs, thresholds, **metric.kwargs)
+    if metric.name not in CRITERIA or not len(targets) or (is_of_classes and count > _MOST_CLASSES):
         return thresholds
     most = max(1000, int(_MOST_CELLS / count**2 if is_of_classes else _MOST_VALUES / count))
     if len(targets) > most:
         rows = np.random.default_rng(0).choice(len(targets), most, replace=False)
         targets, probs = targets[rows], probs[rows]
-    if is_by_row:
-        _climb_rows(metric.positives(targets), ~np.isnan(targets), probs, thresholds, metric.kwargs.get("beta", 1.0))
-        return thresholds
     criterion = CRITERIA["f1_best" if metric.task == "multilabel" and metric.name.startswith("f1") else metric.name]
     if metric.task == "regression":
         for steps, truth, values in zip(thresholds, targets.T, probs.T, strict=True):
@@ -169,21 +167,21 @@ def _best_place(criterion, start, truth, values, limits, rest=0, sides=(0, 1), c
     return best[np.abs(best - start).argmin()]
 
 
-def _climb_rows(is_positive, is_known, probs, thresholds, beta, num_rounds=3):
-    """Move the columns' thresholds in place, each to the best mean F-beta of the rows while the others stand."""
+def _climb_rows(is_positive, is_known, probs, thresholds, beta=1.0):
+    """Move each column's threshold, three times, to the best mean F-beta of the rows while the others stand."""
     num_true = is_positive.sum(axis=1)
-    for one in [*range(probs.shape[1])] * num_rounds:
-        labels = (probs >= thresholds) & is_known
-        labels[:, one] = False
+    for one in [*range(probs.shape[1])] * 3:
+        labels = (probs >= thresholds) & is_known & (np.arange(probs.shape[1]) != one)
         hits, counts = (labels & is_positive).sum(axis=1), labels.sum(axis=1)
         gains = row_fbeta(hits + is_positive[:, one], num_true, counts + 1, beta)
-        gains = np.where(is_known[:, one], gains - row_fbeta(hits, num_true, counts, beta), 0)
+        gains = (gains - row_fbeta(hits, num_true, counts, beta)) * is_known[:, one]
         order = np.argsort(-probs[:, one])
         values = np.concatenate([[1 + 1e-6], probs[order, one], [0]])
         sums, places = np.concatenate([[0], gains[order].cumsum()]), (values[:-1] + values[1:]) / 2
-        is_place = values[:-1] > values[1:]  # equal probabilities get one label
-        best = places[is_place & (sums >= sums[is_place].max() - 1e-12)]
+        sums[values[:-1] == values[1:]] = -np.inf  # equal probabilities get one label
+        best = places[sums >= sums.max() - 1e-12]
         thresholds[one] = best[np.abs(best - thresholds[one]).argmin()]
+    return thresholds
 
 
 def _columns(is_positive, is_known, probs, together):
