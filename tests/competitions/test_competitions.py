@@ -6,9 +6,9 @@ from contextlib import chdir
 import pytest
 
 from src.config.load import load_config
-from src.config.settings import Config, settings, value_of
+from src.config.settings import REPOSITORY, Config, settings, value_of
 from tests.competitions.folders import FOLDERS, write_competition
-from tests.competitions.host import grade
+from tests.competitions.host import HOSTS, grade
 from tests.launch import run_here
 from tools.adopt.layout import recognise
 from tools.doctor.__main__ import main as doctor
@@ -111,3 +111,21 @@ def test_from_the_folder_to_the_hosts_grade(name, written):
     print(own)
     assert score == pytest.approx(own["score"], abs=1e-9)
     assert score > (LEAST.get(load_config(words).competition.task, 0) if own["metric"] != "f1_probabilistic" else 0.15)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [one for one in FOLDERS if one not in WAITING])
+def test_its_recipe_trains(name, written):
+    root, _ = written(name)
+    own = ["model.head_first_epochs=0", "schedule.warmup_epochs=0.5", "train.epochs=2", "train.batches_per_epoch=null"]
+    words = [f"competition={name}", f"recipe={name}", *TINY, *own, "model.freeze_batchnorm=null", "fold=0"]
+    run_here("train.py", *words, "name=recipe", cwd=root)
+    scores = json.loads((root / "outputs/recipe/scores.json").read_text())
+    assert scores["metric"] == load_config(words).competition.metric
+
+
+def test_every_competition_has_a_recipe_and_a_host():
+    ready = {path.stem for path in (REPOSITORY / "configs/competition").glob("*.yaml")} - {"demo"}
+    recipes = {path.stem for path in (REPOSITORY / "configs/recipe").glob("*.yaml")}
+    assert ready == set(FOLDERS) == set(HOSTS)
+    assert ready <= recipes
