@@ -150,26 +150,27 @@ def test_a_generous_time_budget_changes_no_byte(make, capsys):
     assert capsys.readouterr() == printed
 
 
+@pytest.mark.slow
 def test_a_fold_that_does_not_fit_counts_for_no_row_and_leaves_no_old_file(make, monkeypatch, capsys):
     folder, networks, images = make()
     infer(folder)
     capsys.readouterr()
 
     def slow(images):
-        time.sleep(0.15)
+        time.sleep(0.25)
         return images.flip(3)
 
     monkeypatch.setitem(VIEWS, "hflip", (slow,))
-    words = ("infer.tta=hflip", "infer.tta_weights=[0,1]", "infer.batch_size=1", "infer.time_budget=1.6s")
+    words = ("infer.tta=hflip", "infer.tta_weights=[0,1]", "infer.batch_size=1", "infer.time_budget=2.5s")
     start = time.monotonic()
-    infer(folder, *words)  # a fold takes 5 x 0.15 s, and the test whether the network takes the view 0.15 s
-    assert time.monotonic() - start < 1.7
+    infer(folder, *words)  # a fold takes 5 x 0.25 s
+    assert time.monotonic() - start < 2.7
     plain = predict_by_hand(networks[0], images.flip(2))
     np.testing.assert_allclose(read(folder / "submission.csv"), plain, atol=1e-6)
     np.testing.assert_allclose(read(folder / "fold0/test.csv"), plain, atol=1e-6)
     assert not (folder / "fold1/test.csv").exists()
     line = capsys.readouterr().out.splitlines()[1]
-    pattern = r"infer\.time_budget=1\.6s: 1 of 2 folds x 1 of 1 views predict; all would have taken about 1\.\d+ s; "
+    pattern = r"infer\.time_budget=2\.5s: 1 of 2 folds x 1 of 1 views predict; all would have taken about [23]\.\d+ s; "
     assert re.fullmatch(pattern + "left out: fold1", line)
 
 
