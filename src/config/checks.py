@@ -149,7 +149,8 @@ def _find_normalize_faults(given, channels):
 def _find_input_faults(config):
     for key, default in (("num_images", None), ("images_as", "channels")):
         if config.competition.images is None and (value := getattr(config.competition, key)) != default:
-            yield f"competition.{key}={value}: of several images a row; set competition.images=PATTERN, or leave it out"
+            advice = f"set competition.images=PATTERN, or competition.{key}={default or 'null'}"
+            yield f"competition.{key}={value}: is of several images a row; {advice}"
     if isinstance(config.normalize, dict):
         yield from _find_normalize_faults(config.normalize, config.competition.channels)
     augment, mix, consistency = config.augment, config.mix, config.augment.augmix_consistency
