@@ -14,6 +14,7 @@ import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 
@@ -40,11 +41,7 @@ class NoImagesError(UserError):
 
 
 def find_images(competition, key, rows, ids):
-    """Return the Paths of each row's image, by the pattern train_image or test_image, `key`; rows is a table of str.
-
-    Raises:
-        UserError: an id has no image, of several none by one of the patterns, or rows have different numbers of them.
-    """
+    """Return the Paths of each row's image, by the pattern train_image or test_image, `key`; rows is a table of str."""
     is_present, paths = find_present(competition, key, rows, ids)
     if not is_present.all():
         first, (name, patterns) = np.flatnonzero(~is_present)[:1], choose_patterns(competition, key)
@@ -66,46 +63,29 @@ def check_counts(competition, key, paths, ids):
     if len(known := Counter(counts).most_common()) > 1:
         found = listing([f"{count} ({num} rows, as {ids[counts.index(count)]})" for count, num in known], 3)
         advice = f"set competition.num_images={min(sorted(counts)[len(counts) // 2], 16)}, so many of each are read"
-        raise UserError(f"{name_patterns(competition, key)}: rows have different numbers of images, {found}; {advice}")
+        raise UserError(f"{word(competition, key)}: rows have different numbers of images, {found}; {advice}")
 
 
 def choose_patterns(competition, key):
     """Return (setting, patterns) that the images of train_image or test_image, `key`, are found by."""
     if competition.images is None or (key == "test_image" and competition.test_image != type(competition).test_image):
         return key, list_patterns(getattr(competition, key))
-    patterns = list_patterns(competition.images)
-    return "images", patterns if key == "train_image" else [_name_test(one) for one in patterns]
+    name = lambda found: {"Train": "Test", "TRAIN": "TEST"}.get(found[0], "test")  # noqa: E731
+    as_test = partial(re.sub, r"(?i)train(?![^{]*\})", name if key == "test_image" else r"\g<0>")  # but for {columns}
+    return "images", [as_test(one) for one in list_patterns(competition.images)]
 
 
-def name_patterns(competition, key):
-    """Return the patterns in words, as their setting is written."""
+def word(competition, key):
+    """Return the setting that `choose_patterns` takes as a word to paste."""
     name, patterns = choose_patterns(competition, key)
     return f"competition.{name}={patterns[0] if len(patterns) == 1 else '[' + ', '.join(patterns) + ']'}"
 
 
-def _name_test(pattern):
-    """Return a pattern with test for train, Test for Train, outside its {columns}."""
-    name = lambda found: {"Train": "Test", "TRAIN": "TEST"}.get(found[0], "test")  # noqa: E731
-    return re.sub(r"train(?![^{]*\})", name, pattern, flags=re.IGNORECASE)
-
-
 def settle_num_images(config, paths):
     """Return the config with competition.num_images as the rows have it, where several images a row leave it null."""
-    competition = config.competition
-    if not competition.images or competition.num_images:
-        return config
-    return replace(config, competition=replace(competition, num_images=paths[0].count(JOIN) + 1))
-
-
-def list_files(path):
-    """Return the files of a row's path."""
-    return path.split(JOIN)
-
-
-def name_path(path):
-    """Return a row's path in words: its first file, and how many more there are."""
-    first, *more = path.split(JOIN)
-    return f"{first} and {len(more)} more" if more else first
+    is_settled = not config.competition.images or config.competition.num_images
+    count = config.competition.num_images if is_settled else paths[0].count(JOIN) + 1
+    return replace(config, competition=replace(config.competition, num_images=count))
 
 
 def find_present(competition, key, rows, ids):
@@ -136,19 +116,17 @@ def list_images(competition, key):
 
 def _join_listed(competition, key, listed):
     """Return (rows, paths) of the files that each pattern found: those whose {names} are alike are of one row."""
-    patterns, columns, files = choose_patterns(competition, key)[1], list(listed[0][0]), {}
-    names = [set(list_places(one)) for one in patterns]
-    if competition.id not in names[0] or any(one != names[0] for one in names):
+    patterns, names, files = choose_patterns(competition, key)[1], list(listed[0][0]), {}
+    if any({competition.id, *names} != set(list_places(one)) for one in patterns):
         advice = f"write {{{competition.id}}}, and the same names, in each pattern"
-        raise UserError(f"{name_patterns(competition, key)}: no table says which images are of one row; {advice}")
+        raise UserError(f"{word(competition, key)}: no table says which images are of one row; {advice}")
     for place, (rows, paths) in enumerate(listed):
-        for row, path in zip(rows[columns].itertuples(index=False, name=None), paths, strict=True):
+        for row, path in zip(rows[names].itertuples(index=False, name=None), paths, strict=True):
             files.setdefault(row, [[] for _ in listed])[place].append(path)
-    for row, found in files.items():
-        if not all(found):
-            lacks = f"no image of {'/'.join(row)} by {patterns[list(map(bool, found)).index(False)]}"
-            raise UserError(f"{competition.root}: {lacks}; {_advise(competition, key)}")
-    rows = pd.DataFrame(list(files), columns=columns, dtype=str)
+    for row in (row for row, found in files.items() if not all(found)):
+        lacks = f"no image of {'/'.join(row)} by {patterns[files[row].index([])]}"
+        raise UserError(f"{competition.root}: {lacks}; {_advise(competition, key)}")
+    rows = pd.DataFrame(list(files), columns=names, dtype=str)
     paths = Paths.of(_join(chain(*found), competition.num_images) for found in files.values())
     check_counts(competition, key, paths, rows[competition.id].tolist())
     return rows, paths
@@ -219,7 +197,7 @@ def _split_root(root, pattern):
 
 def check_not_empty(paths):
     """Check that every image file holds something: what a broken copy leaves most often, found before training."""
-    empty = [file for path in paths for file in list_files(path) if os.path.getsize(file) == 0]
+    empty = [file for path in paths for file in path.split(JOIN) if os.path.getsize(file) == 0]
     if empty:
         found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
         raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")

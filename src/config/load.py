@@ -82,6 +82,8 @@ def _parse_word(word):
     annotation = settings()[key].type if key in settings() else None
     try:
         is_text = annotation in (str, str | None) or (key in _PATTERNS and not text.startswith("["))
+        if key in _PATTERNS and not is_text and "{" in text and not set("'\"") & set(text):  # braces as in one pattern
+            text = str([one.strip() for one in text.strip().strip("[]").split(",")])
         value = text if is_text else _parse_yaml(text, as_text=annotation == list[str])
     except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         reason = f"cannot be read ({first_line(error)})"

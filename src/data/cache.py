@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.competition.paths import list_files, name_path
+from src.competition.paths import JOIN
 from src.data.decode import decode_image, resize_image
 from src.data.scan import map_images
 from src.errors import UserError
@@ -138,8 +138,8 @@ def _write_rows(path, paths, row_type, decode):
                 file.write(header.getvalue())
             for row, pixels in enumerate(map_images(decode, paths[num_done:], "decoding"), num_done):
                 if pixels.dtype != dtype:
-                    one, first = name_path(paths[row]), name_path(paths[0])
-                    raise UserError(f"{one}: has {pixels.dtype} pixels, {first} has {dtype}; set cache=off")
+                    found = f"has {pixels.dtype} pixels, {paths[0].split(JOIN)[0]} has {dtype}"
+                    raise UserError(f"{paths[row].split(JOIN)[0]}: {found}; set cache=off")
                 file.write(pixels)
                 file.write(zlib.crc32(pixels).to_bytes(4, "little"))
             file.flush()
@@ -160,7 +160,7 @@ def hash_images(paths, config, size):
     versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
     digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(settings.root))).encode())
-    for path in (file for one in paths for file in list_files(one)):
+    for path in (file for one in paths for file in one.split(JOIN)):
         try:
             status = os.stat(path)
         except OSError as error:

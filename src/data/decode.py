@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from src.competition.paths import list_files
+from src.competition.paths import JOIN
 from src.errors import UserError, first_line
 
 MAX_PIXELS, MAX_BYTES = 200_000_000, 1_000_000_000
@@ -52,7 +52,7 @@ def decode_image(path, competition, target_size=None):
     raised for a file that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
     Several files, joined by competition.paths.JOIN, are one (H, W, files * channels), each at the first one's size.
     """
-    files = list_files(path)
+    files = path.split(JOIN)
     images = {file: decode_bytes(file, read_file(file), competition, target_size) for file in dict.fromkeys(files)}
     return stack_images(files, images)
 
@@ -66,7 +66,9 @@ def stack_images(files, images):
     check_size(f"{files[0]} and {len(files) - 1} more", height * len(files), width)
     for file, image in images.items():
         if image.dtype != first.dtype:
-            raise UserError(f"{file}: has {image.dtype} pixels, {files[0]} of the same row has {first.dtype}")
+            raise UserError(
+                f"{file}: has {image.dtype} pixels, {files[0]} of its row has {first.dtype}; save them alike"
+            )
         images[file] = resize_image(image, (height, width))
     return np.concatenate([images[file] for file in files], axis=2)
 

@@ -32,16 +32,16 @@ class Augmentation:
     Attributes:
         source_size: (height, width) the image is resized to before the transforms; None: its own, but enlarged to
             cover image_size where it is smaller, so that a crop of that size always fits.
-        num_channels: of an image; one of more channels is several, of which all get the same draw.
+        channels: of an image; one that has more is several, which all get the same draw.
         decode_size: (height, width) that decoding need not exceed; None: the image's own size is wanted.
         num_views: images that a call returns: 1, or 3 where there is a `view_transform`.
         transforms: list of albumentations', in order, the `view_transform` last.
     """
 
     def __init__(
-        self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash", num_channels=None
+        self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash", channels=None
     ):
-        self.num_channels = num_channels
+        self.channels = channels
         self.image_size, self.source_size, self.resize = tuple(image_size), source_size, resize
         self.decode_size = source_size if transforms else self.image_size
         self.num_views = 1 if view_transform is None else 3
@@ -56,9 +56,9 @@ class Augmentation:
         """
         if self._pipeline is None and self._view_transform is None:
             return np.ascontiguousarray(resize_image(image, self.image_size, self.resize))
-        if self.num_channels is not None and image.shape[2] > self.num_channels:
-            starts = range(0, image.shape[2], self.num_channels)
-            parts = (np.ascontiguousarray(image[..., start : start + self.num_channels]) for start in starts)
+        if self.channels is not None and image.shape[2] > self.channels:
+            starts = range(0, image.shape[2], self.channels)
+            parts = (np.ascontiguousarray(image[..., start : start + self.channels]) for start in starts)
             return np.concatenate([self(part, seed) for part in parts], axis=-1)
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:

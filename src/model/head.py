@@ -93,40 +93,36 @@ def build_head(config, num_features, num_targets, prior=None):
     return build(num_features, num_targets, **settings.head_kwargs | given)
 
 
-class AttentionJoin(nn.Module):
-    """Weights of the images that are learned and sum to 1: of D features by tanh and a gate of 128 units.
+class Attention(nn.Module):
+    """Gated attention over the images of a row: Ilse et al., 2018, arXiv:1802.04712, eq. 9, of 128 hidden units."""
 
-    Reference: Ilse et al., Attention-based Deep Multiple Instance Learning, 2018, arXiv:1802.04712, eq. 9.
-    """
-
-    def __init__(self, num_features, num_hidden=128):
+    def __init__(self, num_features):
         super().__init__()
-        self.hidden, self.gate = nn.Linear(num_features, num_hidden), nn.Linear(num_features, num_hidden)
-        self.weight = nn.Linear(num_hidden, 1)
+        self.hidden, self.gate = nn.Linear(num_features, 128), nn.Linear(num_features, 128)
+        self.score = nn.Linear(128, 1)
 
     def forward(self, features):
         """Map (N, V, D) to (N, D)."""
-        scores = self.weight(self.hidden(features).tanh() * self.gate(features).sigmoid())
+        scores = self.score(self.hidden(features).tanh() * self.gate(features).sigmoid())
         return (scores.softmax(dim=1) * features).sum(dim=1)
 
 
-# competition.images_as -> join(num_features) that maps the features of V images a row, (N, V, D), to (N, D)
+# competition.images_as: join(num_features) -> function of the features of a row's V images, (N, V, D), to (N, D)
 JOINS = {
     "mean": lambda num_features: lambda features: features.mean(dim=1),
     "max": lambda num_features: lambda features: features.amax(dim=1),
-    "attention": AttentionJoin,
+    "attention": Attention,
 }
 
 
 class JoinedFeatures(nn.Module):
-    """One of JOINS for `num_images` images a row."""
+    """One of JOINS for `num_images` images a row: maps (N, V * D) to (N, D)."""
 
     def __init__(self, name, num_images, num_features):
         super().__init__()
         self.num_images, self.join = num_images, JOINS[name](num_features)
 
     def forward(self, features):
-        """Map (N, V * D) to (N, D)."""
         return self.join(features.unflatten(1, (self.num_images, -1)))
 
 

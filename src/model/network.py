@@ -50,9 +50,8 @@ class Network(nn.Module):
         """
         if self.join is None:
             return self.backbone(image)
-        images = image.permute(0, 2, 3, 1).unflatten(3, (self.join.num_images, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
-        images = images.permute(0, 3, 1, 2)  # channels_last, by the one copy of flatten
-        images = images if self.is_channels_last else images.contiguous(memory_format=torch.contiguous_format)
+        images = image.unflatten(1, (self.join.num_images, -1)).flatten(0, 1)
+        images = images.contiguous(memory_format=torch.channels_last) if self.is_channels_last else images.contiguous()
         return self.backbone(images).unflatten(0, (len(image), -1)).flatten(1)
 
     def forward(self, features=None, **inputs):
@@ -110,6 +109,7 @@ def build_network(
     join = None if join == "channels" else JoinedFeatures(join, num_images, num_features)
     head = build_head(config, num_features, num_targets, prior)
     stats = _resolve_pixel_stats(config, getattr(backbone, "pretrained_cfg", {}), pixel_stats)
+    stats = [np.tile(one, config.competition.row_channels // len(one)) for one in stats]  # of each image of a row
     if config.competition.task == "regression" and target_scale is None:
         target_scale = torch.zeros(num_targets), torch.ones(num_targets)
     network = Network(backbone, head, *stats, settings.keeps_batchnorm, target_scale, join)
@@ -121,17 +121,10 @@ def build_network(
 
 def _resolve_pixel_stats(config, pretrained, data_stats):
     """Return mean and std (C,) in raw pixel units; `pretrained` is timm's configuration, without one ImageNet's."""
-    channels, total = config.competition.channels, config.competition.row_channels
+    channels = config.competition.channels
     if config.normalize in ("dataset", "center"):
-        mean, std = data_stats if data_stats is not None else ([0.0] * total, [1.0] * total)
-        mean, std = (np.tile(one, total // len(one)) for one in (mean, std))
-        return mean, std if config.normalize == "dataset" else [255.0] * total
-    mean, std = _choose_stats(config, pretrained, channels)
-    return np.tile(mean, total // channels), np.tile(std, total // channels)
-
-
-def _choose_stats(config, pretrained, channels):
-    """Return mean and std (C,) of one image, which do not depend on the data."""
+        mean, std = data_stats if data_stats is not None else ([0.0] * channels, [1.0] * channels)
+        return mean, std if config.normalize == "dataset" else [255.0] * len(mean)
     if isinstance(config.normalize, dict):
         return [255 * one for one in config.normalize["mean"]], [255 * one for one in config.normalize["std"]]
     if config.normalize == "none":

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from src.competition.folds import load_folds
-from src.competition.paths import Paths, find_present, list_images, locate, name_path, name_patterns, settle_num_images
+from src.competition.paths import JOIN, Paths, find_present, list_images, locate, settle_num_images, word
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import (
     ImageTable,
@@ -59,8 +59,8 @@ class CompetitionData:
     @cached_property
     def names(self):
         """(N,) str: the images' paths relative to the root, their names in findings."""
-        root = self.config.competition.root
-        return np.array([name_path(path).removeprefix(f"{root}/") for path in self.scan.paths], dtype=str)
+        names = [path.removeprefix(f"{self.config.competition.root}/").split(JOIN) for path in self.scan.paths]
+        return np.array([f"{one[0]} and {len(one) - 1} more" if len(one) > 1 else one[0] for one in names], dtype=str)
 
     @cached_property
     def train_columns(self):
@@ -151,7 +151,7 @@ def _salvage(competition, side, rows, target_names, findings):
             replaced = f"{len(missing)} of {len(rows)} ids have no image"  # by the loader, which does not name them all
             findings[:] = [one for one in findings if replaced not in one.title]
             title = f"{len(missing)} of {len(rows)} {side} ids have no image"
-            advice = f"copy them, remove their rows, or correct {name_patterns(competition, key)}"
+            advice = f"copy them, remove their rows, or correct {word(competition, key)}"
             findings.append(Finding("error", title, advice, **name_rows(ids, missing)))
         rows = rows[is_present].reset_index(drop=True)
     ids = rows[competition.id].to_numpy(dtype=str)

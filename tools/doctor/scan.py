@@ -14,7 +14,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from src.competition.paths import Paths, list_files
+from src.competition.paths import JOIN, Paths
 from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, read_orientation, resize_image, stack_images
 from src.data.inspection import count_bits
 from src.data.scan import map_images
@@ -93,7 +93,7 @@ def _empty_columns(count):
 
 def _scan_image(path, competition):
     """Return (why it cannot be read or "", kind, {field of Scan: value}) of one path, of several files as of one."""
-    files, kind, images, every = list_files(path), "?", {}, []
+    files, kind, images, every = path.split(JOIN), "?", {}, []
     try:
         found = [os.stat(file) for file in files]
     except OSError as error:
