@@ -3,13 +3,14 @@
 import os
 import re
 import sys
+import time
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from src.config.settings import REPOSITORY
-from src.terminal import format_epoch
+from src.terminal import _Bar, format_epoch
 
 BAR = """
 import sys, time
@@ -142,3 +143,12 @@ def test_a_thousand_epochs_and_any_name_fit_80_columns(name):
     row = format_epoch(("1000/1000", 0.5, 0.25, 0.125, 99999.0, 99999.0), 1000, name)
     assert len(header) == len(row) <= 80
     assert row.index("0.12500") + len("0.12500") == header.index(name[:24]) + min(len(name), 27)
+
+
+def test_a_bar_counts_in_the_unit_that_it_is_given(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    bar = _Bar("archive.zip", 12.5, 2, "MB")
+    for _ in range(3):
+        time.sleep(0.11)  # a bar is drawn ten times a second
+        bar.advance(2.5)
+    assert re.search(r"archive.zip \S+ +9/12 [\d,.]+ MB/s", strip_codes(capsys.readouterr().err).rpartition("\r")[2])

@@ -14,6 +14,8 @@ import zlib
 from functools import partial
 from pathlib import Path
 
+from src.config.load import load_config
+from src.config.settings import REPOSITORY
 from src.errors import UserError, first_line
 from src.terminal import track
 from tools.kaggle.host import call, connect, name_of, refusals
@@ -28,6 +30,8 @@ def download(text, data_dir):
     folder = Path(data_dir) / name
     if folder.is_dir() and any(folder.iterdir()):
         print(f"{folder}: is there already")
+        if (unfinished := _unfinished(folder)).is_dir() and not (unfinished / "files").exists():
+            shutil.rmtree(unfinished)  # a kill has left the archive
     else:
         _fetch(name, folder)
     return _examine(name, folder)
@@ -35,7 +39,7 @@ def download(text, data_dir):
 
 def _fetch(name, folder):
     """Download, check and unzip all files of a competition into a folder that is not there yet."""
-    unfinished = folder.with_name(f"{name}.download")
+    unfinished = _unfinished(folder)
     archive, unpacked = unfinished / f"{name}.zip", unfinished / "files"
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -53,6 +57,10 @@ def _fetch(name, folder):
             raise UserError(f"{error.filename}: {error.strerror}; set data_dir=FOLDER to one to write into") from None
         raise
     shutil.rmtree(unfinished)
+
+
+def _unfinished(folder):
+    return folder.with_name(f"{folder.name}.download")
 
 
 def _download(name, archive):
@@ -168,24 +176,33 @@ def _in_mb(num_bytes):
 
 def _examine(name, folder):
     """Run tools.adopt, where there is no competition file, and tools.doctor, where it has not seen it."""
-    path = Path("configs") / "competition" / f"{name}.yaml"
-    if path.is_file():
-        print(f"{path}: is there already")
-    elif status := _run("tools.adopt", str(folder), f"name={name}"):
+    file = Path("configs") / "competition" / f"{name}.yaml"
+    path = next((base / file for base in (Path(), REPOSITORY) if (base / file).is_file()), None)
+    if path is None and (status := _run("tools.adopt", str(folder), f"name={name}")):
         return status
-    from src.config.load import load_config
-
     config, words = load_config([f"competition={name}"]), [f"competition={name}"]
     if Path(config.competition.root).resolve() != folder.resolve():
         words.append(f"competition.root={folder}")
-    seen = Path(config.output_dir) / "doctor" / config.competition.name / "doctor.json"
-    status = 0
-    if seen.is_file() and seen.stat().st_mtime >= path.stat().st_mtime:
+    if path is not None:
+        print(f"{path}: is there already")
+        if _is_packed(config.competition, folder):
+            _run("tools.adopt", str(folder), "unzip=true", f"output=outputs/adopt/{name}.yaml")
+    seen, status = Path(config.output_dir) / "doctor" / config.competition.name / "doctor.json", 0
+    if seen.is_file() and seen.stat().st_mtime >= (path or file).stat().st_mtime:
         print(f"{seen}: is there already")
     else:
         status = _run("tools.doctor", *words)
-    print(f"next: {'correct what the doctor found, then ' if status else ''}python train.py {' '.join(words)}")
+    recipe = name if (REPOSITORY / "configs" / "recipe" / f"{name}.yaml").is_file() else "finetune"
+    advice = "correct what the doctor found, then " if status else ""
+    print(f"next: {advice}python train.py {' '.join(words)} recipe={recipe}")
     return status
+
+
+def _is_packed(competition, folder):
+    """Whether a folder that the competition file reads images from is not there, but in an archive."""
+    given = getattr(competition, "images", None) or competition.train_image or []
+    heads = {one.partition("/")[0] for one in ([given] if isinstance(given, str) else given) if "/" in one}
+    return any(not set("{*") & set(one) and not (folder / one).exists() for one in heads)
 
 
 def _run(tool, *words):

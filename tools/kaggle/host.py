@@ -26,6 +26,10 @@ def connect():
         found = "the package" if error.name == "kaggle" else f"{error.name}, which the package needs,"
         raise UserError(f"kaggle: {found} is not installed; pip install {error.name}") from None
     except SystemExit:
+        from kagglesdk import get_access_token_from_env
+
+        if (source := get_access_token_from_env()[1]) is not None:
+            raise UserError(f"kaggle: the token in {source} is not accepted; make another at {_SETTINGS}") from None
         how = f"make a token at {_SETTINGS} and save it in ~/.kaggle/access_token (or set KAGGLE_API_TOKEN)"
         raise UserError(f"kaggle: no key was found; {how}, or save kaggle.json in ~/.kaggle") from None
     except Exception as error:
@@ -152,7 +156,8 @@ def _describe_refusal(error, api, name):
     known, names = find_competition(api, name)
     if known is None:
         found = f"Kaggle knows no such competition, or its rules are not accepted ({said})"
-        return f"{name}: {found}; write the last part of its URL, or {accept}{nearest(name, names)}"
+        advice = f"write the last part of its URL (submit: competition=NAME), or {accept}"
+        return f"{name}: {found}; {advice}{nearest(name, names)}"
     if not known.user_has_entered:
         return f"{name}: its rules are not accepted ({said}); {accept}"
     return f"{name}: Kaggle refuses ({said}); look at {page}, whether it is open and your account is verified"

@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from src.checkpointing.run_folder import RunFolder
-from src.config.load import load_saved_config
-from src.config.settings import REPOSITORY
+from src.config.load import load_config, load_saved_config
 from src.errors import UserError, listing
 from src.files import load_json, save_json
 from src.locks import hold
@@ -50,6 +49,8 @@ def submit(run, message, given, seconds, is_again, changes=()):
             _look_for(api, folder, entry)
         if entry is None or entry["status"] == "sending":
             _check_values(folder, config.competition)
+            if name != config.competition.name:
+                _check_other(folder, config.competition.name, name)
             entry = _send(api, folder, name, digest, message or folder.path.name, entry)
     print(f"{folder.submission}: {_describe(entry)}; https://www.kaggle.com/competitions/{name}/submissions")
     if _wait(api, folder, entry, seconds):
@@ -104,9 +105,6 @@ def _find_name(folder, own, given):
                 used.add(entry["competition"])
     if given is None:
         return sorted(used)[0] if used else name_of(own)
-    files = [base / "configs" / "competition" / f"{given}.yaml" for base in (Path(), REPOSITORY)]
-    if given != own and any(path.is_file() for path in files):
-        raise UserError(f"{folder.path}: is a run of {own}, and {given} is another competition; name a run of {given}")
     if used and given not in used:
         found = f"is a run of {own}, of which runs were sent to {listing(sorted(used))}"
         raise UserError(f"{folder.path}: {found}; leave competition={given} out")
@@ -134,7 +132,7 @@ def _check_values(folder, competition):
     import numpy as np
     import pandas as pd
 
-    from src.competition.submission import check_submission, load_sample
+    from src.competition.submission import check_submission, load_sample  # here, as pandas takes half a second
 
     if (sample := load_sample(competition)) is None:
         print(f"{competition.name}: has no sample submission to check the columns and ids against")
@@ -155,6 +153,24 @@ def _check_values(folder, competition):
         raise UserError(f"{folder.submission}: {found}; infer again")
     check_submission(frame, sample, id_column, *limits)
     print(f"{folder.submission}: {len(frame)} rows, checked")
+
+
+def _check_other(folder, own, name):
+    """Refuse a submission for a competition whose own file and sample, where they are here, ask for another."""
+    from src.competition.paths import locate
+
+    try:
+        other = load_config([f"competition={name}"]).competition
+        if not Path(locate(other.root, other.sample_submission or "")).is_file():
+            return
+    except UserError:  # there is no such file
+        return
+    try:
+        _check_values(folder, other)
+    except UserError as error:
+        why = str(error).partition(";")[0].rpartition(": ")[2]
+        found = f"is of {own}, and no submission to {name} ({why})"
+        raise UserError(f"{folder.submission}: {found}; name a run of {name}") from None
 
 
 def _send(api, folder, name, digest, message, entry):

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from src.config.settings import REPOSITORY
 from src.errors import UserError
 from tests.tools.kaggle.conftest import NAME
 from tools.kaggle import download as module
@@ -185,17 +187,36 @@ def run_tool(*words, cwd, environment, **options):
     return subprocess.Popen(words, cwd=cwd, env=environment, text=True, **options)
 
 
+@pytest.fixture
+def ask(kaggle, tmp_path):
+    """ask(**environment): what the program prints on stderr of a download into `here`, with this key alone."""
+
+    def run(**given):
+        kept = {key: value for key, value in kaggle.environment.items() if key not in ("KAGGLE_USERNAME", "KAGGLE_KEY")}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        for key in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
+            os.environ.pop(key, None)
+        process = run_tool("download", NAME, "data_dir=here", cwd=tmp_path, environment=kept | given, **pipes)
+        return process.communicate()[1]
+
+    return run
+
+
 @pytest.mark.slow
-def test_without_a_key_there_is_one_line_that_says_how_to_get_one(kaggle, tmp_path):
-    without = {"KAGGLE_USERNAME": "", "KAGGLE_KEY": ""}
-    environment = {key: value for key, value in kaggle.environment.items() if key not in without}
-    for key in without:
-        os.environ.pop(key)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    out, error = run_tool("download", NAME, cwd=tmp_path, environment=environment, **pipes).communicate()
+def test_without_a_key_there_is_one_line_that_says_how_to_get_one(ask):
     how = "make a token at https://www.kaggle.com/settings/api and save it in ~/.kaggle/access_token"
     expected = f"kaggle: no key was found; {how} (or set KAGGLE_API_TOKEN), or save kaggle.json in ~/.kaggle"
-    assert (out, error) == ("", f"error: {expected}\n")
+    assert ask() == f"error: {expected}\n"
+
+
+@pytest.mark.slow
+def test_a_token_is_taken_and_one_that_has_ended_is_told(ask, kaggle, tmp_path):
+    found = "kaggle: the token in KAGGLE_API_TOKEN is not accepted"
+    expected = f"error: {found}; make another at https://www.kaggle.com/settings/api\n"
+    assert ask(KAGGLE_API_TOKEN="ended") == expected
+    kaggle.archive = make_zip({"sample_submission.csv": "id,y\n"})
+    assert "here/aerial-cactus-identification: no images" in ask(KAGGLE_API_TOKEN="good")  # of tools.adopt
+    assert (tmp_path / "here" / NAME / "sample_submission.csv").is_file()
 
 
 @pytest.mark.slow
@@ -213,25 +234,31 @@ def test_a_killed_download_is_continued(kaggle, fetch, tmp_path):
 
 
 @pytest.mark.nightly
-def test_a_competition_is_downloaded_adopted_and_examined_once(kaggle, tmp_path):
+@pytest.mark.parametrize("is_known", [False, True], ids=["new", "its file is there, its images in zips"])
+def test_a_competition_is_downloaded_adopted_and_examined_once(kaggle, tmp_path, is_known):
     rng = np.random.default_rng(0)
     files = {"sample_submission.csv": "id,has_cactus\n" + "".join(f"t{k}.jpg,0.5\n" for k in range(10))}
     files["train.csv"] = "id,has_cactus\n" + "".join(f"{k}.jpg,{k % 2}\n" for k in range(40))
+    images = {"train": {}, "test": {}}
     for name in [*(f"train/{k}.jpg" for k in range(40)), *(f"test/t{k}.jpg" for k in range(10))]:
         image = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(image, "JPEG")
-        files[name] = image.getvalue()
-    kaggle.archive, out = make_zip(files), {}
+        images[name.split("/")[0]][name] = image.getvalue()
+    name = NAME if is_known else "new-trees"
+    kaggle.entered[name] = True
+    zips = {f"{key}.zip": make_zip(value) for key, value in images.items()}
+    kaggle.archive, out = make_zip(files | (zips if is_known else images["train"] | images["test"])), {}
     for turn in (1, 2):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = run_tool("download", NAME, cwd=tmp_path, environment=kaggle.environment, **pipes)
-        out[turn] = done.communicate()[0]
-        assert out[turn].splitlines()[-1].endswith(f"python train.py competition={NAME}"), out[turn]
+        out[turn] = run_tool("download", name, cwd=tmp_path, environment=kaggle.environment, **pipes).communicate()[0]
+        recipe = NAME if is_known else "finetune"
+        assert out[turn].splitlines()[-1].endswith(f"python train.py competition={name} recipe={recipe}"), out[turn]
     assert len(kaggle.ranges) == 1
-    assert f"\nwrote configs/competition/{NAME}.yaml\n" in out[1]
-    assert (tmp_path / "outputs/doctor" / NAME / "doctor.html").is_file()
+    path = (REPOSITORY if is_known else Path()) / "configs" / "competition" / f"{name}.yaml"
+    assert ("unpacked test.zip: 10 files into " if is_known else f"\nwrote {path}\n") in out[1]
+    assert (tmp_path / "outputs/doctor" / name / "doctor.html").is_file()
     assert out[2].splitlines()[:3] == [
-        f"data/{NAME}: is there already",
-        f"configs/competition/{NAME}.yaml: is there already",
-        f"outputs/doctor/{NAME}/doctor.json: is there already",
+        f"data/{name}: is there already",
+        f"{path}: is there already",
+        f"outputs/doctor/{name}/doctor.json: is there already",
     ]

@@ -107,7 +107,11 @@ def test_what_was_changed_or_fails_its_check_is_not_sent(make, kaggle, refuse, t
 
 def test_a_run_of_another_competition_is_refused_and_a_name_that_was_given_is_remembered(make, kaggle, refuse):
     make("a", competition="cactus"), make("b", (0.2, 0.2, 0.3), "cactus"), make("other", competition="birds")
-    expected = "outputs/a: is a run of cactus, and birds is another competition; name a run of birds"
+    path = Path("configs/competition/birds.yaml")
+    path.write_text(path.read_text().replace("sample.csv", "birds.csv"))
+    Path("data/birds.csv").write_text("image,bird\nx,0\n")
+    found = "columns are id, has_cactus, the sample has image, bird"
+    expected = f"outputs/a/submission.csv: is of cactus, and no submission to birds ({found}); name a run of birds"
     assert refuse("submit", "outputs/a", "competition=birds") == expected
     assert "cactus: Kaggle knows no such competition" in refuse("submit", "outputs/a")
     assert ledger("a") == {"files": []}
