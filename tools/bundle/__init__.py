@@ -1,1 +1,0 @@
-"""Trained runs -> a folder for Kaggle: code, weights, wheels and a notebook that infers without internet."""
