@@ -1,6 +1,10 @@
 """python infer.py [run=outputs/NAME]: predict the test images with all folds of a run and write submission.csv."""
 
+# ruff: noqa: E402
 import sys
+import time
+
+BEGAN = time.monotonic()  # infer.time_budget holds the imports, too
 
 from src.checkpointing.run_folder import load_run
 from src.config.help import help_asked
@@ -14,8 +18,8 @@ USAGE = """usage: python infer.py [run=outputs/NAME] [key=value ...]
 """
 
 
-def main(words):
-    """Run the command line `words`."""
+def main(words, began=None):
+    """Run the command line `words`; began: when infer.time_budget began, None: with `infer_run`."""
     with one_line_errors(words):
         if (text := help_asked(words, ("infer",))) is not None:
             print(USAGE + text)
@@ -23,8 +27,8 @@ def main(words):
         run_folder, config = load_run(words)
         from src.inference.predict import infer_run  # here, since torch takes seconds and a typo should not
 
-        infer_run(config, run_folder)
+        infer_run(config, run_folder, began)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:], BEGAN)

@@ -52,7 +52,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 9623, 65, 125
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 9985, 66, 130
 
 
 def parse(path):

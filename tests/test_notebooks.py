@@ -14,6 +14,7 @@ from PIL import Image
 
 from src.config.settings import REPOSITORY
 from tests.launch import TINY
+from tools.bundle.__main__ import main as make_bundle
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 EDA = REPOSITORY / "notebooks" / "eda.ipynb"
@@ -118,6 +119,20 @@ def test_two_gpus_share_the_folds_that_are_left_and_each_trains_one_at_a_time(tm
         most = max(most, len(busy))
     assert (most, sorted(trained), set(trained.values())) == (2, ["0", "1", "3", "4", "5"], {"0", "1"})
     assert capsys.readouterr().out.endswith("outputs/kaggle: folds [0, 1, 2, 3, 4, 5] of 6 are finished\n")
+
+
+@pytest.mark.slow
+def test_a_bundle_is_inferred_as_on_kaggle(execute, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_run[0])
+    inputs = tmp_path / "input"
+    make_bundle(["outputs/demo_default", f"output={inputs}/datasets/ann/digits", "wheels=none", "user=ann"])
+    shutil.copytree("data/demo", inputs / "competitions/demo", ignore=shutil.ignore_patterns("solution.csv"))
+    monkeypatch.chdir(tmp_path)
+    text, html, _ = execute("infer_offline", KAGGLE_INPUT=str(inputs))
+    assert "competition: " + str(inputs / "competitions/demo") in text
+    assert "submission.csv: 360 rows" in text
+    assert html.count("<tr") == 6
+    assert (tmp_path / "notebooks/submission.csv").is_file()
 
 
 @pytest.mark.slow

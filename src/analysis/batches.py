@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 
 from src.analysis.labels import describe_targets, list_class_names
+from src.competition.paths import settle_num_images
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
-from src.data.inspection import describe_transforms
+from src.data.inspection import describe_transforms, tile_images
 from src.data.mixup_cutmix import Mixer
 from src.data.transforms import build_augmentation, build_resize
 
@@ -59,7 +60,8 @@ def compute_columns(config, table, num_augmented=7):
     Raises:
         UserError: an image cannot be decoded, or the augmentation cannot be built.
     """
-    competition = config.competition
+    config = settle_num_images(config, table.paths)
+    competition, channels = config.competition, config.competition.channels
     is_uint8 = decode_image(str(table.paths[0]), competition).dtype == np.uint8
     augmentation = build_augmentation(config, is_uint8)
     datasets = [ImageDataset(table, competition, one, config.seed) for one in (build_resize(config), augmentation)]
@@ -69,24 +71,24 @@ def compute_columns(config, table, num_augmented=7):
     describe = partial(describe_targets, names=names, task=table.task)
     labels = [describe(targets) for targets in table.targets]
     ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
-    columns = [("resized", join_images(next(plain.batches(0))["inputs"]), ids)]
+    columns = [("resized", join_images(next(plain.batches(0))["inputs"], channels), ids)]
     mixer = Mixer(config.mix) if config.mix.prob else None
     for epoch in range(num_augmented):
         inputs, captions = next(augmented.batches(epoch))["inputs"], labels
         if augmentation.num_views > 1:
             views = [f"epoch {epoch + 1}", *(f"epoch {epoch + 1}, AugMix {number}" for number in (1, 2))]
-            columns += [(heading, join_images(inputs)[:, view], labels) for view, heading in enumerate(views)]
+            columns += [(heading, join_images(inputs, channels)[:, view], labels) for view, heading in enumerate(views)]
             continue
         if mixer:
             inputs, targets = _mix(mixer, inputs, table.targets, config.seed + epoch)
             captions = [describe(row) for row in targets]
-        columns.append((f"epoch {epoch + 1}", join_images(inputs), captions))
+        columns.append((f"epoch {epoch + 1}", join_images(inputs, channels), captions))
     return columns[: 1 + num_augmented], describe_transforms(augmentation.transforms)
 
 
-def join_images(inputs):
-    """Return the images (N, ..., H, W, C) of a batch as an array, several images of a row side by side."""
-    return np.concatenate([one.numpy() for one in inputs.values() if one.ndim >= 4], axis=-2)
+def join_images(inputs, channels):
+    """Return the images (N, ..., H, W, C) of a batch as an array, several of a row in a grid or, by name, in a line."""
+    return np.concatenate([tile_images(one.numpy(), channels) for one in inputs.values() if one.ndim >= 4], axis=-2)
 
 
 def to_uint8(image):

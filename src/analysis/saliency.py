@@ -5,13 +5,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from src.data.inspection import tile_images
+
 _LEAST_SIDE = 4  # places of a feature map's shorter side, where the backbone has such a map
 
 
-def compute_saliency(network, inputs, columns, signs=1):
+def compute_saliency(network, inputs, columns, signs=1, num_images=1):
     """Return what speaks for a column of each row's logits, (N, h, w) float32 in [0, 1], at the feature map's size.
 
-    None where the backbone has neither a feature map of more than one place nor patch tokens, or a row several images.
+    None where the backbone has neither a feature map of more than one place nor patch tokens, or a row several images
+    by name. Of `num_images` images in one input the map is a grid, as data.inspection.tile_images makes it of them;
+    where they are channels of one image, each has the same map.
 
     Args:
         network: model.network.Network in evaluation mode; it is left as it is.
@@ -44,8 +48,9 @@ def compute_saliency(network, inputs, columns, signs=1):
         activation, gradient = (_to_map(network.backbone, one.detach().float(), size) for one in (*caught, gradient))
         weights = gradient.mean(dim=(2, 3), keepdim=True)  # eq. 1
         maps = (weights * activation).sum(dim=1).relu()  # eq. 2
-        highest = maps.amax(dim=(1, 2), keepdim=True)
-        return (maps / highest.clamp(min=torch.finfo(maps.dtype).tiny)).cpu().numpy().astype(np.float32)
+        maps = maps.unflatten(0, (len(logits), -1)).permute(0, 2, 3, 1)  # (N, h, w, images that the backbone has seen)
+        maps = tile_images(maps.expand(-1, -1, -1, num_images).cpu().numpy(), channels=1)[..., 0]
+        return (maps / maps.max(axis=(1, 2), keepdims=True).clip(np.finfo(maps.dtype).tiny)).astype(np.float32)
 
 
 def _find_place(network, inputs):

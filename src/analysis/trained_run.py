@@ -238,7 +238,7 @@ class TrainedRun:
 
         images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
         images = [os.path.abspath(one) if isinstance(one, (str, os.PathLike)) else np.asarray(one) for one in images]
-        channels = self.config.competition.channels
+        channels = self.config.competition.row_channels
         images = [one[..., None] if not isinstance(one, str) and one.ndim == 2 else one for one in images]
         for one in images:
             if not is_image(one) or (not isinstance(one, str) and one.shape[2] != channels):
@@ -297,11 +297,13 @@ class TrainedRun:
         """
         from src.analysis.saliency import compute_saliency
 
+        num_images = self.config.competition.row_channels // self.config.competition.channels
         maps, trained = [None] * len(errors), {one.number for one in self._files.started_folds()}
         for fold, rows in errors.reset_index(drop=True).groupby("fold"):
             if fold in trained:
                 inputs = self.load_inputs(rows["id"])
-                found = compute_saliency(self.model(fold), inputs, rows["column"].to_numpy(), rows["sign"].to_numpy())
+                places = rows["column"].to_numpy(), rows["sign"].to_numpy()
+                found = compute_saliency(self.model(fold), inputs, *places, num_images=num_images)
                 for row, one in zip(rows.index, found if found is not None else [], strict=found is not None):
                     maps[row] = one
         return maps
@@ -338,7 +340,7 @@ class TrainedRun:
         from src.analysis.batches import join_images, to_uint8
         from src.analysis.figures import draw_images
 
-        images = [to_uint8(one) for one in join_images(self.load_inputs(ids))]
+        images = [to_uint8(one) for one in join_images(self.load_inputs(ids), self.config.competition.channels)]
         return _shown(draw_images(images, [_fit_lines(one) for one in captions], maps))
 
     def show_errors(self, count=12, by="loss", saliency=True):

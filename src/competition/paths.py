@@ -3,6 +3,8 @@
 A pattern is relative to the competition's root, or absolute: {column} is a row's value, {column[0]} a letter of it, and
 * anything within one name. Of several patterns the one that has a row's image counts. A pattern that ends in * finds
 only images, by their suffix; .* at its end is one suffix.
+
+Where competition.images is set a row has several files, of every pattern: its path is theirs, joined by JOIN.
 """
 
 import os
@@ -10,7 +12,9 @@ import re
 import sys
 import unicodedata
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 
@@ -25,6 +29,7 @@ IMAGE_SUFFIXES = (
     ".jfif", ".jpe", ".avif", *list_names("data/decode.py", "DECODERS"),
 )  # fmt: skip
 _CONTAINERS = (".h5", ".hdf5", ".hdf", ".tfrec", ".tfrecord", ".lmdb")  # of images, which are not read
+JOIN = "\0"  # between the files of a row's path; no name holds it
 STAR = "\0"  # a pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
 _PATHS_AT_ONCE = 50_000  # Python's strings that are in memory while Paths are built
 _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
@@ -39,12 +44,48 @@ def find_images(competition, key, rows, ids):
     """Return the Paths of each row's image, by the pattern train_image or test_image, `key`; rows is a table of str."""
     is_present, paths = find_present(competition, key, rows, ids)
     if not is_present.all():
-        found = f"{(~is_present).sum()} of {len(rows)} ids have no image (first: {ids[~is_present][0]})"
-        patterns = list_patterns(getattr(competition, key))
+        first, (name, patterns) = np.flatnonzero(~is_present)[:1], choose_patterns(competition, key)
+        found = f"{(~is_present).sum()} of {len(rows)} ids have no image (first: {ids[first[0]]})"
+        if competition.images and len(patterns) > 1:  # which of them is it
+            of_first = (next(_match_pattern(competition, name, one, rows.iloc[first], ids[first])) for one in patterns)
+            patterns = [one for one, files in zip(patterns, of_first, strict=True) if not files]
+            found = f"{(~is_present).sum()} of {len(rows)} ids lack an image (first: {ids[first[0]]}, of {patterns[0]})"
         where = ", ".join(locate(competition.root, _fixed_folder(one)).rstrip("/") for one in patterns)
-        error = UserError if is_present.any() else NoImagesError
-        raise error(f"{where}: {found}; {_advise(competition, key)}")
+        is_none = not is_present.any() and patterns == choose_patterns(competition, key)[1]
+        raise (NoImagesError if is_none else UserError)(f"{where}: {found}; {_advise(competition, key)}")
+    check_counts(competition, key, paths, ids)
     return paths
+
+
+def check_counts(competition, key, paths, ids):
+    """Check that all rows have as many images, where competition.images is set without num_images."""
+    counts = [path.count(JOIN) + 1 for path in paths] if competition.images and not competition.num_images else []
+    if len(known := Counter(counts).most_common()) > 1:
+        found = listing([f"{count} ({num} rows, as {ids[counts.index(count)]})" for count, num in known], 3)
+        advice = f"set competition.num_images={min(sorted(counts)[len(counts) // 2], 16)}, so many of each are read"
+        raise UserError(f"{word(competition, key)}: rows have different numbers of images, {found}; {advice}")
+
+
+def choose_patterns(competition, key):
+    """Return (setting, patterns) that the images of train_image or test_image, `key`, are found by."""
+    if competition.images is None or (key == "test_image" and competition.test_image != type(competition).test_image):
+        return key, list_patterns(getattr(competition, key))
+    name = lambda found: {"Train": "Test", "TRAIN": "TEST"}.get(found[0], "test")  # noqa: E731
+    as_test = partial(re.sub, r"(?i)train(?![^{]*\})", name if key == "test_image" else r"\g<0>")  # but for {columns}
+    return "images", [as_test(one) for one in list_patterns(competition.images)]
+
+
+def word(competition, key):
+    """Return the setting that `choose_patterns` takes as a word to paste."""
+    name, patterns = choose_patterns(competition, key)
+    return f"competition.{name}={patterns[0] if len(patterns) == 1 else '[' + ', '.join(patterns) + ']'}"
+
+
+def settle_num_images(config, paths):
+    """Return the config with competition.num_images as the rows have it, where several images a row leave it null."""
+    is_settled = not config.competition.images or config.competition.num_images
+    count = config.competition.num_images if is_settled else paths[0].count(JOIN) + 1
+    return replace(config, competition=replace(config.competition, num_images=count))
 
 
 def find_present(competition, key, rows, ids):
@@ -60,19 +101,53 @@ def list_images(competition, key):
     The rows are a table of str: what the pattern's {names} are in each path, and unless it has it, the column
     competition.id: the path below the fixed folder, of several patterns below the root.
     """
-    if len(patterns := list_patterns(getattr(competition, key))) > 1:
-        rows, paths = zip(*(list_images(replace(competition, **{key: one}), key) for one in patterns), strict=True)
-        rows, paths = pd.concat(rows, ignore_index=True), Paths.of(chain(*paths))
-        if not any(competition.id in list_places(one) for one in patterns):
-            rows[competition.id] = [path.removeprefix(f"{competition.root}/") for path in paths]
-        return rows, paths
-    _check_pattern(patterns[0], f"competition.{key}")
-    root, pattern = _split_root(competition.root, patterns[0])
+    patterns = choose_patterns(competition, key)[1]
+    listed = [_list_pattern(competition, key, one) for one in patterns]
+    if competition.images:
+        return _join_listed(competition, key, listed)
+    if len(listed) == 1:
+        return listed[0]
+    rows, paths = zip(*listed, strict=True)
+    rows, paths = pd.concat(rows, ignore_index=True), Paths.of(chain(*paths))
+    if not any(competition.id in list_places(one) for one in patterns):
+        rows[competition.id] = [path.removeprefix(f"{competition.root}/") for path in paths]
+    return rows, paths
+
+
+def _join_listed(competition, key, listed):
+    """Return (rows, paths) of the files that each pattern found: those whose {names} are alike are of one row."""
+    patterns, names, files = choose_patterns(competition, key)[1], list(listed[0][0]), {}
+    if any({competition.id, *names} != set(list_places(one)) for one in patterns):
+        advice = f"write {{{competition.id}}}, and the same names, in each pattern"
+        raise UserError(f"{word(competition, key)}: no table says which images are of one row; {advice}")
+    for place, (rows, paths) in enumerate(listed):
+        for row, path in zip(rows[names].itertuples(index=False, name=None), paths, strict=True):
+            files.setdefault(row, [[] for _ in listed])[place].append(path)
+    for row in (row for row, found in files.items() if not all(found)):
+        lacks = f"no image of {'/'.join(row)} by {patterns[files[row].index([])]}"
+        raise UserError(f"{competition.root}: {lacks}; {_advise(competition, key)}")
+    rows = pd.DataFrame(list(files), columns=names, dtype=str)
+    paths = Paths.of(_join(chain(*found), competition.num_images) for found in files.values())
+    check_counts(competition, key, paths, rows[competition.id].tolist())
+    return rows, paths
+
+
+def _join(files, count):
+    """Return the path of a row's files: of `count` of them, the middles of as many equal parts; None: of all."""
+    files = list(files)
+    places = range(len(files)) if count is None else ((2 * one + 1) * len(files) // (2 * count) for one in range(count))
+    return JOIN.join(files[place] for place in places)
+
+
+def _list_pattern(competition, key, pattern):
+    """Return `list_images` of one pattern."""
+    _check_pattern(pattern, f"competition.{choose_patterns(competition, key)[0]}")
+    root, pattern = _split_root(competition.root, pattern)
     tree, top = _Tree(root), _fixed_folder(pattern)
     names, read = _compile_reader(pattern)
     fitting = tree.match(_PLACE.sub(STAR, pattern).replace("*", STAR))
     # what test_image finds in a folder of its own, beside the class folders, is no class
-    for one in list_patterns(competition.test_image) if key == "train_image" else ():
+    for one in choose_patterns(competition, "test_image")[1] if key == "train_image" else ():
         test_root, tested = _split_root(competition.root, one)
         if test_root == root and _fixed_folder(tested) not in ("", top):
             fitting = sorted(set(fitting) - set(tree.match(_PLACE.sub(STAR, tested).replace("*", STAR))))
@@ -88,12 +163,14 @@ def list_images(competition, key):
 
 def _advise(competition, key):
     """Return what to do where images are missing: they may be packed, or the pattern is wrong."""
-    patterns, names = list_patterns(getattr(competition, key)), set()
+    (name, patterns), names = choose_patterns(competition, key), set()
     for root, pattern in (_split_root(competition.root, one) for one in patterns):
         names.update(*_Tree(root)._list(""), *_Tree(root)._list(_fixed_folder(pattern)))
     packed = sorted(name for name in names if name.lower().endswith(_CONTAINERS))
     packed = [name for name in packed if key.partition("_")[0] in name.lower()] or packed  # test-images.hdf5 of two
-    advice = f"check competition.{key}, now {', '.join(patterns)}"
+    advice = f"check competition.{name}, now {', '.join(patterns)}"
+    if (name, key) == ("images", "test_image"):
+        advice = f"set competition.test_image, which as competition.images says would be {', '.join(patterns)}"
     if not packed:
         return advice
     return f"images may be inside {listing(packed, 3)}, which is not read: extract them as files, else {advice}"
@@ -120,7 +197,7 @@ def _split_root(root, pattern):
 
 def check_not_empty(paths):
     """Check that every image file holds something: what a broken copy leaves most often, found before training."""
-    empty = [path for path in paths if os.path.getsize(path) == 0]
+    empty = [file for path in paths for file in path.split(JOIN) if os.path.getsize(file) == 0]
     if empty:
         found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
         raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
@@ -224,11 +301,16 @@ def _fits(name, part):
 
 
 def _match_rows(competition, key, rows, ids):
-    """Return an iterable of each row's image file, "" where there is none; one that two patterns have is refused."""
-    patterns = list_patterns(getattr(competition, key))
+    """Return an iterable of each row's path, "" where there is none; an image that two patterns have is refused."""
+    name, patterns = choose_patterns(competition, key)
+    found = (_match_pattern(competition, name, pattern, rows, ids) for pattern in patterns)
+    if competition.images:
+        count = competition.num_images
+        return (_join(chain(*files), count) if all(files) else "" for files in zip(*found, strict=True))
+    found = [(files[len(files) // 2] if files else "" for files in one) for one in found]  # of several the middle one
     if len(patterns) == 1:
-        return _match_pattern(competition, key, patterns[0], rows, ids)
-    found = [list(_match_pattern(competition, key, pattern, rows, ids)) for pattern in patterns]
+        return found[0]
+    found = list(map(list, found))
     for row, paths in enumerate(zip(*found, strict=True)):
         if len(both := sorted(set(paths) - {""})) > 1:
             twice = f"id '{ids[row]}' has an image by two patterns ({listing(both)})"
@@ -237,6 +319,7 @@ def _match_rows(competition, key, rows, ids):
 
 
 def _match_pattern(competition, key, pattern, rows, ids):
+    """Yield each row's files by one pattern of a setting, `key`, in natural order."""
     where = f"competition.{key}"
     _check_pattern(pattern, where)
     root, pattern = _split_root(competition.root, pattern)
@@ -248,9 +331,7 @@ def _match_pattern(competition, key, pattern, rows, ids):
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
-        if len(found) > 1:  # the middle one in natural order
-            found = sorted(found, key=_natural)[len(found) // 2 :]
-        yield f"{root}/{found[0]}" if found else ""
+        yield [f"{root}/{one}" for one in (sorted(found, key=_natural) if len(found) > 1 else found)]
 
 
 def list_places(pattern):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.competition.paths import Paths, fill_pattern, find_images, find_present, list_images, list_places, locate
+from src.competition.paths import Paths, fill_pattern, find_images, find_present, list_images, list_places, locate, word
 from src.competition.targets import (
     check_settings,
     find_ids,
@@ -208,7 +208,7 @@ def _load_rows(competition, table_key, image_key):
         where = competition.root or "competition.root"
         raise UserError(f"{where}: no such folder; set competition.root to the folder of the data")
     if table is None:
-        where = f"competition.{image_key}={getattr(competition, image_key)}"
+        where = word(competition, image_key)
         if image_key == "train_image" and "{" not in where:
             advice = "write for example train/{label}/*"
             raise UserError(f"{where}: without train_table the labels are read from the paths; {advice}")

@@ -33,7 +33,7 @@ def check_config(config):
 
 
 def _find_run_faults(config):
-    fold, count, folder, budget = config.fold, config.num_folds, config.run_folder, config.time_budget
+    fold, count, folder = config.fold, config.num_folds, config.run_folder
     if fold not in (None, "all") and not (type(fold) is int and fold >= 0):
         yield f"fold={fold}: no fold's number, which count from 0, and not all; write for example fold=0"
     elif fold not in (None, "all") and fold >= count and config.folds in FOLD_METHODS and config.folds != "column":
@@ -50,8 +50,9 @@ def _find_run_faults(config):
                 yield f"competition.{key}={named}: {fault}; write for example re:^(.+)_(left|right)$"
     if config.track_checkpoints and not {"auto", "wandb"} & set(config.tracking):
         yield "track_checkpoints=true: is wandb's, which tracking leaves out; set tracking=wandb"
-    if budget is not None and not seconds_of(budget) > 0:
-        yield f"time_budget={budget}: no time above 0; write for example 8.5h, 45m or 90s"
+    for key, budget in (("time_budget", config.time_budget), ("infer.time_budget", config.infer.time_budget)):
+        if budget is not None and not seconds_of(budget) > 0:
+            yield f"{key}={budget}: no time above 0; write for example 8.5h, 45m or 90s"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:
         yield f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name"
     infer, calibration = config.infer, f"infer.calibration={config.infer.calibration}"
@@ -146,6 +147,10 @@ def _find_normalize_faults(given, channels):
 
 
 def _find_input_faults(config):
+    for key, default in (("num_images", None), ("images_as", "channels")):
+        if config.competition.images is None and (value := getattr(config.competition, key)) != default:
+            advice = f"set competition.images=PATTERN, or competition.{key}={default or 'null'}"
+            yield f"competition.{key}={value}: is of several images a row; {advice}"
     if isinstance(config.normalize, dict):
         yield from _find_normalize_faults(config.normalize, config.competition.channels)
     augment, mix, consistency = config.augment, config.mix, config.augment.augmix_consistency

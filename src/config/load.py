@@ -20,7 +20,7 @@ from src.config.settings import GROUPS, REPOSITORY, Config, settings, value_of
 from src.errors import UserError, first_line, listing, nearest
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; far deeper text ends the process within libyaml
-_PATTERNS = ("competition.train_image", "competition.test_image")  # one, or a list of them
+_PATTERNS = tuple(f"competition.{one}" for one in ("images", "train_image", "test_image"))  # one, or a list of them
 _PATHS = ("competition.root", "output_dir", "cache_dir", "infer.output", "model.weights", "folds")
 _PATHS += ("train.teacher", "train.pseudo")  # ~ is the home
 _READ_BY_OMEGACONF = re.compile(r"\$\{|^\?\?\?$")  # an interpolation, and a value that is still to be set
@@ -82,13 +82,15 @@ def _parse_word(word):
     annotation = settings()[key].type if key in settings() else None
     try:
         is_text = annotation in (str, str | None) or (key in _PATTERNS and not text.startswith("["))
+        if key in _PATTERNS and not is_text and "{" in text and not set("'\"") & set(text):  # braces as in one pattern
+            text = str([one.strip() for one in text.strip().strip("[]").split(",")])
         value = text if is_text else _parse_yaml(text, as_text=annotation == list[str])
     except Exception as error:  # on odd text the readers of YAML raise whatever they run into
         reason = f"cannot be read ({first_line(error)})"
         is_tight = re.search(r":\S", text.partition("{")[2])
         advice = "write a blank after each colon, and " if is_tight else ""
         raise UserError(f"command line: {key}={text} {reason}; {advice}quote it for the shell") from None
-    value = None if text == "null" and annotation == str | None else value
+    value = None if text == "null" and (annotation == str | None or key == "competition.images") else value
     return "command line", functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
 
 
@@ -184,6 +186,8 @@ def _read_layer(layer, where, prefix=""):
         if key in _PATHS and isinstance(value, str):
             value = os.path.expanduser(value)
         patterns = value if isinstance(value, list) else [value]
+        if key == "competition.images" and value is None:
+            patterns = [""]
         if key in _PATTERNS and not (patterns and all(isinstance(one, str) for one in patterns)):
             raise UserError(f"{where}: {key}={as_word(value)} is no pattern, nor a list of them; write test/{{id}}.png")
         if key in ("infer.tta", "tracking") and isinstance(value, str):

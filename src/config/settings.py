@@ -41,6 +41,13 @@ class Competition:
                                "files the middle one); without train_table {label} and * read labels from paths; "
                                "a list of patterns: the one that has the image")
     test_image: Any = setting("test/{id}", "path pattern of a test row's image, or a list of them")
+    images: Any = setting(None, "several images a row, in place of train_image: a pattern that names many, or a list, "
+                          "each of one or many; test rows: all of test_image, or where it is test/{id} these patterns "
+                          "with test for train; null: one image")
+    num_images: int | None = setting(None, "of a row's images that are read, evenly spaced over them (repeated where "
+                                     "there are fewer); null: all, each row has as many", at_least=1, at_most=512)
+    images_as: str = setting("channels", "stacked as channels of one image; or each through the backbone, their "
+                             "features joined", choices=("channels", *list_names("model/head.py", "JOINS")))
     targets: list[str] = setting([], "columns of 0/1: one (binary), one-hot (multiclass) or several (multilabel); of "
                                  "any numbers, one or several (regression)")
     label: str | None = setting(None, "column of class names, or of regression's numbers; null: they are in targets")
@@ -59,13 +66,24 @@ class Competition:
                                      "group; null: each row its own")
     predict_with: str = setting("mean", "how such rows become one", choices=("mean", "max"))
     fold: str | None = setting(None, "column of each row's fold (-1: always trained on), for folds=column; null: none")
-    channels: int = setting(3, "channels an image is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
+    channels: int = setting(3, "channels an image file is read as: 1 grey, 3 RGB, any number for arrays", at_least=1)
     exif: bool = setting(True, "turn images as their orientation tag says, in all formats")
     background: str = setting("white", "what lies under transparent pixels", choices=("white", "black"))
     bits: int | None = setting(None, "in use of 16-bit PNG and TIFF, larger pixels are clipped; null: 16", 8, 16)
     metric: str = setting("roc_auc", "what a score is", choices=list_names("evaluation/metrics.py", "METRICS"))
     metric_kwargs: dict[str, Any] = setting({}, "passed to the metric", kwargs_of=("evaluation/metrics.py", "METRICS"))
     public_share: float = setting(0.3, "of the test rows, that the public leaderboard scores", at_least=0.01, at_most=1)
+
+    @property
+    def row_channels(self):
+        """Channels of a decoded row, of all its images; num_images is settled once a table is loaded."""
+        several = 1 if isinstance(self.images, str) else len(self.images or [0])
+        return self.channels * (self.num_images or several)
+
+    @property
+    def network_channels(self):
+        """Channels of an image that the backbone takes: one image's where features are joined, else a row's."""
+        return self.row_channels if self.images_as == "channels" else self.channels
 
 
 @dataclass(frozen=True)
@@ -206,6 +224,8 @@ class Infer:
                                choices=("none", *list_names("evaluation/calibration.py", "CALIBRATIONS")))
     folds: str = setting("folds", "networks that predict: the folds', that of fold=all, or both; where there are no "
                          "folds, that of fold=all", choices=("folds", "all", "both"))
+    time_budget: str | None = setting(None, "end within 8.5h, 45m or 90s of the start, leaving out views, then folds; "
+                                      "null: no limit")
     output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
 
 

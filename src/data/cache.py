@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from src.competition.paths import JOIN
 from src.data.decode import decode_image, resize_image
 from src.data.scan import map_images
 from src.errors import UserError
@@ -67,7 +68,7 @@ def open_cache(paths, config, size, num_reads):
     """
     if config.cache == "off":
         return None
-    channels, digest = config.competition.channels, hash_images(paths, config, size)
+    channels, digest = config.competition.row_channels, hash_images(paths, config, size)
     path = cache_folder(config) / f"{size[0]}x{size[1]}x{channels}_{digest}.npy"
     keys = np.fromiter(map(_key, paths), np.uint64, len(paths))
     if (cache := _try_cache(path, keys)) is not None:
@@ -137,7 +138,8 @@ def _write_rows(path, paths, row_type, decode):
                 file.write(header.getvalue())
             for row, pixels in enumerate(map_images(decode, paths[num_done:], "decoding"), num_done):
                 if pixels.dtype != dtype:
-                    raise UserError(f"{paths[row]}: has {pixels.dtype} pixels, {paths[0]} has {dtype}; set cache=off")
+                    found = f"has {pixels.dtype} pixels, {paths[0].split(JOIN)[0]} has {dtype}"
+                    raise UserError(f"{paths[row].split(JOIN)[0]}: {found}; set cache=off")
                 file.write(pixels)
                 file.write(zlib.crc32(pixels).to_bytes(4, "little"))
             file.flush()
@@ -158,7 +160,7 @@ def hash_images(paths, config, size):
     versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
     digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(settings.root))).encode())
-    for path in paths:
+    for path in (file for one in paths for file in one.split(JOIN)):
         try:
             status = os.stat(path)
         except OSError as error:

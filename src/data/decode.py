@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
+from src.competition.paths import JOIN
 from src.errors import UserError, first_line
 
 MAX_PIXELS, MAX_BYTES = 200_000_000, 1_000_000_000
@@ -49,8 +50,27 @@ def decode_image(path, competition, target_size=None):
     competition's bits, larger ones become white; null: of all 16 (colour TIFF: rounded).
     A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but not below target_size, (height, width). UserError is
     raised for a file that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
+    Several files, joined by competition.paths.JOIN, are one (H, W, files * channels), each at the first one's size.
     """
-    return decode_bytes(path, read_file(path), competition, target_size)
+    files = path.split(JOIN)
+    images = {file: decode_bytes(file, read_file(file), competition, target_size) for file in dict.fromkeys(files)}
+    return stack_images(files, images)
+
+
+def stack_images(files, images):
+    """Return the images {file: (H, W, C)} of a row's files as one array (H, W, files * C)."""
+    first = images[files[0]]
+    if len(files) == 1:
+        return first
+    height, width = first.shape[:2]
+    check_size(f"{files[0]} and {len(files) - 1} more", height * len(files), width)
+    for file, image in images.items():
+        if image.dtype != first.dtype:
+            raise UserError(
+                f"{file}: has {image.dtype} pixels, {files[0]} of its row has {first.dtype}; save them alike"
+            )
+        images[file] = resize_image(image, (height, width))
+    return np.concatenate([images[file] for file in files], axis=2)
 
 
 def decode_bytes(path, data, competition, target_size=None):

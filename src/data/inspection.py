@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import math
 
 import cv2
 import numpy as np
@@ -17,6 +18,20 @@ def count_bits(data):
         return 0
     is_grey = page.mode.startswith("I")
     return int((np.asarray(page) if is_grey else decode_by_opencv(data, cv2.IMREAD_UNCHANGED)).max()).bit_length()
+
+
+def tile_images(images, channels):
+    """Return arrays (..., H, W, V * channels) of V images as a grid of them, row by row, black where there is none."""
+    count = images.shape[-1] // channels
+    if count < 2:
+        return images
+    wide = math.ceil(math.sqrt(count))
+    tall = math.ceil(count / wide)
+    height, width, rest = images.shape[-3], images.shape[-2], images.shape[:-3]
+    padding = np.zeros((*rest, height, width, tall * wide * channels - images.shape[-1]), images.dtype)
+    parts = np.concatenate([images, padding], axis=-1).reshape(*rest, height, width, tall, wide, channels)
+    parts = np.moveaxis(parts, (-3, -2), (-5, -3))  # (..., tall, H, wide, W, channels)
+    return np.ascontiguousarray(parts).reshape(*rest, tall * height, wide * width, channels)
 
 
 def describe_transforms(transforms, indent=""):

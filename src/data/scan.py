@@ -38,8 +38,9 @@ def compute_pixel_stats(paths, config, max_images=2000):
     """Return (mean, std), float64 (channels,), in raw pixel units, of the images as the network sees them.
 
     A constant channel gets std 1, so that dividing by it is harmless. Of more than max_images some are drawn by seed.
+    Where the backbone takes a row's images one by one, they are those of all of them.
     """
-    channels, resize = config.competition.channels, build_resize(config)
+    channels, resize = config.competition.network_channels, build_resize(config)
     rows = np.arange(len(paths))
     if len(rows) > max_images:
         rows = np.sort(np.random.default_rng(config.seed).choice(rows, max_images, replace=False))

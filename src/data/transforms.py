@@ -32,12 +32,16 @@ class Augmentation:
     Attributes:
         source_size: (height, width) the image is resized to before the transforms; None: its own, but enlarged to
             cover image_size where it is smaller, so that a crop of that size always fits.
+        channels: of an image; one that has more is several, which all get the same draw.
         decode_size: (height, width) that decoding need not exceed; None: the image's own size is wanted.
         num_views: images that a call returns: 1, or 3 where there is a `view_transform`.
         transforms: list of albumentations', in order, the `view_transform` last.
     """
 
-    def __init__(self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash"):
+    def __init__(
+        self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash", channels=None
+    ):
+        self.channels = channels
         self.image_size, self.source_size, self.resize = tuple(image_size), source_size, resize
         self.decode_size = source_size if transforms else self.image_size
         self.num_views = 1 if view_transform is None else 3
@@ -52,6 +56,10 @@ class Augmentation:
         """
         if self._pipeline is None and self._view_transform is None:
             return np.ascontiguousarray(resize_image(image, self.image_size, self.resize))
+        if self.channels is not None and image.shape[2] > self.channels:
+            starts = range(0, image.shape[2], self.channels)
+            parts = (np.ascontiguousarray(image[..., start : start + self.channels]) for start in starts)
+            return np.concatenate([self(part, seed) for part in parts], axis=-1)
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
             size, resize, (height, width) = self.source_size, self.resize, image.shape[:2]
@@ -78,7 +86,7 @@ def build_augmentation(config, is_uint8):
     Transforms work on the image at image_size, where they are cheap; a crop sees 1.25 times that size. Own transforms,
     of which any crops, pads or resizes, see the image at its own size.
     """
-    settings, image_size, channels = config.augment, tuple(config.image_size), config.competition.channels
+    settings, image_size, channels = config.augment, tuple(config.image_size), config.competition.network_channels
     is_own = settings.transforms is not None
     if is_own:
         where, transforms = "augment.transforms", [_build_transform(entry) for entry in settings.transforms]
@@ -92,7 +100,7 @@ def build_augmentation(config, is_uint8):
     changes_size = any(word in type(one).__name__ for one in _list_nested(transforms) for word in _CHANGE_SIZE)
     source_size = tuple(round(side * (1.25 if changes_size else 1)) for side in image_size)
     source_size = None if is_own and changes_size else source_size
-    return Augmentation(image_size, transforms, source_size, view_transform, config.resize)
+    return Augmentation(image_size, transforms, source_size, view_transform, config.resize, channels)
 
 
 def _build_transform(entry):

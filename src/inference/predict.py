@@ -1,6 +1,8 @@
 """A run folder -> every fold's network over each test batch once -> submission.csv."""
 
+import math
 import shlex
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +18,12 @@ from src.competition.predictions import save_predictions
 from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
+from src.config.settings import seconds_of
 from src.data.dataset import ImageDataset, build_loader
 from src.data.scan import find_unreadable
 from src.data.transforms import build_resize
 from src.device import resolve_device, share_cores
-from src.errors import UserError, first_line
+from src.errors import UserError, first_line, listing
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold, pool_rows
@@ -28,21 +31,26 @@ from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
 from src.files import delete_unfinished, load_json, make_folder, save_json
 from src.inference.ensemble import ENSEMBLES
+from src.inference.time_budget import predict_in_time
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
 from src.model.losses import probabilities
 from src.report import write_report
-from src.terminal import paint
+from src.terminal import paint, warn
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
 from src.training.precision import recall_precision
 
+_WRITING = 5e-6  # seconds that a number of a written table takes
 
-def infer_run(config, run_folder):
+
+def infer_run(config, run_folder, began=None):
     """Predict the test images with all finished folds of a run; write submission.csv and fold<k>/test.csv.
 
-    The config is the run's own, with infer.* as wanted now. Returns the ensemble's score where the competition has a
-    solution, else None.
+    The config is the run's own, with infer.* as wanted now; infer.time_budget counts from `began` of time.monotonic,
+    None: from now. Returns the ensemble's score where the competition has a solution, else None.
     """
+    began = time.monotonic() if began is None else began
+    ends_at = began + (seconds_of(config.infer.time_budget) or math.inf)
     saved_config, folder, competition = load_saved_config(run_folder), RunFolder(run_folder), config.competition
     folds = find_folds(folder, config.infer.folds)
     target_names = folds[0].load_target_names()
@@ -63,14 +71,17 @@ def infer_run(config, run_folder):
     calibrate = _fit_calibration(config, folder)
     shown = _describe_folds(folds, count_folds(folder.folds))
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
-    probs = _predict_table(config, folds, table, views, device, num_workers, guard.after_step)
+    writing = _WRITING * (1 + len(folds)) * len(table) * (1 + len(target_names)) + 0.2
+    at_least = time.monotonic() + (time.monotonic() - began) / 10  # where the start has used all, it is late anyway
+    how = {"after_batch": guard.after_step, "ends_at": max(ends_at - writing, at_least)}
+    probs, counted = _predict_table(config, folds, table, views, device, num_workers, **how)
     if not np.isfinite(probs).all():
         raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(config.precision, 'train it again')}")
     average, written = calibrate(ENSEMBLES[config.infer.average](probs)), RunFolder(output)
     with hold_output(output):
         if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run
             raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
-        written_folds = [written.fold(fold.number) for fold in folds]
+        written_folds = [written.fold(fold.number) for fold in counted]
         for one in (written, *written_folds):
             delete_unfinished(one.path)
         decision = _load_decision(folder, target_names, competition) if takes_labels else None
@@ -79,13 +90,17 @@ def infer_run(config, run_folder):
         write_submission(written.submission, sample, competition, ids, average, target_names, decision)
         for fold, one in zip(written_folds, probs, strict=True):
             save_predictions(fold.test, table, one)
+        for fold in folds:
+            if fold not in counted:  # what an earlier command wrote is no part of this submission
+                written.fold(fold.number).test.unlink(missing_ok=True)
     print(f"{written.submission}: {len(ids)} rows, checked")
     score = None
     if (solution := load_solution(competition, table, ids)) is not None:
         average = decision.labels(average) if decision is not None and metric.takes == "classes" else average
         groups = table.groups if table.units is None else None
-        score = _save_test_score(written.test_score, metric, solution, average, groups, len(folds))
-    if path := write_report(config, run_folder, written.path / "report.html"):
+        score = _save_test_score(written.test_score, metric, solution, average, groups, len(counted))
+    most = {} if math.isinf(ends_at) else {"seconds": max(0.0, ends_at - time.monotonic())}
+    if path := write_report(config, run_folder, written.path / "report.html", **most):
         print(path)
     if sample is not None and solution is None and written.path == Path(run_folder):
         print(f"next: python -m tools.kaggle submit {shlex.quote(str(run_folder))}")
@@ -117,8 +132,8 @@ def _save_test_score(path, metric, targets, probs, groups, num_networks):
     return score
 
 
-def _predict_table(config, folds, table, views, device, num_workers, after_batch):
-    """Return each fold's probabilities (M, N, C); an image that cannot be decoded has the mean of the others."""
+def _predict_table(config, folds, table, views, device, num_workers, after_batch, ends_at):
+    """Return (probabilities (M, N, C), the M folds that count); an image without any has the mean of the others."""
     competition, is_readable = config.competition, np.ones(len(table), dtype=bool)
     if config.unreadable == "skip":
         for row, reason in find_unreadable(table.paths, competition):
@@ -126,7 +141,11 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
             print(f"{table.ids[row]}: gets the mean prediction ({reason})")
     else:
         check_not_empty(table.paths)
-    networks = [load_network(config, fold).place(device, config.train.channels_last) for fold in folds]
+    start, networks = time.monotonic(), []
+    for fold in folds:
+        if networks and time.monotonic() - start > ends_at - time.monotonic():
+            break  # loading has taken half of the time that there was
+        networks.append(load_network(config, fold).place(device, config.train.channels_last))
     dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
     if views:
         check_views(networks[0], views.values(), build_loader(dataset, 1, num_workers=0), config)
@@ -134,11 +153,32 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
     to_probs = partial(probabilities, task=competition.task)
     how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None}
     how |= {"title": "test", "after_batch": after_batch}
-    index, read_probs = predict(networks, loader, to_probs, config.precision, **how)
+    if math.isinf(ends_at):
+        index, read_probs = predict(networks, loader, to_probs, config.precision, **how)
+    else:
+        found = predict_in_time(networks, loader, to_probs, config.precision, ends_at, **how)
+        index, read_probs = found.index, found.probs
+        _print_dropped(config.infer, found, folds, views, loader.num_images)
+        folds = [folds[number] for number in found.networks]
     loader.close()
     probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
     probs[:, np.flatnonzero(is_readable)[index]] = read_probs
-    return probs
+    return probs, folds
+
+
+def _print_dropped(infer, found, folds, views, num_images):
+    """Print what infer.time_budget has left out, if anything: views, folds, rows."""
+    names, weights, budget = ["plain", *views], infer.tta_weights, infer.time_budget
+    views = {number: name for number, name in enumerate(names) if not weights or weights[number]}
+    dropped = [name for number, name in views.items() if number not in found.views]
+    dropped += [fold.path.name for number, fold in enumerate(folds) if number not in found.networks]
+    if dropped:
+        kept = f"{len(found.networks)} of {len(folds)} folds x {len(found.views)} of {len(views)} views"
+        seconds = f"all would have taken about {found.seconds:.3g} s"
+        print(f"infer.time_budget={budget}: {kept} predict; {seconds}; left out: {listing(dropped, 20)}")
+    if (num_done := len(found.index)) < num_images:
+        lacks = f"its end came after {num_done} of {num_images} images"
+        warn(f"infer.time_budget={budget}: {lacks}; the others get the mean prediction of these; give it more")
 
 
 def find_folds(folder, which="folds"):

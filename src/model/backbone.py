@@ -79,7 +79,8 @@ def _prepare(config):
     arguments = {"drop_path_rate": rate} if rate else {}
     if name in BACKBONES:
         check_kwargs("model.kwargs", BACKBONES[name], kwargs, name)
-        return partial(BACKBONES[name], config.competition.channels, tuple(config.image_size)), arguments | kwargs
+        given = config.competition.network_channels, tuple(config.image_size)
+        return partial(BACKBONES[name], *given), arguments | kwargs
     base, _, tag = name.partition(".")
     if not timm.is_model(name):
         hint = nearest(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
@@ -91,7 +92,7 @@ def _prepare(config):
     if owned := [key for key in kwargs if key in _OWNED]:
         advice = f"set {_OWNED[owned[0]]} instead" if _OWNED[owned[0]] else "leave it out"
         raise UserError(f"model.kwargs.{owned[0]}: follows from other settings; {advice}")
-    arguments |= {"num_classes": 0, "in_chans": config.competition.channels}
+    arguments |= {"num_classes": 0, "in_chans": config.competition.network_channels}
     default = timm.models.get_pretrained_cfg(name)
     if default and default.fixed_input_size:  # ViT, Swin
         arguments["img_size"] = tuple(config.image_size)
@@ -148,7 +149,7 @@ def _works(config, kwargs, size):
     """Return whether the backbone can be built with other keywords or for another size, and maps an image to (1, D)."""
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
         build, arguments = _prepare(replace(config, image_size=size, model=replace(config.model, kwargs=kwargs)))
-        return build(**arguments).eval()(torch.zeros(1, config.competition.channels, *size)).ndim == 2
+        return build(**arguments).eval()(torch.zeros(1, config.competition.network_channels, *size)).ndim == 2
     return False
 
 
@@ -158,7 +159,7 @@ def count_features(backbone, config):
     backbone.eval()
     try:
         with torch.no_grad():
-            features = backbone(torch.zeros(1, config.competition.channels, *size))
+            features = backbone(torch.zeros(1, config.competition.network_channels, *size))
     except UserError:
         raise
     except Exception as error:
@@ -177,7 +178,7 @@ def _check_margins(backbone, config):
 
     Only where the size is no multiple of the patches', or of 32, the gradient of an image's pixels is looked at.
     """
-    size, channels = config.image_size, config.competition.channels
+    size, channels = config.image_size, config.competition.network_channels
     convs = [one for one in backbone.modules() if isinstance(one, nn.Conv2d) and one.in_channels == channels]
     patch = next((one.stride for one in convs if one.stride == one.kernel_size != (1, 1)), None)
     if not any(length % step for length, step in zip(size, patch or (32, 32), strict=True)):

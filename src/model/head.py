@@ -93,6 +93,39 @@ def build_head(config, num_features, num_targets, prior=None):
     return build(num_features, num_targets, **settings.head_kwargs | given)
 
 
+class Attention(nn.Module):
+    """Gated attention over the images of a row: Ilse et al., 2018, arXiv:1802.04712, eq. 9, of 128 hidden units."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.hidden, self.gate = nn.Linear(num_features, 128), nn.Linear(num_features, 128)
+        self.score = nn.Linear(128, 1)
+
+    def forward(self, features):
+        """Map (N, V, D) to (N, D)."""
+        scores = self.score(self.hidden(features).tanh() * self.gate(features).sigmoid())
+        return (scores.softmax(dim=1) * features).sum(dim=1)
+
+
+# competition.images_as: join(num_features) -> function of the features of a row's V images, (N, V, D), to (N, D)
+JOINS = {
+    "mean": lambda num_features: lambda features: features.mean(dim=1),
+    "max": lambda num_features: lambda features: features.amax(dim=1),
+    "attention": Attention,
+}
+
+
+class JoinedFeatures(nn.Module):
+    """One of JOINS for `num_images` images a row: maps (N, V * D) to (N, D)."""
+
+    def __init__(self, name, num_images, num_features):
+        super().__init__()
+        self.num_images, self.join = num_images, JOINS[name](num_features)
+
+    def forward(self, features):
+        return self.join(features.unflatten(1, (self.num_images, -1)))
+
+
 def initialize_layer(module, method, std=0.01):
     """Set a Linear or Conv2d layer's weight by a name of INITIALIZERS and its bias to zero; leave other modules.
 

@@ -1,28 +1,31 @@
 """The network: raw pixels -> normalised images -> backbone with pooling -> head -> logits, or values of regression."""
 
+import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from src.model.backbone import add_dropout2d, checkpoint_gradients, count_features, create_backbone, set_norms
 from src.model.freezing import freeze, keep_frozen_in_eval
-from src.model.head import build_head, initialize_layer, set_pooling
+from src.model.head import JoinedFeatures, build_head, initialize_layer, set_pooling
 
 
 class Network(nn.Module):
     """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std.
 
+    join: of V images a row, which come as (N, H, W, V * C), the module that makes one of their features; None: of one.
     target_mean and target_std, (K,) of regression: training is on standardised values, evaluation returns those of the
     targets' units; buffers, so that they go wherever the weights go. auxiliary: a second head, for training alone.
     """
 
-    def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False, target_scale=None):
+    def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False, target_scale=None, join=None):
         super().__init__()
         self.auxiliary = None
         mean, std = target_scale or (None, None)
         self.register_buffer("target_mean", None if mean is None else torch.as_tensor(mean, dtype=torch.float32))
         self.register_buffer("target_std", None if std is None else torch.as_tensor(std, dtype=torch.float32))
         self.backbone = backbone
+        self.join = join
         self.head = head
         self.freeze_batchnorm, self.is_channels_last = freeze_batchnorm, True
         self.register_buffer("pixel_mean", torch.as_tensor(pixel_mean, dtype=torch.float32).view(1, -1, 1, 1))
@@ -41,8 +44,15 @@ class Network(nn.Module):
         return inputs
 
     def extract_features(self, image):
-        """Map normalised images (N, C, H, W) to features (N, D); further inputs come to parameters of their names."""
-        return self.backbone(image)
+        """Map normalised images (N, C, H, W) to features (N, D); further inputs come to parameters of their names.
+
+        V images a row, (N, V * C, H, W), are V * N images of the backbone, and their features (N, V * D).
+        """
+        if self.join is None:
+            return self.backbone(image)
+        images = image.unflatten(1, (self.join.num_images, -1)).flatten(0, 1)
+        images = images.contiguous(memory_format=torch.channels_last) if self.is_channels_last else images.contiguous()
+        return self.backbone(images).unflatten(0, (len(image), -1)).flatten(1)
 
     def forward(self, features=None, **inputs):
         """Map normalised inputs, or features (N, D) that were extracted before, to logits (N, K).
@@ -51,6 +61,7 @@ class Network(nn.Module):
         auxiliary columns' logits stand behind them.
         """
         features = self.extract_features(**inputs) if features is None else features
+        features = features if self.join is None else self.join(features)
         logits = self.head(features)
         if self.training:
             return logits if self.auxiliary is None else torch.cat([logits, self.auxiliary(features)], dim=1)
@@ -93,11 +104,15 @@ def build_network(
     if settings.grad_checkpointing:
         checkpoint_gradients(backbone, settings.backbone)
     num_features = count_features(backbone, config)
+    join = config.competition.images_as
+    num_images = config.competition.row_channels // config.competition.network_channels
+    join = None if join == "channels" else JoinedFeatures(join, num_images, num_features)
     head = build_head(config, num_features, num_targets, prior)
     stats = _resolve_pixel_stats(config, getattr(backbone, "pretrained_cfg", {}), pixel_stats)
+    stats = [np.tile(one, config.competition.row_channels // len(one)) for one in stats]  # of each image of a row
     if config.competition.task == "regression" and target_scale is None:
         target_scale = torch.zeros(num_targets), torch.ones(num_targets)
-    network = Network(backbone, head, *stats, settings.keeps_batchnorm, target_scale)
+    network = Network(backbone, head, *stats, settings.keeps_batchnorm, target_scale, join)
     if num_auxiliary:
         network.auxiliary = nn.Linear(num_features, num_auxiliary)
     freeze(network, settings.freeze, settings.gradual_epochs, settings.head_first_epochs)
@@ -109,7 +124,7 @@ def _resolve_pixel_stats(config, pretrained, data_stats):
     channels = config.competition.channels
     if config.normalize in ("dataset", "center"):
         mean, std = data_stats if data_stats is not None else ([0.0] * channels, [1.0] * channels)
-        return mean, std if config.normalize == "dataset" else [255.0] * channels
+        return mean, std if config.normalize == "dataset" else [255.0] * len(mean)
     if isinstance(config.normalize, dict):
         return [255 * one for one in config.normalize["mean"]], [255 * one for one in config.normalize["std"]]
     if config.normalize == "none":

@@ -4,6 +4,7 @@ import time
 import traceback
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
     model.train()
     if progress.rng_state:
         write_rng_state(progress.rng_state, accelerator.device, learner.generator)
-    batches = _with_bar(loader.batches(epoch, first), loader, title, accelerator.is_main_process, first)
+    batches = with_bar(loader.batches(epoch, first), loader, title, accelerator.is_main_process, first)
     for step, batch in enumerate(batches, first):
         start = time.perf_counter()
         inputs = learner.network.normalize(to_device(_join_views(batch["inputs"]), accelerator.device))
@@ -119,21 +120,16 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
     was_training, device = [network.training for network in networks], next(networks[0].parameters()).device
     for network in networks:
         network.eval()
+    groups = group_networks(networks)
     weights = [1] * (1 + len(views)) if weights is None else weights
-    weighted_views = [pair for pair in zip((None, *views), weights, strict=True) if pair[1]]
-    groups = {}  # numbers of the networks that normalise alike
-    for number, network in enumerate(networks):
-        groups.setdefault(network.pixel_stats if len(networks) > 1 else None, []).append(number)
+    views = {number: view for number, view in enumerate((None, *views)) if weights[number]}
     index, probs, done = np.empty(loader.num_images, dtype=np.int64), None, 0
-    for batch in _with_bar(loader.batches(epoch), loader, title, bool(title)):
+    for batch in with_bar(loader.batches(epoch), loader, title, bool(title)):
         raw, totals = to_device(batch["inputs"], device), [0] * len(networks)
         with autocast(device, precision):  # around all views, as it casts a network's weights once in here
-            for group in groups.values():
-                plain = networks[group[0]].normalize(raw)
-                for view, weight in weighted_views:
-                    inputs = apply_view(view, plain) if view else plain
-                    for number in group:
-                        totals[number] = totals[number] + weight * to_probs(networks[number](**inputs))
+            for group in groups:
+                for view, number, forward in forward_each(networks, [group], views, raw):
+                    totals[number] = totals[number] + weights[view] * to_probs(forward())
         total = sum(one * torch.ones_like(totals[0]) for one in weights)  # rounded as they are, so that ones stay 1
         batch_probs = (torch.stack(totals) / total).float().cpu().numpy()
         probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), "f4") if probs is None else probs
@@ -145,6 +141,27 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
         network.train(training)
     assert done == loader.num_images, f"{done} of {loader.num_images} images came"
     return index, probs
+
+
+def group_networks(networks):
+    """Return lists of the numbers of networks that normalise alike; reading that waits for the device."""
+    groups = {}
+    for number, network in enumerate(networks):
+        groups.setdefault(network.pixel_stats if len(networks) > 1 else None, []).append(number)
+    return list(groups.values())
+
+
+def forward_each(networks, groups, views, raw):
+    """Yield (number of the view, number of the network, () -> its logits); each group has every view made once.
+
+    views: {number: function, None for the plain image}; raw: a batch's inputs on the device.
+    """
+    plain = [networks[group[0]].normalize(raw) for group in groups]
+    for place, view in views.items():
+        for group, inputs in zip(groups, plain, strict=True):
+            inputs = apply_view(view, inputs) if view else inputs
+            for number in group:
+                yield place, number, partial(networks[number], **inputs)
 
 
 def gather_rows(index, values, num_rows):
@@ -221,6 +238,6 @@ def _check_finite(losses, rates, first, epoch, accelerator, clip_norm):
         raise UserError(f"{found} (lr {rates[step]:.1e}, precision {precision}); {advice}")
 
 
-def _with_bar(batches, loader, title, is_shown, num_done=0):
+def with_bar(batches, loader, title, is_shown, num_done=0):
     total, count = loader.num_images * loader.world_size, lambda batch: len(batch["index"]) * loader.world_size
     return track(batches, title, total, total * num_done // max(len(loader), 1), is_shown, count)

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from src.competition.paths import JOIN
 from src.competition.tables import ImageTable
 from src.competition.targets import scale_auxiliary, standardize
 from src.config.settings import Config
@@ -240,7 +241,7 @@ def count_reads(config, folds, left, transforms):
 
 def build_transforms(config, table):
     """Return the augmentation of training, and the plain resize of validation."""
-    first = str(table.paths[0])
+    first = table.paths[0].split(JOIN)[0]
     is_uint8 = decode_image(first, config.competition).dtype == np.uint8
     if not is_uint8 and config.normalize == "backbone":
         raise UserError(f"normalize=backbone: {first} is not an 8-bit image; set normalize=dataset")

@@ -119,7 +119,7 @@ def _build_step(config, device):
     step: precision -> the gradient's norm after one training step on random images; nan: it cannot be computed. The
     weights are random and stay so: only the time counts. All stages that open during training are open.
     """
-    size = (*config.image_size, config.competition.channels)
+    size = (*config.image_size, config.competition.row_channels)
     with torch.random.fork_rng(devices=[]):
         network = build_network(config, 1, load_pretrained=False)
         open_stages(network, config.train.epochs - 1)
@@ -158,6 +158,6 @@ def _describe_case(config):
         "device": f"cpu: {name_cpu()}, {torch.get_num_threads()} threads",
         "version": f"torch {torch.__version__}",
         "channels_last": config.train.channels_last,
-        "images": [config.train.batch_size, *config.image_size, config.competition.channels],
+        "images": [config.train.batch_size, *config.image_size, config.competition.row_channels],
         "model": {key: value for key, value in asdict(config.model).items() if key != "weights"},
     }

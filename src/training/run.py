@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder, open_run
 from src.competition.folds import check_folds, describe_folds
+from src.competition.paths import settle_num_images
 from src.competition.tables import ImageTable
 from src.config.checks import check_config
 from src.config.settings import Config, seconds_of
@@ -126,6 +127,7 @@ def load_run(config, processes):
     metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
     with processes.main_process_first():  # it may write the demo and the folds
         table = load_run_data(config, metric)
+    config = settle_num_images(config, table.paths)
     if processes.is_main_process and table.notes:
         print(*table.notes, sep="\n")
     num_workers, guard = share_cores(processes.device, config.train.num_workers, config.threads)

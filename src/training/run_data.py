@@ -7,7 +7,7 @@ import pandas as pd
 
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, load_folds
-from src.competition.paths import check_not_empty
+from src.competition.paths import JOIN, check_not_empty, word
 from src.competition.predictions import join_columns
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
@@ -27,6 +27,10 @@ def load_run_data(config, metric):
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names)
+        if (count := table.paths[0].count(JOIN)) != (found := test.paths[0].count(JOIN)):
+            differ = f"training rows have {count + 1} images, test rows {found + 1}"
+            advice = f"let competition.test_image find as many, or set competition.num_images={count + 1}"
+            raise UserError(f"{word(competition, 'test_image')}: {differ}; {advice}")
         num_test = len(test) if test.units is None else len(np.unique(test.units))
         table = replace(table, notes=(*table.notes, *test.notes), num_test=num_test)
         if sample is not None:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from src.checkpointing.run_folder import RunFolder
-from src.competition.paths import Paths
+from src.competition.paths import JOIN, Paths
 from src.competition.predictions import load_predictions
 from src.competition.tables import load_test_table, read_table
 from src.competition.targets import match_ids
@@ -62,10 +62,12 @@ def load_test_rows(run):
     config, test = run.config, load_test_table(run.config.competition, run.table.target_names)
     unreadable = find_unreadable(test.paths, config.competition) if config.unreadable == "skip" else ()
     test = test.take(np.setdiff1d(np.arange(len(test)), [row for row, _ in unreadable]))
-    sizes, other = (np.array([*map(os.path.getsize, paths)]) for paths in (test.paths, run.table.paths))
+    measure = lambda path: sum(map(os.path.getsize, path.split(JOIN)))  # noqa: E731
+    sizes, other = (np.array([*map(measure, paths)]) for paths in (test.paths, run.table.paths))
     is_copy = np.isin(sizes, other)  # only files of one size can be copies
+    read = lambda path: b"".join(Path(file).read_bytes() for file in path.split(JOIN))  # noqa: E731
     hashes, other = (
-        [*map_images(lambda path: hashlib.sha256(Path(path).read_bytes()).hexdigest(), paths, "comparing")]
+        [*map_images(lambda path: hashlib.sha256(read(path)).hexdigest(), paths, "comparing")]
         for paths in (test.paths[is_copy], run.table.paths[np.isin(other, sizes)])
     )
     is_copy[is_copy] = np.isin(hashes, other)

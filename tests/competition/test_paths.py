@@ -137,7 +137,7 @@ def test_images_of_one_name_below_two_patterns_are_two_rows(write_competition):
     assert table.targets[:, 0].tolist() == [0, 1, 0]
     twice = replace(competition, train_image=["train/{label}/*", "train/{label}/1*"])
     assert refusal(twice) == (
-        "competition.train_image=['train/{label}/*', 'train/{label}/1*']: 1 of 3 rows repeat an id (first: "
+        "competition.train_image=[train/{label}/*, train/{label}/1*]: 1 of 3 rows repeat an id (first: "
         "train/cat/1.png); keep one row per image"
     )
 

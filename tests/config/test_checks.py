@@ -45,6 +45,8 @@ def message_of(words):
         ("name=../x", "name=../x: not a folder of its own in outputs; choose another name"),
         ("time_budget=8.5", "time_budget=8.5: no time above 0; write for example 8.5h, 45m or 90s"),
         ("time_budget=0h", "time_budget=0h: no time above 0; write for example 8.5h, 45m or 90s"),
+        ("infer.time_budget=0s", "infer.time_budget=0s: no time above 0; write for example 8.5h, 45m or 90s"),
+        ("infer.time_budget=abc", "infer.time_budget=abc: no time above 0; write for example 8.5h, 45m or 90s"),
         ("model.freeze=some", "model.freeze=some: not one of none, head_only, gradual, nor a number of stages"),
         ("train.select=mean", "train.select=mean: not one of last, best"),
         ("train.early_stopping_kwargs.om=loss",

@@ -204,3 +204,9 @@ def test_a_pattern_is_one_or_a_list(tmp_path):
 def test_a_path_may_be_in_the_home_folder(monkeypatch, key):
     monkeypatch.setenv("HOME", "/somewhere")
     assert value_of(load_config([f"{key}=~/data.csv"]), key) == "/somewhere/data.csv"
+
+
+def test_a_list_of_patterns_needs_no_quotes_around_its_braces():
+    word = "competition.images=[train/{id}_red.png, train/{id[0]}/{id}_green.png]"
+    assert load_config([word]).competition.images == ["train/{id}_red.png", "train/{id[0]}/{id}_green.png"]
+    assert load_config([word, "competition.images=null"]).competition.images is None

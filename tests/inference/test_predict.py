@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from src.files import save_json, save_text
 from src.inference import predict
 from src.inference.ensemble import ENSEMBLES
 from src.inference.predict import find_folds, infer_run
+from src.inference.tta import VIEWS
 from src.model.network import build_network
 
 IDS, TARGETS = ["b", "a", "007", "NA", "1e3"], ["x", "y z"]
@@ -135,6 +137,52 @@ def test_weighted_views(make):
         assert str(caught.value).endswith(f": {found}; give one for each of plain, hflip, vflip")
     with pytest.raises(UserError, match=r"^infer\.tta_weights=\[1\.0, 2\.0\]: 2 numbers; give one for each of plain$"):
         infer(folder, "infer.tta_weights=[1,2]")
+
+
+def test_a_generous_time_budget_changes_no_byte(make, capsys):
+    folder, _, _ = make()
+    files = [folder / name for name in ("submission.csv", "fold0/test.csv", "fold1/test.csv", "test_score.json")]
+    words = ("infer.tta=[hflip,d4]", "infer.tta_weights=[.3,.1,0,.7,1,1,1,1]", "infer.batch_size=2")
+    infer(folder, *words)
+    before, printed = [file.read_bytes() for file in files], capsys.readouterr()
+    infer(folder, *words, "infer.time_budget=1h")
+    assert [file.read_bytes() for file in files] == before
+    assert capsys.readouterr() == printed
+
+
+@pytest.mark.slow
+def test_a_fold_that_does_not_fit_counts_for_no_row_and_leaves_no_old_file(make, monkeypatch, capsys):
+    folder, networks, images = make()
+    infer(folder)
+    capsys.readouterr()
+
+    def slow(images):
+        time.sleep(0.25)
+        return images.flip(3)
+
+    monkeypatch.setitem(VIEWS, "hflip", (slow,))
+    words = ("infer.tta=hflip", "infer.tta_weights=[0,1]", "infer.batch_size=1", "infer.time_budget=2.5s")
+    start = time.monotonic()
+    infer(folder, *words)  # a fold takes 5 x 0.25 s
+    assert time.monotonic() - start < 2.7
+    plain = predict_by_hand(networks[0], images.flip(2))
+    np.testing.assert_allclose(read(folder / "submission.csv"), plain, atol=1e-6)
+    np.testing.assert_allclose(read(folder / "fold0/test.csv"), plain, atol=1e-6)
+    assert not (folder / "fold1/test.csv").exists()
+    line = capsys.readouterr().out.splitlines()[1]
+    pattern = r"infer\.time_budget=2\.5s: 1 of 2 folds x 1 of 1 views predict; all would have taken about [23]\.\d+ s; "
+    assert re.fullmatch(pattern + "left out: fold1", line)
+
+
+def test_rows_that_the_time_budget_does_not_reach_get_the_mean(make, monkeypatch, capsys):
+    folder, networks, images = make()
+    monkeypatch.setitem(VIEWS, "hflip", (lambda images: time.sleep(0.3) or images,))
+    infer(folder, "infer.tta=hflip", "infer.tta_weights=[0,1]", "infer.batch_size=2", "infer.time_budget=0.3s")
+    expected = predict_by_hand(networks[0], images)
+    expected[2:] = expected[:2].mean(axis=0)
+    np.testing.assert_allclose(read(folder / "submission.csv"), expected, atol=1e-6)
+    lacks = "its end came after 2 of 5 images; the others get the mean prediction of these; give it more"
+    assert capsys.readouterr().err == f"infer.time_budget=0.3s: {lacks}\n"
 
 
 def save_oof(folder, probs, targets):

@@ -81,6 +81,8 @@ def blend_runs(paths, options):
     result |= list_weights(candidate.blend, inputs, oof.target_names, used, predicted, pruned)
     result |= {"inputs": {one.name: one.path for one in predicted}, "command": options["command"]}
     result |= candidate.blend.details
+    if isinstance(candidate.blend, blending.Blend):  # a stack is no set of numbers
+        result["apply"] = describe_blend(candidate.blend, [one.name for one in used], oof.target_names)
     probs = None
     if test is not None:
         values = test[1][[predicted.index(one) for one in used]]
@@ -88,6 +90,14 @@ def blend_runs(paths, options):
     print(describe(result))
     write_folder(config, competition, metric, oof, candidate.nested, test, probs, result, candidate.blend.space)
     return result
+
+
+def describe_blend(blend, names, target_names):
+    """Return what makes the inputs' predictions one, as plain containers and to the last bit, for `tools.bundle`."""
+    given = {"inputs": names, "targets": list(target_names), "method": blend.method, "space": blend.space}
+    given |= {"exponent": blend.exponent, "is_one_class": blend.is_one_class}
+    arrays = {name: getattr(blend, name) for name in ("weights", "scale", "intercept")}
+    return given | {name: None if one is None else one.tolist() for name, one in arrays.items()}
 
 
 def list_weights(blend, inputs, target_names, used, predicted, pruned):

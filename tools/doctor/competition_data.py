@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from src.competition.folds import load_folds
-from src.competition.paths import Paths, find_present, list_images, locate
+from src.competition.paths import JOIN, Paths, find_present, list_images, locate, settle_num_images, word
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import (
     ImageTable,
@@ -59,7 +59,8 @@ class CompetitionData:
     @cached_property
     def names(self):
         """(N,) str: the images' paths relative to the root, their names in findings."""
-        return np.array([path.removeprefix(f"{self.config.competition.root}/") for path in self.scan.paths], dtype=str)
+        names = [path.removeprefix(f"{self.config.competition.root}/").split(JOIN) for path in self.scan.paths]
+        return np.array([f"{one[0]} and {len(one) - 1} more" if len(one) > 1 else one[0] for one in names], dtype=str)
 
     @cached_property
     def train_columns(self):
@@ -104,6 +105,8 @@ def load_data(config):
             folds = load_folds(config, train, keep=False)
         except UserError as error:
             _add_error(findings, error)
+    if train is not None:
+        config = settle_num_images(config, train.paths)
     paths = Paths.of(chain(*(table.paths for table in (train, test) if table is not None)))
     return CompetitionData(config, train, test, folds, scan_images(paths, competition)), findings
 
@@ -148,7 +151,7 @@ def _salvage(competition, side, rows, target_names, findings):
             replaced = f"{len(missing)} of {len(rows)} ids have no image"  # by the loader, which does not name them all
             findings[:] = [one for one in findings if replaced not in one.title]
             title = f"{len(missing)} of {len(rows)} {side} ids have no image"
-            advice = f"copy them, remove their rows, or correct competition.{key}={getattr(competition, key)}"
+            advice = f"copy them, remove their rows, or correct {word(competition, key)}"
             findings.append(Finding("error", title, advice, **name_rows(ids, missing)))
         rows = rows[is_present].reset_index(drop=True)
     ids = rows[competition.id].to_numpy(dtype=str)

@@ -40,7 +40,7 @@ def measure_costs(config, table, rows, device):
     Raises:
         UserError: the network or the augmentation cannot be built, or an image cannot be decoded.
     """
-    channels, size = config.competition.channels, config.image_size
+    channels, size = config.competition.row_channels, config.image_size
     first = decode_image(str(table.paths[int(rows[0])]), config.competition)
     augmentation = build_augmentation(config, first.dtype == np.uint8)
     paths = [str(table.paths[int(row)]) for row in rows[np.linspace(0, len(rows) - 1, _NUM_LOADED).astype(int)]]
@@ -102,7 +102,7 @@ def _time_images(step, config, device):
 
 
 def _draw_images(count, config, device):
-    shape = (count, *config.image_size, config.competition.channels)
+    shape = (count, *config.image_size, config.competition.row_channels)
     return torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
 
 

@@ -87,10 +87,11 @@ def build_versions(config, is_uint8):
     """
     whole = build_augmentation(config, is_uint8)
     versions = {"plain": (build_resize(config), True)}
+    channels = config.competition.network_channels
     if config.augment.transforms is None:
-        single = build_transforms(config.augment, config.image_size, config.competition.channels, is_uint8)
+        single = build_transforms(config.augment, config.image_size, channels, is_uint8)
         single = {
-            type(one).__name__: Augmentation(config.image_size, [one], whole.source_size, resize=config.resize)
+            type(one).__name__: Augmentation(config.image_size, [one], whole.source_size, None, config.resize, channels)
             for one in single
         }
     else:

@@ -4,6 +4,7 @@ import numpy as np
 from markupsafe import Markup
 
 from src.data.decode import decode_image, resize_image
+from src.data.inspection import tile_images
 from src.errors import UserError
 from src.files import save_text
 from tools.doctor.classes import count_ranges, describe_label, list_classes
@@ -140,6 +141,7 @@ def _load(data, row):
     if channels in (1, 3):
         try:
             pixels = decode_image(str(data.scan.paths[row]), data.config.competition, (_SIDE, _SIDE))
+            pixels = tile_images(pixels, channels)
             image = pixels if pixels.dtype == np.uint8 else image
         except UserError:  # an unreadable image is shown by its empty thumbnail
             pass

@@ -76,9 +76,9 @@ def estimate_needs(config, costs, val_counts, num_images, num_workers):
         num_images: rows of the training table.
         num_workers: of the loader.
     """
-    pixels = config.image_size[0] * config.image_size[1] * config.competition.channels
+    pixels = config.image_size[0] * config.image_size[1] * config.competition.row_channels
     sizes = {one.decode_size for one in _transforms(config, costs.pixel_bytes == 1)} - {None}
-    decoded_bytes = num_images * config.competition.channels * sum(h * w for h, w in sizes) * costs.pixel_bytes
+    decoded_bytes = num_images * config.competition.row_channels * sum(h * w for h, w in sizes) * costs.pixel_bytes
     cache_bytes = 0 if config.cache == "off" else decoded_bytes
     folds = len(val_counts) if config.fold is None else 1
     val = float(np.mean(val_counts))

@@ -14,8 +14,8 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from src.competition.paths import Paths
-from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, read_orientation, resize_image
+from src.competition.paths import JOIN, Paths
+from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, read_orientation, resize_image, stack_images
 from src.data.inspection import count_bits
 from src.data.scan import map_images
 from src.errors import UserError
@@ -92,18 +92,24 @@ def _empty_columns(count):
 
 
 def _scan_image(path, competition):
-    """Return (why it cannot be read or "", kind, {field of Scan: value}) of one file."""
+    """Return (why it cannot be read or "", kind, {field of Scan: value}) of one path, of several files as of one."""
+    files, kind, images, every = path.split(JOIN), "?", {}, []
     try:
-        status = os.stat(path)
+        found = [os.stat(file) for file in files]
     except OSError as error:
         return f"cannot be read ({error.strerror})", "?", {}
-    kind, values = "?", {"num_bytes": status.st_size, "modified": status.st_mtime}
+    values = {"num_bytes": sum(one.st_size for one in found), "modified": max(one.st_mtime for one in found)}
     try:
-        data = read_file(path)
-        kind, tags = _read_header(path, data)
-        pixels = decode_bytes(path, data, competition)
+        for file in dict.fromkeys(files):
+            data = read_file(file)
+            kind, tags = _read_header(file, data)
+            images[file] = decode_bytes(file, data, competition)
+            every.append((kind, tags))
+        pixels = stack_images(files, images)
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
+    kind = " and ".join(dict.fromkeys(kind for kind, _ in every))
+    tags = {name: max(tags.get(name, 0) for _, tags in every) for name in every[0][1]}
     values |= _measure(pixels) | tags | {"encoded": _encode(pixels, ".jpg" if kind.startswith("JPEG") else ".png")}
     return "", kind, values
 

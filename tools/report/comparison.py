@@ -159,6 +159,7 @@ def _load_images(config, ids):
     """Return {id: (data URL, whether it is small)} of training images that can be read."""
     from src.competition.tables import load_train_table
     from src.data.decode import decode_image
+    from src.data.inspection import tile_images
     from tools.page import image_url
     from tools.report.pictures import as_uint8
 
@@ -168,7 +169,8 @@ def _load_images(config, ids):
         places, _, _ = match_ids(list(ids), table.ids)
         for name, place in zip(ids, places, strict=True):
             if place >= 0:
-                image = as_uint8(decode_image(str(table.paths[place]), config.competition))
+                image = decode_image(str(table.paths[place]), config.competition)
+                image = as_uint8(tile_images(image, config.competition.channels))
                 found[str(name)] = image_url(image, 160), max(image.shape[:2]) < 64
     except (UserError, OSError, ValueError):  # the images may be elsewhere by now
         pass

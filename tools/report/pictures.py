@@ -106,6 +106,7 @@ def _as_fact(row):
 def _add_images(found, config, table, folder):
     """Add each row's image as a data URL, and the worst ones as files of a folder."""
     from src.data.decode import decode_image
+    from src.data.inspection import tile_images
 
     rows = {row["id"]: row for order in found["orders"] for row in order["rows"]}
     places, _, _ = match_ids(list(rows), table.ids)
@@ -113,7 +114,8 @@ def _add_images(found, config, table, folder):
     for name, place in zip(rows, places, strict=True):
         if place >= 0:
             with contextlib.suppress(UserError, OSError, ValueError, TypeError):
-                images[name] = as_uint8(decode_image(str(table.paths[place]), config.competition))
+                image = decode_image(str(table.paths[place]), config.competition)
+                images[name] = as_uint8(tile_images(image, config.competition.channels))
     for order in found["orders"]:
         for row in order["rows"]:
             if row["id"] in images:
@@ -159,6 +161,7 @@ def _add_saliency(found, config, runs, table, networks, orders):
     """Lay over each row's image, as its fold's network sees it, the map of what made it predict so."""
     from src.analysis.saliency import compute_saliency
     from src.data.dataset import ImageDataset, build_loader
+    from src.data.inspection import tile_images
     from src.data.transforms import build_resize
 
     shown = [(row, error) for order, errors in zip(found["orders"], orders, strict=False)
@@ -172,9 +175,10 @@ def _add_saliency(found, config, runs, table, networks, orders):
         dataset = ImageDataset(table.take(places), config.competition, build_resize(config), config.seed)
         inputs = next(build_loader(dataset, len(own), num_workers=0).batches(0))["inputs"]
         columns, signs = (np.array([error[key] for _, error in own]) for key in ("column", "sign"))
-        maps = compute_saliency(network, inputs, columns, signs)
-        images = next(one for one in inputs.values() if one.ndim == 4)
-        for (row, _), image, one in zip(own, images.numpy(), [] if maps is None else maps, strict=maps is not None):
+        channels = config.competition.channels
+        maps = compute_saliency(network, inputs, columns, signs, config.competition.row_channels // channels)
+        images = tile_images(next(one for one in inputs.values() if one.ndim == 4).numpy(), channels)
+        for (row, _), image, one in zip(own, images, [] if maps is None else maps, strict=maps is not None):
             image = as_uint8(image)
             row |= {"source": image_url(image, _SIDE), "overlay": _draw_overlay(one, image.shape[:2])}
             row["is_small"] = max(image.shape[:2]) < 64
