@@ -150,7 +150,8 @@ def _load_entry(folder):
     if blend:
         weights = blend.get("weights") if isinstance(blend.get("weights"), dict) else {}
         of = [f"{name} {weight:.2f}" for name, weight in weights.items() if _number(weight)]
-        entry.made_of = f"blend ({blend.get('method')}) of {listing(of, 6)}"
+        what = "probe" if folder.probe.is_file() else f"blend ({blend.get('method')})"
+        entry.made_of = f"{what} of {listing(of, 6)}"
         return entry
     soup = _load_json(folder.soup, entry.problems)
     if isinstance(members := soup.get("members"), list):

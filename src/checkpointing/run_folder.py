@@ -80,7 +80,8 @@ class RunFolder:
         self.oof = self.path / "oof.csv"  # out-of-fold predictions
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
         self.submission_hash = self.path / "submission.sha256"  # of the submission as it was written
-        self.blend, self.test = self.path / "blend.json", self.path / "test.csv"  # of tools.blend, which trains no fold
+        self.probe, self.test = self.path / "probe.json", self.path / "test.csv"
+        self.blend = self.probe if self.probe.is_file() else self.path / "blend.json"  # of a tool that trains no fold
         self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
@@ -131,9 +132,10 @@ def load_run(words):
         raise UserError(f"command line: {bare!r} is not key=value; write run={bare}, or for example infer.tta=hflip")
     chosen = dict(word.partition("=")[::2] for word in words)
     folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
-    if RunFolder(folder).blend.is_file():
-        command = load_json(RunFolder(folder).blend, "command")["command"]
-        raise UserError(f"{folder}: is a blend; infer its runs, then repeat {command} overwrite=true")
+    if (blend := RunFolder(folder).blend).is_file():
+        advice = "infer its runs, then" if blend.stem == "blend" else "for new test predictions"
+        command = load_json(blend, "command")["command"]
+        raise UserError(f"{folder}: is a {blend.stem}; {advice} repeat {command} overwrite=true")
     config = load_saved_config(folder, [word for word in words if not word.startswith("run=")])
     for key in chosen:
         if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:
@@ -156,7 +158,7 @@ def open_run(config, is_busy=False):
     if folder.exists() and not is_run and any(folder.iterdir()):
         raise UserError(f"{folder}: exists and is not a run; choose name=ANOTHER")
     if run.blend.is_file() and not config.overwrite:
-        raise UserError(f"{folder}: is a blend; choose name=ANOTHER or overwrite=true")
+        raise UserError(f"{folder}: is a {run.blend.stem}; choose name=ANOTHER or overwrite=true")
     if is_run and config.overwrite:
         aside.parent.mkdir(exist_ok=True)
         shutil.rmtree(folder.rename(aside))  # moved first, so that a kill leaves no half of it in its place

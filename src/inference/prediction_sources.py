@@ -53,8 +53,9 @@ class PredictionSource:
         folder = RunFolder(self.path)
         if folder.blend.is_file():
             if not folder.test.is_file():
-                advice = "infer its runs, then blend them again"
-                raise NoTestPredictions(f"{self.path}: is a blend without test predictions; {advice}")
+                advice = {"blend": "infer its runs, then blend them", "probe": "set competition.test_table, then probe"}
+                found = f"is a {folder.blend.stem} without test predictions; {advice[folder.blend.stem]} again"
+                raise NoTestPredictions(f"{self.path}: {found}")
             return *_read_csv(folder.test, self.config, names), ()
         which = self.config.infer.folds
         finished = [] if which == "all" else folder.finished_folds()

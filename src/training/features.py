@@ -64,30 +64,19 @@ class _Backbone(nn.Module):
         return self.network.extract_features(**{name: one for name, one in inputs.items() if one.ndim == 4})
 
 
-def load_features(run, transforms, paths):
-    """Return the features (V, N, D), float32, of every image; computed once and kept beside the decoded images.
+def load_features(run, transforms, paths, network=None):
+    """Return the features (V, N, D), float32, of every image; computed once and kept, see `locate_features`.
 
-    Their file's name is a hash of all that decides them: image files (`paths`), backbone and weights, size, precision,
-    and with several views augmentation and seed. run: run.Run; transforms: of training and of validation.
+    run: run.Run; transforms: of training and of validation; network: one whose backbone is not the config's.
     """
     config, table, accelerator = run.config, run.table, run.accelerator
-    network = build_network(config, len(table.target_names), run.pixel_stats)
+    network = network or build_network(config, len(table.target_names), run.pixel_stats)
     network.place(accelerator.device, config.train.channels_last)
     augmentation, resize = transforms
-    transforms = [resize] + [augmentation] * (config.train.views - 1)
-    words = [repr(network.backbone), repr(network.pixel_stats), config.precision, version("timm"), config.model.kwargs]
-    if len(transforms) > 1:
-        code = [path.read_text(encoding="utf-8") for path in sorted(Path(data.__file__).parent.glob("*.py"))]
-        words += [len(transforms), config.seed, config.augment, *map(version, ("albumentations", "torchvision")), *code]
-    folder = make_folder(run.folder.path if config.cache == "off" else cache_folder(config), "cache_dir")
-    digest = hashlib.sha256(repr(words).encode())
-    for name, tensor in network.backbone.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    digest.update(hash_images(paths, config, config.image_size).encode())
-    path = folder / f"features_{digest.hexdigest()[:16]}.npy"
+    transforms, path = [resize] + [augmentation] * (config.train.views - 1), locate_features(run, network, paths)
     waiting = f"{path}: another process computes these features; waiting"
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
-        [is_there] = broadcast_object_list([accelerator.is_main_process and _is_undamaged(path)])  # one decides for all
+        [is_there] = broadcast_object_list([accelerator.is_main_process and is_kept(path)])  # one decides for all
         if not is_there:
             views = [_compute_view(run, network, view, transform) for view, transform in enumerate(transforms)]
             if accelerator.is_main_process:
@@ -103,6 +92,26 @@ def load_features(run, transforms, paths):
                 print(f"{path}: features of {len(table)} images, {len(views)} of each, for all folds")
             accelerator.wait_for_everyone()
     return np.load(path, mmap_mode="r")
+
+
+def locate_features(run, network, paths):
+    """Return the file of a network's features of some image files, beside the decoded images.
+
+    Its name is a hash of all that decides them: image files, backbone and weights, size, precision, and with several
+    views augmentation and seed.
+    """
+    config = run.config
+    words = [repr(network.backbone), repr(network.pixel_stats), config.precision, version("timm"), config.model.kwargs]
+    if config.train.views > 1:
+        code = [path.read_text(encoding="utf-8") for path in sorted(Path(data.__file__).parent.glob("*.py"))]
+        words += [config.train.views, config.seed, config.augment]
+        words += [*map(version, ("albumentations", "torchvision")), *code]
+    folder = make_folder(run.folder.path if config.cache == "off" else cache_folder(config), "cache_dir")
+    digest = hashlib.sha256(repr(words).encode())
+    for name, tensor in network.backbone.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    digest.update(hash_images(paths, config, config.image_size).encode())
+    return folder / f"features_{digest.hexdigest()[:16]}.npy"
 
 
 def _compute_view(run, network, view, transform):
@@ -121,7 +130,8 @@ def _compute_view(run, network, view, transform):
     return gathered
 
 
-def _is_undamaged(path):
+def is_kept(path):
+    """Whether a file of features is there, and undamaged."""
     try:
         return str(zlib.crc32(np.load(path, mmap_mode="r"))) == path.with_suffix(".crc").read_text()
     except (OSError, ValueError):

@@ -304,7 +304,7 @@ REFUSALS = [
     ("train.pseudo", "table", 0,
      "train.pseudo=TEACHER: 1 of 2 rows are in other folds there (first: 1); train it on this table"),
     ("train.pseudo", "blend", 0,
-     "train.pseudo=TEACHER: is a blend, which has no network of one fold; name one of its runs"),
+     "train.pseudo=TEACHER: is a blend, which has no network of one fold; name a trained run"),
     ("train.pseudo", "no test", 0,
      "train.pseudo=TEACHER: TEACHER/fold0/test.csv is not there, or lacks some of the 3 test rows; "
      "run python infer.py run=TEACHER first"),

@@ -32,7 +32,7 @@ class RunFiles:
     folder: RunFolder
     config: Config
     metric: Metric
-    kind: str  # run, blend or soup
+    kind: str  # run, blend (or probe: no network was trained) or soup
     scores: dict  # {}: no fold is finished
     oof: OutOfFold | None
     log: pd.DataFrame  # all folds' log.csv, with a column fold; without rows where there is none
