@@ -35,7 +35,6 @@ from tools.probe.regression import RegularizationPath, activate
 
 _GRID = tuple(10 ** (half / 2) for half in range(-12, 5))  # 1e-6 to 100
 _NUM_INNER, _POOL = 3, 6  # parts of the training rows of two folds; candidates that are joined
-_PATIENCE = 1  # weaker penalties that help no fold, after which the grid ends
 _WIDTH = 80
 METADATA = "metadata"  # the block that is of no backbone
 
@@ -135,26 +134,25 @@ class Judge:
         name = " + ".join(dict.fromkeys(self._name(key) for key in keys))
         found = Candidate(keys, name, features.shape[1], np.full(table.targets.shape, np.nan))
         path = RegularizationPath(features, table.targets, self._weights, table.task)
-        least, waited = dict.fromkeys(self._outer, np.inf), 0
+        least, best = np.inf, np.nan
         for c in self._grid:
             path.solve(c)
-            probs, has_helped = path.predict(), False
+            probs, scores, losses = path.predict(), [], []
             for fold, place in self._outer.items():
                 inner = np.full(table.targets.shape, np.nan)
                 for number, rows in self._inner[fold]:
                     inner[rows] = probs[number][rows]
                 rows = ~np.isnan(inner).any(axis=1)
                 score, loss = metric.score(table.targets[rows], inner[rows]), compute_loss(table, rows, inner)
-                has_helped |= loss < least[fold]
-                least[fold] = min(least[fold], loss)
+                scores, losses = [*scores, score], [*losses, loss]
                 if fold not in found.c or metric.is_better(score, found.inner[fold]):
-                    has_helped = True
                     own = table.folds == fold
                     found.inner[fold], found.c[fold], found.probs[own] = score, c, probs[place][own]
                     found.models[fold] = path.model(place)
-            waited = 0 if has_helped else waited + 1
-            if waited == _PATIENCE and not self._options["C"]:
-                break
+            score, loss = np.mean(scores), np.mean(losses)
+            if loss >= least and not metric.is_better(score, best) and not self._options["C"]:
+                break  # weaker penalties have stopped to help
+            least, best = min(least, loss), score if metric.is_better(score, best) else best
         found.seconds = time.perf_counter() - began
         print(f"  {name}: {found.num_features} features, {found.seconds:.1f} s", flush=True)
         self._known[keys] = found
