@@ -97,6 +97,13 @@ def test_the_out_of_fold_predictions_are_scikit_learns_with_c_of_the_training_ro
     assert "is a probe already; choose name=ANOTHER or overwrite=true" in capsys.readouterr().err
     probe("model.backbone=test_resnet", "overwrite=true", "C=[1]")
 
+    # training a head takes the same features
+    kept = sorted(Path("outputs/cache").glob("features_*.npy"))
+    words = ["competition=spots", "model.weights=weights", "model.backbone=test_resnet", "recipe=head_only"]
+    quick = ["num_folds=3", "fold=0", "train.epochs=1", "tracking=none", "report=false", "threads=1", "precision=fp32"]
+    run_here("train.py", *words, *quick, "train.batch_size=8", cwd=".")
+    assert sorted(Path("outputs/cache").glob("features_*.npy")) == kept
+
 
 def test_layers_of_a_transformer_are_its_class_token_and_the_mean_of_its_patches(place):
     network, images = load_backbone("test_vit", img_size=32), torch.randn(2, 3, 32, 32)
