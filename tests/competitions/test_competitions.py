@@ -35,6 +35,9 @@ DIFFERENT = {
     "rsna-miccai-brain-tumor-radiogenomic-classification": {
         "train_image": ("train/{BraTS21ID}/FLAIR/*.dcm", "train/{BraTS21ID}/T1wCE/*.dcm"),
         "test_image": ("test/{BraTS21ID}/FLAIR/*.dcm", "test/{BraTS21ID}/T1wCE/*.dcm"),
+        "images": ("train/{BraTS21ID}/FLAIR/*.dcm", None),
+        "num_images": (4, None),
+        "images_as": ("max", "channels"),
     },
     # a further folder for the images' newer names
     "planet-understanding-the-amazon-from-space": {

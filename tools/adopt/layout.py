@@ -29,6 +29,7 @@ from tools.adopt.folder import Files, scan, unpack_command
 from tools.adopt.images import choose_channels, choose_image_size, count_bits_in_use, read_headers
 from tools.adopt.patterns import DICOM_SUFFIXES, Match, any_image, find_siblings, match_column, match_labels, roles
 from tools.adopt.readers import find_annotations
+from tools.adopt.several import decide_several
 from tools.adopt.tables import (
     choose_test,
     choose_train,
@@ -181,6 +182,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     layout.decide("train_image", match.pattern, _why_pattern(match, images, len(spread(train)), "training", layout))
     layout.doubts += find_siblings(match.pattern, train, spread(train), images)
     _decide_test_image(layout, *test_match)
+    decide_several(layout, train, spread(train))
     _decide_labels(layout, found)
     _decide_group(layout, train, row_id, {row_id, column, found.label, *found.targets}, found)
 
@@ -375,11 +377,12 @@ def _decide_images(layout, folder):
     if (bits := count_bits_in_use(folder, paths)) < 15:
         layout.decide("bits", bits, "more are not in use in the 16-bit images looked at")
     channels, why = choose_channels(headers)
-    layout.decide("channels", channels, why)
+    if layout.value("channels") is None:  # else it is a file a colour
+        layout.decide("channels", channels, why)
     size, why = choose_image_size(headers)
     if size != (224, 224):
         layout.settings["image_size"] = (size[0] if size[0] == size[1] else list(size), why)
-    if headers.is_array or channels == 1:
+    if headers.is_array or layout.value("channels") == 1:
         layout.settings["normalize"] = ("dataset", "their own mean and std: these are not RGB photos")
 
 

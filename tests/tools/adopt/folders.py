@@ -55,7 +55,7 @@ def prove(tmp_path, folder, names, targets, train_ids=None):
     competition = load_config([f"competition={path}"]).competition
     train = load_train_table(competition)
     test = load_test_table(competition, train.target_names)
-    assert all(Path(path).is_file() for path in (*train.paths, *test.paths))
+    assert all(Path(file).is_file() for path in (*train.paths, *test.paths) for file in path.split("\0"))
     assert list(train.target_names) == names
     found = train.targets[:, 0] if len(names) == 1 else train.targets.argmax(axis=1)
     assert found.tolist() == list(targets)

@@ -235,11 +235,12 @@ def test_what_the_tables_hold_instead_is_said(tmp_path):
 
 def test_several_files_of_an_id(tmp_path):
     folder = tmp_path / "pets"
-    images(folder / "train", [f"a{row}-{number}.jpg" for row in range(10) for number in range(1, 2 + row % 3)])
+    kinds = ("1", "mask", "edge")  # numbers alone would be several images a row
+    images(folder / "train", [f"a{row}-{kind}.jpg" for row in range(10) for kind in kinds[: 1 + row % 3]])
     table(folder / "train.csv", PetID=ids(0, 10, "a{}"), AdoptionSpeed=zero_one(10))
     layout = recognise(folder)
-    assert layout.value("train_image") == "train/{PetID}-1.jpg"
+    assert (layout.value("train_image"), layout.value("images")) == ("train/{PetID}-1.jpg", None)
     assert layout.doubts[0] == (
-        "train/{PetID}-1.jpg reads one of several files: 60 % of the ids looked at have more (first: a1-2.jpg); "
+        "train/{PetID}-1.jpg reads one of several files: 60 % of the ids looked at have more (first: a1-mask.jpg); "
         "the others are not read; write another pattern to read another one"
     )

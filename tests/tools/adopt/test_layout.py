@@ -171,11 +171,13 @@ def test_brain_tumor_with_a_folder_of_slices_per_row(tmp_path, padded):
         "id": "BraTS21ID",
         "train_image": f"train/{{{column}}}/FLAIR/*.dcm",
         "test_image": f"test/{{{column}}}/FLAIR/*.dcm",
+        "images": f"train/{{{column}}}/FLAIR/*.dcm",
+        "images_as": "max",
         "targets": ["MGMT_value"],
     }
     assert "middle slice" in recognise(folder).settings["competition.train_image"][1]
     test = prove(tmp_path, folder, ["MGMT_value"], zero_one(12))
-    assert test.paths[0].endswith("test/00012/FLAIR/Image-2.dcm")
+    assert [one[-11:] for one in test.paths[0].split("\0")] == ["Image-1.dcm", "Image-2.dcm", "Image-3.dcm"]
     assert recognise(folder).doubts == [
         f"the {role} images' names are padded with zeros to 5 digits, BraTS21ID is not; the copy's BraTS21ID_padded is"
         for role in ("train", "test")

@@ -1,0 +1,117 @@
+"""Recognises several images a row: a folder of slices, numbered files, a file for each colour or side."""
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from pathlib import PurePosixPath
+from statistics import median
+
+from src.competition.paths import IMAGE_SUFFIXES
+
+# words at the end of files' names, in their natural order
+COLOURS = ("red", "green", "blue", "yellow")
+SIDES = ("left", "right", "l", "r", "cc", "mlo", "frontal", "lateral", "front", "back", "top", "bottom")
+_MANY = 32  # images a row, from which 16 are read instead of 8
+_MOST_READ = 16
+
+
+def decide_several(layout, table, rows):
+    """Decide competition.images where each row has several; train_image stays, for images=null.
+
+    table: of the training rows; rows: those that are looked at.
+    """
+    pattern, test = layout.value("train_image"), layout.value("test_image")
+    if not isinstance(pattern, str) or "}" not in pattern:
+        return
+    folders, known = {folder: sorted(names) for folder, names in layout.files.images.items()}, None
+    if "*" in pattern.rpartition("}")[2].removesuffix(".*"):
+        counts = _count_files(pattern, rows, folders)
+        if counts and median(counts) > 1:
+            why = "all files of a row's folder" + (", of all its series" if "/*/" in pattern else "")
+            _decide(layout, pattern, counts, why)
+        return
+    column = re.findall(r"\{([^}\[]+)", pattern)[-1]
+    known = {PurePosixPath(one).stem for one in table[column].dropna()}
+    family = find_family(pattern, rows, folders, known)
+    if family is None:
+        return
+    kind, ends, counts = family
+    start = pattern.rpartition("}")[0] + "}"
+    if isinstance(test, str) and "}" in test:  # else competition.images says where they are
+        test = [test.rpartition("}")[0] + "}" + end for end in ends]
+        layout.decide("test_image", test[0] if len(test) == 1 else test, "as images")
+    patterns = [start + end for end in ends]
+    layout.doubts[:] = [one for one in layout.doubts if not one.startswith(f"{pattern} reads one of several files")]
+    if kind == "numbers":
+        _decide(layout, patterns[0], counts, "numbered files of a row")
+        return
+    layout.decide("images", patterns, f"a file for each {kind} of a row; null: train_image alone")
+    if kind == "colour":
+        layout.decide("images_as", "channels", "one image, of a channel a file")
+        layout.decide("channels", 1, "of each file")
+    else:
+        layout.decide("images_as", "max", "of features: one of them may show it; or mean, attention, channels")
+
+
+def _decide(layout, pattern, counts, why):
+    least, most = min(counts), max(counts)
+    layout.decide("images", pattern, f"{why}, {least if least == most else f'{least} to {most}'}; null: one of them")
+    if least != most or most > _MOST_READ:
+        number = _MOST_READ if median(counts) >= _MANY else min(8, round(median(counts)))
+        layout.decide("num_images", number, "of a row's, evenly spaced in the order of names; more cost more time")
+    layout.decide("images_as", "max", "of features: one of them may show it; or mean, attention, channels")
+
+
+def _count_files(pattern, rows, folders):
+    """Return how many images each row has by a pattern with stars."""
+    counts, parts = Counter(), re.split(r"(\{[^}]*\}|\*)", pattern)
+    read = "".join("[^/]*" if one == "*" else "([^/]+)" if one.startswith("{") else re.escape(one) for one in parts)
+    for folder, names in folders.items():
+        for name in names:
+            if found := re.fullmatch(read, f"{folder}/{name}".lstrip("/")):
+                counts[found.groups()] += 1
+    places, found = [one[1:-1] for one in parts if one.startswith("{")], []
+    for row in rows.to_dict("records"):
+        key = tuple(row[name.partition("[")[0]] if "[" not in name else _letter(row, name) for name in places)
+        found += [counts[key]] if key in counts else []
+    return found
+
+
+def find_family(pattern, rows, folders, known=frozenset()):
+    """Return (kind, ends, counts) of files that begin as a row's image does, up to the last {column}; None: none.
+
+    kind is colour, side or numbers; ends are what follows the column, one pattern for each colour and side, and of
+    numbers one with a star; counts how many such files rows have. known: names that are of other rows.
+    """
+    head, _, own = pattern.rpartition("}")
+    if "/" in own:
+        return None
+    ends, suffix = [], PurePosixPath("x" + own.replace("*", "")).suffix.lower()
+    for row in rows.to_dict("records"):
+        fill = lambda found, row=row: _letter(row, found[0][1:-1]) if "[" in found[0] else row[found[0][1:-1]]  # noqa: E731
+        folder, _, start = re.sub(r"\{[^}]*\}", fill, head + "}").rpartition("/")
+        listed, found = folders.get(folder, []), []
+        for name in listed[bisect_left(listed, start) :]:
+            if not name.startswith(start):
+                break
+            is_own = PurePosixPath(name).stem not in known and name.lower().endswith(suffix or IMAGE_SUFFIXES)
+            found += [name[len(start) :]] if is_own and re.match("[-_. ]", name[len(start) :]) else []
+        if found:
+            ends.append(found)
+    if not ends or sum(len(found) > 1 for found in ends) < 0.5 * len(ends):
+        return None
+    counts, every = [len(found) for found in ends], {end for found in ends for end in found}
+    of_word = {PurePosixPath("x" + end).stem[2:].lower(): end for end in every}
+    if len(of_word) == len(every):
+        for kind, words in (("colour", COLOURS), ("side", SIDES)):
+            if set(of_word) <= set(words) and min(counts) == len(every):
+                return kind, [of_word[word] for word in words if word in of_word], counts
+    signs, suffixes = {end[0] for end in every}, {PurePosixPath("x" + end).suffix for end in every}
+    if len(signs) == 1 and signs != {"."} and all(word.isdigit() for word in of_word):
+        return "numbers", [f"{min(signs)}*{min(suffixes) if len(suffixes) == 1 else '.*'}"], counts
+    return None
+
+
+def _letter(row, name):
+    column, _, place = name.rstrip("]").partition("[")
+    return row[column][int(place) :][:1]
