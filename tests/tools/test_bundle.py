@@ -93,7 +93,8 @@ def test_a_bundle_holds_what_infer_needs_and_nothing_of_this_machine(write_run, 
     assert (config.competition.solution, config.model.weights, config.train.teacher) == (None, None, None)
     assert config.infer.tta == ["hflip"]
     found = read_json("out/bundle/bundle.json")
-    assert (found["roots"], found["runs"], found["mark"]) == (["data", "../../host/data"], ["r"], "sample.csv")
+    assert found["roots"] == ["data", "../../host/data"]
+    assert (found["name"], found["runs"], found["mark"]) == ("demo-r", ["r"], "sample.csv")
     assert "replace INSERT_USERNAME_HERE in out/bundle/*.json, or add user=NAME" in capsys.readouterr().out
 
 
@@ -218,6 +219,33 @@ def write_wheel(folder, name, version, requires=()):
     return path
 
 
+def test_wheels_of_a_folder_are_taken_if_none_is_lacking(write_run, tmp_path, capsys, monkeypatch):
+    a, image = write_run("a"), tmp_path / "image.txt"
+    monkeypatch.setattr("tools.bundle.wheels._IMAGE", image)
+    needed = [one for one in list_requirements() if one.name not in ("omegaconf", "timm")]
+    image.write_text("python==3.12\ntimm==0.1  # too old\n" + "".join(f"{one.name}==99\n" for one in needed))
+    image.write_text(image.read_text().replace("albumentations==99", "albumentations==2.0.8"))
+    write_wheel(tmp_path / "mine", "omegaconf", "2.4.0")
+    assert refusal(capsys, a, "output=o", "wheels=mine") == (
+        "wheels=mine: holds no wheel of timm>=1.0.20; pip download them into it, or auto"
+    )
+    write_wheel(tmp_path / "mine", "timm", "1.0.30")
+    main([a, "output=o", "wheels=mine"])
+    assert "wheels: omegaconf 2.4.0, timm 1.0.30\n" in capsys.readouterr().out
+    assert list_files("o/wheels") == ["README.txt", "omegaconf-2.4.0-py3-none-any.whl", "timm-1.0.30-py3-none-any.whl"]
+    assert refusal(capsys, a, "output=p", "wheels=nowhere").startswith("wheels=nowhere: no such folder; write wheels=")
+
+
+@pytest.mark.slow
+def test_a_failed_download_is_one_line(write_run, capsys, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    found = refusal(capsys, write_run("a"), "output=o")
+    assert found.startswith("pip download of scikit-learn>=1.8, ")
+    assert found.endswith("; connect to PyPI and repeat, write wheels=FOLDER, or wheels=none and add them on Kaggle")
+    assert not Path("o").exists()
+
+
 @pytest.fixture
 def bundle_folder(tmp_path, monkeypatch):
     """An empty bundle that `offline` takes for its own, and an empty /kaggle/input."""
@@ -267,7 +295,10 @@ def test_before_there_is_a_test_image_the_sample_is_the_submission(tmp_path, mon
         (tmp_path / "host" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "host" / name).write_text("image,0\nplaceholder,0.5\n")
     config = load_config([f"competition.root={tmp_path}/host", *RUN, "competition.test_image=test/{image}.png"])
-    assert offline.is_hidden(config)
+    run = tmp_path / "run"
+    (run / "fold0").mkdir(parents=True)
+    (run / "fold0/meta.json").write_text('{"target_names": ["0"]}')
+    assert offline.is_hidden(config, run)
     offline.copy_sample(config, Path("submission.csv"))
     assert Path("submission.csv").read_text() == "image,0\nplaceholder,0.5\n"
     assert capsys.readouterr().out.splitlines() == [
@@ -277,7 +308,12 @@ def test_before_there_is_a_test_image_the_sample_is_the_submission(tmp_path, mon
     (tmp_path / "host/test").mkdir(exist_ok=True)
     (tmp_path / "host/test/a.png").write_bytes(b"image")
     (tmp_path / "host/test.csv").write_text("image\na\nb\n")  # of two images one is missing: no placeholder
-    assert not offline.is_hidden(config)
+    assert not offline.is_hidden(config, run)
+    (tmp_path / "host/test.csv").write_text("image\na\n")
+    (tmp_path / "host/sample.csv").write_text("image,0\nplaceholder,0.5\n")
+    assert offline.is_hidden(config, run)
+    (tmp_path / "host/sample.csv").write_text("image,0\na,0.5\nb,0.5\n")  # infer.py says what is wrong
+    assert not offline.is_hidden(config, run)
 
 
 def test_a_time_budget_is_shared_by_the_runs(monkeypatch):

@@ -22,7 +22,7 @@ def write_bundle(paths, options, words):
     began, output = time.monotonic(), Path(options["output"])
     check_output(output, options["overwrite"])
     runs, blend = load_runs(paths, words)
-    check_size(output, runs, options)
+    check_size(output, sum(run.size(options["weights"] == "fp16") for run in runs), options, len(runs))
     competition = runs[0].config.competition
     slug = slugify(options["competition"] or guess_name(competition))
     title = choose_title(options["title"], slug, runs)
@@ -50,20 +50,20 @@ def write_bundle(paths, options, words):
         missing = list_missing(requirements, image)
         print(collect_wheels(options["wheels"], missing, image, options["python"] or python, place / "wheels"))
         save_json(place / "bundle.json", {
+            "name": slugify(title),
             "competition_names": list(dict.fromkeys([slug, competition.name, guess_name(competition)])),
             "mark": names_of_files(competition, tables), "roots": list_roots(competition.root, output),
             "runs": [run.name for run in runs], "blend": blend, "tables": names,
         })  # fmt: skip
         write_for_kaggle(place, user, title, slug, options["gpu"])
         shutil.copyfile(Path(__file__).with_name("infer.sh"), place / "infer.sh")
-        check_bytes(output, place, options)
+        check_size(output, count_bytes(place), options, len(runs))
         if output.exists():
             shutil.rmtree(output)
         place.rename(output.resolve())
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    print(f"{output}: {size / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")
+    print(f"{output}: {count_bytes(output) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s")
     if user == _PLACEHOLDER:
         print(f"who you are on Kaggle is not known: replace {_PLACEHOLDER} in {output}/*.json, or add user=NAME")
     print(f"try it: bash {output}/infer.sh")
@@ -80,26 +80,19 @@ def check_output(output, overwrite):
         raise UserError(f"{output}: is a bundle already; choose output=ANOTHER or overwrite=true")
 
 
-def check_size(output, runs, options):
-    """Check before anything is written that the weights alone fit into a dataset."""
-    size = sum(run.size(options["weights"] == "fp16") for run in runs)
-    if size > options["limit"]:
-        raise_too_large(output, size, options, len(runs))
-
-
-def check_bytes(output, place, options):
-    """Check that all files fit into a dataset."""
-    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    if size > options["limit"]:
-        raise_too_large(output, size, options, len(list((place / "runs").iterdir())))
-
-
-def raise_too_large(output, size, options, num_runs):
-    """Raise the UserError of a bundle that a dataset cannot hold, with what would help here."""
+def check_size(output, size, options, num_runs):
+    """Check that a dataset can hold so many bytes; the UserError says what would help here."""
+    if size <= options["limit"]:
+        return
     helps = [] if options["weights"] == "fp16" else ["weights=fp16 halves the weights"]
     helps += ["bundle fewer runs"] if num_runs > 1 else []
     advice = ", or ".join(helps) or "train a smaller backbone, or fewer folds"
     raise UserError(f"{output}: {size / 1e9:.3g} GB, over the limit of {options['limit'] / 1e9:.3g} GB; {advice}")
+
+
+def count_bytes(folder):
+    """Return the size of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def describe_weights(blend):

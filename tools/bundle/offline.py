@@ -140,7 +140,7 @@ def predict(bundle, root, words, work, began):
     output, sources = Path("submission.csv"), []
     for number, name in enumerate(bundle["runs"]):
         config = load_saved_config(BUNDLE / "runs" / name, [*where, *rest])
-        if number == 0 and is_hidden(config):
+        if number == 0 and is_hidden(config, BUNDLE / "runs" / name):
             copy_sample(config, output)
             return
         of_budget = _divide(budget or getattr(config.infer, "time_budget", None), began, len(bundle["runs"]) - number)
@@ -168,22 +168,29 @@ def _divide(budget, began, num_left):
     return [f"infer.time_budget={max(1.0, (seconds - (time.monotonic() - began)) / num_left):.1f}s"]
 
 
-def is_hidden(config):
-    """Whether the competition's folder has no test image yet, as before a hidden test set is scored."""
+def is_hidden(config, run):
+    """Whether the folder has no test image yet, or a sample of none of them, as before a hidden test set is scored."""
+    from src.checkpointing.run_folder import RunFolder
     from src.competition.paths import NoImagesError, list_images
+    from src.competition.submission import check_sample, load_sample
     from src.competition.tables import load_test_table
 
+    competition, sample, table = config.competition, None, None
+    names = next(iter([*RunFolder(run).finished_folds(), RunFolder(run).fold("all")])).load_target_names()
     try:
-        load_test_table(config.competition, ())
+        table, sample = load_test_table(competition, names), load_sample(competition)
+        if sample is not None:
+            check_sample(sample, competition, table, names)
     except NoImagesError:
         return True
     except UserError:
-        try:
-            list_images(config.competition, "test_image")
-        except NoImagesError:
-            return True
-        except UserError:
-            pass
+        if sample is not None:
+            return not any(sample[name].str.strip().isin(table.ids).any() for name in sample)
+        with contextlib.suppress(UserError):
+            try:
+                list_images(competition, "test_image")
+            except NoImagesError:
+                return True
     return False
 
 
@@ -207,8 +214,8 @@ def infer(name, words, output):
     run = BUNDLE / "runs" / name
     command = [sys.executable, str(CODE / "infer.py"), f"run={run}", f"infer.output={output}", "report=false", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as process:
-        for line in process.stdout:  # but for what names the folder that is deleted at the end
-            if str(output) not in line and not line.startswith("kaggle competitions submit"):
+        for line in process.stdout:  # but for what names the folder that is deleted at the end, or is for elsewhere
+            if str(output) not in line and not line.startswith("next: "):
                 print(line, end="", flush=True)
     if process.returncode:
         sys.exit(process.returncode)

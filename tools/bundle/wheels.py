@@ -21,9 +21,9 @@ _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (35, 34, 31, 28, 27, 24
 _PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64"]
 
 
-def read_image(path=_IMAGE):
+def read_image():
     """Return (Python's version, {name: version, or None where it is not known}) of the image."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.partition("#")[0].strip() for line in _IMAGE.read_text(encoding="utf-8").splitlines())
     pairs = [line.partition("==")[::2] for line in lines if line]
     found = {canonicalize_name(name): version or None for name, version in pairs}
     return found.pop("python"), found
