@@ -52,7 +52,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 9997, 66, 130
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10142, 67, 130
 
 
 def parse(path):

@@ -92,6 +92,7 @@ def check_alike(paths, configs):
 
     needed = {"image_size", "resize", "normalize", *(f"model.{one}" for one in _ARCHITECTURE)}
     first = read_table(RunFolder(paths[0]).folds)[["id", "fold"]]
+    encoding = RunFolder(paths[0]).load_encoding(configs[0].competition)
     for path, config in zip(paths[1:], configs[1:], strict=True):
         keys = differing_settings(configs[0], config)
         if wrong := [key for key in keys if key in needed or key.startswith("competition.")]:
@@ -101,6 +102,9 @@ def check_alike(paths, configs):
             raise UserError(
                 f"{path}: {listing(found, 3)}, unlike {paths[0]}; a soup needs runs of one network and task"
             )
+        if RunFolder(path).load_encoding(config.competition) != encoding:
+            found = f"its {RunFolder(path).metadata.name} is another than that of {paths[0]}"
+            raise UserError(f"{path}: {found}; a soup needs runs of one training table")
         if not read_table(RunFolder(path).folds)[["id", "fold"]].equals(first):
             raise UserError(f"{path}: has other folds than {paths[0]}; a soup needs runs of the same folds and rows")
 
@@ -170,6 +174,7 @@ class Soups:
         import torch
 
         from src.checkpointing.serialization import read_weights
+        from src.competition.metadata import count_inputs
         from src.device import autocast
         from src.model.network import build_network
         from src.training.averaging import compute_mean_weights, refresh_batchnorm
@@ -187,7 +192,8 @@ class Soups:
                 found = f"its weights differ in shape from those of {self.paths[members[0]]} (first: {wrong[0][0]})"
                 raise UserError(f"{self.paths[place]}: {found}; a soup needs runs of one network")
         num_targets = len(self.folders[members[0]].fold(number).load_target_names())
-        network = build_network(run.config, num_targets, load_pretrained=False)
+        num_metadata = count_inputs(run.table.encoding)
+        network = build_network(run.config, num_targets, load_pretrained=False, num_metadata=num_metadata)
         network.load_state_dict(compute_mean_weights(states))
         network.place(run.device, run.config.train.channels_last).eval()
         moved = [name.removesuffix(".running_mean") for name in states[0] if name.endswith(".running_mean")
@@ -270,7 +276,7 @@ def write(soups, members, config, result):
     source, folder, run, oof = soups.folders[members[0]], RunFolder(config.run_folder), soups.run, soups.run.oof
     probs = soups.predict(members, soups.numbers)
     save_text(folder.config, config_yaml(config))
-    for name in ("folds", "execution"):
+    for name in ("folds", "execution", "metadata"):
         if getattr(source, name).is_file():
             shutil.copyfile(getattr(source, name), getattr(folder, name))
     for number in soups.numbers:

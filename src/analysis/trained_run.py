@@ -223,12 +223,14 @@ class TrainedRun:
         network = load_network(self.config, place)
         return network.place(resolve_device(self.config.device), self.config.train.channels_last)
 
-    def predict(self, images, fold=None):
+    def predict(self, images, fold=None, metadata=None):
         """Return probabilities (N, K), float64, of images: paths, or arrays (H, W, C) as decoding gives them.
 
         fold: the network that predicts; None: the mean of all folds', as infer.py averages them. They are resized and
         normalised as in training. Of images that the run was trained on only the fold that left them out is honest.
+        metadata: a DataFrame with the columns of competition.metadata and a row for each image.
         """
+        from src.competition.metadata import encode
         from src.data.dataset import build_loader, is_image
         from src.data.transforms import build_resize
         from src.inference.ensemble import ENSEMBLES
@@ -247,11 +249,16 @@ class TrainedRun:
                 raise UserError(f"predict: {found} is no image; give paths, or {advice}")
         if not images:
             raise UserError("predict: no image is given; give paths, or arrays")
+        names, rows = self.config.competition.metadata, pd.DataFrame(metadata)
+        if names and len(rows) != len(images):
+            found = f"{len(rows)} rows of metadata for {len(images)} images"
+            raise UserError(f"predict: {found}; give a DataFrame of {listing(names)}")
+        metadata, _ = encode(self._files.load_encoding(self.config.competition), rows.map(str), "predict", "give it")
         finished = [one.number for one in self._files.finished_folds()] if fold is None else []
         networks = [self.model(number) for number in finished or [fold]]
         device = networks[0].pixel_mean.device
         precision = recall_precision(self._files, self.config, device)
-        dataset = _list_dataset(images, self.config, build_resize(self.config))
+        dataset = _list_dataset(images, self.config, build_resize(self.config), metadata)
         loader = build_loader(dataset, self.config.eval_batch_size, num_workers=0)
         to_probs = partial(probabilities, task=self.config.competition.task)
         return ENSEMBLES["mean"](predict(networks, loader, to_probs, precision)[1])
@@ -265,7 +272,8 @@ class TrainedRun:
         with contextlib.chdir(self.base):
             if self.config.competition.name == "demo":
                 write_demo(self.config.competition.root)
-            return load_train_table(self.config.competition)
+            encoding = self._files.load_encoding(self.config.competition)
+            return load_train_table(self.config.competition, encoding=encoding)
 
     def load_inputs(self, ids):
         """Return {name: tensor (N, ...)} of training rows by id, raw images (N, H, W, C) as validation sees them.
@@ -382,17 +390,17 @@ def _fit_lines(caption):
     return "\n".join(fit_caption(f"{line}\n", 26).rstrip("\n") for line in caption.split("\n"))
 
 
-def _list_dataset(images, config, transform):
-    """Return an ImageDataset of paths and arrays, which belong to no table."""
+def _list_dataset(images, config, transform, metadata):
+    """Return an ImageDataset of paths and arrays, which belong to no table, and their metadata (N, M), None: none."""
     from src.competition.tables import ImageTable
     from src.data.dataset import ImageDataset
 
     class ImageList(ImageDataset):
         def read(self, row):
-            return {"image": self.table.paths[row]}
+            return super().read(row) | {"image": self.table.paths[row]}
 
-    ids = np.arange(len(images)).astype(str)
-    return ImageList(ImageTable(ids, images, None, (), None, None), config.competition, transform, config.seed)
+    table = ImageTable(np.arange(len(images)).astype(str), images, None, (), None, None, metadata=metadata)
+    return ImageList(table, config.competition, transform, config.seed)
 
 
 def _read_table(path):

@@ -77,6 +77,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"  # every setting, as it was asked for
         self.folds = self.path / "folds.csv"  # each row's fold and targets
+        self.metadata = self.path / "metadata.json"  # how competition.metadata's columns become numbers
         self.oof = self.path / "oof.csv"  # out-of-fold predictions
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
         self.submission_hash = self.path / "submission.sha256"  # of the submission as it was written
@@ -105,6 +106,14 @@ class RunFolder:
     def started_folds(self):
         """Return the FoldFolders that have done an epoch, by name."""
         return [FoldFolder(path.parent) for path in sorted(self.path.glob("fold*/val.csv"))]
+
+    def load_encoding(self, competition):
+        """Return the encoding, see competition.metadata, that the run was trained with; of a blend ()."""
+        if not competition.metadata or self.blend.is_file():
+            return ()
+        if not self.metadata.is_file():
+            raise UserError(f"{self.metadata}: no such file; copy it from where the run was trained")
+        return tuple(load_json(self.metadata, "columns")["columns"])
 
     def has_work(self):
         """Whether it holds a finished fold or a state of one."""

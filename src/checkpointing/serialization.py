@@ -9,6 +9,8 @@ from accelerate.utils import recursively_apply
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from src.checkpointing.run_folder import RunFolder
+from src.competition.metadata import count_inputs
 from src.errors import UserError, first_line
 from src.files import atomic_path
 from src.model.network import build_network
@@ -18,7 +20,9 @@ from src.terminal import paint
 
 def load_network(config, fold_folder):
     """Return the trained network of a FoldFolder, in evaluation mode on the CPU; config: the run's."""
-    network = build_network(config, len(fold_folder.load_target_names()), load_pretrained=False)
+    num_metadata = count_inputs(RunFolder(fold_folder.path.parent).load_encoding(config.competition))
+    num_targets = len(fold_folder.load_target_names())
+    network = build_network(config, num_targets, load_pretrained=False, num_metadata=num_metadata)
     load_weights(fold_folder.weights(config.train.select), network)
     return network.eval()
 

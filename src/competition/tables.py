@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.competition.metadata import encode, fit_encoding
 from src.competition.paths import Paths, fill_pattern, find_images, find_present, list_images, list_places, locate, word
 from src.competition.targets import (
     check_settings,
@@ -45,6 +46,8 @@ class ImageTable:
     units: np.ndarray | None = None  # (N,) str; equal ones get one prediction; None: each row its own
     auxiliary_names: tuple[str, ...] = ()  # A names, equal ones for the columns that one of words has become
     auxiliary: np.ndarray | None = None  # (N, A) float32, nan where missing: learned beside the targets
+    metadata: np.ndarray | None = None  # (N, M) float32, what competition.metadata gives the network beside the image
+    encoding: tuple = ()  # that made it, see competition.metadata
     num_test: int | None = None  # predictions that the competition asks for; None: not known
 
     def __len__(self):
@@ -52,7 +55,7 @@ class ImageTable:
 
     def take(self, rows):
         """Return the table of some rows: int indices or a bool mask."""
-        names = ("ids", "paths", "targets", "groups", "folds", "units", "auxiliary")
+        names = ("ids", "paths", "targets", "groups", "folds", "units", "auxiliary", "metadata")
         given = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
         columns = None if self.columns is None else self.columns.iloc[rows].reset_index(drop=True)
         return replace(self, **given, columns=columns)
@@ -75,8 +78,11 @@ class ImageTable:
         return self.targets if self.auxiliary is None else np.concatenate([self.targets, self.auxiliary], axis=1)
 
 
-def load_train_table(competition, may_be_constant=False):
-    """Read the training rows, their images and targets; may_be_constant: a target may have one value only."""
+def load_train_table(competition, may_be_constant=False, encoding=None):
+    """Read the training rows, their images and targets; may_be_constant: a target may have one value only.
+
+    encoding: a run's, of its metadata; None: as these rows have it.
+    """
     check_settings(competition)
     where, rows, paths, notes = _load_rows(competition, "train_table", "train_image")
     read_ids(rows, competition.id, where)
@@ -115,14 +121,21 @@ def load_train_table(competition, may_be_constant=False):
     if taken := used & set(names):
         raise UserError(f"{where}: a target is named {min(taken)!r}, a column of a run's files; call it otherwise")
     auxiliary_names, auxiliary = read_auxiliary(rows, competition, where)
+    if encoding is None:
+        encoding, more = fit_encoding(rows, competition, where)
+        notes += more
     return ImageTable(
         ids, paths, targets, names, groups, folds, _other_columns(rows, competition), competition.task, notes=notes,
-        units=units, auxiliary_names=auxiliary_names, auxiliary=auxiliary,
+        units=units, auxiliary_names=auxiliary_names, auxiliary=auxiliary, encoding=encoding,
+        metadata=encode(encoding, rows, where)[0],
     )  # fmt: skip
 
 
-def load_test_table(competition, target_names):
-    """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image."""
+def load_test_table(competition, target_names, encoding=()):
+    """Read the test rows and their images: of test_table, else of sample_submission, else the files of test_image.
+
+    encoding: training's, of their metadata.
+    """
     key = "test_table" if competition.test_table or competition.predict_by else "sample_submission"
     where, rows, paths, notes = _load_rows(competition, key, "test_image")
     if competition.id not in rows and (name := _find_id(rows, competition)):
@@ -136,7 +149,12 @@ def load_test_table(competition, target_names):
     if paths is None:
         paths = find_images(competition, "test_image", rows, ids)
     columns, task = _other_columns(rows, competition), competition.task
-    return ImageTable(ids, paths, None, tuple(target_names), groups, None, columns, task, notes=notes, units=units)
+    advice = None if competition.test_table else "set competition.test_table to the CSV of test rows that has it"
+    metadata, more = encode(encoding, rows, where, advice)
+    return ImageTable(
+        ids, paths, None, tuple(target_names), groups, None, columns, task, notes=(*notes, *more), units=units,
+        metadata=metadata, encoding=encoding,
+    )  # fmt: skip
 
 
 def load_solution(competition, test, ids=None):

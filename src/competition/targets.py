@@ -10,7 +10,7 @@ import pandas as pd
 from src.errors import UserError, listing, nearest
 
 _LARGEST = 1e15  # of regression's numbers: squares and their sums are far from float32's end
-_MOST_WORDS = 100  # of an auxiliary column
+MOST_WORDS = 100  # of an auxiliary or a metadata column
 _MISSING = ("NA", "N/A", "NaN", "nan", "<NA>", "null", "NULL")  # how tables write that a label is not known
 
 
@@ -34,22 +34,23 @@ def check_settings(competition):
         raise UserError(f"competition.targets: a column is named twice ({found}); name each once")
     if len(set(classes := _list_classes(competition))) < len(classes):
         raise UserError(f"competition.classes: a class is named twice ({listing(classes)}); name each once")
-    _check_auxiliary(competition)
+    _check_columns(competition, "auxiliary", "targets", "label", "id")
+    _check_columns(competition, "metadata", "targets", "label", "id", "group", "predict_by", "fold", "auxiliary")
     if task != "regression" and targets and (len(targets) == 1) != (task == "binary"):
         needs, right = ("one target", "multilabel or multiclass") if task == "binary" else ("several targets", "binary")
         found = f"needs {needs}, found {len(targets)} ({found})"
         raise UserError(f"competition.task={task}: {found}; set competition.task={right}")
 
 
-def _check_auxiliary(competition):
-    names = competition.auxiliary
-    for key in ("targets", "label", "id"):
+def _check_columns(competition, setting, *others):
+    names = getattr(competition, setting)
+    for key in others:
         named = getattr(competition, key) or []
         if taken := [name for name in names if name in ([named] if isinstance(named, str) else named)]:
             found = f"{taken[0]!r} is competition.{key} already"
-            raise UserError(f"competition.auxiliary: {found}; leave it out of competition.auxiliary")
+            raise UserError(f"competition.{setting}: {found}; leave it out of competition.{setting}")
     if len(set(names)) < len(names):
-        raise UserError(f"competition.auxiliary: a column is named twice ({listing(names)}); name each once")
+        raise UserError(f"competition.{setting}: a column is named twice ({listing(names)}); name each once")
 
 
 def order_classes(names):
@@ -176,18 +177,17 @@ def read_auxiliary(rows, competition, where):
     """
     names, columns = [], []
     for name in competition.auxiliary:
-        cells = read_column(rows, name, where, "auxiliary", may_be_empty=True).str.strip()
-        cells = cells.mask(cells.isin((*_MISSING, "")))
-        values, words = pd.to_numeric(cells, errors="coerce"), order_classes(cells.dropna())
-        if len(words) < 2 or ((values.notna() | cells.isna()).all() and values.min() == values.max()):
+        cells, values = read_cells(rows, name, where, "auxiliary")
+        words, are_numbers = order_classes(cells.dropna()), not (np.isnan(values) & cells.notna()).any()
+        if len(words) < 2 or (are_numbers and np.nanmin(values) == np.nanmax(values)):
             found = f"holds one value only ({listing(words) or 'none'})"
             raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
-        if values[cells.notna()].abs().max(skipna=False) < _LARGEST:
-            found = values.to_numpy()[:, None]
-        elif len(words) <= _MOST_WORDS:
+        if are_numbers:
+            found = values[:, None]
+        elif len(words) <= MOST_WORDS:
             found = np.where(cells.notna().to_numpy()[:, None], cells.to_numpy()[:, None] == np.array(words), np.nan)
         else:
-            found = f"holds too many words ({listing(words, 3)}), of which {_MOST_WORDS} can be learned"
+            found = f"holds too many words ({listing(words, 3)}), of which {MOST_WORDS} can be learned"
             raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.auxiliary")
         names += [name] * found.shape[1]
         columns.append(found)
@@ -235,6 +235,14 @@ def read_column(rows, name, where, key, may_be_empty=False):
         found = f"{is_empty.sum()} of {len(rows)} rows (first: line {rows.index[is_empty][0] + 2})"
         raise UserError(f"{where}: column {name!r} is empty in {found}; fill or remove them")
     return rows[name]
+
+
+def read_cells(rows, name, where, key):
+    """Return (cells, Series of str without outer blanks, nan where missing; (N,) float64, nan where no number)."""
+    cells = read_column(rows, name, where, key, may_be_empty=True).str.strip()
+    cells = cells.mask(cells.isin((*_MISSING, "")))
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
+    return cells, np.where(np.abs(numbers) < _LARGEST, numbers, np.nan)
 
 
 def find_ids(rows, name, ids):

@@ -60,6 +60,8 @@ class Competition:
                         choices=("binary", "multiclass", "multilabel", "regression"))
     auxiliary: list[str] = setting([], "further columns of the training table, of numbers or of few words, that the "
                                    "backbone learns beside the targets; no score and no file has them")
+    metadata: list[str] = setting([], "columns of both tables, of numbers or of few words, that the network is given "
+                                  "beside the image")
     group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "
                                 "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
     predict_by: str | None = setting(None, "test rows that get one prediction, the sample's ids (patient): written as "

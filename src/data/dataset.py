@@ -38,6 +38,8 @@ class ImageDataset(Dataset):
         Two images a row, or metadata beside the image, is another `read`. A str is an image file, an array (H, W, C) of
         uint8 or float32 an image; each image is transformed on its own. Anything else is stacked to a tensor (N, ...).
         """
+        if self.table.metadata is not None:
+            return {"image": str(self.table.paths[row]), "metadata": self.table.metadata[row]}
         return {"image": str(self.table.paths[row])}
 
     def list_paths(self):

@@ -58,7 +58,7 @@ def infer_run(config, run_folder, began=None):
     num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
     config = replace(config, precision=recall_precision(folder, config, device))
     sample = load_sample(competition)
-    table = load_test_table(competition, target_names)
+    table = load_test_table(competition, target_names, folder.load_encoding(competition))
     output = make_folder(config.infer.output or run_folder, "infer.output")  # Kaggle's input cannot be written
     if table.notes:
         print(*table.notes, sep="\n")

@@ -72,7 +72,8 @@ class ReopenedRun:
 
 def _load_rows(competition, folder):
     """Return the ImageTable of a run's rows, in the order of its folds.csv, with the folds that are written there."""
-    table, saved = load_train_table(competition), read_table(folder.folds)
+    table = load_train_table(competition, encoding=folder.load_encoding(competition))
+    saved = read_table(folder.folds)
     places, missing, _ = match_ids(saved["id"].to_numpy(dtype=str), table.ids)
     if len(missing):
         found = (

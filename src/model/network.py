@@ -9,18 +9,23 @@ from src.model.backbone import add_dropout2d, checkpoint_gradients, count_featur
 from src.model.freezing import freeze, keep_frozen_in_eval
 from src.model.head import JoinedFeatures, build_head, initialize_layer, set_pooling
 
+# of the two layers beside the image: Ha et al., Winning Solution to the SIIM-ISIC Melanoma Challenge, 2020,
+# arXiv:2010.05351; theirs has BatchNorm, too, which a batch of one row has nothing to learn from
+_METADATA_WIDTHS = (512, 128)
+
 
 class Network(nn.Module):
     """A backbone that returns features (N, D), a head that returns logits (N, K), and the pixels' mean and std.
 
     join: of V images a row, which come as (N, H, W, V * C), the module that makes one of their features; None: of one.
     target_mean and target_std, (K,) of regression: training is on standardised values, evaluation returns those of the
-    targets' units; buffers, so that they go wherever the weights go. auxiliary: a second head, for training alone.
+    targets' units; buffers, so that they go wherever the weights go. auxiliary: a second head, for training alone;
+    metadata: what maps a row's (N, M) to features, which the head is given after the image's; None: no such columns.
     """
 
     def __init__(self, backbone, head, pixel_mean, pixel_std, freeze_batchnorm=False, target_scale=None, join=None):
         super().__init__()
-        self.auxiliary = None
+        self.auxiliary = self.metadata = None
         mean, std = target_scale or (None, None)
         self.register_buffer("target_mean", None if mean is None else torch.as_tensor(mean, dtype=torch.float32))
         self.register_buffer("target_std", None if std is None else torch.as_tensor(std, dtype=torch.float32))
@@ -54,7 +59,7 @@ class Network(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last) if self.is_channels_last else images.contiguous()
         return self.backbone(images).unflatten(0, (len(image), -1)).flatten(1)
 
-    def forward(self, features=None, **inputs):
+    def forward(self, features=None, metadata=None, **inputs):
         """Map normalised inputs, or features (N, D) that were extracted before, to logits (N, K).
 
         Of regression these are values: standardised in training, in the targets' units in evaluation. In training the
@@ -62,7 +67,8 @@ class Network(nn.Module):
         """
         features = self.extract_features(**inputs) if features is None else features
         features = features if self.join is None else self.join(features)
-        logits = self.head(features)
+        joined = features if self.metadata is None else torch.cat([features, self.metadata(metadata)], dim=1)
+        logits = self.head(joined)
         if self.training:
             return logits if self.auxiliary is None else torch.cat([logits, self.auxiliary(features)], dim=1)
         return logits if self.target_mean is None else logits.float() * self.target_std + self.target_mean
@@ -85,13 +91,15 @@ class Network(nn.Module):
 
 
 def build_network(
-    config, num_targets, pixel_stats=None, prior=None, load_pretrained=True, target_scale=None, num_auxiliary=0
-):
+    config, num_targets, pixel_stats=None, prior=None, load_pretrained=True, target_scale=None, num_auxiliary=0,
+    num_metadata=0,
+):  # fmt: skip
     """Build the network of a config, frozen as it says; without load_pretrained a checkpoint is to be loaded next.
 
     pixel_stats: the data set's (mean, std), each (C,), for normalize=dataset or center; prior: (K,) share of positives,
     or of each class, in training, for heads that ask for it; target_scale: (mean, std), each (K,), of regression's
-    training targets; num_auxiliary: columns that are learned beside the targets.
+    training targets; num_auxiliary: columns that are learned beside the targets; num_metadata: a row's numbers beside
+    its image.
     """
     settings = config.model
     backbone = create_backbone(config, load_pretrained)
@@ -107,7 +115,7 @@ def build_network(
     join = config.competition.images_as
     num_images = config.competition.row_channels // config.competition.network_channels
     join = None if join == "channels" else JoinedFeatures(join, num_images, num_features)
-    head = build_head(config, num_features, num_targets, prior)
+    head = build_head(config, num_features + _METADATA_WIDTHS[1] * (num_metadata > 0), num_targets, prior)
     stats = _resolve_pixel_stats(config, getattr(backbone, "pretrained_cfg", {}), pixel_stats)
     stats = [np.tile(one, config.competition.row_channels // len(one)) for one in stats]  # of each image of a row
     if config.competition.task == "regression" and target_scale is None:
@@ -115,6 +123,9 @@ def build_network(
     network = Network(backbone, head, *stats, settings.keeps_batchnorm, target_scale, join)
     if num_auxiliary:
         network.auxiliary = nn.Linear(num_features, num_auxiliary)
+    if num_metadata:
+        first, last = nn.Linear(num_metadata, _METADATA_WIDTHS[0]), nn.Linear(*_METADATA_WIDTHS)
+        network.metadata = nn.Sequential(first, nn.SiLU(), nn.Dropout(settings.drop_rate), last, nn.SiLU())
     freeze(network, settings.freeze, settings.gradual_epochs, settings.head_first_epochs)
     return network.train()
 

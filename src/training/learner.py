@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from src.competition.metadata import count_inputs
 from src.competition.paths import JOIN
 from src.competition.tables import ImageTable
 from src.competition.targets import scale_auxiliary, standardize
@@ -150,7 +151,8 @@ def build_learner(run, fold):
     prior = _compute_prior(targets, chances, class_weights, task)
     num_targets, auxiliary_names = len(run.table.target_names), run.table.auxiliary_names
     scales = {"prior": prior} if regression_scale is None else {"target_scale": regression_scale}
-    network = build_network(config, num_targets, run.pixel_stats, **scales, num_auxiliary=len(auxiliary_names))
+    scales |= {"num_auxiliary": len(auxiliary_names), "num_metadata": count_inputs(run.table.encoding)}
+    network = build_network(config, num_targets, run.pixel_stats, **scales)
     network.place(accelerator.device, config.train.channels_last)
     train_loader = _build_train_loader(run, network, train_data, chances=chances, **processes)
     if config.train.compile:

@@ -38,7 +38,7 @@ from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_precision, recall_precision, save_precision
 from src.training.provenance import save_provenance
-from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds
+from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds, save_metadata
 from src.training.schedule import build_schedule
 from src.training.self_training import build_train_table, join_tables, load_test_rows
 from src.training.tracking import Tracker, build_tracker
@@ -218,7 +218,8 @@ def open_folder(run, locks):
             run.table = leave_out_unreadable(config, run.table, folder.unreadable)
         check_folds(run.table, run.table.folds, run.metric, config)
         if is_main:
-            save_folds(folder.folds, run.table, is_busy or folder.has_work())
+            for save, path in ((save_folds, folder.folds), (save_metadata, folder.metadata)):
+                save(path, run.table, is_busy or folder.has_work())
         run.unfinished = [fold for fold in wanted if not folder.fold(fold).is_finished()]
     if is_main:
         print(f"{folder.path}: {len(run.table)} images, targets: {listing(run.table.target_names, 4)}")

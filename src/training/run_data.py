@@ -1,5 +1,6 @@
 """The rows of a run: one table with its fold column, settled once, checked, and the same for all its folds."""
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
 from src.data.scan import find_unreadable
 from src.errors import UserError, listing
-from src.files import save_table
+from src.files import load_json, save_json, save_table
 
 
 def load_run_data(config, metric):
@@ -26,7 +27,7 @@ def load_run_data(config, metric):
         check_not_empty(table.paths)
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
-        test = load_test_table(competition, table.target_names)
+        test = load_test_table(competition, table.target_names, table.encoding)
         if (count := table.paths[0].count(JOIN)) != (found := test.paths[0].count(JOIN)):
             differ = f"training rows have {count + 1} images, test rows {found + 1}"
             advice = f"let competition.test_image find as many, or set competition.num_images={count + 1}"
@@ -81,8 +82,18 @@ def save_folds(path, table, has_work):
     known = rows[saved.columns]
     changed = ((saved != known) & ~(saved.isna() & known.isna())).any(axis=1)
     if changed.any():
-        raise UserError(
-            f"{path}: this run was trained on other labels or groups in {changed.sum()} of {len(rows)} rows "
-            f"(first: {rows['id'][changed.idxmax()]}); {advice}"
-        )
+        found = f"{changed.sum()} of {len(rows)} rows (first: {rows['id'][changed.idxmax()]})"
+        raise UserError(f"{path}: this run was trained on other labels or groups in {found}; {advice}")
     save_table(path, rows)
+
+
+def save_metadata(path, table, has_work):
+    """Write a run's metadata.json; neither its encoding nor a cell may change once a fold has work done (UserError)."""
+    if table.metadata is None:
+        return
+    content = {"columns": list(table.encoding), "checksum": zlib.crc32(table.metadata)}
+    if path.is_file() and has_work and (saved := load_json(path, "columns")) != content:
+        changed = listing([one["name"] for one in table.encoding if one not in saved["columns"]]) or "cells"
+        found = f"this run was trained on other metadata ({changed} changed)"
+        raise UserError(f"{path}: {found}; choose name=ANOTHER or overwrite=true")
+    save_json(path, content)

@@ -50,6 +50,8 @@ def join_tables(table, test):
     joined = {"targets": None if test.targets is None else np.append(table.targets, test.targets, axis=0)}
     if table.auxiliary is not None:
         joined["auxiliary"] = np.pad(table.auxiliary, ((0, len(test)), (0, 0)), constant_values=np.nan)
+    if table.metadata is not None:
+        joined["metadata"] = np.append(table.metadata, test.metadata, axis=0)
     if table.columns is not None:
         joined["columns"] = pd.concat([table.columns, test.columns], ignore_index=True)
     ids, folds = np.append(table.ids, test.ids), np.append(table.folds, np.full(len(test), -1))
@@ -59,7 +61,8 @@ def join_tables(table, test):
 
 def load_test_rows(run):
     """Return a run's test rows, an ImageTable; those with the image of a training row, which may validate, are not."""
-    config, test = run.config, load_test_table(run.config.competition, run.table.target_names)
+    config, names = run.config, run.table.target_names
+    test = load_test_table(config.competition, names, run.table.encoding)
     unreadable = find_unreadable(test.paths, config.competition) if config.unreadable == "skip" else ()
     test = test.take(np.setdiff1d(np.arange(len(test)), [row for row, _ in unreadable]))
     measure = lambda path: sum(map(os.path.getsize, path.split(JOIN)))  # noqa: E731

@@ -46,6 +46,8 @@ class ThreadCounts:
 
 
 class Untyped(SimpleNamespace):
+    metadata = None
+
     def __len__(self):
         return len(self.paths)
 

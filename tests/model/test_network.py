@@ -5,7 +5,10 @@ import timm
 import torch
 from torch import nn
 
+from src.config.settings import Optimizer
+from src.model.freezing import list_stages
 from src.model.network import Network
+from src.training.optimizer import build_parameter_groups
 from tests.model.building import build
 
 FAMILIES = ["resnet10t", "mobilenetv2_100", "mobilenetv3_small_050", "convnext_atto", "test_efficientnet", "test_vit"]
@@ -143,6 +146,36 @@ def test_regression_is_standardised_in_training_and_in_the_targets_units_otherwi
     again.load_state_dict(network.state_dict())  # the scale travels with the weights
     assert torch.equal(again(features=features), values)
     assert not any("target" in name for name in build().state_dict())
+
+
+def test_the_head_is_given_the_features_of_the_metadata_after_those_of_the_image():
+    plain, network = build(), build(drop_rate=0.5, network={"num_metadata": 4, "num_auxiliary": 3}).eval()
+    images, metadata = torch.randn(2, 3, 64, 64), torch.randn(2, 4)
+    first, last = network.metadata[0], network.metadata[3]
+    hidden = nn.functional.silu(metadata @ first.weight.T + first.bias)
+    joined = nn.functional.silu(hidden @ last.weight.T + last.bias)
+    features = torch.cat([network.extract_features(images), joined], dim=1)
+    expected = features @ network.head.last.weight.T + network.head.last.bias
+    torch.testing.assert_close(network(image=images, metadata=metadata), expected)
+    assert network.backbone.state_dict().keys() == plain.backbone.state_dict().keys()
+    assert not any("metadata" in name for name in plain.state_dict())
+    network.train()
+    assert network(image=images, metadata=metadata).shape == (2, 2 + 3)
+    assert not torch.equal(network.metadata(metadata), network.metadata(metadata))  # model.drop_rate
+
+
+def test_what_learns_of_metadata_learns_with_the_head():
+    network = build(pretrained=True, freeze="head_only", network={"num_metadata": 4, "load_pretrained": False})
+    _, names = list_stages(network)[-1]
+    assert {name for name in names if name.startswith("metadata.")} == {
+        f"metadata.{place}.{kind}" for place in (0, 3) for kind in ("weight", "bias")
+    }
+    assert all(one.requires_grad for one in network.metadata.parameters())
+    assert not any(one.requires_grad for one in network.backbone.parameters())
+    groups = build_parameter_groups(network, Optimizer(lr=0.5, head_lr_factor=2, weight_decay=0.1))
+    rates = {id(one): (group["lr"], group["weight_decay"]) for group in groups for one in group["params"]}
+    assert rates[id(network.metadata[0].weight)] == rates[id(network.head.last.weight)] == (1, 0.1)
+    assert rates[id(network.metadata[0].bias)] == (1, 0)
 
 
 def test_auxiliary_columns_are_there_in_training_alone_and_leave_the_first_weights_alone():

@@ -10,7 +10,8 @@ from src.competition.paths import Paths
 from src.competition.tables import ImageTable
 from src.config.load import load_config
 from src.errors import UserError
-from src.training.run_data import leave_out_unreadable, list_folds, save_folds
+from src.files import load_json
+from src.training.run_data import leave_out_unreadable, list_folds, save_folds, save_metadata
 
 FOLDS, TARGETS = np.array([0, 1, -1]), np.array([[1, 0], [0, 0.1], [1, 1]], np.float32)
 
@@ -49,6 +50,26 @@ def test_what_has_changed_is_refused_while_the_run_has_work(tmp_path):
     assert refusal(tmp_path, table_of([[1, 0], [0, 0.2], [0, 0]])) == line
     save_folds(path, table_of(folds=FOLDS[::-1]), has_work=False)
     save_folds(path, table_of(folds=FOLDS[::-1]), has_work=True)
+
+
+def test_neither_an_encoding_nor_a_cell_may_change_while_the_run_has_work(tmp_path):
+    path, site = tmp_path / "metadata.json", {"name": "site", "mean": None, "deviation": None, "words": ["a", "ä"]}
+    table = replace(table_of(), metadata=np.eye(3, 2, dtype=np.float32), encoding=(site | {"has_missing": True},))
+    save_metadata(path, table_of(), has_work=False)
+    assert not path.exists()
+    save_metadata(path, table, has_work=True)
+    text = path.read_text()
+    save_metadata(path, table, has_work=True)
+    assert path.read_text() == text
+    other = replace(table, encoding=(site | {"has_missing": False},))
+    for changed, word in ((other, "site"), (replace(table, metadata=table.metadata[::-1].copy()), "cells")):
+        with pytest.raises(UserError) as caught:
+            save_metadata(path, changed, has_work=True)
+        assert str(caught.value) == (
+            f"{path}: this run was trained on other metadata ({word} changed); choose name=ANOTHER or overwrite=true"
+        )
+    save_metadata(path, other, has_work=False)
+    assert load_json(path)["columns"] == [site | {"has_missing": False}]
 
 
 def test_targets_that_are_missing_stay_the_same(tmp_path):

@@ -165,6 +165,20 @@ def test_pseudo_rows_have_no_auxiliary_values(world):
     assert np.isfinite(train_one_epoch(learner, 0).loss)
 
 
+def test_pseudo_rows_come_with_their_own_metadata_as_training_encodes_it(world):
+    pd.DataFrame({"id": ["0", "1", "2"], "age": ["30", "", "70"]}).to_csv(world.folder / "test.csv", index=False)
+    encoding = ({"name": "age", "mean": 50.0, "deviation": 10.0, "words": [], "has_missing": True},)
+    values = np.stack([np.arange(7), np.zeros(7)], axis=1).astype(np.float32)
+    table = replace(world.table, metadata=values, encoding=encoding)
+    learner = world.learner(pseudo_of(world), table=table)
+    expected = [*values[2:].tolist(), [-2, 0], [0, 1], [2, 0]]
+    assert learner.train_table.metadata.tolist() == expected
+    for batch in learner.train_loader.batches(0):
+        assert batch["inputs"]["metadata"].tolist() == [expected[row] for row in batch["index"]]
+    learner.start_epoch(0, 1)
+    assert np.isfinite(train_one_epoch(learner, 0).loss)
+
+
 def test_a_folds_pseudo_labels_come_from_its_own_network_alone(world):
     for fold in range(3):
         planted = {other: [PLANTED] * 3 for other in range(3) if other != fold}

@@ -90,7 +90,7 @@ def load_data(config):
     train = _load_side(competition, "train", (), findings)
     names = train.target_names if train is not None else ()
     num_before = len(findings)
-    test = _load_side(competition, "test", names, findings)
+    test = _load_side(competition, "test", names, findings, getattr(train, "encoding", ()))
     is_complete = len(findings) == num_before  # else rows may be missing that the sample has
     if test is not None and names and is_complete:
         try:
@@ -111,14 +111,14 @@ def load_data(config):
     return CompetitionData(config, train, test, folds, scan_images(paths, competition)), findings
 
 
-def _load_side(competition, side, target_names, findings):
+def _load_side(competition, side, target_names, findings, encoding=()):
     """Return the ImageTable of train or test, or None; append what is wrong to findings."""
     table = {"train": competition.train_table, "test": competition.test_table or competition.sample_submission}[side]
     try:
         if side == "train":
             loaded = load_train_table(competition, may_be_constant=True)  # check_labels reports constant columns
         else:
-            loaded = load_test_table(competition, target_names)
+            loaded = load_test_table(competition, target_names, encoding)
         findings += [make_finding(note, "note", "nothing has to be done for training") for note in loaded.notes]
         return loaded
     except UserError as error:

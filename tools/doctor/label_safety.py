@@ -14,6 +14,7 @@ import numpy as np
 
 from src.checkpointing.run_folder import RunFolder
 from src.checkpointing.serialization import load_network
+from src.competition.metadata import encode
 from src.competition.tables import read_table
 from src.config.load import load_saved_config
 from src.config.settings import Augment
@@ -52,6 +53,8 @@ def check_label_safety(data, run_folder):
     table = data.train
     if table is None or table.targets is None or not set(saved["id"]) <= set(table.ids.tolist()):
         raise UserError(f"{run_folder}: was trained on other rows than the table has; leave out run=")
+    metadata, _ = encode(run.load_encoding(data.config.competition), table.columns, run_folder)
+    table = dataclasses.replace(table, metadata=metadata)
     row_of = {name: row for row, name in enumerate(table.ids.tolist())}
     rows, folds = np.array([row_of[name] for name in saved["id"]]), saved["fold"].astype(int).to_numpy()
     scores, chances, rises, turned = {}, [], [], {}

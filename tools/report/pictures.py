@@ -69,7 +69,7 @@ def _build_steps(run, found, folder):
     yield lambda: None
     from src.competition.tables import load_train_table
 
-    table = load_train_table(config.competition)
+    table = load_train_table(config.competition, encoding=runs.load_encoding(config.competition))
     yield lambda: _add_images(found, config, table, folder)
     trained = [] if is_blend else runs.started_folds()
     networks = [one.number for one in trained if one.weights(config.train.select).is_file()]
