@@ -35,7 +35,7 @@ class ImageDataset(Dataset):
     def read(self, row):
         """Return {input name: value} of one row: the keyword arguments of the network's forward.
 
-        Two images a row, or metadata beside the image, is another `read`. A str is an image file, an array (H, W, C) of
+        Further inputs beside them are another `read`. A str is an image file, an array (H, W, C) of
         uint8 or float32 an image; each image is transformed on its own. Anything else is stacked to a tensor (N, ...).
         """
         if self.table.metadata is not None:
