@@ -137,6 +137,8 @@ def read_settings(words, options):
         raise UserError(f"{found}; set model.pretrained=true")
     if plain.model.pool == "gem":
         raise UserError("model.pool=gem: its power is learned with the backbone; set model.pool=avg")
+    if plain.competition.images_as == "attention":
+        raise UserError("competition.images_as=attention: its weights are learned in training; set it to mean or max")
     if options["balance"] and plain.competition.task == "regression":
         raise UserError("command line: balance=true counts classes, and regression has none; leave it out")
     name = plain.name or f"{plain.competition.name}_probe"

@@ -58,6 +58,7 @@ def probe(config, options):
     check_folder(config)
     with tempfile.TemporaryDirectory() as scratch, threadpool_limits(config.threads):
         run = replace(load_run(config, start_processes(config)), folder=RunFolder(scratch))
+        config = run.config  # with competition.num_images as the rows have it
         run.table = leave_out_unreadable(config, run.table, run.folder.unreadable)
         stats = functools.cache(lambda: compute_pixel_stats(run.table.paths, config))
         words = options["candidates"] or [config.model.backbone]
@@ -343,7 +344,8 @@ def write_test(folder, place, run, sources, best, scores):
     sample = load_sample(competition)
     if sample is None and not competition.test_table:
         return ["no test rows are known, so that no submission is written"]
-    test = load_test_table(competition, names)
+    encoding = getattr(run.table, "encoding", ())
+    test = load_test_table(competition, names, *([encoding] if encoding else []))
     ids, probs = test.ids, predict_test(run, test, sources, best)
     save_table(folder.test, join_columns({"id": ids}, probs, names))
     if test.units is not None:

@@ -102,6 +102,9 @@ class Source:
             cache = open_cache(paths, config, tuple(size), num_reads * len(paths))
             run.caches = {} if cache is None else {tuple(size): cache}
         features = np.asarray(load_features(run, transforms, paths, network)[0])
+        if network.join is not None:  # of several images a row, whose features lie beside each other
+            features = features.reshape(len(features), network.join.num_images, -1)
+            features = features.max(axis=1) if config.competition.images_as == "max" else features.mean(axis=1)
         self.names, self.sizes = self.names or ("last",), self.sizes or (features.shape[1],)
         self.seconds += time.perf_counter() - began
         return features
@@ -130,7 +133,7 @@ def _measure(layers, config):
     """Return how many features each layer has, by a dry run."""
     try:
         with torch.no_grad():
-            layers.eval()(torch.zeros(1, config.competition.channels, *config.image_size))
+            layers.eval()(torch.zeros(1, config.competition.network_channels, *config.image_size))
     except Exception as error:
         reason = f"{config.model.backbone} cannot return them ({first_line(error)})"
         raise UserError(f"layers: {reason}; set layers=last") from None
@@ -165,9 +168,10 @@ def build_source(word, config, table, layers, hflip, compute_stats):
         kept = saved.model.pool if saved.model.pool in ("auto", "avg", "max", "avgmax") else "auto"
         path = fold.weights(saved.train.select)
         model = replace(model, backbone=saved.model.backbone, kwargs=saved.model.kwargs, pool=kept, weights=str(path))
-        if saved.competition.channels == config.competition.channels:  # it sees pixels as it has learned to
-            state = read_weights(path)
-            pixel_stats = tuple(state[name].flatten().numpy() for name in ("pixel_mean", "pixel_std"))
+        state, count = read_weights(path), config.competition.network_channels
+        if saved.competition.channels == config.competition.channels and state["pixel_mean"].numel() >= count:
+            # it sees pixels as it has learned to
+            pixel_stats = tuple(state[name].flatten().numpy()[:count] for name in ("pixel_mean", "pixel_std"))
             config = replace(config, normalize="dataset")
     elif "/" in word.partition("@")[0]:
         raise UserError(f"candidates={word}: neither a run (no config.yaml) nor a backbone; correct it")

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -182,6 +182,55 @@ def test_a_sister_runs_backbone_is_a_candidate_but_no_run_of_the_same_rows(probe
     assert not Path("outputs/leak").exists()
 
 
+def test_features_of_several_images_a_row_are_joined_as_competition_says(probe):
+    found = {}
+    for how in ("mean", "max"):
+        several = ["competition.images=[train/{id}.png,train/{id}.png]", f"competition.images_as={how}", f"name={how}"]
+        several += ["competition.test_image=[test/{id}.png,test/{id}.png]"]
+        probe("model.backbone=test_resnet", "C=[0.1]", "layers=[0]", *several)
+        found[how] = pd.read_csv(f"outputs/{how}/oof.csv")
+    probe("model.backbone=test_resnet", "C=[0.1]", "layers=[0]", "name=one")
+    for one in found.values():  # an image beside itself
+        np.testing.assert_allclose(one["bright"], pd.read_csv("outputs/one/oof.csv")["bright"], atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression", "multilabel"])
+def test_other_tasks_are_judged_by_their_own_metrics(probe, task):
+    table, names = pd.read_csv("data/train.csv"), ["a", "b"] if task == "multilabel" else ["a", "b", "c"]
+    values = np.eye(len(names))[np.arange(NUM_ROWS) // 2 % len(names)]
+    metric, more = "log_loss", []
+    if task == "multilabel":
+        values[5, 0] = np.nan
+        more = ["competition.missing=drop", "balance=true"]
+    if task == "regression":
+        values, metric = values * 100 + np.arange(NUM_ROWS)[:, None], "rmse"
+    table.assign(**dict(zip(names, values.T, strict=True))).to_csv("data/train.csv", index=False)
+    targets = f"competition.targets=[{','.join(names)}]"
+    words = [targets, f"competition.task={task}", f"competition.metric={metric}", "competition.test_table=null", *more]
+    probe("model.backbone=test_resnet", "C=[0.001]", *words)
+    oof, result = pd.read_csv("outputs/spots_probe/oof.csv"), load_json("outputs/spots_probe/probe.json")
+    x, probs = compute_features("test_resnet", oof["id"], "train"), oof[names].to_numpy()
+    if task == "regression":
+        train = oof["fold"] != 0
+        model = make_pipeline(StandardScaler(), Ridge(1000)).fit(x[train], values[train])
+        np.testing.assert_allclose(probs[~train], model.predict(x[~train]), rtol=1e-5)
+        assert result["score"] == pytest.approx(np.sqrt(((probs - values) ** 2).mean(axis=0)).mean(), rel=1e-5)
+    if task == "multiclass":
+        np.testing.assert_allclose(probs.sum(axis=1), 1)
+        assert result["score"] == pytest.approx(-np.log((probs * values).sum(axis=1)).mean(), rel=1e-5)
+    assert not Path("outputs/spots_probe/submission.csv").exists()
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out_or_gets_the_mean(probe):
+    for path in ("data/train/train3.png", "data/test/test2.png"):
+        Path(path).write_bytes(b"no image")
+    probe("model.backbone=test_resnet", "C=[0.1]", "unreadable=skip")
+    assert list(pd.read_csv("outputs/spots_probe/unreadable.csv")["id"]) == ["train3"]
+    assert "train3" not in set(pd.read_csv("outputs/spots_probe/oof.csv")["id"])
+    submission = pd.read_csv("outputs/spots_probe/submission.csv").set_index("id")["bright"]
+    assert submission["test2"] == pytest.approx(submission.drop("test2").mean())
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["model.pretrained=false"], "model.pretrained=false: features of random weights would say nothing of the "
      "backbone; set model.pretrained=true"),
@@ -194,6 +243,8 @@ def test_a_sister_runs_backbone_is_a_candidate_but_no_run_of_the_same_rows(probe
     (["hflip=yes"], "command line: hflip=yes is neither true nor false; write hflip=true"),
     (["fold=0"], "command line: fold=0: a probe is of all folds; leave it out"),
     (["model.pool=gem"], "model.pool=gem: its power is learned with the backbone; set model.pool=avg"),
+    (["competition.images='{id}/*'", "competition.images_as=attention"],
+     "competition.images_as=attention: its weights are learned in training; set it to mean or max"),
     (["balance=true", "competition.task=regression", "competition.metric=rmse"],
      "command line: balance=true counts classes, and regression has none; leave it out"),
     (["candidates=[test_resnet]", "layers=[layer9]"], "layers=layer9: no layer of all backbones; test_resnet has 0 to "
