@@ -2,7 +2,7 @@
 
 A pattern is relative to the competition's root, or absolute: {column} is a row's value, {column[0]} a letter of it, and
 * anything within one name. Of several patterns the one that has a row's image counts. A pattern that ends in * finds
-only images, by their suffix; .* at its end is one suffix.
+only images, by their suffix; .* at its end is one suffix. A zip, HDF5 or parquet file is a folder: train.zip/{id}.jpg.
 
 Where competition.images is set a row has several files, of every pattern: its path is theirs, joined by JOIN.
 """
@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -22,13 +23,14 @@ import numpy as np
 import pandas as pd
 
 from src.config.registry import list_names
+from src.containers import SUFFIXES, list_folder, split_path, stat_file
 from src.errors import UserError, listing, nearest
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
     ".jfif", ".jpe", ".avif", *list_names("data/decode.py", "DECODERS"),
 )  # fmt: skip
-_CONTAINERS = (".h5", ".hdf5", ".hdf", ".tfrec", ".tfrecord", ".lmdb")  # of images, which are not read
+_UNREAD = (".tfrec", ".tfrecord", ".lmdb")  # may hold images
 JOIN = "\0"  # between the files of a row's path; no name holds it
 STAR = "\0"  # a pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
 _PATHS_AT_ONCE = 50_000  # Python's strings that are in memory while Paths are built
@@ -151,7 +153,7 @@ def _list_pattern(competition, key, pattern):
         test_root, tested = _split_root(competition.root, one)
         if test_root == root and _fixed_folder(tested) not in ("", top):
             fitting = sorted(set(fitting) - set(tree.match(_PLACE.sub(STAR, tested).replace("*", STAR))))
-    found = [(path, match) for path in fitting if path.lower().endswith(IMAGE_SUFFIXES) and (match := read(path))]
+    found = [(path, match) for path in fitting if is_image(path) and (match := read(path))]
     found.sort(key=lambda one: _natural(one[0]))
     if not found:
         raise NoImagesError(f"{root}/{top}".rstrip("/") + f": no image found there; {_advise(competition, key)}")
@@ -166,14 +168,28 @@ def _advise(competition, key):
     (name, patterns), names = choose_patterns(competition, key), set()
     for root, pattern in (_split_root(competition.root, one) for one in patterns):
         names.update(*_Tree(root)._list(""), *_Tree(root)._list(_fixed_folder(pattern)))
-    packed = sorted(name for name in names if name.lower().endswith(_CONTAINERS))
-    packed = [name for name in packed if key.partition("_")[0] in name.lower()] or packed  # test-images.hdf5 of two
+    found = {name: None for name in names if name.lower().endswith(_UNREAD)}  # container -> a pattern of its images
+    inside = {name: _name_inside(competition, name) for name in names if name.lower().endswith(SUFFIXES)}
+    found |= {name: pattern for name, pattern in inside.items() if pattern}
+    packed = sorted(name for name in found if key.partition("_")[0] in name.lower()) or sorted(found)
     advice = f"check competition.{name}, now {', '.join(patterns)}"
     if (name, key) == ("images", "test_image"):
         advice = f"set competition.test_image, which as competition.images says would be {', '.join(patterns)}"
     if not packed:
         return advice
-    return f"images may be inside {listing(packed, 3)}, which is not read: extract them as files, else {advice}"
+    how = f"name them, as {found[packed[0]]}" if found[packed[0]] else "extract them as files"
+    return f"images may be inside {listing(packed, 3)}: {how}, else {advice}"
+
+
+def _name_inside(competition, folder):
+    """Return a pattern of the images in a container, which may lie in folders; "" where there are none."""
+    with suppress(UserError):  # which names the library that is missing, or the damage, once it is read
+        files, folders = list_folder(f"{competition.root}/{folder}")
+        images = sorted(name for name in files if is_image(f"{folder}/{name}"))
+        if images:
+            return f"{folder}/{{{competition.id}}}{os.path.splitext(images[0])[1]}"
+        return next(filter(None, (_name_inside(competition, f"{folder}/{name}") for name in sorted(folders))), "")
+    return f"{folder}/{{{competition.id}}}"
 
 
 def list_patterns(patterns):
@@ -195,9 +211,15 @@ def _split_root(root, pattern):
     return top, pattern[len(top) + 1 :]
 
 
+def is_image(path):
+    """Whether a path is that of an image: by its suffix, or inside a container whose files need none."""
+    lower = path.lower()
+    return lower.endswith(IMAGE_SUFFIXES) or any(f"{suffix}/" in lower for suffix in SUFFIXES[1:])
+
+
 def check_not_empty(paths):
     """Check that every image file holds something: what a broken copy leaves most often, found before training."""
-    empty = [file for path in paths for file in path.split(JOIN) if os.path.getsize(file) == 0]
+    empty = [file for path in paths for file in path.split(JOIN) if stat_file(file)[0] == 0]
     if empty:
         found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
         raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
@@ -243,9 +265,8 @@ class _Tree:
         folder, _, last = path.rpartition("/")
         if STAR not in path:
             return [path] if last in self._list(folder)[0] else []
-        suffixes = IMAGE_SUFFIXES if last.endswith(STAR) else ""
         found = [f"{one}/{name}".lstrip("/") for one in self._folders(folder) for name in self._find(one, last, 0)]
-        return [file for file in found if file.lower().endswith(suffixes)]
+        return [file for file in found if is_image(file) or not last.endswith(STAR)]
 
     def _folders(self, path):
         if STAR not in path:
@@ -262,6 +283,7 @@ class _Tree:
             return [part] if part in self._list(folder)[kind] else []
         start, end = part[: part.index(STAR)], part[part.rindex(STAR) + 1 :]
         step = 1 if len(start) >= len(end) else -1  # search by the longer fixed end
+        kind = 0 if end.lower().endswith(SUFFIXES) else kind  # *.zip, which as a folder * alone is not
         if (folder, kind, step) not in self._sorted:
             names = (name for name in self._list(folder)[kind] if not name.startswith("."))
             self._sorted[folder, kind, step] = sorted(name[::step] for name in names)
@@ -270,17 +292,20 @@ class _Tree:
         return [name[::step] for name in found if _fits(name[::step], part)]
 
     def _list(self, folder):
-        """Return the names of (files, others) in a folder; links count as what they lead to."""
+        """Return the names of (files, others) in a folder, also of a container; links count as what they lead to."""
+        path = f"{self._root}/{folder}"
+        if folder not in self._listed and split_path(path)[1] is not None:
+            self._listed[folder] = list_folder(path)
         if folder not in self._listed:
             self._listed[folder] = files, others = set(), set()
             try:
-                with os.scandir(f"{self._root}/{folder}") as entries:
+                with os.scandir(path) as entries:
                     for entry in entries:
                         is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
                         (files if is_file else others).add(entry.name)
             except OSError as error:
                 if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                    raise UserError(f"{self._root}/{folder}: cannot be listed ({error.strerror}); check it") from None
+                    raise UserError(f"{path}: cannot be listed ({error.strerror}); check it") from None
         return self._listed[folder]
 
 

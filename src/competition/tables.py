@@ -26,6 +26,7 @@ from src.competition.targets import (
     read_targets,
     split_ranges,
 )
+from src.containers import is_file, list_folder, read_file, read_parquet, split_path
 from src.errors import UserError
 from src.evaluation.metrics import positives
 
@@ -173,14 +174,14 @@ def load_solution(competition, test, ids=None):
 
 
 def read_table(path):
-    """Read a CSV, separated by comma, semicolon, tab or |, as a table of str; only an empty cell is missing."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError(0, "not a plain file")
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check competition.root and the name") from None
-    text, _ = decode_table(content, path)
+    """Read a table of str from a CSV, separated by comma, semicolon, tab or |; only an empty cell is missing.
+
+    The CSV may be alone in a zip; a parquet file is read as the CSV that pandas makes of it.
+    """
+    if str(path).lower().endswith(".parquet"):
+        text = read_parquet(str(path))
+    else:
+        text, _ = decode_table(read_content(str(path)), path)
     header, _, rest = text.lstrip().partition("\n")
     skipped = int(re.fullmatch(r'"?sep=."?', header.strip()) is not None)  # a line for Excel
     header = rest.partition("\n")[0] if skipped else header
@@ -200,6 +201,26 @@ def read_table(path):
     if names.duplicated().any():  # which pandas renames
         raise UserError(f"{path}: two columns are named {names[names.duplicated()].iloc[0]!r}; rename one of them")
     return table
+
+
+def read_content(path):
+    """Return the bytes of a text file, which may be inside a container, or the one table of a zip."""
+    try:
+        if (member := split_path(path)[1]) is not None:
+            return read_file(path if member else f"{path}/{_find_table(path)}")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(0, "not a plain file")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check competition.root and the name") from None
+
+
+def _find_table(path):
+    tables = sorted(name for name in list_folder(path)[0] if name.lower().endswith((".csv", ".tsv")))
+    if len(tables) != 1:
+        advice = f"name a file in it, as {os.path.basename(path)}/{(tables or ['train.csv'])[0]}"
+        raise UserError(f"{path}: holds {len(tables)} CSV files, one is read; {advice}")
+    return tables[0]
 
 
 def decode_table(content, path):
@@ -233,7 +254,7 @@ def _load_rows(competition, table_key, image_key):
         rows, paths = list_images(competition, image_key)
         return where, rows, paths, _trim(rows, competition, where)
     where = locate(competition.root, table)
-    if not os.path.isfile(where):  # unlike Path's, it takes any text
+    if not is_file(where):
         raise UserError(f"{where}: no such file; check competition.{table_key}")
     rows = read_table(where)
     if not len(rows):

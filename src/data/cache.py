@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from src.competition.paths import JOIN
+from src.containers import stat_file
 from src.data.decode import decode_image, resize_image
 from src.data.scan import map_images
 from src.errors import UserError
@@ -161,12 +162,8 @@ def hash_images(paths, config, size):
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
     digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(settings.root))).encode())
     for path in (file for one in paths for file in one.split(JOIN)):
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         inside = path.removeprefix(f"{settings.root}/").encode(errors="surrogateescape")
-        digest.update(b"%s\0%d\0%d\n" % (inside, status.st_size, status.st_mtime_ns))
+        digest.update(b"%s\0%d\0%d\n" % (inside, *stat_file(path)))
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,6 @@ upright, as do users of cv2.imread. fastai, torchvision and timm, which read by 
 import io
 import logging
 import os
-import stat
 import warnings
 from importlib.util import find_spec
 from itertools import islice
@@ -19,9 +18,10 @@ import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from src.competition.paths import JOIN
+from src.containers import read_file
 from src.errors import UserError, first_line
 
-MAX_PIXELS, MAX_BYTES = 200_000_000, 1_000_000_000
+MAX_PIXELS = 200_000_000
 # What Pillow may take a file for: all that competitions have. Among its others is EPS, a program that it would run.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 IMAGE_FORMATS += ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()  # since Pillow 11.3
@@ -76,6 +76,7 @@ def stack_images(files, images):
 def decode_bytes(path, data, competition, target_size=None):
     """As `decode_image`, of what `read_file` has read."""
     channels, default = competition.channels, decode_dicom if data[128:132] == b"DICM" else None
+    default = decode_npy if data[:6] == b"\x93NUMPY" else default
     decode = DECODERS.get(os.path.splitext(path)[1].lower(), default)
     try:
         with np.errstate(all="ignore"):  # pixels that are not finite are refused in the end
@@ -117,20 +118,6 @@ def resize_image(image, size, resize="squash"):
     fours = [image[..., first : first + 4] for first in range(0, channels, 4)]  # INTER_AREA takes no more at once
     resized = [cv2.resize(four, size[::-1], interpolation=method).reshape(*size, -1) for four in fours]
     return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
-
-
-def read_file(path):
-    """Return the bytes of a regular file of at most 1 GB; a pipe or a device might never end."""
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path}: cannot be read (not a regular file)")
-        if found.st_size > MAX_BYTES:
-            raise UserError(f"{path}: is over {MAX_BYTES // 10**9} GB; scale it down beforehand")
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def check_size(path, height, width):

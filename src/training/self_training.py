@@ -7,11 +7,9 @@ Reference: Furlanello et al., Born-Again Neural Networks, 2018, arXiv:1805.04770
 Student, 2020, arXiv:1911.04252. Out-of-fold predictions in place of those on rows that the teacher has seen are ours.
 """
 
-import hashlib
-import os
 from dataclasses import replace
+from hashlib import sha256
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +20,7 @@ from src.competition.predictions import load_predictions
 from src.competition.tables import load_test_table, read_table
 from src.competition.targets import match_ids
 from src.config.load import load_saved_config
+from src.containers import read_file, stat_file
 from src.data.scan import find_unreadable, map_images
 from src.errors import UserError, listing
 from src.evaluation.out_of_fold import load_out_of_fold
@@ -65,12 +64,12 @@ def load_test_rows(run):
     test = load_test_table(config.competition, names, run.table.encoding)
     unreadable = find_unreadable(test.paths, config.competition) if config.unreadable == "skip" else ()
     test = test.take(np.setdiff1d(np.arange(len(test)), [row for row, _ in unreadable]))
-    measure = lambda path: sum(map(os.path.getsize, path.split(JOIN)))  # noqa: E731
+    measure = lambda path: sum(stat_file(file)[0] for file in path.split(JOIN))  # noqa: E731
     sizes, other = (np.array([*map(measure, paths)]) for paths in (test.paths, run.table.paths))
     is_copy = np.isin(sizes, other)  # only files of one size can be copies
-    read = lambda path: b"".join(Path(file).read_bytes() for file in path.split(JOIN))  # noqa: E731
+    read = lambda path: b"".join(map(read_file, path.split(JOIN)))  # noqa: E731
     hashes, other = (
-        [*map_images(lambda path: hashlib.sha256(read(path)).hexdigest(), paths, "comparing")]
+        [*map_images(lambda path: sha256(read(path)).hexdigest(), paths, "comparing")]
         for paths in (test.paths[is_copy], run.table.paths[np.isin(other, sizes)])
     )
     is_copy[is_copy] = np.isin(hashes, other)

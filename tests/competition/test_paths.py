@@ -1,11 +1,14 @@
 """Path patterns lead to the files they name, and to none outside the root."""
 
+import io
 import os
 import pickle
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -204,13 +207,75 @@ def test_all_that_can_be_decoded_is_found(write_competition, suffix):
     assert names_of(load_train_table(competition), competition) == [f"train/a1{suffix}", f"train/b2{suffix}"]
 
 
-def test_images_inside_hdf5_are_named(write_competition):
-    files = {"train/001.png": PIXEL, "train/test.txt": b"", "train-image.hdf5": b"", "all.h5": b"", "a.txt": b""}
+def zip_of(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name in names:
+            packed.writestr(name, PIXEL)
+    return file.getvalue()
+
+
+def test_files_that_may_hold_the_images_are_named_with_their_pattern(write_competition):
+    files = {
+        "train/001.png": PIXEL,
+        "train/test.txt": b"",
+        "train.tfrec": b"",
+        "all.zip": zip_of("x.csv"),
+        "a.txt": b"",
+    }
     competition = write_competition(files | {"train.csv": "id,y\n001,1\n002,0\n"}, **BASIC)
-    expected = "images may be inside train-image.hdf5, which is not read: extract them as files, else check competition"
-    assert f"1 of 2 ids have no image (first: 002); {expected}.train_image, now" in refusal(competition)
-    (Path(competition.root) / "train-image.hdf5").unlink()
-    assert "; images may be inside all.h5, which is not read: extract" in refusal(competition)
+    expected = "images may be inside train.tfrec: extract them as files, else check competition.train_image, now"
+    assert f"1 of 2 ids have no image (first: 002); {expected}" in refusal(competition)
+    root = Path(competition.root)
+    (root / "train.tfrec").rename(root / "other")
+    assert "(first: 002); check competition.train_image, now" in refusal(competition)
+    (root / "all.zip").write_bytes(zip_of("train/a/002.jpg", "train/a/001.jpg", "b.csv"))
+    found = "images may be inside all.zip: name them, as all.zip/train/a/{id}.jpg, else check"
+    assert found in refusal(competition)
+    expected = ["all.zip/train/a/001.jpg", "all.zip/train/a/002.jpg"]
+    competition = replace(competition, train_image="all.zip/train/a/{id}.jpg")
+    assert names_of(load_train_table(competition), competition) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "expected"),
+    [
+        ("x.zip/{id}.png", ["a1.png", "b2.png"], None),
+        ("x.zip/{id[0]}/{id}.*", ["a/a1.tif", "a/a1.txt", "b/b2.JPG"], ["a/a1.tif", "b/b2.JPG"]),
+        ("*.zip/*_{id}.png", ["7_a1.png", "8_b2.png"], None),
+        ("x.zip/{id}/*/*.dcm", ["a1/T/2.dcm", "a1/T/10.dcm", "a1/T/1.dcm", "b2/T/1.dcm"], ["a1/T/2.dcm", "b2/T/1.dcm"]),
+        (["{id}.jpg", "x.zip/{id}.png"], ["a1.png", "b2.png", "__MACOSX/a1.jpg"], ["a1.png", "b2.png"]),
+        ("x.zip/{folder}/{id}", ["x/a1", "y/b2"], None),
+    ],
+)  # fmt: skip
+def test_patterns_go_on_inside_a_container(write_competition, pattern, inside, expected):
+    files = {"t.csv": "id,y,folder\na1,0,x\nb2,1,y\n", "x.zip": zip_of(*inside)}
+    competition = write_competition(files, train_table="t.csv", train_image=pattern, targets=["y"])
+    found = names_of(load_train_table(competition), competition)
+    assert found == [f"x.zip/{one}" for one in expected or inside]
+
+
+def test_a_star_alone_is_no_container_so_that_what_is_unpacked_is_found_once(write_competition):
+    files = {"t.csv": "id,y\na1,0\nb2,1\n", "x.zip": zip_of("a1.png"), "x/a1.png": PIXEL, "x/b2.png": PIXEL}
+    competition = write_competition(files, train_table="t.csv", train_image="*/{id}.png", targets=["y"])
+    assert names_of(load_train_table(competition), competition) == ["x/a1.png", "x/b2.png"]
+
+
+def test_class_folders_inside_a_container(write_competition):
+    files = {"x.zip": zip_of("train/cat/1.jpg", "train/cat/._1.jpg", "train/dog/2.jpg", "train/dog/list.txt")}
+    competition = write_competition(files, train_image="x.zip/train/{label}/*", label="label")
+    with h5py.File(f"{competition.root}/y.h5", "w") as file:
+        file["cat/1"], file["dog/2"] = np.void(b"jpeg"), np.void(b"jpeg")
+    table = load_train_table(competition)
+    assert names_of(table, competition) == ["x.zip/train/cat/1.jpg", "x.zip/train/dog/2.jpg"]
+    assert table.ids.tolist() == ["cat/1.jpg", "dog/2.jpg"]
+    table = load_train_table(replace(competition, train_image="y.h5/{label}/*"))
+    assert names_of(table, competition) == ["y.h5/cat/1", "y.h5/dog/2"]
+    check_not_empty(table.paths)
+    with h5py.File(f"{competition.root}/z.h5", "w") as file:
+        file["cat/1"], file["dog/2"] = np.void(b"jpeg"), np.zeros(0, np.uint8)
+    with pytest.raises(UserError, match=r"z.h5/dog/2: cannot be decoded as an image \(0 bytes\); 1 of 2 are empty"):
+        check_not_empty(load_train_table(replace(competition, train_image="z.h5/{label}/*")).paths)
 
 
 @pytest.mark.parametrize("table", ["t.csv", None])

@@ -1,9 +1,11 @@
 """Tables hold what the CSVs and folders say, and what is wrong with them is refused in one line."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from src.competition.tables import load_solution, load_test_table, load_train_table, read_table
@@ -251,3 +253,50 @@ def test_test_ids_are_found_in_the_column_that_leads_to_the_images(write_competi
     assert refusal(competition, load_test_table, ("y",)) == (
         "ROOT/s.csv: no column 'id' (found y, Id); set competition.id to what the table has"
     )
+
+
+def test_parquet_is_read_as_the_csv_of_the_same_content(tmp_path):
+    table = pd.DataFrame(
+        {
+            "id": ["007", "", "a,b"],
+            "whole": pd.array([1, None, 3], "Int64"),
+            "single": np.array([0.1, np.nan, 1], np.float32),
+            "flag": [True, None, False],
+            "kind": pd.Categorical(["x", "y", "x"]),
+            "when": pd.to_datetime(["2020-01-01", None, "2020-01-03"]),
+        },
+        index=[5, 6, 7],
+    )
+    table.to_csv(tmp_path / "x.csv", index=False)
+    table.assign(tags=[["a", "b"], [], None], raw=[b"q", None, b"r"]).to_parquet(tmp_path / "x.parquet")
+    found = read_table(tmp_path / "x.parquet")
+    pd.testing.assert_frame_equal(found[list(table)], read_table(tmp_path / "x.csv"))
+    assert found["whole"].tolist()[::2] == ["1", "3"]
+    assert found["single"].tolist()[::2] == ["0.1", "1.0"]
+    assert found["tags"].fillna("").tolist() == ["a|b", "", ""]
+    assert found["raw"].fillna("").tolist() == ["q", "", "r"]
+    table.set_index("id").to_parquet(tmp_path / "y.parquet")
+    assert sorted(read_table(tmp_path / "y.parquet")) == sorted(table)
+
+
+def test_a_table_in_a_zip(tmp_path):
+    """As Kaggle serves single files: train.csv.zip."""
+    path = f"{tmp_path}/train.csv.zip"
+
+    def add(name, content):
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr(name, content)
+
+    def line():
+        with pytest.raises(UserError) as caught:
+            read_table(path)
+        return str(caught.value).removeprefix(f"{tmp_path}/")
+
+    add("note.md", "")
+    assert line() == "train.csv.zip: holds 0 CSV files, one is read; name a file in it, as train.csv.zip/train.csv"
+    add("train.csv", "id,y\n01,0\n")
+    add("__MACOSX/._train.csv", "x")
+    assert read_table(path).to_numpy().tolist() == [["01", "0"]]
+    add("other.csv", "id,z\n02,1\n")
+    assert line() == "train.csv.zip: holds 2 CSV files, one is read; name a file in it, as train.csv.zip/other.csv"
+    assert read_table(f"{path}/other.csv").to_numpy().tolist() == [["02", "1"]]

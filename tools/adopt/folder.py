@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.paths import IMAGE_SUFFIXES, is_image
+from src.containers import SUFFIXES, list_folder
 from src.errors import UserError, first_line
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 _ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", *_TAR_SUFFIXES)
-_OTHER_SUFFIXES = (".h5", ".hdf5", ".tfrec", ".tfrecord", ".tfrecords", ".npz", ".mat", ".pkl", ".lmdb", ".parquet")
+_OTHER_SUFFIXES = (".tfrec", ".tfrecord", ".tfrecords", ".npz", ".mat", ".pkl", ".lmdb")
+_TABLE_SUFFIXES = (".csv", ".tsv")
 _MAX_DEPTH = 8  # levels of folders, which ends a link that leads back up
 
 
@@ -29,6 +31,8 @@ class Files:
     archives: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  # JSON and text, which may be tables
     others: list[str] = field(default_factory=list)  # of kinds that may hold images and are not read
+    containers: list[str] = field(default_factory=list)  # zip, HDF5 and parquet files that are read in place
+    unread: list[str] = field(default_factory=list)  # sentences on those that cannot be read
 
     @property
     def paths(self):
@@ -48,6 +52,8 @@ def scan(folder):
         raise UserError(f"{folder}: {kind}; give the folder that holds a competition's data")
     files = Files()
     _scan_into(files, path, "", 0)
+    for container in sorted(files.containers):
+        _scan_container(files, path, container)
     files.tables.sort(key=lambda path: (path.count("/"), path))
     files.archives.sort()
     files.others.sort()
@@ -155,8 +161,10 @@ def _scan_into(files, folder, relative, depth):
                 continue  # a pipe or a device
             elif lower.endswith(IMAGE_SUFFIXES):
                 names.append(name)
-            elif lower.endswith((".csv", ".tsv")):
+            elif lower.endswith(_TABLE_SUFFIXES):
                 files.tables.append(relative + name)
+            elif lower.endswith(SUFFIXES):
+                files.containers.append(relative + name)
             elif lower.endswith(_ARCHIVE_SUFFIXES):
                 files.archives.append(relative + name)
             elif lower.endswith((".json", ".txt", ".xml")):
@@ -168,3 +176,39 @@ def _scan_into(files, folder, relative, depth):
     if depth < _MAX_DEPTH:
         for name in sorted(below):
             _scan_into(files, folder / name, f"{relative}{name}/", depth + 1)
+
+
+def _scan_container(files, folder, container):
+    """Add the images and tables inside a container; of a zip, unless they are unpacked beside it."""
+    images, tables = {}, [container] if container.lower().endswith(".parquet") else []
+    files.containers.remove(container)
+    is_zip = container.lower().endswith(".zip")
+    try:
+        for path in _walk(str(folder), container):
+            if is_image(path):
+                images.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+            elif path.lower().endswith(_TABLE_SUFFIXES):
+                tables.append(path)
+    except UserError as error:
+        files.unread.append(str(error))
+        tables = []
+    if is_zip:
+        files.archives.append(container)
+        places = [folder / os.path.dirname(container), (folder / container).with_suffix("")]
+        inside = [f"{one}/{names[0]}" for one, names in images.items()] + tables
+        if any((place / one[len(container) + 1 :]).is_file() for one in inside for place in places):
+            return
+        tables = [container] if len(tables) == 1 and not images else tables  # train.csv.zip
+    elif not images and not tables:
+        files.others.append(container)
+    files.tables += tables
+    files.images |= {one: sorted(names) for one, names in images.items()}
+    files.containers += [container] if images or tables else []
+
+
+def _walk(root, folder):
+    """Yield the paths of all files in a container or a folder of it, relative to the root, without hidden ones."""
+    names, folders = list_folder(f"{root}/{folder}")
+    yield from (f"{folder}/{name}" for name in names if not name.startswith("."))
+    for name in sorted(folders):
+        yield from _walk(root, f"{folder}/{name}")

@@ -1,5 +1,6 @@
 """Size, channels and file type of a few images, read from their headers, and the size and channels to train at."""
 
+import io
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,9 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from src.data.decode import read_file
+from src.containers import read_file, split_path
 from src.data.inspection import count_bits
+from src.errors import UserError
 
 _MAX_SIDE = 224  # what most backbones were pretrained at
 _MAX_ARRAY_SIDE = 512
@@ -31,14 +33,14 @@ def read_headers(root, paths):
     shapes, unreadable = [], []
     for path in paths:
         try:
-            shapes.append(_read_shape(Path(root) / path))
-        except (OSError, ValueError, EOFError):  # PIL's own error is an OSError
+            shapes.append(_read_shape(str(Path(root) / path)))
+        except (OSError, ValueError, EOFError, UserError):  # PIL's own error is an OSError
             unreadable.append(path)
     if not shapes:
         return None
     height, width = (round(median(shape[axis] for shape in shapes)) for axis in (0, 1))
     channels = max(shape[2] for shape in shapes)
-    return Headers(height, width, channels, paths[0].lower().endswith(".npy"), unreadable)
+    return Headers(height, width, channels, shapes[0][3], unreadable)
 
 
 def count_bits_in_use(root, paths):
@@ -87,13 +89,15 @@ def _to_32(side):
 
 
 def _read_shape(path):
-    """Return (height, width, channels) from a file's header."""
-    if path.suffix.lower() == ".npy":
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    """Return (height, width, channels, whether it is an array) from a file's header."""
+    packed = read_file(path) if split_path(path)[1] else b""
+    if path.lower().endswith(".npy") or packed.startswith(b"\x93NUMPY"):
+        array = np.load(io.BytesIO(packed)) if packed else np.load(path, mmap_mode="r", allow_pickle=False)
+        shape = array.shape
         if len(shape) == 2:
-            return (*shape, 1)
+            return (*shape, 1, True)
         if len(shape) != 3:
             raise ValueError(f"an array of {len(shape)} axes")
-        return (*shape[1:], shape[0]) if shape[0] < shape[2] else shape
-    with Image.open(path) as image:
-        return image.height, image.width, 1 if image.mode in ("1", "L", "I", "F", "I;16", "I;16B") else 3
+        return (*shape[1:], shape[0], True) if shape[0] < shape[2] else (*shape, True)
+    with Image.open(io.BytesIO(packed) if packed else path) as image:
+        return image.height, image.width, 1 if image.mode in ("1", "L", "I", "F", "I;16", "I;16B") else 3, False

@@ -103,10 +103,11 @@ def recognise(folder, unpacked=(), output=None):
     output = output or Path("outputs") / "adopt" / Path(folder).name
     layout = Layout(scan(folder), folder=folder, output=Path(output).absolute())
     if not layout.files.images:
-        raise UserError(_no_images(folder, layout.files))
+        raise UserError(next(iter(layout.files.unread), _no_images(folder, layout.files)))
     tables, layout.doubts, layout.blanks = read_tables(folder, layout.files.tables, layout.notes)
+    layout.doubts += layout.files.unread
     sample, solution = take_sample(tables, layout.files.images), take_solution(tables)
-    join_all(tables, layout.notes)
+    join_all(tables, layout.notes, layout.files.images)
     train_path, match, rivals = choose_train(tables, sample, layout.files.images, layout.notes)
     if train_path is None and (others := read_others(folder, layout.files.texts, layout.notes)):
         train_path, match, rivals = choose_train(others, sample, layout.files.images, layout.notes)
@@ -128,11 +129,22 @@ def recognise(folder, unpacked=(), output=None):
         metric = ("rmse", "or mae, r2, spearman; of whole grades quadratic_kappa")
     layout.decide("metric", *metric)
     _decide_images(layout, folder)
-    packed = [path for path in layout.files.archives if path not in unpacked]
+    for key in ("train_image", "test_image"):
+        _name_containers(layout, key)
+    packed = [path for path in layout.files.archives if path not in (*unpacked, *layout.files.containers)]
     packed = [path for path in packed if not (Path(folder) / path).with_suffix("").exists()]
     if packed and (layout.doubts or not (layout.value("sample_submission") and layout.value("test_image"))):
         layout.doubts.append(f"still packed: {listing(packed)}; {unpack_command(folder, packed)}")
     return layout
+
+
+def _name_containers(layout, key):
+    """Say of images that are read inside a file which it is."""
+    pattern, why = layout.settings.get(f"competition.{key}", ("", ""))
+    patterns = [pattern] if isinstance(pattern, str) else pattern or []
+    inside = [one for one in layout.files.containers if any(pattern.startswith(f"{one}/") for pattern in patterns)]
+    if inside:
+        layout.decide(key, pattern, f"{why}; read inside {listing(inside)}, which need not be unpacked")
 
 
 def _decide_by_table(layout, tables, sample, train_path, column, match):

@@ -160,7 +160,7 @@ def _list_siblings(pattern, column, row, names):
     first = bisect_left(listed, start)
     more = list(itertools.takewhile(lambda name: name.startswith(start), listed[first : first + 100]))
     stem = own.removesuffix(".*").removesuffix(_suffix(own))
-    more = [one for one in more if not one[len(start)].isalnum() and PurePosixPath(one).stem != stem]
+    more = [one for one in more if not one[len(start) :][:1].isalnum() and PurePosixPath(one).stem != stem]
     return more if len(more) < 100 else []
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 
-from src.competition.tables import decode_table, is_count, read_table
+from src.competition.tables import decode_table, is_count, read_content, read_table
 from src.errors import UserError, listing
 from tools.adopt.corrections import find_boxes, locate_images, pivot_long
 from tools.adopt.patterns import Match, is_side, match_column, roles
@@ -56,7 +56,8 @@ def read_tables(folder, paths, notes):
                     first = table[name][is_changed].iloc[0]
                     count = f"{is_changed.sum()} of {len(table)} cells of {name} in {path}"
                     blanks[path, name] = f"{count} have blanks at their ends (first: {first!r})"
-        if (encoding := decode_table((Path(folder) / path).read_bytes(), path)[1]) != "utf-8-sig":
+        is_text = not path.lower().endswith(".parquet")
+        if is_text and (encoding := decode_table(read_content(f"{folder}/{path}"), path)[1]) != "utf-8-sig":
             name = {"cp1252": "Windows-1252 (Latin-1)", "utf-16": "UTF-16"}[encoding]
             doubts.append(f"{path} is read as {name}, since it is not in UTF-8; look at its letters with accents")
     return tables, doubts, blanks
@@ -77,9 +78,14 @@ def read_others(folder, paths, notes):
     return tables
 
 
-def join_all(tables, notes):
-    """Replace tables that are parts of one by the whole."""
+def join_all(tables, notes, images):
+    """Replace tables that are parts of one by the whole; those of parquet files with images name the file, too."""
     parts = {path: table for path, table in tables.items() if roles(_stem(path)) != {"test"}}
+    for path, names in images.items():
+        if path in parts and sum(re.sub(r"\d+", "", one) == re.sub(r"\d+", "", path) for one in parts) > 1:
+            table, names = parts[path], set(names)
+            for column in (one for one in table if set(table[one]) == names):
+                parts[path] = table.assign(**{column: f"{PurePosixPath(path).name}/" + table[column]})
     for first, whole, others in join_parts(parts):
         notes[first].append(f"{listing([first, *others])} are parts of one table: the copy has the rows of all")
         tables[first] = whole

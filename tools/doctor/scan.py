@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from src.competition.paths import JOIN, Paths
-from src.data.decode import IMAGE_FORMATS, decode_bytes, read_file, read_orientation, resize_image, stack_images
+from src.containers import read_file, stat_file
+from src.data.decode import IMAGE_FORMATS, decode_bytes, read_orientation, resize_image, stack_images
 from src.data.inspection import count_bits
 from src.data.scan import map_images
 from src.errors import UserError
@@ -93,13 +94,10 @@ def _empty_columns(count):
 
 def _scan_image(path, competition):
     """Return (why it cannot be read or "", kind, {field of Scan: value}) of one path, of several files as of one."""
-    files, kind, images, every = path.split(JOIN), "?", {}, []
+    files, kind, values, images, every = path.split(JOIN), "?", {}, {}, []
     try:
-        found = [os.stat(file) for file in files]
-    except OSError as error:
-        return f"cannot be read ({error.strerror})", "?", {}
-    values = {"num_bytes": sum(one.st_size for one in found), "modified": max(one.st_mtime for one in found)}
-    try:
+        sizes, times = zip(*map(stat_file, files), strict=True)
+        values = {"num_bytes": sum(sizes), "modified": max(times) / 1e9}
         for file in dict.fromkeys(files):
             data = read_file(file)
             kind, tags = _read_header(file, data)

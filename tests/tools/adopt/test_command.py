@@ -135,7 +135,7 @@ def pack(path, members):
             packed.writestr(name, content)
 
 
-def test_zipped_images_are_unpacked_with_or_without_a_folder_inside(folder, tmp_path, capsys):
+def test_zipped_images_are_read_in_place_or_unpacked_with_or_without_a_folder_inside(folder, tmp_path, capsys):
     root = tmp_path / folder
     for place, inside in (("train", "train/"), ("test", "")):
         files = sorted((root / place).iterdir())
@@ -143,9 +143,13 @@ def test_zipped_images_are_unpacked_with_or_without_a_folder_inside(folder, tmp_
         for file in files:
             file.unlink()
         (root / place).rmdir()
-    with pytest.raises(UserError, match=r"unpack them: python -m tools.adopt 'data/Tiny Cactus' unzip=true$"):
-        main([folder])
-    main([folder, "unzip=true"])
+    main([folder])
+    written = (tmp_path / "configs" / "competition" / "tiny_cactus.yaml").read_text()
+    assert "read inside train.zip, which need not be unpacked" in " ".join(capsys.readouterr().out.split())
+    competition = load_config(["competition=tiny_cactus"]).competition
+    assert (competition.train_image, competition.test_image) == ("train.zip/train/{id}", "test.zip/{id}")
+    assert "doubt" not in written
+    main([folder, "unzip=true", "overwrite=true"])
     assert "unpacked test.zip: 4 files into data/Tiny Cactus/test\n" in capsys.readouterr().out
     assert (tmp_path / "configs" / "competition" / "tiny_cactus.yaml").read_text() == WRITTEN
     (root / "test" / "012.jpg").write_bytes(b"half")

@@ -469,8 +469,10 @@ def test_refusals(tmp_path):
     assert line() == f"/x: no images (found train.csv); unpack the competition's data there ({kinds})"
     (tmp_path / "x" / "train.7z").write_bytes(b"")
     assert line() == "/x: no images yet, only archives (train.7z); unpack them: 7z x /x/train.7z -o/x"
-    (tmp_path / "x" / "train.7z").rename(tmp_path / "x" / "train.zip")
-    assert line() == "/x: no images yet, only archives (train.zip); unpack them: python -m tools.adopt /x unzip=true"
+    (tmp_path / "x" / "train.7z").rename(tmp_path / "x" / "train.tar")
+    assert line() == "/x: no images yet, only archives (train.tar); unpack them: python -m tools.adopt /x unzip=true"
+    (tmp_path / "x" / "train.tar").rename(tmp_path / "x" / "train.zip")
+    assert line() == "/x/train.zip: cannot be read (File is not a zip file); copy or download the file again"
     (tmp_path / "x" / "train.zip").unlink()
     images(tmp_path / "x" / "all", ["x.png", "y.png"])
     assert line() == (

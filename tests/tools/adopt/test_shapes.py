@@ -1,9 +1,23 @@
 """Competitions of other shapes: images in two places, groups to predict, tables that are no CSV with a header."""
 
+import io
 import json
+import zipfile
+from dataclasses import fields
 
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from src.competition.tables import load_train_table
+from src.config.settings import Competition
+from src.containers import read_file
+from src.errors import UserError
+from src.files import save_table
 from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_one
 from tools.adopt.layout import recognise
 
@@ -19,14 +33,14 @@ def write(folder, **target):
         table(folder / "sample_submission.csv", id=ids(20, 4), **target)
 
 
-def test_images_in_hdf5_are_named(tmp_path):
+def test_images_in_files_that_are_not_read_are_named(tmp_path):
     folder = tmp_path / "skin"
     images(folder, ids(0, 12, "train/{}.jpg"))
-    (folder / "test-image.hdf5").write_bytes(b"")
+    (folder / "test-image.tfrec").write_bytes(b"")
     table(folder / "train.csv", id=ids(0, 12), target=zero_one(12))
     table(folder / "sample_submission.csv", id=ids(20, 4), target=[0.5] * 4)
     assert recognise(folder).doubts == [
-        "no image for the ids of sample_submission.csv is there; test_image is a guess; test-image.hdf5 may hold them "
+        "no image for the ids of sample_submission.csv is there; test_image is a guess; test-image.tfrec may hold them "
         "but is not read: write each as a file, test/<id>.jpg, and adopt again"
     ]
 
@@ -194,3 +208,97 @@ def test_the_sample_calls_the_id_otherwise(tmp_path):
     table(folder / "sample_submission.csv", Id=ids(20, 4), Predicted=[0] * 4)
     assert recognise(folder).doubts == ["the sample calls Id what the tables call id; they are matched by value"]
     assert list(prove(tmp_path, folder, ["target"], zero_one(12), ids(0, 12)).ids) == ids(20, 4)
+
+
+def write_jpegs(count):
+    """{id: the bytes of a JPEG}, which differ."""
+    found = {}
+    for number in range(count):
+        Image.new("RGB", (40, 40), (number * 10, 50, 90)).save(file := io.BytesIO(), "JPEG")
+        found[f"ISIC_{number:07}"] = file.getvalue()
+    return found
+
+
+def test_isic_2024_in_hdf5(tmp_path):
+    """train-image.hdf5 and test-image.hdf5, a dataset an image."""
+    folder, jpegs = tmp_path / "isic-2024", write_jpegs(16)
+    train, test = list(jpegs)[:12], list(jpegs)[12:]
+    more = {"sex": "male", "image_type": "TBP tile: close-up"}
+    patients = [f"IP_{number // 2}" for number in range(12)]
+    table(folder / "train-metadata.csv", isic_id=train, target=zero_one(12), patient_id=patients, **more)
+    table(folder / "test-metadata.csv", isic_id=test, patient_id=["IP_7"] * 4, **more)
+    table(folder / "sample_submission.csv", isic_id=test, target=[0.3] * 4)
+    for role, names in (("train", train), ("test", test)):
+        with h5py.File(folder / f"{role}-image.hdf5", "w") as file:
+            for name in names:
+                file[name] = np.void(jpegs[name])
+    assert decided(folder, without=("root", "metric", "image_size")) == {
+        "train_table": "train-metadata.csv",
+        "test_table": "test-metadata.csv",
+        "sample_submission": "sample_submission.csv",
+        "id": "isic_id",
+        "train_image": "train-image.hdf5/{isic_id}",
+        "test_image": "test-image.hdf5/{isic_id}",
+        "targets": ["target"],
+        "task": "binary",
+        "group": "patient_id",
+        "channels": 3,
+    }
+    layout = recognise(folder)
+    assert "read inside train-image.hdf5, which need not" in layout.settings["competition.train_image"][1]
+    assert layout.doubts == []
+    (folder / "train-image.hdf5").write_bytes(b"broken")
+    (folder / "test-image.hdf5").unlink()
+    with pytest.raises(UserError, match=r"train-image.hdf5: cannot be read \(.*"):
+        recognise(folder)
+
+
+def test_hugging_face_parquet_in_parts(tmp_path):
+    """The parts' images are called by their rows' numbers, so that the copy names the part, too."""
+    folder, jpegs = tmp_path / "hf", list(write_jpegs(16).values())
+    (folder / "data").mkdir(parents=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name, rows in (
+        ("train-00000-of-00002", jpegs[:6]),
+        ("train-00001-of-00002", jpegs[6:12]),
+        ("test", jpegs[12:]),
+    ):
+        packed = pa.array([{"bytes": one, "path": None} for one in rows], kind)
+        columns = {"image": packed} | ({} if name == "test" else {"label": [0, 1] * 3})
+        pq.write_table(pa.table(columns), folder / "data" / f"{name}.parquet", row_group_size=2)
+    found = decided(folder)
+    assert (found["train_image"], found["test_image"]) == ("data/{image}", "data/test.parquet/{image}")
+    layout = recognise(folder, output=tmp_path / "copies")
+    [(path, copy)] = layout.copies.items()
+    assert copy["image"].tolist()[5:7] == ["train-00000-of-00002.parquet/5", "train-00001-of-00002.parquet/0"]
+    save_table(path, copy)
+    given = {key.removeprefix("competition."): value[0] for key, value in layout.settings.items()}
+    given = {key: value for key, value in given.items() if key in {one.name for one in fields(Competition)}}
+    paths = load_train_table(Competition(**given)).paths
+    assert [read_file(one) for one in paths] == jpegs[:12]
+
+
+def test_all_in_one_zip_and_tables_in_zips(tmp_path):
+    folder, jpegs = tmp_path / "all", write_jpegs(16)
+    folder.mkdir()
+    train, test = list(jpegs)[:12], list(jpegs)[12:]
+    tables = {
+        "train.csv": pd.DataFrame({"id": train, "y": zero_one(12)}).to_csv(index=False),
+        "sample_submission.csv": pd.DataFrame({"id": test, "y": 0}).to_csv(index=False),
+    }
+    members = {f"{'train' if name in train else 'test'}_images/{name}.jpg": one for name, one in jpegs.items()}
+
+    def pack(name, members):
+        with zipfile.ZipFile(folder / name, "w") as packed:
+            for member, content in members.items():
+                packed.writestr(member, content)
+
+    pack("all.zip", members | tables | {"__MACOSX/._train.csv": b""})
+    found = decided(folder)
+    assert (found["train_table"], found["train_image"]) == ("all.zip/train.csv", "all.zip/train_images/{id}.jpg")
+    assert found["sample_submission"] == "all.zip/sample_submission.csv"
+    pack("all.zip", members)
+    for name, content in tables.items():
+        pack(f"{name}.zip", {name: content, f"__MACOSX/._{name}": b""})
+    found = decided(folder)
+    assert (found["train_table"], found["sample_submission"]) == ("train.csv.zip", "sample_submission.csv.zip")

@@ -47,7 +47,7 @@ def test_the_numbers_of_an_image(tmp_path):
     assert scan.kinds.tolist() == ["PNG L"]
     assert scan.is_uint8.tolist() == [True]
     assert scan.num_bytes[0] == (tmp_path / "a.png").stat().st_size
-    assert scan.modified[0] == (tmp_path / "a.png").stat().st_mtime
+    assert scan.modified[0] == pytest.approx((tmp_path / "a.png").stat().st_mtime, abs=1e-6)
     assert scan.reasons == {}
 
 
