@@ -21,7 +21,7 @@ TINY = ["model.backbone=test_resnet", "model.pretrained=false", "model.kwargs={n
         "train.channels_last=true", "train.num_workers=0"]  # fmt: skip
 
 # What adopt cannot know, or decides otherwise: {setting: (adopt's, the ready file's)}. Left out: image_size, which
-# follows the images, tiny ones here, and the metric, which no folder tells.
+# follows the images, tiny ones here, and the metric, of which a folder tells little.
 DIFFERENT = {
     # which it says beside the task: grades in order may as well be numbers
     "aptos2019-blindness-detection": {

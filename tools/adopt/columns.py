@@ -103,9 +103,6 @@ def describe_classes(labels, asked):
         doubts.append(f"the sample's columns ({columns} ...) are not the classes ({', '.join(classes[:3])})")
         return LabelColumns("multiclass", classes=classes, why_classes="sorted", doubts=doubts)
     if len(classes) > 2:
-        if asked:
-            count = f"one column ({asked[0]}) for {len(classes)} classes"
-            doubts.append(f"the sample has {count}; roc_auc needs a column for each")
         return LabelColumns("multiclass", classes=classes, why_classes="sorted", doubts=doubts)
     positive, how = classes[-1], "sorted"
     words = [set(re.findall("[a-z]+", one.lower())) for one in classes]

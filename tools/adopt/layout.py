@@ -124,9 +124,15 @@ def recognise(folder, unpacked=(), output=None):
     if solution:
         layout.decide("solution", solution, "the labels of the test rows")
     layout.unused = list(tables)
+    count = len(layout.value("classes") or layout.value("targets") or ())
     metric = ("roc_auc", "or average_precision")
     if layout.value("task") == "regression":
         metric = ("rmse", "or mae, r2, spearman; of whole grades quadratic_kappa")
+    elif len(sample.asked) == 1 and layout.value("separator"):
+        metric = ("fbeta_samples", "the sample asks for a row's labels; or f1_macro, f1_micro")
+    elif len(sample.asked) == 1 and count > 2:
+        why = f"the sample asks for one of {count} classes in its column {sample.asked[0]}"
+        metric = ("accuracy", f"{why}; or f1_macro, balanced_accuracy; of grades quadratic_kappa")
     layout.decide("metric", *metric)
     _decide_images(layout, folder)
     for key in ("train_image", "test_image"):

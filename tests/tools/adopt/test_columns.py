@@ -63,7 +63,7 @@ def test_planet_no_tag_stands_alone(tmp_path):
     cells = ["clear primary", "haze primary agriculture", "clear primary water"]
     table(folder / "train.csv", image_name=train, tags=cells * 4)
     table(folder / "sample_submission.csv", image_name=test, tags=["primary clear agriculture water"] * 4)
-    found = decided(folder)
+    found = decided(folder, metric="fbeta_samples")
     tags = ["agriculture", "clear", "haze", "primary", "water"]
     assert (found["label"], found["task"], found["separator"], found["classes"]) == ("tags", "multilabel", " ", tags)
     assert recognise(folder).doubts == []
@@ -76,8 +76,9 @@ def test_plant_pathology_2021(tmp_path):
     cells = ["scab", "scab frog_eye_leaf_spot", "frog_eye_leaf_spot", "healthy"]
     table(folder / "train.csv", image=ids(0, 12, "a{}.jpg"), labels=cells * 3)
     table(folder / "sample_submission.csv", image=ids(0, 4, "b{}.jpg"), labels=["healthy"] * 4)
-    found = decided(folder)
+    found = decided(folder, metric="fbeta_samples")
     assert (found["label"], found["task"], found["separator"]) == ("labels", "multilabel", " ")
+    assert "missing" not in found
     prove(tmp_path, folder, ["frog_eye_leaf_spot", "healthy", "scab"], [2, 0, 0, 1] * 3)
 
 
@@ -241,7 +242,7 @@ def test_grades_stay_classes_and_the_file_names_the_other_way(tmp_path):
     table(folder / "train.csv", id_code=train, diagnosis=[number % 5 for number in range(20)])
     table(folder / "test.csv", id_code=test)
     table(folder / "sample_submission.csv", id_code=test, diagnosis=0)
-    found = decided(folder)
+    found = decided(folder, metric="accuracy")
     assert (found["task"], found["label"]) == ("multiclass", "diagnosis")
     why = "one of 5; of grades in order: task=regression with metric=quadratic_kappa"
     assert recognise(folder).settings["competition.task"][1] == why
