@@ -31,13 +31,13 @@ DIFFERENT = {
         "task": ("multiclass", "regression"),
         "resize": ("squash", "crop"),
     },
-    # one series of four; which one is told to be a choice
+    # another series of the four, and more slices, than tiny ones have
     "rsna-miccai-brain-tumor-radiogenomic-classification": {
-        "train_image": ("train/{BraTS21ID}/FLAIR/*.dcm", "train/{BraTS21ID}/T1wCE/*.dcm"),
-        "test_image": ("test/{BraTS21ID}/FLAIR/*.dcm", "test/{BraTS21ID}/T1wCE/*.dcm"),
-        "images": ("train/{BraTS21ID}/FLAIR/*.dcm", None),
-        "num_images": (4, None),
-        "images_as": ("max", "channels"),
+        "train_image": ("train/{BraTS21ID}/FLAIR/*.dcm", "train/{id}"),
+        "test_image": ("test/{BraTS21ID}/FLAIR/*.dcm", "test/{id}"),
+        "images": ("train/{BraTS21ID}/FLAIR/*.dcm", "train/{BraTS21ID}/T1wCE/*.dcm"),
+        "num_images": (4, 16),
+        "images_as": ("max", "attention"),
     },
     # a further folder for the images' newer names
     "planet-understanding-the-amazon-from-space": {
