@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from src.competition.paths import NoImagesError, Paths, check_not_empty
+from src.competition.paths import NoImagesError, Paths, check_not_empty, choose_patterns
 from src.competition.tables import load_test_table, load_train_table
+from src.config.settings import Competition
 from src.errors import UserError
 from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal
 
@@ -328,3 +329,69 @@ def test_absolute_paths_and_those_of_the_home_folder_are_taken_as_they_are(write
     table = load_train_table(write_competition({}, **settings))
     assert table.ids.tolist() == ["far/001.png", "far/002.png", "near/3.png"]
     assert table.targets[:, 0].tolist() == [0, 0, 1]
+
+
+SEVERAL = BASIC | {"images": "train/{id}/*.png"}
+
+
+def write_slices(write_competition, counts, **settings):
+    """A competition whose rows "1", "2" ... have so many slices, from 8.png on."""
+    names = [f"train/{row}/{8 + place}.png" for row, count in enumerate(counts, 1) for place in range(count)]
+    rows = "".join(f"{row},{row % 2}\n" for row in range(1, len(counts) + 1))
+    return write_competition({"train.csv": "id,y\n" + rows} | dict.fromkeys(names, PIXEL), **SEVERAL | settings)
+
+
+@pytest.mark.parametrize(
+    ("count", "taken"),
+    [(None, [8, 9, 10, 11]), (1, [10]), (2, [9, 11]), (3, [8, 10, 11]), (8, [8, 8, 9, 9, 10, 10, 11, 11])],
+)
+def test_all_images_of_a_row_in_natural_order_or_some_evenly_spaced(write_competition, count, taken):
+    competition = write_slices(write_competition, [4, 4], num_images=count)
+    paths = load_train_table(competition).paths
+    found = [[int(Path(file).stem) for file in path.split("\0")] for path in paths]
+    assert found == [taken] * 2
+
+
+def test_rows_with_different_numbers_of_images_are_counted(write_competition):
+    assert refusal(write_slices(write_competition, [4, 3, 4])) == (
+        "competition.images=train/{id}/*.png: rows have different numbers of images, 4 (2 rows, as 1), 3 (1 rows, as "
+        "2); set competition.num_images=4, so many of each are read"
+    )
+    assert len(load_train_table(write_slices(write_competition, [4, 3, 4], num_images=4))) == 3
+
+
+def test_the_pattern_that_lacks_an_image_is_named(write_competition):
+    files = {"train.csv": "id,y\na,0\nb,1\n", "train/a_red.png": PIXEL, "train/a_green.png": PIXEL}
+    images = ["train/{id}_red.png", "train/{id}_green.png"]
+    competition = write_competition(files | {"train/b_red.png": PIXEL}, **BASIC | {"images": images})
+    assert refusal(competition) == (
+        "ROOT/train: 1 of 2 ids lack an image (first: b, of train/{id}_green.png); check competition.images, now "
+        "train/{id}_red.png, train/{id}_green.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ("train/{id}-*.png", ["test/{id}-*.png"]),
+        (["Train_images/{train_id}/training.png", "x/{id}.png"], ["Test_images/{train_id}/testing.png", "x/{id}.png"]),
+    ],
+)
+def test_test_images_are_where_test_stands_for_train(images, expected):
+    competition = Competition(images=images)
+    assert choose_patterns(competition, "test_image") == ("images", expected)
+    own = replace(competition, test_image="new/{id}/*")
+    assert choose_patterns(own, "test_image") == ("test_image", ["new/{id}/*"])
+
+
+def test_without_a_table_the_files_with_the_same_names_are_of_one_row(write_competition):
+    names = [f"train/{label}/{row}-{one}.png" for label, row in (("cat", "a"), ("dog", "b")) for one in (1, 2)]
+    settings = {"images": "train/{label}/{id}-*.png", "label": "label", "train_table": None, "targets": []}
+    table = load_train_table(write_competition(dict.fromkeys(names, PIXEL), **settings))
+    assert table.ids.tolist() == ["a", "b"]
+    assert [len(path.split("\0")) for path in table.paths] == [2, 2]
+    competition = write_competition(dict.fromkeys(names, PIXEL), **settings | {"images": "train/{label}/*.png"})
+    assert refusal(competition) == (
+        "competition.images=train/{label}/*.png: no table says which images are of one row; write {id}, and the same "
+        "names, in each pattern"
+    )

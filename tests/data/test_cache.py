@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -363,3 +364,18 @@ def test_an_error_while_writing_leaves_nothing(path):
     with pytest.raises(ValueError, match="no image"):
         write(path, end=4, error=ValueError("no image"))
     assert list(path.parent.iterdir()) == []
+
+
+def test_several_images_a_row_are_kept_bit_for_bit(root, tmp_path):
+    files = [str(root / f"{row}.{'jpg' if row % 2 else 'png'}") for row in range(NUM_ROWS)]
+    paths = Paths.of(f"{one}\0{other}" for one, other in zip(files, files[1:] + files[:1], strict=True))
+    competition = Competition(root=str(root), images="{id}/*", num_images=2)
+    config = Config(competition=competition, image_size=SIZE, cache_dir=str(tmp_path / "cache"))
+    cache = open_cache(paths, config, SIZE, 100)
+    for path in paths:
+        expected = resizing(SIZE)(decode_image(path, competition, SIZE), 0)
+        assert expected.shape == (*SIZE, 6)
+        assert np.array_equal(cache.read(path), expected)
+    assert open_cache(Paths.of(files), replace(config, competition=Competition(root=str(root))), SIZE, 100).read(
+        files[0]
+    ).shape == (*SIZE, 3)

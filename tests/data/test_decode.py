@@ -1,6 +1,7 @@
 """Files of every kind against Pillow, numpy and values computed by hand."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -402,3 +403,23 @@ def test_a_new_format_is_one_entry(put, monkeypatch):
     with pytest.raises(UserError) as caught:
         decode_image(path, 1)
     assert str(caught.value).startswith(f"{path}: cannot be decoded as an image (5 bytes: cannot reshape array")
+
+
+def test_several_files_are_one_image_at_the_first_ones_size(put):
+    small, large = put("1.png", Image.fromarray(COLOUR)), put("2.png", Image.fromarray(SMOOTH))
+    found = decode_image("\0".join((small, large, small)), 3)
+    assert found.shape == (20, 30, 9)
+    assert np.array_equal(found[..., :3], COLOUR)
+    assert np.array_equal(found[..., 3:6], decode.resize_image(SMOOTH, (20, 30)))
+    assert np.array_equal(found[..., 6:], COLOUR)
+
+
+def test_several_files_are_refused_by_the_one_that_is_wrong(put, tmp_path):
+    good, bad = put("1.png", Image.fromarray(COLOUR)), tmp_path / "2.npy"
+    np.save(bad, np.zeros((4, 4, 3)))
+    with pytest.raises(UserError) as caught:
+        decode_image(f"{good}\0{bad}", 3)
+    assert str(caught.value) == f"{bad}: has float32 pixels, {good} of its row has uint8; save them alike"
+    bad.write_bytes(b"")
+    with pytest.raises(UserError, match=re.escape(f"{bad}: cannot be decoded as an image (0 bytes")):
+        decode_image(f"{good}\0{bad}", 3)

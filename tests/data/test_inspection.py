@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.inspection import count_bits
+from src.data.inspection import count_bits, tile_images
 from tests.data.building import build, describe
 
 
@@ -38,3 +38,9 @@ def test_the_bits_of_the_largest_pixel_are_counted(largest, bits, channels):
     pixels[2, 3, -1] = largest
     assert count_bits(cv2.imencode(".png", pixels)[1].tobytes()) == bits
     assert count_bits(cv2.imencode(".png", pixels.astype(np.uint8))[1].tobytes()) == 0  # not of 16-bit pixels
+
+
+def test_several_images_are_shown_as_a_grid():
+    images = np.arange(2 * 2 * 3).reshape(1, 2, 2, 3)  # one row, 2 x 2 pixels, three grey images
+    assert tile_images(images, 1)[0, ..., 0].tolist() == [[0, 3, 1, 4], [6, 9, 7, 10], [2, 5, 0, 0], [8, 11, 0, 0]]
+    assert tile_images(images, 3) is images

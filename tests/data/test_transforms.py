@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.config.settings import Augment, Config
+from src.config.settings import Augment, Competition, Config
 from src.data import augmentations
 from src.data.decode import resize_image
 from src.data.transforms import build_augmentation, build_resize
@@ -233,3 +233,25 @@ def test_an_augmentation_that_breaks_the_pixels_is_refused_before_training(monke
     monkeypatch.setitem(augmentations.AUGMENTATIONS, "to_float", lambda most: to_float(max_value=most, p=1))
     with pytest.raises(UserError, match=f"^augment.kwargs: {to_float.__name__} does not keep"):
         build(preset="none", channels=channels, is_uint8=is_uint8, to_float=255)
+
+
+@pytest.mark.parametrize("augmix", [0, 12])
+def test_all_images_of_a_row_get_the_same_draw(augmix):
+    kwargs = {"augmix": 3} if augmix else {}
+    settings = Augment(preset="heavy", kwargs=kwargs, augmix_consistency=augmix)
+    competition = Competition(images="{id}/*", num_images=3, images_as="max")
+    augment = build_augmentation(Config(augment=settings, image_size=(48, 48), competition=competition), True)
+    other = IMAGE[::-1].copy()
+    found = augment(np.concatenate([IMAGE, other, IMAGE], axis=2), seed=5)
+    expected = [augment(one, seed=5) for one in (IMAGE, other, IMAGE)]
+    assert np.array_equal(found, np.concatenate(expected, axis=-1))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 8, 24, 64])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_take_any_number_of_channels(channels, preset):
+    augment = build(channels=channels, preset=preset, flips="d4", cutout=0.3, erasing=0.5, crop=0.5, stretch=1.2)
+    image = np.random.default_rng(0).integers(0, 256, (60, 50, channels), dtype=np.uint8)
+    for seed in range(8):
+        found = augment(image, seed)
+        assert (found.shape, found.dtype) == ((48, 48, channels), np.uint8)

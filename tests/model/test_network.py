@@ -1,5 +1,7 @@
 """The network against timm's own models, and normalisation against formulas."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -7,9 +9,9 @@ from torch import nn
 
 from src.config.settings import Optimizer
 from src.model.freezing import list_stages
-from src.model.network import Network
+from src.model.network import Network, build_network
 from src.training.optimizer import build_parameter_groups
-from tests.model.building import build
+from tests.model.building import build, make_config
 
 FAMILIES = ["resnet10t", "mobilenetv2_100", "mobilenetv3_small_050", "convnext_atto", "test_efficientnet", "test_vit"]
 
@@ -184,3 +186,51 @@ def test_auxiliary_columns_are_there_in_training_alone_and_leave_the_first_weigh
     assert network(features=features).shape == (2, 5)
     assert torch.equal(network(features=features)[:, :2], plain(features=features))
     assert torch.equal(network.eval()(features=features), plain.eval()(features=features))
+
+
+def build_several(images_as, **given):
+    config = make_config("resnet10t", **given)
+    competition = replace(config.competition, images="{id}/*", num_images=3, images_as=images_as)
+    torch.manual_seed(0)
+    return build_network(replace(config, competition=competition), 2).eval()
+
+
+def weigh(features, attention):
+    """Ilse et al., 2018, eq. 8 and 9, one image at a time."""
+    scores = [attention.score(attention.hidden(one).tanh() * attention.gate(one).sigmoid()) for one in features]
+    weights = torch.stack(scores).exp() / torch.stack(scores).exp().sum(dim=0)
+    return (weights * torch.stack(features)).sum(dim=0)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("images_as", ["mean", "max", "attention"])
+def test_each_image_of_a_row_goes_through_the_backbone_and_features_are_joined(images_as, channels_last):
+    network = build_several(images_as).place("cpu", channels_last)
+    raw = torch.randint(0, 256, (2, 64, 64, 9), dtype=torch.uint8)
+    inputs = network.normalize({"image": raw})
+    alone = [
+        network.normalize({"image": raw[..., [*range(first, first + 3)] * 3]})["image"][:, :3] for first in (0, 3, 6)
+    ]
+    features = [network.backbone(one) for one in alone]
+    if images_as == "attention":
+        joined = weigh(features, network.join.join)
+    else:
+        joined = sum(features) / 3 if images_as == "mean" else torch.maximum(torch.maximum(*features[:2]), features[2])
+    torch.testing.assert_close(network(**inputs), network.head(joined), rtol=1e-4, atol=1e-4)
+    kept = network.extract_features(**inputs)
+    assert kept.shape == (2, 3 * 512)
+    assert torch.equal(network(features=kept), network(**inputs))
+
+
+def test_several_images_as_channels_are_one_image_of_the_backbone():
+    network = build_several("channels", channels=1)
+    assert network.backbone.conv1[0].in_channels == 3
+    assert network.pixel_stats[0] == pytest.approx([255 * (0.485 + 0.456 + 0.406) / 3] * 3)
+    assert network.join is None
+
+
+def test_statistics_of_one_image_are_those_of_each():
+    config = make_config(normalize="dataset", channels=1)
+    competition = replace(config.competition, images="{id}/*", num_images=2, images_as="max")
+    network = build_network(replace(config, competition=competition), 1, pixel_stats=([10.0], [2.0]))
+    assert network.pixel_stats == ((10.0, 10.0), (2.0, 2.0))
