@@ -54,7 +54,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10481, 68, 130
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10483, 68, 130
 
 
 def parse(path):
