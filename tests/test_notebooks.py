@@ -25,7 +25,7 @@ def execute(tmp_path, monkeypatch):
     """Run a notebook in a kernel, in a copy of the project; return (what it printed, its HTML, how many images)."""
 
     def run(name, **environment):
-        for one in ("src", "tools", "configs", "notebooks", "train.py", "infer.py"):
+        for one in ("src", "tools", "configs", "notebooks", "train.py", "infer.py", "requirements.txt"):
             source = REPOSITORY / one
             (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / one)
         for key, value in environment.items():
@@ -78,6 +78,7 @@ def test_folds_are_trained_one_a_device_and_a_second_time_skipped(execute, tmp_p
     assert "outputs/kaggle: folds [0, 1] of 2 are finished\n" in text
     assert "out-of-fold roc_auc: " in text
     assert (tmp_path / "outputs/kaggle/submission.csv").is_file()
+    assert (tmp_path / "bundle/infer.sh").is_file()
     assert "epoch " in (tmp_path / "outputs/fold1.log").read_text()
 
 
