@@ -149,8 +149,12 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
     dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
     if views:
         check_views(networks[0], views.values(), build_loader(dataset, 1, num_workers=0), config)
-    loader = build_loader(dataset, config.eval_batch_size, num_workers)
     to_probs = partial(probabilities, task=competition.task)
+    if config.infer.engine != "torch":
+        from src.inference.engines import accelerate  # here, as few need it
+
+        networks = accelerate(networks, config.infer.engine, to_probs)
+    loader = build_loader(dataset, config.eval_batch_size, num_workers)
     how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None}
     how |= {"title": "test", "after_batch": after_batch}
     if math.isinf(ends_at):

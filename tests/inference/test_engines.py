@@ -1,0 +1,103 @@
+"""Networks run by other engines against torch: equal, checked at run time, or torch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from src.errors import UserError
+from src.inference import engines
+from src.inference.engines import ENGINES, accelerate
+
+pytest.importorskip("onnx")
+NAMES = [pytest.param(name, marks=pytest.mark.skipif(engines.find_spec(name) is None, reason=name)) for name in ENGINES]
+
+
+class Small(nn.Module):
+    """A convolution and a second input, of images of any size."""
+
+    pixel_stats = (0.0, 1.0)
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.layer = nn.Conv2d(3, 4, 3), nn.Linear(6, 2)
+
+    def normalize(self, inputs):
+        return inputs
+
+    def forward(self, features=None, **inputs):
+        features = self.conv(inputs["image"]).relu().mean((2, 3))
+        return self.layer(torch.cat([features, inputs["metadata"]], dim=1))
+
+
+class Baked(Small):
+    """One whose trace holds a number that depends on the image."""
+
+    def forward(self, features=None, **inputs):
+        return super().forward(**inputs) + 5 * float(inputs["image"].mean() > 0)
+
+
+class Odd(Small):
+    """One that no ONNX file can hold."""
+
+    def forward(self, features=None, **inputs):
+        return super().forward(**inputs) + torch.linalg.eigvals(inputs["image"][:, 0, :2, :2]).real
+
+
+def make_inputs(count, size, sign=1):
+    image = sign * torch.rand(count, 3, size, size).contiguous(memory_format=torch.channels_last)
+    return {"image": image, "metadata": torch.rand(count, 2)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_says_what_torch_says_of_any_number_and_size_of_images(name, capsys):
+    torch.set_num_threads(1)
+    networks = [Small().eval(), Small().eval()]
+    run = accelerate(networks, name, torch.sigmoid)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for count, size in ((5, 8), (5, 12), (1, 8)):
+            inputs = make_inputs(count, size)
+            for network, one in zip(networks, run, strict=True):
+                with torch.autocast("cpu", enabled=False):
+                    expected = network(**inputs)
+                torch.testing.assert_close(one(**inputs), expected, atol=1e-5, rtol=1e-5)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_that_differs_or_fails_leaves_it_to_torch(name, capsys):
+    network = Baked().eval()
+    [run] = accelerate([network], name, torch.sigmoid)
+    with torch.inference_mode():
+        for inputs in (make_inputs(4, 8), make_inputs(4, 9, sign=-1)):
+            torch.testing.assert_close(run(**inputs), network(**inputs), atol=1e-5, rtol=1e-5)
+        line = capsys.readouterr().out
+        assert line.startswith(f"infer.engine={name}: differs from torch by 0.")
+        assert line.endswith(", more than 0.001; torch predicts\n")
+        odd = Odd().eval()
+        inputs = make_inputs(4, 8)
+        assert torch.equal(accelerate([odd], name, torch.sigmoid)[0](**inputs), odd(**inputs))
+    assert f"infer.engine={name}: cannot take the network (" in capsys.readouterr().out
+
+
+def test_auto_takes_one_that_is_faster_or_torch(monkeypatch, capsys):
+    network, inputs = Small().eval(), make_inputs(4, 8)
+    fast, slow = "timed, 1.7 times as fast as torch", "is 1.10 times as fast as torch; torch predicts"
+    for torch_seconds, said in ((1.7, f"onnxruntime: {fast}"), (1.1, f"onnxruntime: {slow}")):
+        given = iter([*(1.0, 2.0)[: sum(engines.find_spec(name) is not None for name in ENGINES)], torch_seconds])
+        monkeypatch.setattr(engines, "_time", lambda *_: next(given))  # noqa: B023
+        with torch.inference_mode():
+            found = accelerate([network], "auto", torch.sigmoid)[0](**inputs)
+            torch.testing.assert_close(found, network(**inputs), atol=1e-5, rtol=1e-5)
+        assert capsys.readouterr().out == f"infer.engine={said}\n"
+
+
+def test_what_lacks_and_a_gpu_are_one_line(monkeypatch):
+    with pytest.raises(UserError, match=r"^infer\.engine=openvino: runs on a CPU, device is meta; leave it out or set"):
+        accelerate([Small().to("meta")], "openvino", torch.sigmoid)
+    networks = [Small().to("meta")]
+    assert accelerate(networks, "auto", torch.sigmoid) is networks
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as caught:
+        accelerate([Small()], "onnxruntime", torch.sigmoid)
+    line = "infer.engine=onnxruntime: not installed: onnx, onnxruntime; pip install onnx onnxruntime"
+    assert str(caught.value) == line
