@@ -69,7 +69,7 @@ def probe(config, options):
             for layer, columns in source.slices.items():
                 blocks[number, layer] = features[:, columns]
             print(f"{source.word}: features of {len(features)} images, {source.seconds:.1f} s", flush=True)
-        if options["metadata"] and getattr(run.table, "metadata", None) is not None:
+        if options["metadata"] and run.table.metadata is not None:
             blocks[METADATA, METADATA] = run.table.metadata
         judge = Judge(run, blocks, {number: one.word for number, one in enumerate(sources)}, options)
         candidates = judge.compare(options["join"])
@@ -132,7 +132,7 @@ class Judge:
             return self._known[keys]
         began, table, metric = time.perf_counter(), self._run.table, self._run.metric
         features = np.concatenate([self._blocks[key] for key in keys], axis=1)
-        name = " + ".join(dict.fromkeys(self._name(key) for key in keys))
+        name = self._name(keys)
         found = Candidate(keys, name, features.shape[1], np.full(table.targets.shape, np.nan))
         path = RegularizationPath(features, table.targets, self._weights, table.task)
         least, best = np.inf, np.nan
@@ -159,11 +159,15 @@ class Judge:
         self._known[keys] = found
         return found
 
-    def _name(self, key):
-        source, layer = key
-        if source == METADATA:
-            return METADATA
-        return self._words[source] if layer == "last" else f"{self._words[source]} {layer}"
+    def _name(self, keys):
+        """Return the candidate's name: "resnet18 + resnet34 (layer3, last)"."""
+        layers = {}
+        for source, layer in keys:
+            layers.setdefault(self._words.get(source, METADATA), []).append(layer)
+        return " + ".join(
+            word if given in (["last"], [METADATA]) else f"{word} ({', '.join(given)})"
+            for word, given in layers.items()
+        )
 
 
 def compute_loss(table, rows, probs):
@@ -344,8 +348,7 @@ def write_test(folder, place, run, sources, best, scores):
     sample = load_sample(competition)
     if sample is None and not competition.test_table:
         return ["no test rows are known, so that no submission is written"]
-    encoding = getattr(run.table, "encoding", ())
-    test = load_test_table(competition, names, *([encoding] if encoding else []))
+    test = load_test_table(competition, names, run.table.encoding)
     ids, probs = test.ids, predict_test(run, test, sources, best)
     save_table(folder.test, join_columns({"id": ids}, probs, names))
     if test.units is not None:

@@ -123,7 +123,7 @@ def test_layers_of_a_transformer_are_its_class_token_and_the_mean_of_its_patches
 def test_all_layers_are_candidates_and_joined_while_it_helps(probe, capsys):
     probe("model.backbone=[test_resnet]", "layers=[layer1,-1]", "hflip=true", "C=[0.1]", "overwrite=true")
     names = {one["name"] for one in load_json("outputs/spots_probe/probe.json")["candidates"]}
-    assert {"test_resnet", "test_resnet layer1", "test_resnet layer4"} < names
+    assert {"test_resnet", "test_resnet (layer1)", "test_resnet (layer4)"} < names
     assert "with the candidate, too, chosen within each fold's training rows" in capsys.readouterr().out
 
 
@@ -219,6 +219,22 @@ def test_other_tasks_are_judged_by_their_own_metrics(probe, task):
         np.testing.assert_allclose(probs.sum(axis=1), 1)
         assert result["score"] == pytest.approx(-np.log((probs * values).sum(axis=1)).mean(), rel=1e-5)
     assert not Path("outputs/spots_probe/submission.csv").exists()
+
+
+def test_metadata_is_a_candidate_that_is_joined(probe):
+    for name in ("train", "test"):
+        table = pd.read_csv(f"data/{name}.csv")
+        table["size"] += 3 * table["bright"]  # which the images say less clearly
+        table.to_csv(f"data/{name}.csv", index=False)
+    words = ["model.backbone=test_resnet", "competition.metadata=[size]", "C=[0.1]"]
+    probe(*words)
+    found = {one["name"]: one for one in load_json("outputs/spots_probe/probe.json")["candidates"]}
+    assert set(found) == {"test_resnet", "metadata", "test_resnet + metadata"}
+    assert found["metadata"]["features"] == 1
+    assert found["test_resnet + metadata"]["features"] == found["test_resnet"]["features"] + 1
+    assert len(pd.read_csv("outputs/spots_probe/submission.csv")) == NUM_TEST
+    probe(*words, "metadata=false", "name=images")
+    assert len(load_json("outputs/images/probe.json")["candidates"]) == 1
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_or_gets_the_mean(probe):
