@@ -2,10 +2,11 @@
 # Predicts with this bundle, without internet: bash infer.sh [COMPETITION_FOLDER] [infer.tta=hflip ...]
 # It writes ./submission.csv; notebook.ipynb runs this file.
 set -eu
-bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bundle=$(cd "$(dirname "$0")" && pwd)
+export PYTHONDONTWRITEBYTECODE=1
 for python in python python3; do
   if "$python" -c 'import importlib.util as find; raise SystemExit(find.find_spec("torch") is None)' 2>/dev/null; then
-    PYTHONDONTWRITEBYTECODE=1 exec "$python" "$bundle/code/offline.py" "$@"
+    exec "$python" "$bundle/code/offline.py" "$@"
   fi
 done
 echo "error: python: neither python nor python3 has torch; put the one that has it first in PATH" >&2
