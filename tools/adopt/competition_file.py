@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 
 WIDTH = 80
 
@@ -21,6 +22,10 @@ def competition_yaml(layout, folder):
             lines += [f"{indent}{field}:  # {why}", *(f"{indent}  - {_yaml_word(one)}" for one in value)]
         else:
             lines.append(f"{line}  # {why}")
+        if key == "competition.group" and layout.beside:
+            lines += ["  # to give the network columns of both tables beside the image:"]
+            words = f"metadata: {yaml_value(layout.beside)}"
+            lines += textwrap.wrap(words, WIDTH, initial_indent="  # ", subsequent_indent="  #   ")
     return "\n".join(lines) + "\n"
 
 

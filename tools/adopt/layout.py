@@ -6,13 +6,16 @@ The tables decide first; without one that leads to the images, folder or file na
 import os
 import re
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from src.competition.metadata import fit_encoding
 from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.tables import is_count
+from src.config.settings import Competition
 from src.errors import UserError, listing
 from tools.adopt.columns import describe_classes, find_group, find_label_columns, find_stems, several_labels
 from tools.adopt.corrections import (
@@ -56,6 +59,7 @@ class Layout:
     settings: dict[str, tuple] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)  # columns that competition.metadata can name
     folder: object = ""
     output: Path = Path()
     copies: dict[Path, object] = field(default_factory=dict)  # path -> corrected table, to be written there
@@ -203,6 +207,18 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     decide_several(layout, train, spread(train))
     _decide_labels(layout, found)
     _decide_group(layout, train, row_id, {row_id, column, found.label, *found.targets}, found)
+    taken = {row_id, column, found.label, *found.targets, *in_path, *counting, layout.value("group")}
+    layout.beside = find_metadata(train, [] if test is None or split else test, taken)
+
+
+def find_metadata(train, test, taken):
+    """Return the columns of both tables that competition.metadata takes: numbers or few words, and no ids."""
+    found = []
+    for name in (one for one in train if one in test and one not in taken):
+        with suppress(UserError):
+            _, [note] = fit_encoding(train, Competition(metadata=[name]), "")
+            found += [] if note.endswith("an id)") else [name]
+    return found
 
 
 def _decide_group(layout, train, row_id, taken, found):

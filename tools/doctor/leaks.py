@@ -200,4 +200,9 @@ def _describe_column(data, row, title):
             title,
             f"rows with one value share their label, as images of one patient do: set competition.group={column}",
         )
-    return Finding("note", title, "no network reads it; a second model on the table's columns may help")
+    if column in data.config.competition.metadata:
+        return Finding("note", title, "the network is given it, by competition.metadata")
+    advice = "a second model on the table's columns may help"
+    if in_test:
+        advice = f"competition.metadata=[{column}] gives it to the network; or {advice}"
+    return Finding("note", title, advice if in_test else f"no network reads it; {advice}")

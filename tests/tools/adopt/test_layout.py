@@ -8,9 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from src.competition.metadata import count_inputs
 from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.tables import load_train_table
+from src.config.load import load_config
 from src.errors import UserError
 from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_one
+from tools.adopt.competition_file import competition_yaml
 from tools.adopt.layout import recognise
 
 COMMON = {"train_table": "train.csv", "sample_submission": "sample_submission.csv", "task": "binary"}
@@ -90,6 +94,11 @@ def test_melanoma(tmp_path):
         "group": "patient_id",
     }
     assert "8-bit" in recognise(folder).settings["competition.train_image"][1]
+    text = competition_yaml(recognise(folder), folder)
+    assert text.count("  # metadata: [sex, age_approx, anatom_site_general_challenge]\n") == 1
+    path = tmp_path / "with_metadata.yaml"
+    path.write_text(text.replace("  # metadata", "  metadata"), encoding="utf-8")
+    assert count_inputs(load_train_table(load_config([f"competition={path}"]).competition).encoding) == 5
     test = prove(tmp_path, folder, ["target"], target, train)
     assert list(test.groups) == [f"IP_{number // 3}" for number in range(8)]
     (folder / "sample_submission.csv").unlink()
