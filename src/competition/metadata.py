@@ -69,6 +69,6 @@ def fit_encoding(rows, competition, where):
         encoding[-1]["has_missing"] = bool(num_missing)
         is_id = len({*values}) == len(values) > MOST_WORDS and (values % 1 == 0).all()
         number = "another whole number in each row: leave it out if that is an id" if is_id else "number"
-        kind = {number: len(values), f"{len(words)} words": len(words), f"{num_missing} missing": num_missing}
+        kind = {number: len(values), f"{(n := len(words))} word{'s'[:n - 1]}": n, f"{num_missing} missing": num_missing}
         kinds.append(f"{name} ({', '.join(text for text, count in kind.items() if count)})")
     return tuple(encoding), (f"{where}: beside the image: {listing(kinds, 40)}",) if kinds else ()

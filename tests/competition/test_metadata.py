@@ -96,6 +96,12 @@ def test_a_column_that_says_nothing_is_refused(cells, expected):
     assert str(caught.value) == f"train.csv: column 'x' {expected}"
 
 
+def test_a_line_says_how_a_column_is_read():
+    assert fit({"age": ["10", "85+", "20", "30", None]})[1] == (
+        "train.csv: beside the image: age (number, 1 word, 1 missing)",
+    )
+
+
 def test_numbers_that_may_be_ids_are_noted():
     numbers = [str(row * 7) for row in range(101)]
     kind = "another whole number in each row: leave it out if that is an id"
