@@ -44,7 +44,7 @@ def _fetch(name, folder):
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         if not archive.is_file():
-            shutil.rmtree(unpacked, ignore_errors=True)  # of another archive
+            shutil.rmtree(unpacked, ignore_errors=True)  # of another archive, or with a damaged file of full size
             _download(name, archive)
         _unpack(archive, unpacked)
         if folder.is_dir():
@@ -132,7 +132,7 @@ def _list_files(api, name):
 def _unpack(archive, folder):
     """Unzip an archive into a folder, except files that are there in full size; each one's CRC is checked.
 
-    An archive that is damaged is deleted, with what came out of it.
+    An archive that is damaged is deleted; what came out of it goes before another is downloaded.
     """
     folder.mkdir(exist_ok=True)
     if not zipfile.is_zipfile(archive):
@@ -147,7 +147,6 @@ def _unpack(archive, folder):
                 opened.extract(one, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         archive.unlink()
-        shutil.rmtree(folder)  # the file at fault has its full size
         found = f"{archive}: damaged ({first_line(error)}), and deleted"
         raise UserError(f"{found}; run the same command again, which downloads it anew") from None
 
