@@ -54,21 +54,21 @@ def fit_encoding(rows, competition, where):
         cells, numbers = read_cells(rows, name, where, "metadata")
         is_number, is_known, mean, deviation = ~np.isnan(numbers), cells.notna().to_numpy(), None, None
         is_number &= 2 * is_number.sum() > is_known.sum()
-        words, values, num_missing = sorted({*cells[is_known & ~is_number]}), numbers[is_number], (~is_known).sum()
+        words, values, num_empty = sorted({*cells[is_known & ~is_number]}), numbers[is_number], (~is_known).sum()
         if len(words) > MOST_WORDS:
             found = f"holds {len(words)} words ({', '.join(words[:3])} ...), of which {MOST_WORDS} can be given"
             advice = "leave it out of competition.metadata, or write numbers in it"
             raise UserError(f"{where}: column {name!r} {found}; {advice}")
-        if len({*words, *values}) + bool(num_missing) < 2:
+        if len({*words, *values}) + bool(num_empty) < 2:
             found = f"holds one value only ({cells.iloc[0]})" if is_known.any() else "is empty"
             raise UserError(f"{where}: column {name!r} {found}; leave it out of competition.metadata")
         if len(values):  # fsum rounds once, so that every machine finds the same
             mean = math.fsum(values) / len(values)
             deviation = math.sqrt(math.fsum((values - mean) ** 2) / len(values)) or 1.0
         encoding.append({"name": name, "mean": mean, "deviation": deviation, "words": words})
-        encoding[-1]["has_missing"] = bool(num_missing)
+        encoding[-1]["has_missing"] = bool(num_empty)
         is_id = len({*values}) == len(values) > MOST_WORDS and (values % 1 == 0).all()
         number = "another whole number in each row: leave it out if that is an id" if is_id else "number"
-        kind = {number: len(values), f"{(n := len(words))} word{'s'[:n - 1]}": n, f"{num_missing} missing": num_missing}
+        kind = {number: len(values), f"{(n := len(words))} word{'s'[: n - 1]}": n, f"{num_empty} missing": num_empty}
         kinds.append(f"{name} ({', '.join(text for text, count in kind.items() if count)})")
     return tuple(encoding), (f"{where}: beside the image: {listing(kinds, 40)}",) if kinds else ()
