@@ -119,6 +119,13 @@ def test_ids_that_count_and_are_the_only_ones_stay_ids(tmp_path):
             "re:^(.+)(?:/[^/]+){2}$",
             "train/p0/s1/view1, train/p0/s2/view1",
         ),
+        (
+            [f"A/person{n // 2}_{'virus' if n % 4 < 2 else 'flu'}_{n}.jpeg" for n in range(8)]
+            + [f"B/NORMAL2-IM-{n // 2:04}-{n:04}-0001.jpeg" for n in range(8)],
+            "re:([^/]*[A-Za-z]-?[0-9]+)(?:[_-][A-Za-z]+)?(?:[_-][0-9]+)+(?:[.]|$)",
+            "A/person0_virus_0, A/person0_virus_1",
+        ),
+        ([f"take{n // 8}_{n}.jpg" for n in range(16)], None, None),  # two takes are no patients
         ([f"train/{n}.jpg" for n in range(16)], None, None),
         ([f"part_{n % 2}/{n}.jpg" for n in range(16)], None, None),
         ([f"img_{n:04}" for n in range(16)], None, None),
