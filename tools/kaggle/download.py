@@ -44,7 +44,7 @@ def _fetch(name, folder):
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         if not archive.is_file():
-            shutil.rmtree(unpacked, ignore_errors=True)  # of another archive, or with a damaged file of full size
+            shutil.rmtree(unpacked, ignore_errors=True)  # of another archive, whose files may be as long
             _download(name, archive)
         _unpack(archive, unpacked)
         if folder.is_dir():

@@ -93,6 +93,7 @@ def test_a_damaged_file_is_downloaded_anew_and_nothing_of_it_is_kept(fetch, kagg
     expected = "zip: damaged (Bad CRC-32 for file 'noise.bin'), and deleted; run the same command again"
     assert expected in refusal(fetch)
     assert not (tmp_path / "data" / NAME).exists()
+    (tmp_path / "data" / f"{NAME}.download/files/train.csv").write_bytes(b"id,y\nb,0\n")  # as long as the true one
     kaggle.archive = whole
     assert fetch() == FILES
 
