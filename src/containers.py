@@ -13,6 +13,7 @@ import threading
 import zipfile
 import zlib
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -90,11 +91,12 @@ def _ask(path, member, question):
                 return getattr(container, question)(member)
         return getattr(container, question)(member)
     except ImportError as error:
-        raise UserError(
-            f"{path}: needs a library that is not installed; pip install {error.name.partition('.')[0]}"
-        ) from None
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-        where, reason = f"{path}/{member}".rstrip("/"), first_line(error)  # also of h5py and pyarrow
+        library = (error.name or "h5py pyarrow").partition(".")[0]
+        raise UserError(f"{path}: needs a library that is not installed; pip install {library}") from None
+    except UserError:
+        raise
+    except Exception as error:  # of a broken file the libraries raise whatever they run into
+        where, reason = f"{path}/{member}".rstrip("/"), first_line(error)[:300]
         raise UserError(f"{where}: cannot be read ({reason}); copy or download the file again") from None
 
 
@@ -202,6 +204,7 @@ class _Hdf5(_Container):
         import h5py  # here, as most competitions have none
 
         self._h5py, names = h5py, []
+        self._open = partial(h5py.File, mode="r", locking=False)  # some disks know no locks
         visit = lambda name, info: names.append(name) if info.type == h5py.h5o.TYPE_DATASET else None  # noqa: E731
         with self._open(path) as file:
             h5py.h5o.visit(file.id, visit, info=True)  # follows no links, as these may lead to other files
@@ -210,9 +213,6 @@ class _Hdf5(_Container):
                 if one.ndim == 4 or (one.ndim == 1 and one.dtype.kind in "OVS"):
                     names += [b"%s/%d" % (name, row) for row in range(len(one))]
         super().__init__(path, names)
-
-    def _open(self, path):
-        return self._h5py.File(path, "r", locking=False)  # some disks know no locks
 
     def _find(self, member):
         """Return (dataset, a row of it or (), its bytes or None where only reading tells)."""
