@@ -20,7 +20,7 @@ import numpy as np
 from src.errors import UserError, first_line
 
 MAX_BYTES = 1_000_000_000  # of a file, also when unpacked
-_MAX_CELLS, _MAX_OPEN = 200_000_000, 64  # of a table; containers
+_MAX_CELLS, _MAX_ROWS, _MAX_OPEN = 100_000_000, 10_000_000, 64  # of a table; images in one dataset; containers
 SUFFIXES = (".zip", ".h5", ".hdf5", ".hdf", ".parquet")
 _PLACE = re.compile(r"\.(zip|h5|hdf5|hdf|parquet)(?=/|$)", re.IGNORECASE)
 _NAMING = re.compile(r"(.*_)?(id|name|path|file|filename|image)|(image|file).*", re.IGNORECASE)  # columns of parquet
@@ -210,7 +210,7 @@ class _Hdf5(_Container):
             h5py.h5o.visit(file.id, visit, info=True)  # follows no links, as these may lead to other files
             for name in names[:_MAX_OPEN]:
                 one = file[name]
-                if one.ndim == 4 or (one.ndim == 1 and one.dtype.kind in "OVS"):
+                if (one.ndim == 4 or (one.ndim == 1 and one.dtype.kind in "OVS")) and len(one) <= _MAX_ROWS:
                     names += [b"%s/%d" % (name, row) for row in range(len(one))]
         super().__init__(path, names)
 
@@ -259,6 +259,8 @@ class _Parquet(_Container):
         from pyarrow.parquet import ParquetFile  # here, as most competitions have none
 
         self._open, self._path, self._groups, self._given = ParquetFile, path, {}, []
+        if self.file.metadata.num_rows > _MAX_ROWS:
+            raise ValueError(f"{self.file.metadata.num_rows} rows, over {_MAX_ROWS} are not read")
         self._image = next((one.name for one in self.file.schema_arrow if self._holds_images(one)), None)
         super().__init__(path, self._name_rows() if self._image else [])
         groups = range(self.file.num_row_groups)

@@ -198,8 +198,9 @@ def test_hdf5_and_parquet_that_cannot_be_read(tmp_path, monkeypatch):
         file["long"], file["words"] = np.arange(4), np.array([["a", "b"]], "S1")
         file.create_dataset("bomb", (10**6, 10**6), np.uint8, chunks=(10, 10))
         file["group/a"] = np.void(b"x")
-    assert list_folder(path)[0] == {"stored", "virtual", "long", "words", "bomb"}
-    for name in ("soft", "far", "group", "none", "stored/0"):
+        file.create_dataset("endless", (2**40,), "S8", chunks=(10,))
+    assert list_folder(path)[0] == {"stored", "virtual", "long", "words", "bomb", "endless"}
+    for name in ("soft", "far", "group", "none", "stored/0", "endless/0"):
         assert line_of(read_file, f"{path}/{name}") == f"{path}/{name}: cannot be read (no such file in it)"
     for name in ("stored", "virtual"):
         assert "(its data lie in another file)" in line_of(read_file, f"{path}/{name}")
