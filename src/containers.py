@@ -247,8 +247,7 @@ class _Hdf5(_Container):
 
 
 def _to_text(cell):
-    if isinstance(cell, np.ndarray):
-        return "|".join(map(str, cell))
+    cell = "|".join(map(str, cell)) if isinstance(cell, np.ndarray) else cell
     return cell.decode(errors="replace") if isinstance(cell, bytes) else cell
 
 
@@ -299,10 +298,9 @@ class _Parquet(_Container):
         return self._groups[group][int(row - self._starts[group])].as_py() or b""
 
     def to_csv(self, _):
-        names = [name for name in self.file.schema_arrow.names if name != self._image]
+        names = [name for name in self.file.schema_arrow.names if name != self._image and name[:8] != "__index_"]
         if (count := self.file.metadata.num_rows * len(names)) > _MAX_CELLS:
             raise ValueError(f"{count} cells are over {_MAX_CELLS}; leave out columns that are not used")
-        names = [name for name in names if not name.startswith("__index_level_")]  # pandas' own
         table = self.file.read(names).to_pandas(ignore_metadata=True, integer_object_nulls=True)
         for place, kind in enumerate(table.dtypes):
             if kind.kind == "O":
