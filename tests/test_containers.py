@@ -243,7 +243,7 @@ def read_all(paths):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_threads_and_forked_processes_read_the_same(tmp_path):
-    """A loader's workers are forked while files are open and threads read them."""
+    """A loader's workers are forked while files are open, and read them while the threads of their parent do."""
     files = {f"{number:03}": os.urandom(3000) for number in range(60)}
     places = [
         f"{pack(tmp_path / 'x.zip', files)}/train/{{}}.jpg",
@@ -253,11 +253,10 @@ def test_threads_and_forked_processes_read_the_same(tmp_path):
     paths = [place.format(name) for name in files for place in places]
     expected = [content for content in files.values() for _ in places]
     assert read_all(paths[:9]) == expected[:9]  # all are open
-    with ThreadPoolExecutor(4) as threads:
+    with multiprocessing.get_context("fork").Pool(3) as workers, ThreadPoolExecutor(4) as threads:
+        found = workers.map_async(read_all, [paths] * 6, chunksize=1)
         reading = [threads.submit(read_all, paths) for _ in range(8)]
-        with multiprocessing.get_context("fork").Pool(3) as workers:
-            found = workers.map_async(read_all, [paths] * 6, chunksize=1).get(timeout=60)
-        assert all(one == expected for one in [*found, *(one.result() for one in reading)])
+        assert all(one == expected for one in [*found.get(timeout=60), *(one.result() for one in reading)])
 
 
 def test_neither_library_is_imported_before_it_is_needed():
