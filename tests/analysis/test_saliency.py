@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from src.analysis.saliency import compute_saliency
+from src.config.settings import Competition, Config, Model
+from src.model.network import build_network
 from tests.model.building import build
 
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
@@ -127,3 +129,14 @@ def test_a_row_of_two_images_has_no_map():
 def test_a_head_of_zeros_has_maps_of_zeros():
     network = build("resnet10t", image_size=(128, 128), head_kwargs={"init": "zero"}).eval()
     assert not compute_saliency(network, make_images((128, 128)), 0).any()
+
+
+def test_the_map_of_several_images_is_a_grid_of_theirs():
+    competition = Competition(images="{id}/*", num_images=3, images_as="max")
+    config = Config(image_size=(64, 64), competition=competition, model=Model(backbone="resnet10t", pretrained=False))
+    network = build_network(config, 1).eval()
+    inputs = {"image": torch.randint(0, 256, (2, 64, 64, 9), dtype=torch.uint8)}
+    found = compute_saliency(network, inputs, 0, num_images=3)
+    assert found.shape == (2, 8, 8)  # 2 x 2 images of 4 x 4 places
+    assert not found[:, 4:, 4:].any()  # of three the fourth is blank
+    assert found.max(axis=(1, 2)).tolist() == [1, 1]
