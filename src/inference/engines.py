@@ -78,8 +78,8 @@ class _Engine:
     def open(self, network, inputs):
         """Return a function {name: tensor} -> logits, or None where torch takes the network instead."""
         try:
-            onnx = _export(network, inputs)
-            runs = {name: _on_tensors(ENGINES[name](onnx)) for name in self.names}
+            onnx = export(network, inputs)
+            runs = {name: on_tensors(ENGINES[name](onnx)) for name in self.names}
             seconds = {name: _time(run, inputs) for name, run in runs.items()} if self._is_auto else {}
         except Exception as error:  # of three libraries, for whatever one of them lacks
             return self._give_up(f"cannot take the network ({first_line(error)})")
@@ -124,8 +124,8 @@ class _Positional(nn.Module):
         return self.network(**dict(zip(self.names, values, strict=True)))
 
 
-def _export(network, inputs):
-    """Return the network as an ONNX file, of any number and size of images."""
+def export(network, inputs):
+    """Return a network that takes `inputs` by name as an ONNX file, of any number and size of images."""
     names, file = list(inputs), io.BytesIO()
     free = {name: {0: "rows"} | ({2: "height", 3: "width"} if one.ndim == 4 else {}) for name, one in inputs.items()}
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -135,7 +135,8 @@ def _export(network, inputs):
     return file.getvalue()
 
 
-def _on_tensors(run):
+def on_tensors(run):
+    """Return a function of tensors for one of arrays."""
     return lambda inputs: torch.from_numpy(run({name: value.contiguous().numpy() for name, value in inputs.items()}))
 
 
