@@ -46,7 +46,7 @@ DOORS = {
     "safetensors": ("checkpointing/serialization.py", "model/weights.py"),
     "scipy": ("evaluation/", "inference/ensemble.py"),
     "rich": ("terminal.py",),
-    **dict.fromkeys(("onnxruntime", "openvino"), ("inference/engines.py",)),
+    "onnxruntime": ("inference/engines.py",),
     "tensorboard": ("training/tensorboard_tracker.py",),
     "sklearn": ("competition/", "evaluation/", "analysis/"),
     "timm": ("model/", "training/averaging.py", "training/optimizer.py"),

@@ -226,8 +226,8 @@ class Infer:
                                choices=("none", *list_names("evaluation/calibration.py", "CALIBRATIONS")))
     folds: str = setting("folds", "networks that predict: the folds', that of fold=all, or both; where there are no "
                          "folds, that of fold=all", choices=("folds", "all", "both"))
-    engine: str = setting("torch", "what runs the networks on a CPU; auto: what is fastest, timed",
-                          choices=("torch", "auto", *list_names("inference/engines.py", "ENGINES")))
+    engine: str = setting("torch", "what runs the networks on a CPU; auto: ONNX Runtime where it is faster, timed",
+                          choices=("torch", "onnxruntime", "auto"))
     time_budget: str | None = setting(None, "end within 8.5h, 45m or 90s of the start, leaving out views, then folds; "
                                       "null: no limit")
     output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")

@@ -1,8 +1,10 @@
-"""infer.engine: on a CPU, networks are run by ONNX Runtime or OpenVINO where these agree with torch."""
+"""infer.engine: on a CPU, ONNX Runtime runs the networks where it agrees with torch."""
 
 import io
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
@@ -14,103 +16,69 @@ _TOLERANCE = 1e-3  # of a probability, or of a value of regression, above 1 rela
 _MARGIN = 1.2  # times as fast as torch, or auto stays with it
 
 
-def _open_onnxruntime(onnx):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    return lambda arrays: session.run(None, arrays)[0]
-
-
-def _open_openvino(onnx):
-    import openvino
-
-    hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-    hints["INFERENCE_PRECISION_HINT"] = "f32"  # its bf16 is up to 0.14 off where torch's is 0.01 (mobilenetv2_100)
-    compiled = openvino.Core().compile_model(openvino.Core().read_model(onnx), "CPU", hints)
-    return lambda arrays: compiled(arrays)[0]
-
-
-# name: ONNX file as bytes -> function from {name: array} to logits
-ENGINES = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
-
-
 def accelerate(networks, engine, to_probs):
-    """Return the networks as an engine runs them, in fp32; auto: the fastest on the first batch, or torch."""
+    """Return the networks as ONNX Runtime runs them, in fp32; auto: where that is faster on the first batch."""
     device = next(networks[0].parameters()).device.type
     if engine == "torch" or (engine == "auto" and device != "cpu"):
         return networks
     if device != "cpu":
         raise UserError(f"infer.engine={engine}: runs on a CPU, device is {device}; leave it out or set device=cpu")
-    names = [name for name in ENGINES if engine in (name, "auto") and find_spec(name)]
-    lacks = [*(() if find_spec("onnx") else ("onnx",)), *(() if names else (engine.replace("auto", "openvino"),))]
-    if lacks:
+    if lacks := [name for name in ("onnx", "onnxruntime") if not find_spec(name)]:
         raise UserError(f"infer.engine={engine}: not installed: {', '.join(lacks)}; pip install {' '.join(lacks)}")
-    engine = _Engine(names, to_probs, is_auto=engine == "auto")
-    return [_EngineNetwork(network, engine) for network in networks]
+    choice = _Choice(to_probs, is_open=engine == "auto")
+    return [_OnnxNetwork(network, choice) for network in networks]
 
 
-class _EngineNetwork(nn.Module):
-    """A Network whose forward another engine runs, as long as it says what torch says."""
+@dataclass
+class _Choice:
+    """What holds for all networks of a run."""
 
-    def __init__(self, network, engine):
+    to_probs: Callable  # logits -> probabilities, or values of regression
+    is_open: bool  # the first network's first batch is to be timed
+    is_taken: bool = True  # by ONNX Runtime; else by torch
+
+    def give_up(self, reason):
+        print(f"infer.engine=onnxruntime: {reason}; torch predicts", flush=True)
+        self.is_taken = False
+
+
+class _OnnxNetwork(nn.Module):
+    """A Network whose forward ONNX Runtime runs, as long as it says what torch says."""
+
+    def __init__(self, network, choice):
         super().__init__()
         self.network, self.normalize, self.pixel_stats = network, network.normalize, network.pixel_stats
-        self._engine, self._run, self._shapes = engine, None, set()
+        self._choice, self._run, self._shapes = choice, None, set()
 
     def forward(self, **inputs):
         """Map normalised inputs to logits as the network does; the first batch of each shape is checked."""
-        engine, shapes = self._engine, tuple(value.shape for value in inputs.values())
-        if engine.names and shapes not in self._shapes:
-            self._run = self._run or engine.open(self.network, inputs)
-            engine.check(self.network, self._run, inputs)
+        choice, shapes = self._choice, tuple(value.shape for value in inputs.values())
+        if choice.is_taken and shapes not in self._shapes:
+            try:
+                self._run = self._run or open_session(export(self.network, inputs))
+                self._check(inputs)
+            except Exception as error:  # of two libraries, for whatever one of them lacks
+                choice.give_up(f"cannot take the network ({first_line(error)})")
             self._shapes.add(shapes)
-        return self._run(inputs) if engine.names else self.network(**inputs)
+        return self._run(inputs) if choice.is_taken else self.network(**inputs)
 
-
-class _Engine:
-    """What runs all networks: one of `names` once a network is opened; none of them is torch."""
-
-    def __init__(self, names, to_probs, is_auto):
-        self.names, self._to_probs, self._is_auto = names, to_probs, is_auto
-
-    def open(self, network, inputs):
-        """Return a function {name: tensor} -> logits, or None where torch takes the network instead."""
-        try:
-            onnx = export(network, inputs)
-            runs = {name: on_tensors(ENGINES[name](onnx)) for name in self.names}
-            seconds = {name: _time(run, inputs) for name, run in runs.items()} if self._is_auto else {}
-        except Exception as error:  # of three libraries, for whatever one of them lacks
-            return self._give_up(f"cannot take the network ({first_line(error)})")
-        if self._is_auto:
-            best, torch_seconds = min(seconds, key=seconds.get), _time(lambda one: network(**one), inputs)
-            ratio, self.names, self._is_auto = torch_seconds / seconds[best], [best], False
-            if ratio < _MARGIN:
-                return self._give_up(f"is {ratio:.2f} times as fast as torch")
-            print(f"infer.engine={best}: timed, {ratio:.1f} times as fast as torch", flush=True)
-        return runs[self.names[0]]
-
-    def check(self, network, run, inputs):
-        """Give the engine up where its probabilities of some of a batch's rows are not those of torch in fp32."""
-        if run is None:
-            return
-        count = len(next(iter(inputs.values())))
+    def _check(self, inputs):
+        """Compare the probabilities of up to 8 rows of a batch with those of torch in fp32; time it where asked."""
+        choice, count = self._choice, len(next(iter(inputs.values())))
         rows = torch.linspace(0, count - 1, min(count, 8)).long()
-        some = {name: value[rows] for name, value in inputs.items()}
         with torch.autocast("cpu", enabled=False):
-            expected = self._to_probs(network(**some))
-        try:
-            found = self._to_probs(run(inputs))[rows]
-            difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
-        except Exception as error:
-            return self._give_up(f"cannot take a batch ({first_line(error)})")
+            expected = choice.to_probs(self.network(**{name: value[rows] for name, value in inputs.items()}))
+        found = choice.to_probs(self._run(inputs))[rows]
+        difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
         if not difference <= _TOLERANCE:  # nan is not
-            self._give_up(f"differs from torch by {difference:.2g}, more than {_TOLERANCE:g}")
-
-    def _give_up(self, reason):
-        print(f"infer.engine={self.names[0]}: {reason}; torch predicts", flush=True)
-        self.names = []
+            choice.give_up(f"differs from torch by {difference:.2g}, more than {_TOLERANCE:g}")
+        elif choice.is_open:
+            ratio = _time(lambda one: self.network(**one), inputs) / _time(self._run, inputs)
+            choice.is_open = False
+            if ratio < _MARGIN:
+                choice.give_up(f"is {ratio:.2f} times as fast as torch")
+            else:
+                print(f"infer.engine=onnxruntime: timed, {ratio:.1f} times as fast as torch", flush=True)
 
 
 class _Positional(nn.Module):
@@ -135,9 +103,16 @@ def export(network, inputs):
     return file.getvalue()
 
 
-def on_tensors(run):
-    """Return a function of tensors for one of arrays."""
-    return lambda inputs: torch.from_numpy(run({name: value.contiguous().numpy() for name, value in inputs.items()}))
+def open_session(onnx):
+    """Return a function {name: tensor} -> logits of an ONNX file's bytes, on as many threads as torch has."""
+    import onnxruntime  # here, as it need not be installed
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(
+        session.run(None, {name: value.contiguous().numpy() for name, value in inputs.items()})[0]
+    )
 
 
 def _time(run, inputs, repeats=3):

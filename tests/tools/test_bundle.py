@@ -202,7 +202,7 @@ def test_wheels_are_of_what_the_image_lacks():
     assert {"torch", "torchvision", "timm", "numpy"} <= set(image) - {
         one.name for one in list_missing(needed.values(), image)
     }
-    assert [str(one) for one in list_requirements(["torch", "openvino"])][-2:] == ["onnx", "openvino"]
+    assert [str(one) for one in list_requirements(["torch", "auto"])][-2:] == ["onnx", "onnxruntime"]
 
 
 def write_wheel(folder, name, version, requires=()):

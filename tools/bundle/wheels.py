@@ -16,8 +16,7 @@ from src.files import save_text
 
 _IMAGE = Path(__file__).with_name("kaggle_image.txt")
 _NOT_NEEDED = ("wandb", "matplotlib", "imagehash", "jinja2")  # of requirements.txt, by infer.py
-_ENGINES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}  # what infer.engine imports
-_ENGINES["auto"] = ("onnx", "onnxruntime", "openvino")
+_ENGINES = dict.fromkeys(("onnxruntime", "auto"), ("onnx", "onnxruntime"))  # what infer.engine imports
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (35, 34, 31, 28, 27, 24, 17, 12)]
 _PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64"]
 
