@@ -441,7 +441,8 @@ def _why_pattern(match, images, num_rows, kind, layout):
         missing = round((1 - match.share) * num_rows)
         where = " or ".join(match.patterns)
         layout.doubts.append(f"{missing} of {num_rows} {kind} rows looked at have no image at {where}")
-    return "; ".join(reasons) or f"all {num_rows} {kind} rows looked at have an image there"
+    count = "all" if match.share == 1 else f"{num_rows - missing} of"
+    return "; ".join(reasons) or f"{count} {num_rows} {kind} rows looked at have an image there"
 
 
 def _no_images(folder, files):

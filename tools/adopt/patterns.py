@@ -264,13 +264,10 @@ def _read_padded(stem, column):
 def _read_affixed(stem, column):
     """The name is the value with a word before or after it: 7 -> img_7."""
     readings = []
-    for sign in "_-.":
-        before, _, key = stem.rpartition(sign)
-        if before:
-            readings.append((key, f"{before}{sign}{{{column}}}"))
-        key, _, after = stem.partition(sign)
-        if after:
-            readings.append((key, f"{{{column}}}{sign}{after}"))
+    for place in (place for place, sign in enumerate(stem) if sign in "_-."):
+        before, after = stem[:place], stem[place + 1 :]
+        if before and after:
+            readings += [(after, f"{stem[: place + 1]}{{{column}}}"), (before, f"{{{column}}}{stem[place:]}")]
     return readings
 
 

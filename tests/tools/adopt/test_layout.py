@@ -454,6 +454,7 @@ def test_what_cannot_be_decided_is_reported(tmp_path):
     (folder / "test.7z").write_bytes(b"")
     layout = recognise(folder)
     assert layout.value("test_image") == "test/{id}.png"
+    assert layout.settings["competition.train_image"][1] == "10 of 12 training rows looked at have an image there"
     assert layout.doubts == [
         "2 of 12 training rows looked at have no image at train/{id}.png",
         "no image for the ids of sample_submission.csv is there; test_image is a guess",

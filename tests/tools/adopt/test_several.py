@@ -7,9 +7,9 @@ from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_o
 from tools.adopt.layout import recognise
 
 
-def write(folder, names, mode="RGB"):
+def write(folder, names, mode="RGB", start="p"):
     """Write a competition of 12 and 4 rows whose id k has the files names(k)."""
-    train, test = ids(0, 12, "p{:03}"), ids(12, 4, "p{:03}")
+    train, test = ids(0, 12, start + "{:03}"), ids(12, 4, start + "{:03}")
     for place, rows in (("train", train), ("test", test)):
         images(folder / place, [name for one in rows for name in names(one)], mode=mode)
     table(folder / "train.csv", id=train, target=zero_one(12))
@@ -37,9 +37,10 @@ def test_numbered_files_of_different_numbers_are_sampled(tmp_path):
     assert {path.count("\0") for path in prove(tmp_path, folder, ["target"], zero_one(12)).paths} == {2}
 
 
-def test_left_and_right_of_one_row(tmp_path):
+@pytest.mark.parametrize("start", ["p", "Train_", "ISIC.2024-"])
+def test_left_and_right_of_one_row(tmp_path, start):
     folder = tmp_path / "eyes"
-    write(folder, lambda one: [f"{one}_left.jpeg", f"{one}_right.jpeg"])
+    write(folder, lambda one: [f"{one}_left.jpeg", f"{one}_right.jpeg"], start=start)
     found = decided(folder)
     assert found["images"] == ["train/{id}_left.jpeg", "train/{id}_right.jpeg"]
     assert found["images_as"] == "max"
