@@ -140,11 +140,8 @@ class ThreadGuard:
             torch.set_num_threads(self._most if is_one else 1)
         elif is_one and not self._has_said:
             self._has_said = True
-            print(
-                f"other programs use the cores: 1 thread instead of {self._most} is "
-                f"{self._before / step:.1f} times as fast (threads=N keeps N)",
-                flush=True,
-            )
+            speed = f"{self._before / step:.1f} times as fast (threads=N keeps N)"
+            print(f"other programs use the cores: 1 thread instead of {self._most} is {speed}", flush=True)
         self._pause = self._PAUSE if is_better else 2 * self._pause
         self._before, self._next = None, now + self._pause
 

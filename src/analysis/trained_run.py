@@ -231,7 +231,7 @@ class TrainedRun:
         metadata: a DataFrame with the columns of competition.metadata and a row for each image.
         """
         from src.competition.metadata import encode
-        from src.data.dataset import build_loader, is_image
+        from src.data.dataset import build_loader, is_image_input
         from src.data.transforms import build_resize
         from src.inference.ensemble import ENSEMBLES
         from src.model.losses import probabilities
@@ -243,7 +243,7 @@ class TrainedRun:
         channels = self.config.competition.row_channels
         images = [one[..., None] if not isinstance(one, str) and one.ndim == 2 else one for one in images]
         for one in images:
-            if not is_image(one) or (not isinstance(one, str) and one.shape[2] != channels):
+            if not is_image_input(one) or (not isinstance(one, str) and one.shape[2] != channels):
                 found = f"{type(one).__name__} {getattr(one, 'shape', '')} {getattr(one, 'dtype', '')}".strip()
                 advice = f"arrays (height, width, {channels}) of uint8 or float32, as decoding gives them"
                 raise UserError(f"predict: {found} is no image; give paths, or {advice}")

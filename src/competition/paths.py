@@ -85,9 +85,9 @@ def word(competition, key):
 
 def settle_num_images(config, paths):
     """Return the config with competition.num_images as the rows have it, where several images a row leave it null."""
-    is_settled = not config.competition.images or config.competition.num_images
-    count = config.competition.num_images if is_settled else paths[0].count(JOIN) + 1
-    return replace(config, competition=replace(config.competition, num_images=count))
+    competition = config.competition
+    count = competition.num_images or (paths[0].count(JOIN) + 1 if competition.images else None)
+    return replace(config, competition=replace(competition, num_images=count))
 
 
 def find_present(competition, key, rows, ids):

@@ -42,13 +42,7 @@ def split_multilabel(table, num_folds, seed):
     """Spread every label evenly, the rarest first (Sechidis et al., 2011, ECML PKDD); one class a row as stratified."""
     if is_one_class_a_row(table.strata):
         return split_stratified(table, num_folds, seed)
-    has_label = table.strata.astype(np.int64)
-    return _assign(MultilabelStratifiedKFold, num_folds, seed, len(table), has_label)
-
-
-def split_kfold(table, num_folds, seed):
-    """Shuffle the rows."""
-    return _assign(KFold, num_folds, seed, len(table))
+    return _assign(MultilabelStratifiedKFold, num_folds, seed, len(table), table.strata.astype(np.int64))
 
 
 SPLITS = {
@@ -56,7 +50,7 @@ SPLITS = {
     "group": split_group,
     "stratified_group": split_stratified_group,
     "multilabel": split_multilabel,
-    "kfold": split_kfold,
+    "kfold": lambda table, num_folds, seed: _assign(KFold, num_folds, seed, len(table)),
 }
 
 

@@ -196,18 +196,13 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
         is_label = (decision or Decision(task=competition.task)).labels(probs)
         if competition.task == "multiclass":
             return {columns[0]: names[is_label.argmax(axis=1)]}
-        separator = _find_separator(sample[columns[0]], competition.separator, names)
+        usual, cells = (competition.separator, " ", ",", "|", ";"), sample[columns[0]]  # else all joined are one name
+        separator = next((one for one in usual if split_labels(cells, one).isin(names).all()), usual[0])
         return {columns[0]: [separator.join(names[one]) for one in is_label]}
     if len(target_names) == 1 and competition.classes and (found := match_names(columns, competition.classes)):
         return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     raise UserError(f"{where}: {found}; check competition.targets, label and classes")
-
-
-def _find_separator(cells, separator, names):
-    """Return the text by which the sample joins labels: the usual one that leaves only known ones, or training's."""
-    usual = (separator, " ", ",", "|", ";")
-    return next((one for one in usual if split_labels(cells, one).isin(names).all()), separator)
 
 
 def match_names(columns, names):

@@ -312,5 +312,4 @@ def value_of(config, key):
 def seconds_of(text):
     """Return the seconds that "8.5h", "45m" or "90s" are; None of None, nan of another text."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text or "")
-    seconds = float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]] if found else math.nan
-    return None if text is None else seconds
+    return None if text is None else float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]] if found else math.nan

@@ -142,9 +142,8 @@ FLIPS = {  # name -> classes of transforms
 _AFFINE_P, _BRIGHTNESS_P = {"light": 0.7, "heavy": 0.7}, {"heavy": 0.7}  # shares of images by preset; else .9 and .5
 _RANGES = {  # smallest and largest strength of augment.kwargs
     "crop": (0.01, 1), "rotate": (0, 180), "translate": (0, 1), "scale": (0.001, 10), "stretch": (1, 10),
-    "brightness": (0, 1),
-    "colour": (0, 1), "blur": (0, 20), "noise": (0, 1), "rand_augment": (0, 10), "cutout": (0, 1), "erasing": (0, 1),
-    "augmix": (0, 10),
+    "brightness": (0, 1), "colour": (0, 1), "blur": (0, 20), "noise": (0, 1), "rand_augment": (0, 10), "cutout": (0, 1),
+    "erasing": (0, 1), "augmix": (0, 10),
 }  # fmt: skip
 _OFF = {"crop": 1, "scale": (1, 1), "stretch": 1}  # strengths that do nothing; else 0
 _NEEDS_8_BIT = ("brightness", "colour", "blur", "noise", "rand_augment", "augmix")

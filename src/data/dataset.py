@@ -70,10 +70,10 @@ class ImageDataset(Dataset):
             cache = self.caches.get(self.transform.decode_size)
             image = cache.read(value) if cache else None
             return decode_image(value, self.competition, self.transform.decode_size) if image is None else image
-        return value.copy() if is_image(value) else None  # a transform may work in place
+        return value.copy() if is_image_input(value) else None  # a transform may work in place
 
 
-def is_image(value):
+def is_image_input(value):
     """Whether a value of `ImageDataset.read` is transformed: a file's name, or pixels (H, W, C)."""
     is_array = isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype in (np.uint8, np.float32)
     return is_array or isinstance(value, str)
@@ -84,6 +84,7 @@ class Loader:
 
     def __init__(self, dataset, sampler, num_workers, world_size=1):
         self._sampler, self.num_images, self.world_size = sampler, sampler.num_images, world_size
+        self.smallest_batch = getattr(sampler, "smallest", None)  # of all processes, in training
         self._batches = DataLoader(
             dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0,
             collate_fn=_collate, worker_init_fn=_leave_signals_to_main, pin_memory=torch.cuda.is_available(),
@@ -91,11 +92,6 @@ class Loader:
 
     def __len__(self):
         return len(self._sampler)
-
-    @property
-    def smallest_batch(self):
-        """Images of the smallest training batch of all processes."""
-        return self._sampler.smallest
 
     def batches(self, epoch, start=0):
         """Yield {"inputs": {name: (N, ...) tensor}, "index": (N,) int64[, "target": (N, K) float32]}.

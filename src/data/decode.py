@@ -66,9 +66,8 @@ def stack_images(files, images):
     check_size(f"{files[0]} and {len(files) - 1} more", height * len(files), width)
     for file, image in images.items():
         if image.dtype != first.dtype:
-            raise UserError(
-                f"{file}: has {image.dtype} pixels, {files[0]} of its row has {first.dtype}; save them alike"
-            )
+            found = f"has {image.dtype} pixels, {files[0]} of its row has {first.dtype}"
+            raise UserError(f"{file}: {found}; save them alike")
         images[file] = resize_image(image, (height, width))
     return np.concatenate([images[file] for file in files], axis=2)
 

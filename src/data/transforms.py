@@ -41,8 +41,8 @@ class Augmentation:
     def __init__(
         self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash", channels=None
     ):
-        self.channels = channels
         self.image_size, self.source_size, self.resize = tuple(image_size), source_size, resize
+        self.channels = channels
         self.decode_size = source_size if transforms else self.image_size
         self.num_views = 1 if view_transform is None else 3
         self._pipeline = A.Compose(list(transforms)) if transforms else None

@@ -21,9 +21,7 @@ def temperature(targets, probs, task):
             return scipy.special.softmax(np.log(values) / number, axis=1)
         return scipy.special.expit(scipy.special.logit(values) / number)
 
-    def loss(power):
-        return log_loss(targets, scale(probs, np.exp(power)), task)
-
+    loss = lambda power: log_loss(targets, scale(probs, np.exp(power)), task)  # noqa: E731
     number = np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-np.log(50), np.log(50)), method="bounded").x)
     return lambda values: scale(values, number), f"temperature {number:.3f}"
 
@@ -41,7 +39,6 @@ def isotonic(targets, probs, task):
 
     Reference: Zadrozny and Elkan, Transforming Classifier Scores into Accurate Multiclass Probability Estimates, 2002.
     """
-
     from sklearn.isotonic import IsotonicRegression  # here, as it takes half a second
 
     def fit(known, values):

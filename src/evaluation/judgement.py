@@ -68,12 +68,13 @@ def judge_labels(metric, oof, is_asked=False, num_test=None, public_share=0.3):
     if (judged := label_metric(metric, is_asked)) is None:
         return {}
     may_be_none = not is_asked or bool((oof.targets == 0).all(axis=1).any())
-    decision, plain, nested = judge_thresholds(
-        judged, oof.targets, oof.probs, oof.folds, oof.groups, may_be_none, _WORK
-    )
+    own = oof.targets, oof.probs, oof.folds, oof.groups
+    decision, plain, nested = judge_thresholds(judged, *own, may_be_none, _WORK)
     are_found = bool(np.any(decision.thresholds != plain_thresholds(judged, oof.targets)))  # or they are the plain ones
+    thresholds = [dict(zip(map(str, one), one.values(), strict=True)) if isinstance(one, dict) else float(one)
+                  for one in decision.thresholds]  # fmt: skip
     found = {
-        "thresholds": {name: _plain(one) for name, one in zip(oof.target_names, decision.thresholds, strict=True)},
+        "thresholds": dict(zip(oof.target_names, thresholds, strict=True)),
         "are_found": are_found,
         "may_be_none": may_be_none,
         "plain": _number(plain[0]),  # by thresholds of 0.5, the largest class or the nearest grade
@@ -132,13 +133,6 @@ def _score_ranks(metric, targets, probs, folds):
         own = folds == fold
         ranks[own] = (scipy.stats.rankdata(probs[own], axis=0) - 0.5) / own.sum()
     return _number(metric.score(targets, ranks))
-
-
-def _plain(threshold):
-    """A threshold as JSON has it; of regression {grade: lowest value}."""
-    if isinstance(threshold, dict):
-        return {str(grade): float(one) for grade, one in threshold.items()}
-    return float(threshold)
 
 
 def _number(value):

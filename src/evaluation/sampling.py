@@ -47,8 +47,14 @@ class Sampling:
     def difference(self, first, second, confidence=0.95):
         """Return (scores[second] - scores[first], low, high, p), p that of no difference, two-sided."""
         weights = np.eye(len(self.scores))[second] - np.eye(len(self.scores))[first]
-        value = float(weights @ self.scores)
-        return value, *self._interval(weights, confidence), self._p_value(weights)
+        value, (low, high) = float(weights @ self.scores), self._interval(weights, confidence)
+        if self.covariance is not None:
+            error = np.sqrt(max(weights @ self.covariance @ weights, 0.0))
+            return value, low, high, float(2 * scipy.stats.norm.sf(abs(value) / error) if error > 0 else value == 0)
+        drawn = self.samples @ weights
+        drawn = drawn[~np.isnan(drawn)]
+        tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
+        return value, low, high, float(min(1.0, max(2 * tail, 1 / len(drawn))))
 
     def _interval(self, weights, confidence):
         value = weights @ self.scores
@@ -59,16 +65,6 @@ class Sampling:
             return float(value - half), float(value + half)
         low, high = np.nanquantile(self.samples @ weights, [(1 - confidence) / 2, (1 + confidence) / 2])
         return float(low), float(high)
-
-    def _p_value(self, weights):
-        value = float(weights @ self.scores)
-        if self.covariance is not None:
-            error = np.sqrt(max(weights @ self.covariance @ weights, 0.0))
-            return float(2 * scipy.stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)
-        drawn = self.samples @ weights
-        drawn = drawn[~np.isnan(drawn)]
-        tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
-        return float(min(1.0, max(2 * tail, 1 / len(drawn))))
 
 
 def sample_scores(metric, targets, predictions, groups=None, num_samples=1000, seed=0, max_work=2e7):

@@ -47,10 +47,6 @@ def read_decision(scores, target_names, task, may_be_none=True):
     return Decision(np.array(thresholds), task, scores["may_be_none"])
 
 
-def _f1(labels, predicted):
-    return sklearn_metrics().f1_score(labels, predicted, zero_division=0)
-
-
 def label_metric(metric, is_asked=False):
     """Return the Metric of labels that thresholds are found for; is_asked: labels are, whatever the metric takes."""
     if metric.takes == "classes":
@@ -58,8 +54,9 @@ def label_metric(metric, is_asked=False):
     if metric.name == "f1_best" and metric.task == "multiclass":
         return build_metric("f1_macro", metric.task)
     if metric.name == "f1_best" or is_asked:
-        f1 = Metric(_f1, takes="classes", fold_needs="both", per_column=True, name="f1_best", task=metric.task)
-        return replace(f1, weights=metric.weights if metric.has_columns else None)
+        f1 = lambda labels, predicted: sklearn_metrics().f1_score(labels, predicted, zero_division=0)  # noqa: E731
+        how = {"name": "f1_best", "task": metric.task, "weights": metric.weights if metric.has_columns else None}
+        return Metric(f1, takes="classes", fold_needs="both", per_column=True, **how)
     return None
 
 

@@ -238,8 +238,7 @@ def set_norms(backbone, settings):
         inner = [getattr(old, one) for one in ("drop", "act") if isinstance(getattr(old, one, None), nn.Module)]
         backbone.set_submodule(place, nn.Sequential(new, *inner) if inner else new)  # timm's norms with an activation
     norms = [one for one in backbone.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    numbers = {key: value for key, value in settings.batchnorm_kwargs.items() if value is not None}
-    for key, value in numbers.items():
+    for key, value in ((key, value) for key, value in settings.batchnorm_kwargs.items() if value is not None):
         if not norms:
             raise UserError(f"model.batchnorm_kwargs.{key}={value}: the backbone has no BatchNorm; leave it out")
         for norm in norms:

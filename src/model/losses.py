@@ -33,11 +33,6 @@ def mse_loss(logits, targets, weights, is_multiclass, is_regression):
     return _error_mean((_probs(logits, is_multiclass) - targets).square(), targets, weights, is_multiclass)
 
 
-def mae_loss(logits, targets):
-    """Absolute error of regression's values, averaged over all entries."""
-    return functional.l1_loss(logits, targets)
-
-
 def huber_loss(logits, targets, weights, is_multiclass, is_regression, delta=0.5):
     """Half the squared error of probabilities or values, but linear above `delta`; averaged over all entries."""
     if is_regression:
@@ -102,11 +97,9 @@ def auc_bce_loss(logits, targets, weights, is_multiclass, auc_weight=1.0, bce_we
     if is_multiclass:
         likelihood = cross_entropy_loss(logits, targets, weights)
     else:
-        is_known = ~targets.isnan()
-        each = functional.binary_cross_entropy_with_logits(
-            logits, targets.nan_to_num(), is_known.float(), pos_weight=weights, reduction="sum"
-        )
-        likelihood = each / is_known.sum().clamp(min=1)
+        known, cross_entropy = (~targets.isnan()).float(), functional.binary_cross_entropy_with_logits
+        each = cross_entropy(logits, targets.nan_to_num(), known, pos_weight=weights, reduction="sum")
+        likelihood = each / known.sum().clamp(min=1)
     return auc_weight * auc_loss(logits, targets, is_multiclass, margin) + bce_weight * likelihood
 
 
@@ -116,7 +109,7 @@ LOSSES = {
     "bce": bce_loss,
     "cross_entropy": cross_entropy_loss,
     "mse": mse_loss,  # Brier, Verification of Forecasts Expressed in Terms of Probability, 1950, eq. 2; here averaged
-    "mae": mae_loss,
+    "mae": lambda logits, targets: functional.l1_loss(logits, targets),  # of regression's values, over all entries
     "huber": huber_loss,  # Huber, Robust Estimation of a Location Parameter, 1964
     "hinge": hinge_loss,  # Weston and Watkins, Support Vector Machines for Multi-Class Pattern Recognition, 1999
     "focal": focal_loss,  # Lin et al., Focal Loss for Dense Object Detection, 2017, arXiv:1708.02002, eq. 4
@@ -195,35 +188,28 @@ def build_loss(config, class_weights=None, target_scale=None):
     return loss
 
 
-def build_auxiliary_loss(names, mean, std, is_share):
-    """Return (logits, targets) -> scalar of the auxiliary columns (N, A), each a mean over the cells that are known.
+def add_auxiliary_loss(loss, factor, num_targets, names, mean, std, is_share):
+    """Return (logits, targets), of (N, C + A) each -> scalar: the loss of C columns, plus a factor times that of A.
 
-    A column that is_share, (A,) bool, has its binary cross-entropy, another the squared error of values standardised by
-    mean and std, (A,); the columns of one name, the classes of a column of words, weigh as one.
+    Of these a column that is_share, (A,) bool, has its binary cross-entropy, another the squared error of values
+    standardised by mean and std, (A,), over the cells that are known; the columns of one name, the classes of a column
+    of words, weigh as one.
     """
     columns = mean, std, [1 / names.count(name) for name in names], is_share
     columns = [torch.as_tensor(one, dtype=torch.float32) for one in columns]
 
-    def loss(logits, targets):
-        logits, is_known = logits.float(), ~targets.isnan()
+    def joint_loss(logits, targets):
+        main = loss(logits[:, :num_targets], targets[:, :num_targets])
+        logits, targets = logits[:, num_targets:].float(), targets[:, num_targets:]
         columns[:] = [one.to(logits.device) for one in columns]  # a copy in the first step only
-        shift, scale, weight, is_probability = columns
+        (shift, scale, weight, is_probability), is_known = columns, ~targets.isnan()
         targets = torch.where(is_known, (targets - shift) / scale, 0)
         cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         errors = torch.where(is_probability > 0, cross_entropy, (logits - targets).square()) * is_known
         counts = is_known.sum(dim=0)
         weight = weight * (counts > 0)
-        return (errors.sum(dim=0) / counts.clamp(min=1) * weight).sum() / weight.sum().clamp(min=1e-6)
-
-    return loss
-
-
-def add_auxiliary_loss(loss, auxiliary_loss, weight, num_targets):
-    """Return (logits, targets), of (N, C + A) each -> scalar: the loss of C columns, plus a weight times that of A."""
-
-    def joint_loss(logits, targets):
-        main = loss(logits[:, :num_targets], targets[:, :num_targets])
-        return main + weight * auxiliary_loss(logits[:, num_targets:], targets[:, num_targets:])
+        auxiliary = (errors.sum(dim=0) / counts.clamp(min=1) * weight).sum() / weight.sum().clamp(min=1e-6)
+        return main + factor * auxiliary
 
     return joint_loss
 
@@ -261,9 +247,7 @@ def probabilities(logits, task):
 
     Regression's values stay as they are.
     """
-    if task == "regression":
-        return logits.float()
-    return _probs(logits.float(), task == "multiclass")
+    return logits.float() if task == "regression" else _probs(logits.float(), task == "multiclass")
 
 
 def _probs(logits, is_multiclass):

@@ -120,10 +120,8 @@ def build_average(train, network):
 
 def compute_mean_weights(states):
     """Return the mean of several state dicts of one architecture; integers (counters) are the first's."""
-    return {
-        name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
-        for name, tensor in states[0].items()
-    }
+    floats = [name for name, tensor in states[0].items() if tensor.is_floating_point()]
+    return states[0] | {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in floats}
 
 
 @torch.no_grad()

@@ -216,10 +216,8 @@ def _join_views(inputs):
     num_views = max((value.shape[1] for value in inputs.values() if value.ndim == 5), default=1)
     if num_views == 1:
         return inputs
-    return {
-        name: value.transpose(0, 1).flatten(0, 1) if value.ndim == 5 else torch.cat([value] * num_views)
-        for name, value in inputs.items()
-    }
+    repeated = {name: torch.cat([value] * num_views) for name, value in inputs.items() if value.ndim != 5}
+    return repeated | {name: value.transpose(0, 1).flatten(0, 1) for name, value in inputs.items() if value.ndim == 5}
 
 
 def advise_on_nan(precision, *others):

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from src import data
 from src.data.cache import cache_folder, hash_images
-from src.data.dataset import ImageDataset, build_loader, is_image
+from src.data.dataset import ImageDataset, build_loader, is_image_input
 from src.errors import UserError
 from src.files import atomic_path, delete_unfinished, make_folder, save_text
 from src.locks import hold
@@ -37,7 +37,7 @@ class FeatureDataset(Dataset):
         self.num_views = len(features) if is_training else 1
         self._read = ImageDataset(table, competition=None, transform=None, seed=0).read
         first = self._read(0) if len(rows) else {}  # of fold=all no row validates
-        self._others = [name for name, value in first.items() if not is_image(value)]
+        self._others = [name for name, value in first.items() if not is_image_input(value)]
 
     def __len__(self):
         return len(self.rows)

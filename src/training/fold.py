@@ -98,10 +98,9 @@ def predict_validation(learner, network, after_batch=None):
     if accelerator.num_processes > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
-    index, probs = predict(
-        [network], learner.val_loader, partial(probabilities, task=config.competition.task), config.precision,
-        title="validation" if accelerator.is_main_process else "", after_batch=after_batch,
-    )  # fmt: skip
+    how = {"title": "validation" if accelerator.is_main_process else "", "after_batch": after_batch}
+    to_probs = partial(probabilities, task=config.competition.task)
+    index, probs = predict([network], learner.val_loader, to_probs, config.precision, **how)
     return gather_rows(index, probs[0], len(learner.val_table))
 
 

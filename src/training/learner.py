@@ -22,13 +22,7 @@ from src.device import ThreadGuard
 from src.errors import UserError
 from src.evaluation.metrics import Metric
 from src.model.freezing import list_stages, open_stages
-from src.model.losses import (
-    add_auxiliary_loss,
-    build_auxiliary_loss,
-    build_loss,
-    consistency_loss,
-    resolve_class_weights,
-)
+from src.model.losses import add_auxiliary_loss, build_loss, consistency_loss, resolve_class_weights
 from src.model.network import build_network
 from src.training.averaging import Average, build_average, refresh_batchnorm
 from src.training.engine import iterate_inputs
@@ -133,10 +127,9 @@ def build_learner(run, fold):
         train_data = FeatureDataset(run.features, train_rows, train_table, is_training=True)
         val_data = FeatureDataset(run.features, val_rows, val_table, is_training=False)
     else:
-        train_data, val_data = (
-            ImageDataset(table, config.competition, transform, config.seed, run.caches)
-            for table, transform in zip((train_table, val_table), build_transforms(config, run.table), strict=True)
-        )
+        both = zip((train_table, val_table), build_transforms(config, run.table), strict=True)
+        how = config.seed, run.caches
+        train_data, val_data = (ImageDataset(table, config.competition, transform, *how) for table, transform in both)
     processes = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     processes["num_workers"] = run.num_workers if run.features is None else 0
     targets = train_table.targets
@@ -160,18 +153,16 @@ def build_learner(run, fold):
     weight = config.augment.augmix_consistency
     loss_function = build_loss(config, class_weights, regression_scale)
     if auxiliary_names:
-        auxiliary_loss = build_auxiliary_loss(auxiliary_names, *scale_auxiliary(run.table.auxiliary))
-        loss_function = add_auxiliary_loss(loss_function, auxiliary_loss, config.loss.auxiliary_weight, num_targets)
+        auxiliary = config.loss.auxiliary_weight, num_targets, auxiliary_names, *scale_auxiliary(run.table.auxiliary)
+        loss_function = add_auxiliary_loss(loss_function, *auxiliary)
     optimizer = build_optimizer(config.optimizer, network)
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     return Learner(
-        config, accelerator, run.metric, network, average=build_average(config.train, network),
-        loss_function=loss_function,
+        config, accelerator, run.metric, network, build_average(config.train, network), loss_function,
         consistency=(lambda logits: weight * consistency_loss(logits[..., :num_targets], task)) if weight > 0 else None,
-        optimizer=optimizer,
+        optimizer=optimizer, guard=run.guard,
         schedule=build_schedule(config.schedule, optimizer, config.train.epochs, steps_per_epoch),
         train_loader=train_loader, val_loader=val_loader, train_table=train_table, val_table=val_table,
-        guard=run.guard,
         stages={stage: [network.get_parameter(name) for name in names] for stage, names in list_stages(network)},
     )  # fmt: skip
 
@@ -193,10 +184,8 @@ def _build_train_loader(run, network, data, **options):
     BatchNorm cannot where it sees one value a channel, in the head or on a map of 1x1: an image that would be alone
     then comes to the batch before.
     """
-    train, seed = run.config.train, run.config.seed
-    build = partial(
-        build_loader, data, train.batch_size, shuffle_seed=seed, num_batches=train.batches_per_epoch, **options
-    )
+    train, options["shuffle_seed"] = run.config.train, run.config.seed
+    build = partial(build_loader, data, train.batch_size, num_batches=train.batches_per_epoch, **options)
     loader = build()
     if loader.smallest_batch > 1:
         return loader

@@ -28,12 +28,9 @@ OPTIMIZERS = {
     "lamb": partial(timm.optim.Lamb, always_adapt=True),  # the paper's, also without decay (2020, arXiv:1904.00962)
 }
 _FUSED_ON_CPU = ("sgd", "momentum", "nesterov", "adam", "adamw")
-_REFUSED = {
-    "adahessian": "needs second derivatives, which training does not compute",
-    **dict.fromkeys(
-        ("kron", "kronc", "kronw"), "compiles its steps for minutes and needs over 100 GB for a 3x3 convolution"
-    ),
-}
+_REFUSED = {"adahessian": "needs second derivatives, which training does not compute"}
+for _name in ("kron", "kronc", "kronw"):
+    _REFUSED[_name] = "compiles its steps for minutes and needs over 100 GB for a 3x3 convolution"
 
 
 def build_parameter_groups(network, settings):
@@ -48,6 +45,7 @@ def build_parameter_groups(network, settings):
     """
     parameters, groups = dict(network.named_parameters()), []
     exempt = {f"backbone.{name}" for name in getattr(network.backbone, "no_weight_decay", set)()}
+    decayed = {name for name, one in parameters.items() if settings.decay_all or (one.ndim > 1 and name not in exempt)}
     *stages, head = list_stages(network)
     if settings.layer_decay is None:
         stages = [("backbone", [name for name in parameters if name not in head[1]])]
@@ -58,12 +56,7 @@ def build_parameter_groups(network, settings):
     rates.append(settings.lr * settings.head_lr_factor)
     for (name, names), lr in zip([*stages, head], rates, strict=True):
         for is_decayed in (True, False):
-            params = [
-                parameters[one]
-                for one in names
-                if is_decayed == (settings.decay_all or (parameters[one].ndim > 1 and one not in exempt))
-            ]
-            if params:
+            if params := [parameters[one] for one in names if is_decayed == (one in decayed)]:
                 penalties = {key: getattr(settings, key) * is_decayed for key in ("weight_decay", "l1_penalty")}
                 groups.append({"name": name, "params": params, "lr": lr, **penalties})
     return groups

@@ -73,8 +73,7 @@ def choose_precision(config, device):
         print("precision=fp32: not timed, as the network takes more inputs than an image")
         return "fp32"
     chosen = pick_faster(**seconds)
-    others = [entry for entry in entries if entry.get("case") != case]
-    save_json(path, [*others, {"case": case, "chosen": chosen}])
+    save_json(path, [*(one for one in entries if one.get("case") != case), {"case": case, "chosen": chosen}])
     print(describe_choice(chosen, **seconds))
     return chosen
 

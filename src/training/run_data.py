@@ -35,8 +35,7 @@ def load_run_data(config, metric):
         num_test = len(test) if test.units is None else len(np.unique(test.units))
         table = replace(table, notes=(*table.notes, *test.notes), num_test=num_test)
         if sample is not None:
-            notes = check_sample(sample, competition, test, table.target_names)
-            table = replace(table, notes=(*table.notes, *notes))
+            table = replace(table, notes=(*table.notes, *check_sample(sample, competition, test, table.target_names)))
     table = replace(table, folds=load_folds(config, table))
     check_folds(table, table.folds, metric, config)
     return table

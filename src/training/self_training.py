@@ -67,11 +67,9 @@ def load_test_rows(run):
     measure = lambda path: sum(stat_file(file)[0] for file in path.split(JOIN))  # noqa: E731
     sizes, other = (np.array([*map(measure, paths)]) for paths in (test.paths, run.table.paths))
     is_copy = np.isin(sizes, other)  # only files of one size can be copies
-    read = lambda path: b"".join(map(read_file, path.split(JOIN)))  # noqa: E731
-    hashes, other = (
-        [*map_images(lambda path: sha256(read(path)).hexdigest(), paths, "comparing")]
-        for paths in (test.paths[is_copy], run.table.paths[np.isin(other, sizes)])
-    )
+    compute_hash = lambda path: sha256(b"".join(map(read_file, path.split(JOIN)))).hexdigest()  # noqa: E731
+    both = test.paths[is_copy], run.table.paths[np.isin(other, sizes)]
+    hashes, other = ([*map_images(compute_hash, paths, "comparing")] for paths in both)
     is_copy[is_copy] = np.isin(hashes, other)
     if is_copy.any() and run.processes.is_main_process:
         found = f"{is_copy.sum()} of {len(test)} test images are copies of training images and get no pseudo-label"

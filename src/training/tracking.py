@@ -50,11 +50,9 @@ class Tracker:
             mean = pd.concat(logs, join="inner").groupby("epoch") if len(logs) > 1 else ()
             for epoch, rows in mean:
                 if len(rows) == len(logs):
-                    values = rows[["train_loss", "val_loss", "val_score"]].mean()
-                    tracker.log("mean", epoch, values.to_dict())
+                    tracker.log("mean", epoch, rows[["train_loss", "val_loss", "val_score"]].mean().to_dict())
             report = load_json(page.with_suffix(".json"), "figures", "worst") if page else {"figures": {}, "worst": []}
-            worst = [one for one in report["worst"] if one["picture"]]
-            tracker.finish(scores, report["figures"], worst, page)
+            tracker.finish(scores, report["figures"], [one for one in report["worst"] if one["picture"]], page)
 
         self._tell(end)
         self.trackers = {}

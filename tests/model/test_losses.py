@@ -656,7 +656,8 @@ def test_the_loss_of_values_alone_is_refused_for_classes(task):
 
 def test_auxiliary_columns_have_each_their_loss_and_words_weigh_as_one():
     names = ("share", "age", "site", "site")
-    auxiliary = module.build_auxiliary_loss(names, [0, 40, 0, 0], [1, 10, 1, 1], [True, False, True, True])
+    scales = [0, 40, 0, 0], [1, 10, 1, 1], [True, False, True, True]
+    auxiliary = module.add_auxiliary_loss(lambda logits, targets: logits.sum(), 1, 0, names, *scales)
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     targets = torch.tensor([[0.5, 30, 1, 0], [math.nan, 50, 0, 1], [1, math.nan, math.nan, math.nan]])
     bce = functional.binary_cross_entropy_with_logits
@@ -671,5 +672,5 @@ def test_auxiliary_columns_have_each_their_loss_and_words_weigh_as_one():
 
 
 def test_the_joint_loss_adds_the_auxiliary_part_by_its_weight():
-    joint = module.add_auxiliary_loss(lambda x, y: (x - y).sum(), lambda x, y: (x * y).sum(), 0.5, num_targets=1)
-    assert joint(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]])).item() == 2 + 0.5 * 20
+    joint = module.add_auxiliary_loss(lambda x, y: (x - y).sum(), 0.5, 1, ("age",), [1], [2], [False])
+    assert joint(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]])).item() == 2 + 0.5 * (4 - (5 - 1) / 2) ** 2
