@@ -38,7 +38,14 @@ from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_precision, recall_precision, save_precision
 from src.training.provenance import save_provenance
-from src.training.run_data import leave_out_unreadable, list_folds, load_run_data, save_folds, save_metadata
+from src.training.run_data import (
+    check_weights,
+    leave_out_unreadable,
+    list_folds,
+    load_run_data,
+    save_folds,
+    save_metadata,
+)
 from src.training.schedule import build_schedule
 from src.training.self_training import build_train_table, join_tables, load_test_rows
 from src.training.tracking import Tracker, build_tracker
@@ -141,6 +148,7 @@ def check_learner(run):
     wanted = run.folds if config.fold is None else [config.fold]
     if not config.overwrite and all(folder.fold(fold).is_finished() for fold in wanted):
         return  # its weights may be gone since
+    check_weights(config, run.table, [one for one in wanted if config.overwrite or not folder.fold(one).is_finished()])
     for fold in wanted if config.train.teacher or config.train.pseudo else ():
         build_train_table(run, fold, choose_rows(config, fold, run.table.folds)[0])
     if run.processes.is_main_process:

@@ -1,20 +1,26 @@
 """The rows of a run: one table with its fold column, settled once, checked, and the same for all its folds."""
 
+import os
+import re
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from src.checkpointing.run_folder import RunFolder
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, load_folds
 from src.competition.paths import JOIN, check_not_empty, word
 from src.competition.predictions import join_columns
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table
+from src.config.load import load_saved_config
 from src.data.scan import find_unreadable
 from src.errors import UserError, listing
 from src.files import load_json, save_json, save_table
+from src.model.weights import find_weights
 
 
 def load_run_data(config, metric):
@@ -47,6 +53,29 @@ def list_folds(config, table):
     if config.fold not in (None, "all", *numbers):
         raise UserError(f"fold={config.fold}: this split has folds {listing(numbers)} to validate on")
     return numbers
+
+
+def find_learned(weights, competition, ids):
+    """Return (N,) bool: the ids of which the network of a run's fold has learned, by the path of its weights."""
+    fold = Path(weights).absolute().parent
+    run, number = RunFolder(fold.parent), re.fullmatch("fold([0-9]+|all)", fold.name)
+    if not (number and run.config.is_file() and run.folds.is_file()):
+        return np.zeros(len(ids), dtype=bool)
+    saved, rows = load_saved_config(run.path).competition, read_table(run.folds)
+    is_same = os.path.realpath(saved.root) == os.path.realpath(competition.root)
+    return np.isin(ids, rows["id"][rows["fold"] != number[1]].to_numpy(dtype=str)) & is_same
+
+
+def check_weights(config, table, folds):
+    """Check that model.weights has learned of no row that one of the folds validates, which would be no score."""
+    weights = find_weights(config.model.backbone, config.model.weights) if config.model.pretrained else None
+    learned = find_learned(weights, config.competition, table.ids) if weights else False
+    seen = {fold: int((learned & (table.folds == fold)).sum()) for fold in list_folds(config, table)}
+    for fold in (fold for fold in folds if seen.get(fold)):
+        others = [one for one, count in seen.items() if not count]
+        advice = f"set fold={others[0]}, whose rows it has not seen" if others else "name weights of other rows"
+        found = f"has learned {seen[fold]} of the {(table.folds == fold).sum()} rows that fold {fold} validates"
+        raise UserError(f"model.weights: {weights} {found}; {advice}")
 
 
 def leave_out_unreadable(config, table, path):

@@ -8,10 +8,10 @@ from PIL import Image
 
 from src.competition.paths import Paths
 from src.competition.tables import ImageTable
-from src.config.load import load_config
+from src.config.load import config_yaml, load_config
 from src.errors import UserError
 from src.files import load_json
-from src.training.run_data import leave_out_unreadable, list_folds, save_folds, save_metadata
+from src.training.run_data import check_weights, leave_out_unreadable, list_folds, save_folds, save_metadata
 
 FOLDS, TARGETS = np.array([0, 1, -1]), np.array([[1, 0], [0, 0.1], [1, 1]], np.float32)
 
@@ -131,3 +131,28 @@ def test_unreadable_images_are_left_out_as_they_were_found_first(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "NA.png")
     assert leave_out_unreadable(load_config(["unreadable=skip"]), table, path).ids.tolist() == ["NA"]
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["id", "007", '"a']
+
+
+def test_weights_that_know_a_folds_validation_rows_are_refused(tmp_path):
+    table, other = table_of(ids=list("abcd"), targets=np.eye(4, 2), folds=np.array([0, 1, 2, -1])), tmp_path / "other"
+    run, first = tmp_path / "run", load_config(["name=run", f"competition.root={tmp_path}"])
+    for number in (0, 1, "all"):
+        (run / f"fold{number}").mkdir(parents=True)
+        (run / f"fold{number}" / "last.safetensors").touch()
+    (run / "config.yaml").write_text(config_yaml(first), encoding="utf-8")
+    save_folds(run / "folds.csv", table, has_work=False)
+
+    def check(weights, *folds, table=table, root=tmp_path):
+        words = [f"competition.root={root}", f"model.weights={weights}", "model.pretrained=true"]
+        check_weights(load_config(words), table, folds)
+
+    check(run / "fold1", 1)
+    check(run / "foldall", "all")
+    check(run / "fold0", 1, root=other)
+    check(run / "fold0", 0, 1, 2, table=replace(table, ids=np.array(list("efgh"))))
+    for weights in (run / "fold0", run / "fold0" / "last.safetensors"):
+        found = f"model.weights: {run}/fold0/last.safetensors has learned 1 of the 1 rows that fold 1 validates"
+        with pytest.raises(UserError, match=f"^{found}; set fold=0, whose rows it has not seen$"):
+            check(weights, 0, 1, 2)
+    with pytest.raises(UserError, match="foldall/last.safetensors .* fold 0 validates; name weights of other rows$"):
+        check(run, 0)

@@ -13,7 +13,6 @@ from torch import nn
 
 from src.checkpointing.run_folder import RunFolder
 from src.checkpointing.serialization import read_weights
-from src.competition.tables import read_table
 from src.config.checks import check_config
 from src.config.load import load_saved_config
 from src.data.cache import open_cache
@@ -23,6 +22,7 @@ from src.model.network import build_network
 from src.training.features import is_kept, load_features, locate_features
 from src.training.learner import build_transforms
 from src.training.run import settle_precision, start_processes
+from src.training.run_data import find_learned
 
 
 class Layers(nn.Module):
@@ -157,7 +157,6 @@ def build_source(word, config, table, layers, hflip, compute_stats):
         saved, folder = load_saved_config(run_path), RunFolder(run_path)
         if folder.blend.is_file():
             raise UserError(f"{run_path}: is a {folder.blend.stem}, which holds no network; name a trained run")
-        _check_other_rows(run_path, saved, config, table)
         folds = [folder.fold("all"), *folder.finished_folds()]
         fold = next((one for one in folds if one.path.name == (place.name if is_fold else one.path.name)
                      and one.is_finished()), None)  # fmt: skip
@@ -167,6 +166,9 @@ def build_source(word, config, table, layers, hflip, compute_stats):
             print(f"{word}: {fold.path.name} of {len(folds) - 1} is taken; train it with fold=all for one of all rows")
         kept = saved.model.pool if saved.model.pool in ("auto", "avg", "max", "avgmax") else "auto"
         path = fold.weights(saved.train.select)
+        if seen := find_learned(path, config.competition, table.ids).sum():
+            found = f"has learned from {seen} of these {len(table)} rows, which its features would be judged on"
+            raise UserError(f"{run_path}: {found}; name a run of other rows, or compare it as it is: tools.compare")
         model = replace(model, backbone=saved.model.backbone, kwargs=saved.model.kwargs, pool=kept, weights=str(path))
         state, count = read_weights(path), config.competition.network_channels
         if saved.competition.channels == config.competition.channels and state["pixel_mean"].numel() >= count:
@@ -180,13 +182,3 @@ def build_source(word, config, table, layers, hflip, compute_stats):
     if pixel_stats is None and config.normalize in ("dataset", "center"):
         pixel_stats = compute_stats()
     return Source(word, config, pixel_stats, layers, hflip)
-
-
-def _check_other_rows(run_path, saved, config, table):
-    """Check that a run has learned from other rows: else its features know the labels that they are judged by."""
-    roots = {os.path.realpath(one.competition.root) for one in (saved, config)}
-    path = RunFolder(run_path).folds
-    seen = np.isin(table.ids, read_table(path)["id"].to_numpy(dtype=str)).sum() if path.is_file() else 0
-    if len(roots) == 1 and seen:
-        found = f"has learned from {seen} of these {len(table)} rows, which its features would be judged on"
-        raise UserError(f"{run_path}: {found}; name a run of other rows, or compare it as it is: tools.compare")

@@ -178,7 +178,7 @@ def test_a_sister_runs_backbone_is_a_candidate_but_no_run_of_the_same_rows(probe
     with pytest.raises(SystemExit):
         probe("candidates=[outputs/sister]", "competition.group=null", "name=leak", "fold_seed=1")
     error = capsys.readouterr().err
-    assert "outputs/sister: has learned from 24 of these 48 rows, which its features would be judged on" in error
+    assert "outputs/sister: has learned from 12 of these 48 rows, which its features would be judged on" in error
     assert not Path("outputs/leak").exists()
 
 
