@@ -97,9 +97,10 @@ def export(network, inputs):
     names, file = list(inputs), io.BytesIO()
     free = {name: {0: "rows"} | ({2: "height", 3: "width"} if one.ndim == 4 else {}) for name, one in inputs.items()}
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        warnings.simplefilter("ignore")  # of what the trace takes as constant: `check` sees whether that is right
+        warnings.simplefilter("ignore")  # of what the trace takes as constant: `_check` sees whether that is right
         values = tuple(value[:2].clone() for value in inputs.values())
-        torch.onnx.export(_Positional(network, names), values, file, input_names=names, dynamic_axes=free, dynamo=False)
+        ordered = _Positional(network, names).eval()  # or the export would leave the network in training
+        torch.onnx.export(ordered, values, file, input_names=names, dynamic_axes=free, dynamo=False)
     return file.getvalue()
 
 

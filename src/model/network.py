@@ -57,7 +57,7 @@ class Network(nn.Module):
             return self.backbone(image)
         images = image.unflatten(1, (self.join.num_images, -1)).flatten(0, 1)
         images = images.contiguous(memory_format=torch.channels_last) if self.is_channels_last else images.contiguous()
-        return self.backbone(images).unflatten(0, (len(image), -1)).flatten(1)
+        return self.backbone(images).unflatten(0, (-1, self.join.num_images)).flatten(1)
 
     def forward(self, features=None, metadata=None, **inputs):
         """Map normalised inputs, or features (N, D) that were extracted before, to logits (N, K).

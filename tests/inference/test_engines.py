@@ -19,14 +19,14 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.layer = nn.Conv2d(3, 4, 3), nn.Linear(6, 2)
+        self.conv, self.layer, self.dropout = nn.Conv2d(3, 4, 3), nn.Linear(6, 2), nn.Dropout(0.5)
 
     def normalize(self, inputs):
         return inputs
 
     def forward(self, features=None, **inputs):
         features = self.conv(inputs["image"]).relu().mean((2, 3))
-        return self.layer(torch.cat([features, inputs["metadata"]], dim=1))
+        return self.layer(self.dropout(torch.cat([features, inputs["metadata"]], dim=1)))
 
 
 class Baked(Small):
