@@ -82,7 +82,7 @@ class _OnnxNetwork(nn.Module):
 
 
 class _Positional(nn.Module):
-    """A network whose inputs come in order: the export takes no names."""
+    """A network whose inputs come in order: the export takes no names, and leaves the network in this one's mode."""
 
     def __init__(self, network, names):
         super().__init__()
@@ -98,8 +98,7 @@ def export(network, inputs):
     free = {name: {0: "rows"} | ({2: "height", 3: "width"} if one.ndim == 4 else {}) for name, one in inputs.items()}
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         warnings.simplefilter("ignore")  # of what the trace takes as constant: `_check` sees whether that is right
-        values = tuple(value[:2].clone() for value in inputs.values())
-        ordered = _Positional(network, names).eval()  # or the export would leave the network in training
+        values, ordered = tuple(value[:2].clone() for value in inputs.values()), _Positional(network, names).eval()
         torch.onnx.export(ordered, values, file, input_names=names, dynamic_axes=free, dynamo=False)
     return file.getvalue()
 

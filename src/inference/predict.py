@@ -15,7 +15,7 @@ from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.paths import check_not_empty
 from src.competition.predictions import save_predictions
-from src.competition.submission import asks_for_labels, load_sample, write_submission
+from src.competition.submission import asks_for_labels, check_sample, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
 from src.config.settings import seconds_of
@@ -60,8 +60,9 @@ def infer_run(config, run_folder, began=None):
     sample = load_sample(competition)
     table = load_test_table(competition, target_names, folder.load_encoding(competition))
     output = make_folder(config.infer.output or run_folder, "infer.output")  # Kaggle's input cannot be written
-    if table.notes:
-        print(*table.notes, sep="\n")
+    print(*table.notes, sep="\n", end="\n" if table.notes else "")
+    if sample is not None:
+        check_sample(sample, competition, table, target_names)  # before the hours that predictions may take
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     ids = table.ids if table.units is None else np.unique(table.units)
     if takes_labels := asks_for_labels(sample, competition, target_names, metric, ids):
@@ -155,12 +156,11 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
 
         networks = accelerate(networks, config.infer.engine, to_probs)
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
-    how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None}
-    how |= {"title": "test", "after_batch": after_batch}
+    how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None, "title": "test"}
     if math.isinf(ends_at):
-        index, read_probs = predict(networks, loader, to_probs, config.precision, **how)
+        index, read_probs = predict(networks, loader, to_probs, config.precision, after_batch=after_batch, **how)
     else:
-        found = predict_in_time(networks, loader, to_probs, config.precision, ends_at, **how)
+        found = predict_in_time(networks, loader, to_probs, config.precision, ends_at, after_batch=after_batch, **how)
         index, read_probs = found.index, found.probs
         _print_dropped(config.infer, found, folds, views, loader.num_images)
         folds = [folds[number] for number in found.networks]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -321,6 +322,34 @@ def test_a_time_budget_is_shared_by_the_runs(monkeypatch):
     assert offline._divide("10m", 100.0, 3) == ["infer.time_budget=190.0s"]
     assert offline._divide("20s", 100.0, 1) == ["infer.time_budget=1.0s"]
     assert (offline._divide(None, 100.0, 3), offline._divide("x", 100.0, 3)) == ([], ["infer.time_budget=x"])
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_predictions(bundle_folder, monkeypatch, capsys):
+    monkeypatch.setattr(offline.os, "access", lambda *_: False)
+    with pytest.raises(SystemExit):
+        offline.main([])
+    line = f"{bundle_folder.parent}: cannot be written; run infer.sh where submission.csv is to be"
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_infer_py_ends_where_infer_sh_is_ended(bundle_folder, monkeypatch):
+    (bundle_folder / "code/infer.py").write_text("import time\nprint('begins', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr(offline, "print", lambda *_, **__: sys.exit(143), raising=False)  # as SIGTERM's handler
+    began = time.monotonic()
+    with pytest.raises(SystemExit):
+        offline.infer("r", [], bundle_folder / "out")
+    assert time.monotonic() - began < 30
+
+
+def test_infer_sh_finds_its_bundle_by_a_relative_path(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "b").mkdir()
+    shutil.copy(REPOSITORY / "tools/bundle/infer.sh", tmp_path / "b")
+    (tmp_path / "bin/python").write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@"\n')
+    (tmp_path / "bin/python").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CDPATH": str(tmp_path)}
+    done = subprocess.run(["sh", "b/infer.sh", "x y"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}/b/code/offline.py x y\n"
 
 
 def test_halved_weights_load_as_fp32_and_what_fp16_cannot_hold_stays(tmp_path):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,10 @@ def main(words):
             raise UserError(f"command line: {listing(folders)}: several folders; write infer.sh COMPETITION_FOLDER")
         if wrong := next((word for word in words if word.startswith(("run=", "infer.output="))), None):
             raise UserError(f"command line: {wrong}: a bundle infers its runs into ./submission.csv; leave it out")
+        if not os.access(".", os.W_OK):  # before the hours that predictions may take
+            raise UserError(f"{Path.cwd()}: cannot be written; run infer.sh where submission.csv is to be")
         bundle = json.loads((BUNDLE / "bundle.json").read_text(encoding="utf-8"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that infer.py ends, too, and no file is left
         with tempfile.TemporaryDirectory(prefix="bundle-") as work:
             install(Path(work) / "packages")
             root = find_competition(bundle, *folders)
@@ -214,9 +218,13 @@ def infer(name, words, output):
     run = BUNDLE / "runs" / name
     command = [sys.executable, str(CODE / "infer.py"), f"run={run}", f"infer.output={output}", "report=false", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as process:
-        for line in process.stdout:  # but for what names the folder that is deleted at the end, or is for elsewhere
-            if str(output) not in line and not line.startswith("next: "):
-                print(line, end="", flush=True)
+        try:
+            for line in process.stdout:  # but for what names the folder that is deleted at the end, or is for elsewhere
+                if str(output) not in line and not line.startswith("next: "):
+                    print(line, end="", flush=True)
+        except SystemExit:
+            process.terminate()
+            raise
     if process.returncode:
         sys.exit(process.returncode)
 
@@ -234,8 +242,7 @@ def blend(given, sources, path):
     from src.evaluation.thresholds import read_decision
     from src.inference.prediction_sources import align_test
 
-    ids, values, notes = align_test(sources)
-    print(*notes, sep="\n", end="\n" if notes else "")
+    ids, values, _ = align_test(sources)  # infer.py has said which folds are left out
     arrays = {key: None if given[key] is None else np.array(given[key]) for key in ("weights", "scale", "intercept")}
     how = {key: given[key] for key in ("method", "space", "exponent", "is_one_class")}
     probs, names = Blend(**how, **arrays).predict(values), sources[0].oof.target_names
