@@ -253,6 +253,10 @@ class Paths:
     def tolist(self):
         return list(self)
 
+    def isin(self, other):
+        """Return which of these paths are among other Paths, (N,) bool."""
+        return np.isin(self._encoded, other._encoded)
+
 
 class _Tree:
     """The files below a root; each folder is listed once, when a path first leads there."""

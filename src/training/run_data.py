@@ -34,17 +34,30 @@ def load_run_data(config, metric):
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names, table.encoding)
-        if (count := table.paths[0].count(JOIN)) != (found := test.paths[0].count(JOIN)):
-            differ = f"training rows have {count + 1} images, test rows {found + 1}"
-            advice = f"let competition.test_image find as many, or set competition.num_images={count + 1}"
-            raise UserError(f"{word(competition, 'test_image')}: {differ}; {advice}")
         num_test = len(test) if test.units is None else len(np.unique(test.units))
-        table = replace(table, notes=(*table.notes, *test.notes), num_test=num_test)
+        notes = (*table.notes, *test.notes, *_compare_images(competition, table, test))
+        table = replace(table, notes=notes, num_test=num_test)
         if sample is not None:
             table = replace(table, notes=(*table.notes, *check_sample(sample, competition, test, table.target_names)))
     table = replace(table, folds=load_folds(config, table))
     check_folds(table, table.folds, metric, config)
     return table
+
+
+def _compare_images(competition, table, test):
+    """Return lines about test rows that lead to training rows' images, or to fewer; other numbers are a UserError."""
+    where, both = word(competition, "test_image"), ((table.paths, min), (test.paths, max))
+    if (count := table.paths[0].count(JOIN)) != (found := test.paths[0].count(JOIN)):
+        differ = f"training rows have {count + 1} images, test rows {found + 1}"
+        advice = f"let competition.test_image find as many, or set competition.num_images={min(count, found) + 1}"
+        raise UserError(f"{where}: {differ}; {advice}")
+    least, most = (how(len({*path.split(JOIN)}) for path in paths) if count else 1 for paths, how in both)
+    if least > most:
+        differ = f"training rows have {least} different images or more, test rows {most} at most"
+        yield f"{where}: {differ}; let competition.test_image find all of a row"
+    if (is_shared := test.paths.isin(table.paths)).any():
+        found = f"{is_shared.sum()} of {len(test)} test rows have the image of a training row"
+        yield f"{where}: {found} (first: {test.ids[is_shared][0]}); check competition.test_image"
 
 
 def list_folds(config, table):
@@ -68,7 +81,9 @@ def find_learned(weights, competition, ids):
 
 def check_weights(config, table, folds):
     """Check that model.weights has learned of no row that one of the folds validates, which would be no score."""
-    weights = find_weights(config.model.backbone, config.model.weights) if config.model.pretrained else None
+    if (asked := config.model.weights) and not config.model.pretrained:
+        raise UserError(f"model.weights={asked}: is not read with model.pretrained=false; set that to true")
+    weights = find_weights(config.model.backbone, asked) if config.model.pretrained else None
     learned = find_learned(weights, config.competition, table.ids) if weights else False
     seen = {fold: int((learned & (table.folds == fold)).sum()) for fold in list_folds(config, table)}
     for fold in (fold for fold in folds if seen.get(fold)):

@@ -10,8 +10,16 @@ from src.competition.paths import Paths
 from src.competition.tables import ImageTable
 from src.config.load import config_yaml, load_config
 from src.errors import UserError
+from src.evaluation.metrics import build_metric
 from src.files import load_json
-from src.training.run_data import check_weights, leave_out_unreadable, list_folds, save_folds, save_metadata
+from src.training.run_data import (
+    check_weights,
+    leave_out_unreadable,
+    list_folds,
+    load_run_data,
+    save_folds,
+    save_metadata,
+)
 
 FOLDS, TARGETS = np.array([0, 1, -1]), np.array([[1, 0], [0, 0.1], [1, 1]], np.float32)
 
@@ -156,3 +164,30 @@ def test_weights_that_know_a_folds_validation_rows_are_refused(tmp_path):
             check(weights, 0, 1, 2)
     with pytest.raises(UserError, match="foldall/last.safetensors .* fold 0 validates; name weights of other rows$"):
         check(run, 0)
+    with pytest.raises(UserError, match="^model.weights=a.pt: is not read with model.pretrained=false; set that to "):
+        check_weights(load_config(["model.weights=a.pt", "model.pretrained=false"]), table, [0])
+
+
+def test_test_rows_with_the_images_of_training_rows_or_with_fewer_are_told(tmp_path):
+    for name in ("train.csv", "sample_submission.csv"):
+        (tmp_path / name).write_text("id,y\n" + "".join(f"{one},{one % 2}\n" for one in range(4)), encoding="utf-8")
+    for place in [f"{kind}/{one}" for kind in ("scans", "test") for one in range(4)]:
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(2 if place.startswith("scans") else 1):
+            (tmp_path / place / f"{number}.png").write_bytes(b"stub")
+    words = [f"competition.{one}" for one in (f"root={tmp_path}", "images=scans/{id}/*", "targets=[y]", "label=null")]
+    words += ["competition.test_table=null", "competition.solution=null", "competition.task=binary", "num_folds=2"]
+
+    def read(*more):
+        config = load_config([*words, "competition.classes=[]", *(f"competition.{one}" for one in more)])
+        return load_run_data(config, build_metric("roc_auc", "binary")).notes
+
+    [line] = read()
+    found = "4 of 4 test rows have the image of a training row (first: 0); check competition.test_image"
+    assert line == f"competition.images=scans/{{id}}/*: {found}"
+    [line] = read("test_image=test/{id}/*", "num_images=2")
+    found = "training rows have 2 different images or more, test rows 1 at most"
+    assert line == f"competition.test_image=test/{{id}}/*: {found}; let competition.test_image find all of a row"
+    with pytest.raises(UserError, match="test rows 1; .* find as many, or set competition.num_images=1$"):
+        read("test_image=test/{id}/*")
+    assert read("test_image=test/{id}/*", "num_images=1") == ()

@@ -88,12 +88,13 @@ def match_classes(columns, values):
     return []
 
 
-def describe_classes(labels, asked):
+def describe_classes(labels, asked, shown=()):
     """Return the LabelColumns of a column of class names: task and sequence of classes, each with its reason.
 
     Args:
         labels: the distinct class names.
         asked: the sample submission's columns but for the id.
+        shown: the sample submission's cells of the one that is asked for.
     """
     classes, doubts = order_classes(labels), []
     if len(asked) > 1:
@@ -102,8 +103,10 @@ def describe_classes(labels, asked):
         columns = ", ".join(asked[:3])
         doubts.append(f"the sample's columns ({columns} ...) are not the classes ({', '.join(classes[:3])})")
         return LabelColumns("multiclass", classes=classes, why_classes="sorted", doubts=doubts)
-    if len(classes) > 2:
-        return LabelColumns("multiclass", classes=classes, why_classes="sorted", doubts=doubts)
+    is_name = set(shown) <= set(classes) and not {one.lower() for one in shown} <= {"0", "1", "true", "false"}
+    if len(classes) > 2 or is_name:
+        why = "sorted; the sample asks for a name, no probability" if is_name else "sorted"
+        return LabelColumns("multiclass", classes=classes, why_classes=why, doubts=doubts)
     positive, how = classes[-1], "sorted"
     words = [set(re.findall("[a-z]+", one.lower())) for one in classes]
     if asked and asked[0] in classes:
@@ -179,7 +182,7 @@ def _from_columns(train, columns, why, asked, sample=None):
         found = LabelColumns("multilabel", **kind, classes=classes, why=f"{why}; {reason}", why_classes="sorted")
         found.doubts += [doubt] * bool(doubt)
         return _note_missing(found, labels.to_frame(), missing & (labels != "").to_frame())
-    found = describe_classes(set(known), asked)
+    found = describe_classes(set(known), asked, set(shown))
     found.label, found.why = name, f"{why}; {known.nunique()} class names"
     found.doubts += [doubt] * bool(doubt)
     is_graded = found.classes == [str(grade) for grade in range(len(found.classes))] and len(found.classes) > 2

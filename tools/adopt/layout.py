@@ -134,7 +134,7 @@ def recognise(folder, unpacked=(), output=None):
         metric = ("rmse", "or mae, r2, spearman; of whole grades quadratic_kappa")
     elif len(sample.asked) == 1 and layout.value("separator"):
         metric = ("fbeta_samples", "the sample asks for a row's labels; or f1_macro, f1_micro")
-    elif len(sample.asked) == 1 and count > 2:
+    elif len(sample.asked) == 1 and (count > 2 or layout.value("task") == "multiclass"):
         why = f"the sample asks for one of {count} classes in its column {sample.asked[0]}"
         metric = ("accuracy", f"{why}; or f1_macro, balanced_accuracy; of grades quadratic_kappa")
     layout.decide("metric", *metric)
@@ -204,7 +204,7 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
     layout.decide("train_image", match.pattern, _why_pattern(match, images, len(spread(train)), "training", layout))
     layout.doubts += find_siblings(match.pattern, train, spread(train), images)
     _decide_test_image(layout, *test_match)
-    decide_several(layout, train, spread(train))
+    decide_several(layout, train, spread(train), test_match[1])
     _decide_labels(layout, found)
     _decide_group(layout, train, row_id, {row_id, column, found.label, *found.targets}, found)
     taken = {row_id, column, found.label, *found.targets, *in_path, *counting, layout.value("group")}
@@ -303,7 +303,8 @@ def _decide_by_names(layout, tables, sample, folder):
         layout.doubts.append(
             f"{listing(sorted(beside))} would count as a class too; move the class folders into a folder train"
         )
-    found = describe_classes(labels, sample.asked)
+    shown = sample.table[sample.asked[0]] if len(sample.asked) == 1 else ()
+    found = describe_classes(labels, sample.asked, set(shown))
     found.label, found.why = "label", "read from the paths"
     _decide_labels(layout, found)
     learned = {path: names for path, names in {**train, **val}.items() if path.count("/") == patterns[0].count("/") - 1}

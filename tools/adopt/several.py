@@ -1,24 +1,31 @@
 """Recognises several images a row: a folder of slices, numbered files, a file for each colour or side."""
 
+import io
 import re
 from bisect import bisect_left
 from collections import Counter
+from contextlib import suppress
 from pathlib import PurePosixPath
 from statistics import median
 
 from src.competition.paths import IMAGE_SUFFIXES
+from src.containers import read_file
+from src.errors import listing
+from tools.adopt.patterns import DICOM_SUFFIXES
+from tools.adopt.tables import spread
 
 # words at the end of files' names, in their natural order
 COLOURS = ("red", "green", "blue", "yellow")
 SIDES = ("left", "right", "l", "r", "cc", "mlo", "frontal", "lateral", "front", "back", "top", "bottom")
 _MANY = 32  # images a row, from which 16 are read instead of 8
 _MOST_READ = 16
+_MOST_LOOKED_AT = 50  # rows, and slices of one
 
 
-def decide_several(layout, table, rows):
+def decide_several(layout, table, rows, test_table=None):
     """Decide competition.images where each row has several; train_image stays, for images=null.
 
-    table: of the training rows; rows: those that are looked at.
+    table: of the training rows; rows: those that are looked at; test_table: of the test rows.
     """
     pattern, test = layout.value("train_image"), layout.value("test_image")
     if not isinstance(pattern, str) or "}" not in pattern:
@@ -29,6 +36,9 @@ def decide_several(layout, table, rows):
         if counts and median(counts) > 1:
             why = "all files of a row's folder" + (", of all its series" if "/*/" in pattern else "")
             _decide(layout, pattern, counts, why)
+            _doubt_series(layout, pattern, rows, folders)
+            if family := _find_test_family(test, test_table, folders):
+                layout.decide("test_image", test.rpartition("}")[0] + "}" + family[1][0], "as images, in other words")
         return
     column = re.findall(r"\{([^}\[]+)", pattern)[-1]
     known = {PurePosixPath(one).stem for one in table[column].dropna()}
@@ -37,12 +47,14 @@ def decide_several(layout, table, rows):
         return
     kind, ends, counts = family
     start = pattern.rpartition("}")[0] + "}"
-    if isinstance(test, str) and "}" in test:  # else competition.images says where they are
-        test = [test.rpartition("}")[0] + "}" + end for end in ends]
+    if isinstance(test, str) and "}" in test and "/" not in test.rpartition("}")[2]:  # else it names them, or images do
+        ends_of_test = (_find_test_family(test, test_table, folders) or family)[1]
+        test = [test.rpartition("}")[0] + "}" + end for end in (ends_of_test if kind == "numbers" else ends)]
         layout.decide("test_image", test[0] if len(test) == 1 else test, "as images")
     patterns = [start + end for end in ends]
     layout.doubts[:] = [one for one in layout.doubts if not one.startswith(f"{pattern} reads one of several files")]
     if kind == "numbers":
+        layout.decide("train_image", patterns[0], "of a row's files the middle one, where images is null")
         _decide(layout, patterns[0], counts, "numbered files of a row")
         return
     layout.decide("images", patterns, f"a file for each {kind} of a row; null: train_image alone")
@@ -51,6 +63,46 @@ def decide_several(layout, table, rows):
         layout.decide("channels", 1, "of each file")
     else:
         layout.decide("images_as", "max", "of features: one of them may show it; or mean, attention, channels")
+
+
+def _find_test_family(pattern, table, folders):
+    """Return `find_family` of numbered files by a pattern of test images that names one; None: there are none."""
+    if not isinstance(pattern, str) or "}" not in pattern or table is None:
+        return None
+    known = {PurePosixPath(one).stem for one in table[re.findall(r"\{([^}\[]+)", pattern)[-1]].dropna()}
+    family = find_family(pattern, spread(table), folders, known) if "*" not in pattern.rpartition("}")[2] else None
+    return family if family and family[0] == "numbers" else None
+
+
+def _doubt_series(layout, pattern, rows, folders):
+    """Say where rows have more series than one, and slices in another order than their names have."""
+    parts = re.fullmatch(r"(.*\}[^/]*)(?:/([^/*]+))?/[^/]*\*(.*)", pattern)
+    if parts is None:
+        return
+    head, folder, end = parts.groups()
+    tops = [_fill(head, row) for row in rows.to_dict("records")[:_MOST_LOOKED_AT]]
+    beside = {one[len(top) + 1 :].partition("/")[0] for top in tops for one in folders if one.startswith(f"{top}/")}
+    if folder and (beside := sorted(beside - {folder})):
+        others = f"rows have files in {listing(beside)} beside {folder}, too, which are not read"
+        layout.doubts.append(f"{others}; competition.images takes a list of such patterns")
+    for place in (f"{top}/{folder}" if folder else top for top in tops if end.lower().endswith(DICOM_SUFFIXES)):
+        names = sorted(folders.get(place, ()), key=lambda one: [part.zfill(9) for part in re.split(r"(\d+)", one)])
+        numbers = [_read_number(f"{layout.folder}/{place}/{one}") for one in names[:_MOST_LOOKED_AT]]
+        if len(numbers) > 2 and None not in numbers:
+            if numbers not in (sorted(numbers), sorted(numbers, reverse=True)):
+                found = f"{place}: by name its slices are in another order than by InstanceNumber"
+                advice = "the middle one and evenly spaced ones are any until the files are renamed"
+                layout.doubts.append(f"{found} ({', '.join(map(str, numbers[:4]))} ...); {advice}")
+            return
+
+
+def _read_number(path):
+    """Return a DICOM file's InstanceNumber; None: it has none, or cannot be read."""
+    from pydicom import dcmread  # here, as it takes a while
+
+    with suppress(Exception):  # whatever a broken file makes it raise; the doctor names it
+        return int(dcmread(io.BytesIO(read_file(path)), stop_before_pixels=True, force=True).InstanceNumber)
+    return None
 
 
 def _decide(layout, pattern, counts, why):
@@ -88,8 +140,7 @@ def find_family(pattern, rows, folders, known=frozenset()):
         return None
     ends, suffix = [], PurePosixPath("x" + own.replace("*", "")).suffix.lower()
     for row in rows.to_dict("records"):
-        fill = lambda found, row=row: _letter(row, found[0][1:-1]) if "[" in found[0] else row[found[0][1:-1]]  # noqa: E731
-        folder, _, start = re.sub(r"\{[^}]*\}", fill, head + "}").rpartition("/")
+        folder, _, start = _fill(head + "}", row).rpartition("/")
         listed, found = folders.get(folder, []), []
         for name in listed[bisect_left(listed, start) :]:
             if not name.startswith(start):
@@ -110,6 +161,12 @@ def find_family(pattern, rows, folders, known=frozenset()):
     if len(signs) == 1 and signs != {"."} and all(word.isdigit() for word in of_word):
         return "numbers", [f"{min(signs)}*{min(suffixes) if len(suffixes) == 1 else '.*'}"], counts
     return None
+
+
+def _fill(pattern, row):
+    """Return a pattern without stars with a row's values."""
+    value = lambda found: _letter(row, found[0][1:-1]) if "[" in found[0] else row[found[0][1:-1]]  # noqa: E731
+    return re.sub(r"\{[^}]*\}", value, pattern)
 
 
 def _letter(row, name):

@@ -153,6 +153,8 @@ def choose_train(tables, sample, images, notes):
         )
 
     best = min(found, key=rank, default=None)
+    if best is not None and not notes[sample.path]:
+        _widen_sample(sample, notes, set(tables[best]))
     rivals = [path for path in found if path != best and set(tables[path].columns) == set(tables[best].columns)]
     return best, found.get(best), rivals
 
@@ -184,11 +186,17 @@ def _match_pivoted(tables, sample, images, notes):
         what = f"{path} has a row per image and label"
         notes[path].append(f"{what}; its copy has a row per image and a column of each of {len(names)} labels")
         tables[path] = table
-    if sample.path and (one := pivot_long(sample.table, [sample.id])):
+    _widen_sample(sample, notes)
+    return found
+
+
+def _widen_sample(sample, notes, columns=None):
+    """Make a row per image of a sample with a row per image and label; columns: that the labels must be; None: any."""
+    one = pivot_long(sample.table, [sample.id]) if sample.path else None
+    if one and (columns is None or set(one[2]) <= set(columns)):
         sample.table, _, sample.asked = one
         sample.ids = set(sample.table[sample.id])
         notes[sample.path].append("the sample's ids are <image>_<label>: submission.csv gets a row of each again")
-    return found
 
 
 def _match_located(tables, images, notes):

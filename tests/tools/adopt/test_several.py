@@ -1,6 +1,7 @@
 """What adopt makes of several images a row, and that training's loader reads it so."""
 
 import pytest
+from pydicom import Dataset, dcmwrite
 
 from src.config.load import load_config
 from tests.tools.adopt.folders import decided, ids, images, prove, table, zero_one
@@ -70,3 +71,34 @@ def test_eyes_that_are_rows_of_their_own_and_masks_are_no_family(tmp_path):
     found = decided(folder)
     assert "images" not in found
     assert found["train_image"] == "train/{id}.png"
+
+
+def test_numbered_files_of_the_test_rows_are_found_in_another_layout(tmp_path):
+    folder, rows = tmp_path / "layout", ids(0, 12, "p{:03}")
+    write(folder, lambda one: [f"{one}/{number}.jpg" if one in rows else f"{one}_{number}.jpg" for number in (1, 2, 3)])
+    found = decided(folder)
+    assert (found["images"], found["test_image"]) == ("train/{id}/*.jpg", "test/{id}_*.jpg")
+    assert {path.count("\0") for path in prove(tmp_path, folder, ["target"], zero_one(12)).paths} == {2}
+    other = tmp_path / "other"
+    write(other, lambda one: [f"{one}-{number}.jpg" if one in rows else f"{one}/{number}.jpg" for number in (1, 2, 3)])
+    found = decided(other)
+    assert (found["images"], found["test_image"]) == ("train/{id}-*.jpg", "test/{id}/*.jpg")
+    assert found["train_image"] == "train/{id}-*.jpg"  # of which images=null reads the middle one, as of the test row's
+
+
+def test_other_series_and_slices_out_of_order_are_doubts(tmp_path):
+    folder, names = tmp_path / "scans", ("c.dcm", "a.dcm", "b.dcm")
+    write(folder, lambda one: [f"{one}/{series}/{name}" for series in ("FLAIR", "T2w") for name in names])
+    tags = Dataset()
+    for path in folder.glob("*/*/*/*.dcm"):
+        tags.InstanceNumber = names.index(path.name)
+        dcmwrite(path, tags, implicit_vr=False, little_endian=True)
+    series, order = recognise(folder).doubts
+    assert series.startswith("rows have files in T2w beside FLAIR, too, which are not read; ")
+    assert order.startswith(
+        "train/p000/FLAIR: by name its slices are in another order than by InstanceNumber (1, 2, 0 ."
+    )
+    for path in folder.glob("*/*/*/*.dcm"):
+        tags.InstanceNumber = ord(path.name[0])
+        dcmwrite(path, tags, implicit_vr=False, little_endian=True)
+    assert recognise(folder).doubts == [series]

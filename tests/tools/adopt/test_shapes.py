@@ -302,3 +302,30 @@ def test_all_in_one_zip_and_tables_in_zips(tmp_path):
         pack(f"{name}.zip", {name: content, f"__MACOSX/._{name}": b""})
     found = decided(folder)
     assert (found["train_table"], found["sample_submission"]) == ("train.csv.zip", "sample_submission.csv.zip")
+
+
+def test_a_sample_of_a_row_per_image_and_label_beside_a_table_of_columns(tmp_path):
+    folder, test = tmp_path / "wide", ids(12, 4, "p{:03}")
+    images(folder / "train", [f"{one}.png" for one in ids(0, 12, "p{:03}")])
+    images(folder / "test", [f"{one}.png" for one in test])
+    table(folder / "train.csv", id=ids(0, 12, "p{:03}"), any=zero_one(12), skin=[1 - one for one in zero_one(12)])
+    table(folder / "sample_submission.csv", id=[f"{one}_{label}" for label in ("skin", "any") for one in test], p=0.5)
+    found = decided(folder)
+    assert (sorted(found["targets"]), found["test_image"]) == (["any", "skin"], "test/{id}.png")
+    prove(tmp_path, folder, ["skin", "any"], zero_one(12))
+
+
+@pytest.mark.parametrize("is_table", [True, False])
+def test_a_sample_that_holds_one_of_two_names_asks_for_names(tmp_path, is_table):
+    folder, rows, names = tmp_path / "pets", ids(0, 12, "p{:03}"), [("cat", "dog")[one] for one in zero_one(12)]
+    images(
+        folder / "train",
+        [f"{one}.png" if is_table else f"{name}/{one}.png" for one, name in zip(rows, names, strict=True)],
+    )
+    images(folder / "test", [f"{one}.png" for one in ids(12, 4, "p{:03}")])
+    if is_table:
+        table(folder / "train.csv", id=rows, pet=names)
+    table(folder / "sample_submission.csv", id=ids(12, 4, "p{:03}"), pet="cat")
+    found = decided(folder, metric="accuracy")
+    assert (found["task"], found["classes"]) == ("multiclass", ["cat", "dog"])
+    prove(tmp_path, folder, ["cat", "dog"], zero_one(12))
