@@ -182,7 +182,7 @@ def test_test_rows_with_the_images_of_training_rows_or_with_fewer_are_told(tmp_p
         config = load_config([*words, "competition.classes=[]", *(f"competition.{one}" for one in more)])
         return load_run_data(config, build_metric("roc_auc", "binary")).notes
 
-    [line] = read()
+    [line] = read("test_image=test/{id}")  # the default, by which the images' own pattern counts
     found = "4 of 4 test rows have the image of a training row (first: 0); check competition.test_image"
     assert line == f"competition.images=scans/{{id}}/*: {found}"
     [line] = read("test_image=test/{id}/*", "num_images=2")

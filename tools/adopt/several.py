@@ -38,7 +38,9 @@ def decide_several(layout, table, rows, test_table=None):
             _decide(layout, pattern, counts, why)
             _doubt_series(layout, pattern, rows, folders)
             if family := _find_test_family(test, test_table, folders):
-                layout.decide("test_image", test.rpartition("}")[0] + "}" + family[1][0], "as images, in other words")
+                layout.decide(
+                    "test_image", test.rpartition("}")[0] + "}" + family[1][0], "numbered files of a row, as images"
+                )
         return
     column = re.findall(r"\{([^}\[]+)", pattern)[-1]
     known = {PurePosixPath(one).stem for one in table[column].dropna()}
