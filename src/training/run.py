@@ -30,6 +30,7 @@ from src.locks import hold_folds, opening
 from src.model.losses import check_loss, resolve_class_weights
 from src.model.network import build_network
 from src.report import write_report
+from src.training import run_data
 from src.training.averaging import build_average
 from src.training.features import load_features
 from src.training.fold import train_fold
@@ -38,14 +39,6 @@ from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_precision, recall_precision, save_precision
 from src.training.provenance import save_provenance
-from src.training.run_data import (
-    check_weights,
-    leave_out_unreadable,
-    list_folds,
-    load_run_data,
-    save_folds,
-    save_metadata,
-)
 from src.training.schedule import build_schedule
 from src.training.self_training import build_train_table, join_tables, load_test_rows
 from src.training.tracking import Tracker, build_tracker
@@ -133,12 +126,12 @@ def load_run(config, processes):
     """Return the Run with its table, folds and metric, all checked; no run folder is made, nothing is timed."""
     metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
     with processes.main_process_first():  # it may write the demo and the folds
-        table = load_run_data(config, metric)
+        table = run_data.load_run_data(config, metric)
     config = settle_num_images(config, table.paths)
     if processes.is_main_process and table.notes:
         print(*table.notes, sep="\n")
     num_workers, guard = share_cores(processes.device, config.train.num_workers, config.threads)
-    folds = list_folds(config, table)
+    folds = run_data.list_folds(config, table)
     return Run(config, RunFolder(config.run_folder), metric, table, processes, num_workers, guard, folds=folds)
 
 
@@ -146,9 +139,10 @@ def check_learner(run):
     """Build network, optimizer, average and schedule once: a wrong name or missing weights fail before slow work."""
     config, folder = run.config, run.folder
     wanted = run.folds if config.fold is None else [config.fold]
-    if not config.overwrite and all(folder.fold(fold).is_finished() for fold in wanted):
+    unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
+    if not unfinished:
         return  # its weights may be gone since
-    check_weights(config, run.table, [one for one in wanted if config.overwrite or not folder.fold(one).is_finished()])
+    run_data.check_weights(config, run.table, unfinished)
     for fold in wanted if config.train.teacher or config.train.pseudo else ():
         build_train_table(run, fold, choose_rows(config, fold, run.table.folds)[0])
     if run.processes.is_main_process:
@@ -223,10 +217,10 @@ def open_folder(run, locks):
                 open_run(config, is_busy)
                 save_precision(folder, run.config.precision, run.accelerator.device)
                 save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
-            run.table = leave_out_unreadable(config, run.table, folder.unreadable)
+            run.table = run_data.leave_out_unreadable(config, run.table, folder.unreadable)
         check_folds(run.table, run.table.folds, run.metric, config)
         if is_main:
-            for save, path in ((save_folds, folder.folds), (save_metadata, folder.metadata)):
+            for save, path in ((run_data.save_folds, folder.folds), (run_data.save_metadata, folder.metadata)):
                 save(path, run.table, is_busy or folder.has_work())
         run.unfinished = [fold for fold in wanted if not folder.fold(fold).is_finished()]
     if is_main:
