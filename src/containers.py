@@ -41,7 +41,7 @@ def is_file(path):
 
 def list_folder(path):
     """Return the names of (files, folders), two sets, of a container or a folder inside one."""
-    return _ask(*split_path(path), "list")
+    return _call(*split_path(path), "list")
 
 
 def stat_file(path):
@@ -51,7 +51,7 @@ def stat_file(path):
         status = os.stat(where)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(0, "not a regular file")
-        return _ask(where, member, "size") if member else status.st_size, status.st_mtime_ns
+        return _call(where, member, "size") if member else status.st_size, status.st_mtime_ns
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -63,7 +63,7 @@ def read_file(path):
     """
     where, member = split_path(path)
     if member:
-        return _ask(where, member, "read")
+        return _call(where, member, "read")
     _check_size(path, stat_file(path)[0])
     try:
         with open(path, "rb") as file:
@@ -74,7 +74,7 @@ def read_file(path):
 
 def read_parquet(path):
     """Return a parquet file's table as a CSV's text: lists joined by |, images by what they are called in this file."""
-    return _ask(path, "", "to_csv")
+    return _call(path, "", "to_csv")
 
 
 def _check_size(path, num_bytes):
@@ -82,14 +82,14 @@ def _check_size(path, num_bytes):
         raise UserError(f"{path}: is over {MAX_BYTES // 10**9} GB; scale it down beforehand")
 
 
-def _ask(path, member, question):
-    """Return what a container's method `question` says of a member; UserError: it cannot."""
+def _call(path, member, method):
+    """Return what a method of the container says of a member; UserError: it cannot."""
     try:
         with _LOCK:
             container = _open(path)
             if not isinstance(container, _Zip):
-                return getattr(container, question)(member)
-        return getattr(container, question)(member)
+                return getattr(container, method)(member)
+        return getattr(container, method)(member)
     except ImportError as error:
         library = (error.name or "h5py pyarrow").partition(".")[0]
         raise UserError(f"{path}: needs a library that is not installed; pip install {library}") from None
