@@ -103,14 +103,13 @@ def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
             raise UserError(f"submission: {found} (first: {[*missing, *extra][0]}); write the sample's ids")
     for name in frame.columns.drop(id_column):
         values, where = frame[name], f"submission: column {name!r}"
-        if (is_nan := values.isna()).any():
-            found = f"is nan in {is_nan.sum()} of {len(frame)} rows (first: {ids[is_nan].iloc[0]})"
+        is_number = pd.api.types.is_numeric_dtype(values)
+        is_bad = ~np.isfinite(values) if is_number and np.isinf(highest) else values.isna()
+        if is_bad.any():
+            found = f"is {values[is_bad].iloc[0]} in {is_bad.sum()} of {len(frame)} rows (first: {ids[is_bad].iloc[0]})"
             raise UserError(f"{where} {found}; train again with a lower optimizer.lr")
-        if not pd.api.types.is_numeric_dtype(values):
+        if not is_number:
             continue
-        if np.isinf(highest) and (is_infinite := np.isinf(values)).any():
-            found = f"is infinite in {is_infinite.sum()} of {len(frame)} rows (first: {ids[is_infinite].iloc[0]})"
-            raise UserError(f"{where} {found}; train again with a lower optimizer.lr")
         if (is_outside := (values < lowest) | (values > highest)).any():
             first = f"{ids[is_outside].iloc[0]}, {values[is_outside].iloc[0]:g}"
             found = f"leaves 0 to 1 in {is_outside.sum()} of {len(frame)} rows (first: {first})"

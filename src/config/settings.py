@@ -60,8 +60,7 @@ class Competition:
                         choices=("binary", "multiclass", "multilabel", "regression"))
     auxiliary: list[str] = setting([], "further columns of the training table, of numbers or of few words, that the "
                                    "backbone learns beside the targets; no score and no file has them")
-    metadata: list[str] = setting([], "columns of both tables, of numbers or of few words, that the network is given "
-                                  "beside the image")
+    metadata: list[str] = setting([], "columns of both tables, numbers or few words, the network gets beside the image")
     group: str | None = setting(None, "rows that stay in one fold (patient, scene): a column, {a}_{b} of columns, or "
                                 "re:^(.+)_(left|right)$, whose first group is found in the id; null: none")
     predict_by: str | None = setting(None, "test rows that get one prediction, the sample's ids (patient): written as "
@@ -218,8 +217,7 @@ class Train:
 class Infer:
     """How test images become one prediction."""
     tta: list[str] = setting([], "extra views, averaged: one or [a,b]", choices=list_names("inference/tta.py", "VIEWS"))
-    tta_weights: list[float] = setting([], "of the plain image and each view, as tools.tta fits them; []: all alike",
-                                       at_least=0)
+    tta_weights: list[float] = setting([], "of the image and each view, as tools.tta fits them; []: alike", at_least=0)
     batch_size: int | None = setting(None, "images per forward; null: twice train.batch_size", at_least=1)
     average: str = setting("mean", "how folds are averaged", choices=list_names("inference/ensemble.py", "ENSEMBLES"))
     calibration: str = setting("none", "of the folds' mean, fitted on oof.csv; tools.calibrate says which pays",
@@ -228,8 +226,7 @@ class Infer:
                          "folds, that of fold=all", choices=("folds", "all", "both"))
     engine: str = setting("torch", "what runs the networks on a CPU; auto: ONNX Runtime where it is faster, timed",
                           choices=("torch", "onnxruntime", "auto"))
-    time_budget: str | None = setting(None, "end within 8.5h, 45m or 90s of the start, leaving out views, then folds; "
-                                      "null: no limit")
+    time_budget: str | None = setting(None, "end in 8.5h, 45m or 90s, leaving out views, then folds; null: no limit")
     output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
 
 
