@@ -320,6 +320,12 @@ def test_what_a_host_would_refuse_is_refused(change, expected):
         assert refusal(check_submission, frame, sample, "id") == f"submission: {expected}"
 
 
+def test_values_of_regression_are_finite():
+    frame = pd.DataFrame(FRAME | {"y": [2.0, -np.inf, np.nan]})
+    expected = "submission: column 'y' is -inf in 2 of 3 rows (first: 01); train again with a lower optimizer.lr"
+    assert refusal(check_submission, frame, None, "id", -np.inf, np.inf) == expected
+
+
 def test_a_missing_row_is_refused():
     frame, sample = pd.DataFrame(FRAME).iloc[:2], pd.DataFrame(FRAME).astype(str)
     expected = "submission: 1 of the sample's 3 ids are missing and 0 are too many (first: 02); write the sample's ids"
