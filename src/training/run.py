@@ -142,11 +142,11 @@ def check_learner(run):
     unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
     if not unfinished:
         return  # its weights may be gone since
-    run_data.check_weights(config, run.table, unfinished)
     for fold in wanted if config.train.teacher or config.train.pseudo else ():
         build_train_table(run, fold, choose_rows(config, fold, run.table.folds)[0])
     if run.processes.is_main_process:
         print(f"building {config.model.backbone}", flush=True)
+    run_data.check_weights(config, run.table, unfinished)
     resolve_class_weights(config.loss, run.table.targets, config.competition.task)
     with run.processes.main_process_first():  # it may download weights
         network = build_network(config, len(run.table.target_names))
