@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from operator import itemgetter
 
 import numpy as np
@@ -353,6 +353,8 @@ def _match_pattern(competition, key, pattern, rows, ids):
     _check_pattern(pattern, where)
     root, pattern = _split_root(competition.root, pattern)
     tree = _Tree(root)
+    if "*" in pattern.rpartition("/")[2].removesuffix(".*"):
+        _check_one_row(tree, pattern, where, fill_pattern(pattern, where, rows))
     for row, path in enumerate(fill_pattern(pattern, where, rows)):
         if _OUTSIDE.search(path):
             found = f"the image of id '{ids[row]}' would be outside this folder ({path.replace(STAR, '*')})"
@@ -361,6 +363,18 @@ def _match_pattern(competition, key, pattern, rows, ids):
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
         yield [f"{root}/{one}" for one in (sorted(found, key=_natural) if len(found) > 1 else found)]
+
+
+def _check_one_row(tree, pattern, where, paths):
+    """Check that no two rows of other names find one image: {id}*.jpg finds 10.jpg for the id 1, too."""
+    parts = [path.rpartition("/") for path in set(paths) if not _OUTSIDE.search(path)]
+    for cut in (lambda name: name.partition(STAR)[0], lambda name: name.rpartition(STAR)[2][::-1]):
+        for (folder, start, one), (other, longer, another) in pairwise(sorted((a, cut(b), b) for a, _, b in parts)):
+            is_within = folder == other and start != longer and longer.startswith(start)
+            both = {*tree.match(f"{folder}/{one}")} & {*tree.match(f"{folder}/{another}")} if is_within else ()
+            if both:
+                found = f"{min(both)} is of two rows, {one} and {another}".replace(STAR, "*")
+                raise UserError(f"{where}={pattern}: {found}; write what stands between the column and *")
 
 
 def list_places(pattern):

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import time
 import zipfile
 from dataclasses import replace
@@ -395,3 +396,21 @@ def test_without_a_table_the_files_with_the_same_names_are_of_one_row(write_comp
         "competition.images=train/{label}/*.png: no table says which images are of one row; write {id}, and the same "
         "names, in each pattern"
     )
+
+
+@pytest.mark.parametrize(("pattern", "found"), [
+    ("{id}*.png", "10_1.png is of two rows, 1*.png and 10*.png"),
+    ("*{id}.png", "7_21.png is of two rows, *1.png and *21.png"),
+    ("{id}_*.png", None),
+    ("*_{id}.png", None),
+])  # fmt: skip
+def test_an_image_is_not_of_two_rows(write_competition, pattern, found):
+    files = [f"{one}_1.png" for one in (1, 10, 21)] + [f"7_{one}.png" for one in (1, 10, 21)]
+    stubs = dict.fromkeys(files, PIXEL) | {"t.csv": "id,y\n1,0\n10,1\n21,1\n"}
+    competition = write_competition(stubs, train_table="t.csv", train_image=pattern, targets=["y"])
+    if found is None:
+        load_train_table(competition)
+        return
+    line = f"competition.train_image={pattern}: {found}; write what stands between the column and *"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+        load_train_table(competition)
