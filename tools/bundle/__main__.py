@@ -3,6 +3,7 @@
 Reads the runs; nothing is trained. What it writes infers without internet.
 """
 
+import re
 import sys
 
 from src.errors import UserError, listing, nearest, one_line_errors
@@ -86,14 +87,9 @@ def read_options(words):
 
 def read_size(text):
     """Return the bytes of 200GB, 500MB or 20KB."""
-    units = {"GB": 10**9, "MB": 10**6, "KB": 10**3}
-    number, unit = text[:-2], units.get(text[-2:].upper())
-    try:
-        if unit and float(number) > 0:
-            return float(number) * unit
-    except ValueError:
-        pass
-    raise UserError(f"command line: limit={text} is no size; write for example limit=20GB")
+    if (found := re.fullmatch(r"(\d*\.?\d+)([GMK])B", text, re.IGNORECASE)) is None:
+        raise UserError(f"command line: limit={text} is no size; write for example limit=20GB")
+    return float(found[1]) * {"G": 1e9, "M": 1e6, "K": 1e3}[found[2].upper()]
 
 
 if __name__ == "__main__":

@@ -22,13 +22,17 @@ def write_bundle(paths, options, words):
     began, output = time.monotonic(), Path(options["output"])
     check_output(output, options["overwrite"])
     runs, blend = load_runs(paths, words)
-    check_size(output, sum(run.size(options["weights"] == "fp16") for run in runs), options, len(runs))
+    is_half = options["weights"] == "fp16"
+    size = sum(path.stat().st_size for run in runs for path in run.weights) / (1 + is_half)
+    check_size(output, size, options, len(runs))
     competition = runs[0].config.competition
     slug = slugify(options["competition"] or guess_name(competition))
     title = choose_title(options["title"], slug, runs)
     user = options["user"] or find_user()
     for run in runs:
-        print(run.describe())
+        started = [fold.path.name for fold in run.folder.started_folds() if not fold.is_finished()]
+        left_out = f", without {listing(started)}: not finished" if started else ""
+        print(f"{run.path}: {listing([fold.path.name for fold in run.folds])}{left_out}")
     if blend:
         print(f"blend: {blend['method']}, {describe_weights(blend)}")
     place = output.resolve().parent / f".{output.resolve().name}.{os.getpid()}.bundle"
@@ -40,8 +44,8 @@ def write_bundle(paths, options, words):
             (place / "tables").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place / names[key])
         for run in runs:
-            run.write(place / "runs" / run.name, names, options["weights"] == "fp16")
-            if options["weights"] == "fp16":
+            run.write(place / "runs" / run.name, names, is_half)
+            if is_half:
                 print(describe_difference(run, place / "runs" / run.name))
         copy_code(place / "code")
         engines = [getattr(run.config.infer, "engine", None) for run in runs]

@@ -43,10 +43,6 @@ class BundledRun:
         if missing := [str(one) for one in self.weights if not one.is_file()]:
             raise UserError(f"{listing(missing, 3)}: no such file; train that fold again, or bring the weights back")
 
-    def size(self, is_half):
-        """Return the bytes of the weights."""
-        return sum(one.stat().st_size for one in self.weights) / (2 if is_half else 1)
-
     def write(self, place, tables, is_half):
         """Write what infer.py needs into the folder `place`; tables: {setting: name in the bundle} of copied tables."""
         place.mkdir(parents=True)
@@ -59,16 +55,7 @@ class BundledRun:
         for fold, weights in zip(self.folds, self.weights, strict=True):
             (place / fold.path.name).mkdir()
             shutil.copyfile(fold.meta, place / fold.path.name / fold.meta.name)
-            if is_half:
-                halve(weights, place / fold.path.name / weights.name)
-            else:
-                shutil.copyfile(weights, place / fold.path.name / weights.name)
-
-    def describe(self):
-        """Return a line on the run's folds."""
-        started = [fold for fold in self.folder.started_folds() if not fold.is_finished()]
-        left_out = f", without {listing([fold.path.name for fold in started])}: not finished" if started else ""
-        return f"{self.path}: {listing([fold.path.name for fold in self.folds])}{left_out}"
+            (halve if is_half else shutil.copyfile)(weights, place / fold.path.name / weights.name)
 
 
 def halve(source, target):
@@ -78,10 +65,8 @@ def halve(source, target):
     from src.checkpointing.serialization import read_weights, save_weights
 
     def half(one):
-        if not one.is_floating_point() or one.ndim < 2 or one.dtype in (torch.float16, torch.bfloat16):
-            return one
-        found = one.half()
-        return found if found.isfinite().all() else one
+        is_halved = one.dtype == torch.float32 and one.ndim > 1 and one.half().isfinite().all()
+        return one.half() if is_halved else one
 
     save_weights(target, {name: half(one).contiguous() for name, one in read_weights(source).items()})
 

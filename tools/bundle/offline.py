@@ -7,14 +7,12 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,16 +80,15 @@ def install(target):
 
 def find_wheels():
     """Return (wheels to install, {requirement: the version here, None: none} of those that have no wheel)."""
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        from pip._vendor.packaging.requirements import Requirement
-    known = {_plain(path.name.split("-")[0]): path for path in sorted((BUNDLE / "wheels").glob("*.whl"))}
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    known = {canonicalize_name(path.name.split("-")[0]): path for path in sorted((BUNDLE / "wheels").glob("*.whl"))}
     lines = (CODE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     left, found, missing = [Requirement(line) for line in lines if line], {}, {}
     while left:
         one = left.pop()
-        name, version = _plain(one.name), None
+        name, version = canonicalize_name(one.name), None
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(one.name)
         if name in found or (one.marker and not one.marker.evaluate({"extra": ""})):
@@ -102,15 +99,9 @@ def find_wheels():
             missing[str(one)] = version
             continue
         found[name] = known[name]
-        with zipfile.ZipFile(known[name]) as wheel:
-            [metadata] = [part for part in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", part)]
-            text = wheel.read(metadata).decode("utf-8")
-        left += [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*?)\r?$", text, re.MULTILINE)]
+        [wheel] = importlib.metadata.distributions(path=[str(known[name])])
+        left += map(Requirement, wheel.requires or ())
     return list(found.values()), missing
-
-
-def _plain(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def find_competition(bundle, folder=None):
