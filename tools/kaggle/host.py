@@ -5,6 +5,7 @@ import errno
 import io
 import re
 import threading
+from json import JSONDecodeError
 from pathlib import PurePosixPath
 
 from src.errors import UserError, first_line, nearest
@@ -118,11 +119,11 @@ def status_of(error):
 
 
 def is_silence(error):
-    """Whether there was no answer, or one that says to ask later."""
+    """Whether there was no answer, or one that says to ask later, or a page where data should be."""
     import requests
     import urllib3
 
-    kinds = (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
+    kinds = (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError, JSONDecodeError)
     status = status_of(error)
     is_disk = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, kinds) and not is_disk and (status is None or status == 429 or status >= 500)
@@ -132,6 +133,8 @@ def _describe_silence(error):
     """Return one line about an answer that did not come; None of other errors."""
     if not is_silence(error):
         return None
+    if isinstance(error, JSONDecodeError):
+        return f"kaggle: its answer is a page, not data, as while it is maintained; {_AGAIN} in a while"
     if (status := status_of(error)) is None:
         return f"kaggle: no connection ({type(error).__name__}); {_AGAIN} when there is one"
     return f"kaggle: {'too many questions' if status == 429 else 'it has a problem'} ({status}); {_AGAIN} in a while"

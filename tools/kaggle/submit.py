@@ -84,9 +84,10 @@ def _load_sent(output_dir, name=None):
 
 def _save(folder, entry):
     """Write an entry, which `sent` identifies, into the ledger of its run; one without status is taken out."""
-    content = load_json(folder.submitted) if folder.submitted.is_file() else {}
-    files = [one for one in content.get("files", []) if one["sent"] != entry["sent"]]
-    save_json(folder.submitted, content | {"files": [*files, entry] if entry.get("status") else files})
+    with hold(folder.path.parent / ".locks" / "submitted.lock", f"{folder.submitted}: is being written; waiting"):
+        content = load_json(folder.submitted) if folder.submitted.is_file() else {}
+        files = [one for one in content.get("files", []) if one["sent"] != entry["sent"]]
+        save_json(folder.submitted, content | {"files": [*files, entry] if entry.get("status") else files})
 
 
 def _describe(entry):
@@ -197,8 +198,8 @@ def _send(api, folder, name, digest, message, entry):
         try:
             answer = call(api.competition_submit, str(folder.submission), message, name, True, seconds=3600)
         except Exception as error:
-            if not is_silence(error):
-                _save(folder, {"sent": sent})  # it was refused
+            if status_of(error) is not None and not is_silence(error):
+                _save(folder, {"sent": sent})  # it was refused; of any other error it may have arrived
             raise
     if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
         _save(folder, {"sent": sent})

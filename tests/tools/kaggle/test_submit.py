@@ -197,6 +197,23 @@ def test_a_submission_whose_answer_was_lost_is_found_in_kaggles_list_and_not_sen
     assert len(kaggle.uploads) == 1
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"null"])
+def test_a_page_in_place_of_an_answer_leaves_it_unknown_whether_it_arrived(make, kaggle, body):
+    make("a")
+    kaggle.odd = {"CreateSubmission": (200, body)}
+    with pytest.raises((SystemExit, TypeError)):  # the package stumbles over null
+        main(["submit", "outputs/a"])
+    assert [one["status"] for one in ledger("a")["files"]] == ["sending"]
+
+
+def test_a_page_in_place_of_an_answer_is_one_line(make, kaggle, refuse):
+    make("a")
+    kaggle.odd = {"ListSubmissions": (200, b"<html>"), "CreateSubmission": (200, b"<html>")}
+    line = "kaggle: its answer is a page, not data, as while it is maintained; run the same command again in a while"
+    assert refuse("submit", "outputs/a") == line
+    assert refuse("submit", "outputs/a") == line  # which looks into Kaggle's list
+
+
 def test_a_submission_that_never_arrived_is_sent(make, kaggle):
     folder = make("a")
     digest = hashlib.sha256((folder / "submission.csv").read_bytes()).hexdigest()
