@@ -45,6 +45,7 @@ def write_run(tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config_yaml(config))
         (folder / "folds.csv").write_text("id,fold,target_0\na,0,1\nb,1,0\n")
+        (folder / "oof.csv").write_text("id,fold,target_0,0\na,0,1,0.5\nb,1,0,0.5\n")
         (folder / "provenance.json").write_text(json.dumps({"folder": str(tmp_path)}))
         (folder / "wandb").mkdir()
         (folder / "wandb/key").write_text("secret")
@@ -80,7 +81,8 @@ def test_a_bundle_holds_what_infer_needs_and_nothing_of_this_machine(write_run, 
     assert [one for one in files if not one.startswith("code/")] == [
         "bundle.json", "dataset-metadata.json", "infer.sh", "kernel-metadata.json", "notebook.ipynb",
         "runs/r/config.yaml", "runs/r/fold0/last.safetensors", "runs/r/fold0/meta.json",
-        "runs/r/fold1/last.safetensors", "runs/r/fold1/meta.json", "runs/r/folds.csv", "wheels/README.txt",
+        "runs/r/fold1/last.safetensors", "runs/r/fold1/meta.json", "runs/r/folds.csv", "runs/r/oof.csv",
+        "wheels/README.txt",
     ]  # fmt: skip
     code = [one.removeprefix("code/") for one in files if one.startswith("code/")]
     assert {one.split("/")[0] for one in code} == {"src", "infer.py", "offline.py", "requirements.txt"}

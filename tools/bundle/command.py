@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from src.config.settings import REPOSITORY
@@ -101,10 +102,8 @@ def count_bytes(folder):
 
 def describe_weights(blend):
     """Return each input's mean weight as words."""
-    columns = list(zip(*blend["weights"], strict=True))
-    return listing(
-        [f"{sum(one) / len(one):.3f} {name}" for name, one in zip(blend["inputs"], columns, strict=True)], 20
-    )
+    means = [sum(one) / len(one) for one in zip(*blend["weights"], strict=True)]
+    return listing([f"{one:.3f} {name}" for name, one in zip(blend["inputs"], means, strict=True)], 20)
 
 
 def describe_difference(run, place):
@@ -152,10 +151,8 @@ def find_user():
         return name
     homes = [os.environ.get("KAGGLE_CONFIG_DIR"), Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"]
     for home in filter(None, homes):
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             return str(json.loads((Path(home) / "kaggle.json").read_text(encoding="utf-8"))["username"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return _PLACEHOLDER
 
 
@@ -174,8 +171,6 @@ def write_for_kaggle(place, user, title, competition, gpu):
         "dataset_sources": [f"{user}/{slug}"], "competition_sources": [competition], "kernel_sources": [],
         "model_sources": [],
     })  # fmt: skip
-    if not _NOTEBOOK.is_file():
-        raise UserError(f"{_NOTEBOOK}: no such file, of which the notebook is made; bring it back (git checkout)")
     notebook = json.loads(_NOTEBOOK.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = [re.sub(r'^BUNDLE = "".*', f'BUNDLE = "{slug}"', line) for line in cell["source"]]

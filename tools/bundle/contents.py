@@ -17,7 +17,8 @@ from src.errors import UserError, listing
 from src.files import load_json, save_text
 from src.report import tools_environment
 
-_FILES = ("folds", "scores", "execution", "pixel_stats", "metadata", "soup")  # of a RunFolder, where they are there
+# of a RunFolder, where they are there; oof: infer.sh may be given infer.calibration
+_FILES = ("folds", "scores", "execution", "pixel_stats", "metadata", "soup", "oof")
 _ROWS = 256  # of a fold, at most, on which 16-bit weights are compared
 
 
@@ -47,10 +48,8 @@ class BundledRun:
         """Write what infer.py needs into the folder `place`; tables: {setting: name in the bundle} of copied tables."""
         place.mkdir(parents=True)
         save_text(place / "config.yaml", config_yaml(without_paths(self.config, self.name, tables)))
-        names = [*_FILES, "oof"] if self.config.infer.calibration != "none" else _FILES
-        for name in names:
-            source = getattr(self.folder, name, None)
-            if source is not None and source.is_file():
+        for source in (getattr(self.folder, name) for name in _FILES):
+            if source.is_file():
                 shutil.copyfile(source, place / source.name)
         for fold, weights in zip(self.folds, self.weights, strict=True):
             (place / fold.path.name).mkdir()
