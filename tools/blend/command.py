@@ -1,21 +1,14 @@
 """Inputs -> judged candidates -> the chosen one, printed and written as a run's folder."""
 
 import os
-import shutil
 import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import psutil
 
-from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
-from src.competition.predictions import join_columns
-from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import (
     ImageTable,
-    load_solution,
     load_test_table,
     load_train_table,
     read_groups,
@@ -23,17 +16,15 @@ from src.competition.tables import (
     read_table,
 )
 from src.competition.targets import match_ids
-from src.config.load import config_yaml, load_saved_config
+from src.config.load import load_saved_config
 from src.errors import UserError
 from src.evaluation import blending
 from src.evaluation.blending import Inputs, find_copies, find_skill, list_methods
 from src.evaluation.intervals import compute_verdict, describe_difference, holm
 from src.evaluation.judgement import judge_run
 from src.evaluation.metrics import build_metric
-from src.evaluation.out_of_fold import pool_rows
 from src.evaluation.sampling import sample_scores
-from src.evaluation.thresholds import read_decision
-from src.files import save_json, save_table, save_text
+from src.inference.prediction_folder import check_place, write_folder, write_test
 from src.inference.prediction_sources import NoTestPredictions, align, align_test, check_one_competition, load_sources
 
 _WIDTH = 80
@@ -49,7 +40,7 @@ def blend_runs(paths, options):
     config = load_saved_config(first.path, words)
     taught = [one for one in predicted if one.is_taught]
     config = replace(config, fold=None, train=taught[0].config.train if taught else config.train)
-    check_folder(config.run_folder, options["overwrite"])
+    check_place(config.run_folder, "blend", options["overwrite"])
     if os.path.realpath(config.run_folder) in [os.path.realpath(one.path) for one in predicted]:
         raise UserError(f"{config.run_folder}: is an input, which the blend would replace; choose name=ANOTHER")
     runs, num_left_out = align(predicted, "blend")
@@ -88,7 +79,8 @@ def blend_runs(paths, options):
         values = test[1][[predicted.index(one) for one in used]]
         probs = candidate.blend.predict(values)
     print(describe(result))
-    write_folder(config, competition, metric, oof, candidate.nested, test, probs, result, candidate.blend.space)
+    nested = replace(oof, probs=candidate.nested)
+    write(config, competition, metric, nested, test, probs, result, candidate.blend.space)
     return result
 
 
@@ -127,18 +119,6 @@ def list_once(paths):
             print(f"{path}: is named twice and counts once")
         found.setdefault(place, path)
     return list(found.values())
-
-
-def check_folder(path, overwrite):
-    """Check that a blend may be written there: a new folder, or with overwrite a blend's."""
-    folder = RunFolder(path)
-    if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
-        return
-    if not folder.blend.is_file():
-        what = "a trained run, which no blend replaces" if folder.config.is_file() else "no blend"
-        raise UserError(f"{path}: exists and is {what}; choose name=ANOTHER")
-    if not overwrite:
-        raise UserError(f"{path}: is a blend already; choose name=ANOTHER or overwrite=true")
 
 
 def load_test(predicted):
@@ -284,49 +264,29 @@ def describe(result):
     return "\n".join(lines)
 
 
-def write_folder(config, competition, metric, oof, nested, test, probs, result, space):
-    """Write the blend's folder beside its place, then move it there, so that a refusal leaves nothing half."""
-    place = Path(config.run_folder)
-    folder = RunFolder(place.parent / f".{place.name}.{os.getpid()}.blend")
-    for left in place.parent.glob(f".{place.name}.*.blend"):  # of a process that was killed
-        if not psutil.pid_exists(int(left.name.split(".")[-2])):
-            shutil.rmtree(left)
-    folder.path.mkdir(parents=True)
-    try:
-        groups = {} if oof.groups is None else {"group": oof.groups}
-        rows, names = {"id": oof.ids, "fold": oof.folds}, list(oof.target_names)
-        known = {f"target_{name}": column for name, column in zip(names, oof.targets.T, strict=True)}
-        save_table(folder.folds, join_columns(rows | groups, oof.targets, names))
-        save_table(folder.oof, join_columns(rows | known, nested, names))
-        num_test = None if test is None else len(test[0])
-        scores = score(metric, oof, nested, competition, result, num_test)
-        save_json(folder.scores, scores)
-        save_json(folder.blend, result)
-        save_text(folder.config, config_yaml(config))
-        lines = [f"{place}/oof.csv: nested {metric.name} {result['nested']:.5f}"]
+def write(config, competition, metric, oof, test, probs, result, space):
+    """Write the blend's folder, with the submission where there are test predictions; oof: OutOfFold, nested."""
+    place, lines = config.run_folder, []
+    scores = score(metric, oof, competition, result, None if test is None else len(test[0]))
+    with write_folder(config, "blend", oof, scores, result) as folder:
         if probs is not None:
-            lines += write_test(folder, place, competition, metric, oof, test[0], probs, scores, space)
-        aside = folder.path.with_suffix(".replaced")
-        if place.exists():
-            check_folder(place, True)
-            place.rename(aside)
-        folder.path.rename(place)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(folder.path, ignore_errors=True)
-    print(*lines, sep="\n")
+            rows = ImageTable(test[0], None, None, oof.target_names, None, None)
+            units = load_units(competition, rows.ids, "test_table", oof.target_names)
+            how = {"units": units, "probs": probs, "scores": scores, "are_ranks": space == "ranks"}
+            lines = write_test(folder, place, competition, metric, rows, **how)
+    print(f"{place}/oof.csv: nested {metric.name} {result['nested']:.5f}", *lines, sep="\n")
 
 
-def score(metric, oof, nested, competition, result, num_test):
-    """Return what scores.json holds of nested predictions (N, C), as training has it; num_test: test rows or None."""
+def score(metric, oof, competition, result, num_test):
+    """Return what scores.json holds of nested predictions, as training has it; num_test: test rows or None."""
     by_fold = {
-        str(fold): metric.score(oof.targets[oof.folds == fold], nested[oof.folds == fold])
+        str(fold): metric.score(oof.targets[oof.folds == fold], oof.probs[oof.folds == fold])
         for fold in np.unique(oof.folds)
     }
     mean = float(np.mean(list(by_fold.values())))
     scores = {"metric": metric.name, "select": "blend", "mean": mean, "folds": by_fold, "seconds": 0.0}
     units = load_units(competition, oof.ids, "train_table", oof.target_names)
-    judged = judge_run(metric, replace(oof, probs=nested), competition, num_test, units)
+    judged = judge_run(metric, oof, competition, num_test, units)
     return scores | judged | {"interval": result["nested_interval"]}
 
 
@@ -348,29 +308,6 @@ def load_units(competition, ids, key, target_names):
         found = f"{len(missing)} of {len(ids)} predicted ids are not there (first: {missing[0]})"
         raise UserError(f"{where}: {found}; infer the runs again with this table")
     return None if units is None else units[places]
-
-
-def write_test(folder, place, competition, metric, oof, ids, probs, scores, space):
-    """Write test.csv and the submission, as infer.py does; return lines about them."""
-    save_table(folder.test, join_columns({"id": ids}, probs, oof.target_names))
-    sample = load_sample(competition)
-    if (units := load_units(competition, ids, "test_table", oof.target_names)) is not None:
-        ids, probs = pool_rows(units, probs, competition.predict_with)
-    takes_labels = asks_for_labels(sample, competition, oof.target_names, metric, ids)
-    if takes_labels and space == "ranks":
-        raise UserError("method: the sample asks for a class, which needs probabilities, not ranks; set method=mean")
-    decision = read_decision(scores, oof.target_names, competition.task) if takes_labels else None
-    write_submission(folder.submission, sample, competition, ids, probs, oof.target_names, decision)
-    lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
-    rows = ImageTable(ids, None, None, oof.target_names, None, None)
-    if (solution := load_solution(competition, rows, ids)) is not None:
-        probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
-        found = sample_scores(metric, solution, [probs])
-        low, high = found.interval(0)
-        value = float(found.scores[0])
-        save_json(folder.test_score, {"metric": metric.name, "score": value if np.isfinite(value) else None})
-        lines.append(f"test {metric.name}: {value:.5f}, 95 % {low:.5f} to {high:.5f}")
-    return lines
 
 
 def _at_least(value, bound, sign):

@@ -1,41 +1,37 @@
 """Candidates -> kept features -> judged models -> a table, and the best one as a run's folder."""
 
 import functools
-import os
 import shutil
 import tempfile
 import textwrap
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+import joblib
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from src.checkpointing.run_folder import RunFolder
 from src.competition.folds import make_folds
-from src.competition.predictions import join_columns
 from src.competition.splits import SPLITS
-from src.competition.submission import asks_for_labels, load_sample, write_submission
-from src.competition.tables import load_solution, load_test_table
-from src.config.load import config_yaml
+from src.competition.submission import load_sample
+from src.competition.tables import load_test_table
 from src.data.scan import compute_pixel_stats, find_unreadable
-from src.errors import UserError
 from src.evaluation.intervals import describe_difference, holm
 from src.evaluation.judgement import judge_run
 from src.evaluation.metrics import log_loss
-from src.evaluation.out_of_fold import OutOfFold, pool_rows
+from src.evaluation.out_of_fold import OutOfFold
 from src.evaluation.sampling import sample_scores
-from src.evaluation.thresholds import read_decision
-from src.files import save_json, save_table, save_text
+from src.inference.prediction_folder import check_place, write_folder, write_test
+from src.terminal import track
 from src.training.run import load_run, start_processes
 from src.training.run_data import leave_out_unreadable, save_folds
 from tools.probe.features import build_source
-from tools.probe.regression import RegularizationPath, activate
+from tools.probe.regression import RegularizationPath, predict
 
 _GRID = tuple(10 ** (half / 2) for half in range(-12, 5))  # 1e-6 to 100
 _NUM_INNER, _POOL = 3, 6  # parts of the training rows of two folds; candidates that are joined
-_WIDTH = 80
+_WIDTH, _LONG = 80, 2  # columns; minutes
 METADATA = "metadata"  # the block that is of no backbone
 
 
@@ -55,7 +51,7 @@ class Candidate:
 
 def probe(config, options):
     """Judge all candidates, print them and write the best; return what probe.json holds."""
-    check_folder(config)
+    check_place(config.run_folder, "probe", config.overwrite)
     with tempfile.TemporaryDirectory() as scratch, threadpool_limits(config.threads):
         run = replace(load_run(config, start_processes(config)), folder=RunFolder(scratch))
         config = run.config  # with competition.num_images as the rows have it
@@ -75,20 +71,8 @@ def probe(config, options):
         candidates = judge.compare(options["join"])
         result, best = summarize(run, candidates, sources, options)
         print(describe(result))
-        write_folder(run, sources, best, result)
+        write(run, sources, best, result)
     return result
-
-
-def check_folder(config):
-    """Check that a probe may be written there: a new folder, or with overwrite a probe's."""
-    folder = RunFolder(config.run_folder)
-    if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
-        return
-    if not folder.probe.is_file():
-        what = "a trained run, which no probe replaces" if folder.config.is_file() else "no probe"
-        raise UserError(f"{folder.path}: exists and is {what}; choose name=ANOTHER")
-    if not config.overwrite:
-        raise UserError(f"{folder.path}: is a probe already; choose name=ANOTHER or overwrite=true")
 
 
 class Judge:
@@ -96,7 +80,7 @@ class Judge:
 
     def __init__(self, run, blocks, words, options):
         self._run, self._blocks, self._words, self._options = run, blocks, words, options
-        self._grid = options["C"] or _GRID
+        self._grid, self._threads = options["C"] or _GRID, run.config.threads or joblib.cpu_count()
         self._sets, self._outer, self._inner = list_splits(run.config, run.table, run.folds, run.metric)
         self._weights = weigh(run.table, self._sets, options["balance"])
         self._known = {}
@@ -134,22 +118,22 @@ class Judge:
         features = np.concatenate([self._blocks[key] for key in keys], axis=1)
         name = self._name(keys)
         found = Candidate(keys, name, features.shape[1], np.full(table.targets.shape, np.nan))
-        path = RegularizationPath(features, table.targets, self._weights, table.task)
+        path = RegularizationPath(features, table.targets, self._weights, table.task, self._threads)
         least, best = np.inf, np.nan
         for c in self._grid:
-            path.solve(c)
-            probs, scores, losses = path.predict(), [], []
+            self._solve(path, c, name)
+            scores, losses = [], []
             for fold, place in self._outer.items():
                 inner = np.full(table.targets.shape, np.nan)
                 for number, rows in self._inner[fold]:
-                    inner[rows] = probs[number][rows]
+                    inner[rows] = predict(features[rows], path.model(number), table.task)
                 rows = ~np.isnan(inner).any(axis=1)
                 score, loss = metric.score(table.targets[rows], inner[rows]), compute_loss(table, rows, inner)
                 scores, losses = [*scores, score], [*losses, loss]
                 if fold not in found.c or metric.is_better(score, found.inner[fold]):
-                    own = table.folds == fold
-                    found.inner[fold], found.c[fold], found.probs[own] = score, c, probs[place][own]
+                    own, found.inner[fold], found.c[fold] = table.folds == fold, score, c
                     found.models[fold] = path.model(place)
+                    found.probs[own] = predict(features[own], found.models[fold], table.task)
             score, loss = np.mean(scores), np.mean(losses)
             if loss >= least and not metric.is_better(score, best) and not self._options["C"]:
                 break  # weaker penalties have stopped to help
@@ -158,6 +142,15 @@ class Judge:
         print(f"  {name}: {found.num_features} features, {found.seconds:.1f} s", flush=True)
         self._known[keys] = found
         return found
+
+    def _solve(self, path, c, name):
+        """Fit all models at a C, behind a bar; say before how long the grid takes, where that is minutes."""
+        began = time.perf_counter()
+        with threadpool_limits(1):  # of each fit
+            for number, _ in enumerate(track(path.solve(c), f"C={c:.1e}", path.num_fits, unit="fits")):
+                minutes = (time.perf_counter() - began) * path.num_fits * len(self._grid) / 60
+                if number == 0 and c == self._grid[0] and minutes > _LONG:
+                    print(f"  {name}: up to {minutes:.0f} minutes; fewer values of C, folds or joins take less")
 
     def _name(self, keys):
         """Return the candidate's name: "resnet18 + resnet34 (layer3, last)"."""
@@ -304,66 +297,31 @@ def describe(result):
     return "\n".join(lines)
 
 
-def write_folder(run, sources, best, result):
-    """Write the best candidate's folder beside its place, then move it there, so that a refusal leaves nothing half."""
-    config, table, metric, names = run.config, run.table, run.metric, list(run.table.target_names)
-    place, rows = Path(config.run_folder), np.isin(run.table.folds, run.folds)
+def write(run, sources, best, result):
+    """Write the best candidate's folder, with the submission where there are test rows."""
+    config, table, metric, rows = run.config, run.table, run.metric, np.isin(run.table.folds, run.folds)
     first = next((key[0] for key in best.blocks if key[0] != METADATA), None)
-    config = replace(sources[first].config if first is not None else config, overwrite=False, precision="auto")
+    saved = replace(sources[first].config if first is not None else config, overwrite=False, precision="auto")
     groups, units = (None if one is None else one[rows] for one in (table.groups, table.units))
-    oof = OutOfFold(
-        table.ids[rows], table.folds[rows], table.targets[rows], best.probs[rows], table.target_names, groups
-    )
+    oof = table.ids[rows], table.folds[rows], table.targets[rows], best.probs[rows], table.target_names, groups
+    oof = OutOfFold(*oof)
     by_fold = {fold: metric.score(table.targets[own], best.probs[own]) for fold, own in
                ((str(fold), table.folds == fold) for fold in run.folds)}  # fmt: skip
-    mean = float(np.mean(list(by_fold.values())))
-    scores = {"metric": metric.name, "select": "probe", "mean": mean, "folds": by_fold}
-    scores |= {"seconds": round(sum(result["feature_seconds"].values()) + best.seconds, 2)}
+    scores = {"metric": metric.name, "select": "probe", "mean": float(np.mean(list(by_fold.values())))}
+    scores |= {"folds": by_fold, "seconds": round(sum(result["feature_seconds"].values()) + best.seconds, 2)}
     scores |= judge_run(metric, oof, config.competition, table.num_test, units)
-    folder = RunFolder(place.parent / f".{place.name}.{os.getpid()}.probe")
-    folder.path.mkdir(parents=True)
-    try:
-        save_folds(folder.folds, table, has_work=False)
-        known = {f"target_{name}": column for name, column in zip(names, oof.targets.T, strict=True)}
-        save_table(folder.oof, join_columns({"id": oof.ids, "fold": oof.folds} | known, oof.probs, names))
-        save_json(folder.scores, scores)
-        save_json(folder.probe, result)
-        save_text(folder.config, config_yaml(config))
+    lines = [f"{config.run_folder}/oof.csv: {len(oof.ids)} predictions of {best.name}"]
+    with write_folder(saved, "probe", oof, scores, result) as folder:
+        save_folds(folder.folds, table, has_work=False)  # with the rows that no fold validates
         if run.folder.unreadable.is_file():
             shutil.copyfile(run.folder.unreadable, folder.unreadable)
-        lines = [f"{place}/oof.csv: {len(oof.ids)} predictions of {best.name}"]
-        lines += write_test(folder, place, run, sources, best, scores)
-        check_folder(run.config)
-        if place.exists():
-            shutil.rmtree(place)
-        folder.path.rename(place)
-    finally:
-        shutil.rmtree(folder.path, ignore_errors=True)
+        if load_sample(config.competition) is None and not config.competition.test_table:
+            lines.append("no test rows are known, so that no submission is written")
+        else:
+            test = load_test_table(config.competition, table.target_names, table.encoding)
+            how = {"units": test.units, "probs": predict_test(run, test, sources, best), "scores": scores}
+            lines += write_test(folder, config.run_folder, config.competition, metric, test, **how)
     print(*lines, sep="\n")
-
-
-def write_test(folder, place, run, sources, best, scores):
-    """Write the test predictions, the mean of the folds' models, and the submission; return lines about them."""
-    competition, metric, names = run.config.competition, run.metric, run.table.target_names
-    sample = load_sample(competition)
-    if sample is None and not competition.test_table:
-        return ["no test rows are known, so that no submission is written"]
-    test = load_test_table(competition, names, run.table.encoding)
-    ids, probs = test.ids, predict_test(run, test, sources, best)
-    save_table(folder.test, join_columns({"id": ids}, probs, names))
-    if test.units is not None:
-        ids, probs = pool_rows(test.units, probs, competition.predict_with)
-    takes_labels = asks_for_labels(sample, competition, names, metric, ids)
-    decision = read_decision(scores, names, competition.task) if takes_labels else None
-    write_submission(folder.submission, sample, competition, ids, probs, names, decision)
-    lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
-    if (solution := load_solution(competition, test, ids)) is not None:
-        probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
-        found = sample_scores(metric, solution, [probs], test.groups if test.units is None else None)
-        value, (low, high) = float(found.scores[0]), found.interval(0)
-        save_json(folder.test_score, {"metric": metric.name, "score": value if np.isfinite(value) else None})
-        lines.append(f"test {metric.name}: {value:.5f}, 95 % {low:.5f} to {high:.5f}")
-    return lines
 
 
 def predict_test(run, test, sources, best):
@@ -378,9 +336,9 @@ def predict_test(run, test, sources, best):
               for number in {key[0] for key in best.blocks} - {METADATA}}  # fmt: skip
     for source, layer in best.blocks:
         blocks.append(test.metadata if source == METADATA else loaded[source][:, sources[source].slices[layer]])
-    features = np.concatenate(blocks, axis=1).astype(np.float64)
+    features = np.concatenate(blocks, axis=1)
     task = run.config.competition.task
-    read = np.mean([activate(features @ coef + bias, task) for coef, bias in best.models.values()], axis=0)
+    read = np.mean([predict(features, model, task) for model in best.models.values()], axis=0)
     probs = np.repeat(read.mean(axis=0, keepdims=True), len(is_readable), axis=0)
     probs[is_readable] = read
     return probs
