@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +43,13 @@ def make_folder(folder, setting, error_class=UserError):
 
 
 def delete_unfinished(folder):
-    """Delete what `atomic_path` of a killed process left in a folder; call it before this process writes there."""
+    """Delete what a killed process left in a folder, .NAME.PID.tmp; call it before this process writes there."""
     import psutil  # here, since a typo should not wait for it
 
     for path in Path(folder).glob(".*.tmp"):
         number = path.name.split(".")[-2]
         if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_folder(folder):

@@ -70,7 +70,7 @@ def test_two_runs_are_compared_and_blended(execute, tmp_path):
     assert (tmp_path / "outputs" / "both" / "oof.csv").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_folds_are_trained_one_a_device_and_a_second_time_skipped(execute, tmp_path):
     words = " ".join([*TINY, "name=kaggle"])
     text, _, _ = execute("train_on_kaggle", TRAIN_ON_KAGGLE_WORDS=words, CUDA_VISIBLE_DEVICES="")
@@ -122,7 +122,7 @@ def test_two_gpus_share_the_folds_that_are_left_and_each_trains_one_at_a_time(tm
     assert capsys.readouterr().out.endswith("outputs/kaggle: folds [0, 1, 2, 3, 4, 5] of 6 are finished\n")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_bundle_is_inferred_as_on_kaggle(execute, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_run[0])
     inputs = tmp_path / "input"

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from src.checkpointing.run_folder import RunFolder
 from src.competition.predictions import join_columns
@@ -17,7 +16,7 @@ from src.errors import UserError
 from src.evaluation.out_of_fold import pool_rows
 from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
-from src.files import save_json, save_table, save_text
+from src.files import delete_unfinished, save_json, save_table, save_text
 
 
 def check_place(path, kind, overwrite):
@@ -40,11 +39,10 @@ def write_folder(config, kind, oof, scores, result):
     scores.json and <kind>.json hold.
     """
     place, names = Path(config.run_folder), list(oof.target_names)
-    folder = RunFolder(place.parent / f".{place.name}.{os.getpid()}.{kind}")
-    for left in place.parent.glob(f".{place.name}.*.{kind}"):  # of a process that was killed
-        if not psutil.pid_exists(int(left.name.split(".")[-2])):
-            shutil.rmtree(left)
-    folder.path.mkdir(parents=True)
+    folder, aside = (place.parent / f".{place.name}.{one}.{os.getpid()}.tmp" for one in ("new", "replaced"))
+    delete_unfinished(place.parent)
+    folder.mkdir(parents=True)
+    folder = RunFolder(folder)
     try:
         rows, groups = {"id": oof.ids, "fold": oof.folds}, {} if oof.groups is None else {"group": oof.groups}
         known = {f"target_{name}": column for name, column in zip(names, oof.targets.T, strict=True)}
@@ -54,7 +52,6 @@ def write_folder(config, kind, oof, scores, result):
         save_json(folder.path / f"{kind}.json", result)
         save_text(folder.config, config_yaml(config))
         yield folder
-        aside = folder.path.with_suffix(".replaced")
         if place.exists():
             check_place(place, kind, overwrite=True)
             place.rename(aside)

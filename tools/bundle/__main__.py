@@ -27,7 +27,7 @@ blend's folder as the only RUN brings its runs and its weights.
                      inferences of the bundle; threads= and precision=, too
   weights=fp16       half the size: weights in 16 bits, read as fp32; says how
                      much predictions differ. weights=as_trained (default)
-  wheels=auto        what the image lacks, by pip; none: no wheels; FOLDER: those
+  wheels=auto        what the image lacks, by pip; none; FOLDER: those in it
   python=3.12        the image's Python, of which the wheels are
   competition=SLUG   Kaggle's name of the competition; left out: the run's
   user=NAME          on Kaggle; left out: that of the kaggle program

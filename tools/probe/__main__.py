@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 
+from src.config.settings import settings
 from src.errors import UserError, listing, nearest, one_line_errors
 
 JOINS = ("greedy", "pairs", "off")
@@ -63,8 +64,8 @@ def main(words):
         if {"--help", "-h"} & set(words):
             print(USAGE)
             return
-        options, settings = read_options(words)
-        config = read_settings(settings, options)
+        options, others = read_options(words)
+        config = read_settings(others, options)
         kept = [word for word in words if not word.startswith("overwrite=")]
         options["command"] = shlex.join(["python", "-m", "tools.probe", *kept])
         from tools.probe.command import probe  # here, as help and a typo do not wait for what computes
@@ -74,7 +75,7 @@ def main(words):
 
 def read_options(words):
     """Return ({key: value} of the probe's own words, checked and typed; the other words)."""
-    options, settings = dict(_KNOWN), []
+    options, words_of_train, known = dict(_KNOWN), [], [*settings(), "competition", "recipe"]
     for word in words:
         key, sign, value = word.partition("=")
         is_list = key == "model.backbone" and value.startswith("[")
@@ -85,7 +86,9 @@ def read_options(words):
                 key = "candidates"
             options[key] = value
         else:
-            settings.append(word)
+            if key not in known and (near := nearest(key, _KNOWN)):
+                raise UserError(f"command line: {key} is not known{near}")
+            words_of_train.append(word)
     for key in ("candidates", "layers", "C"):
         if options[key] is not None:
             listed = [one.strip(" '\"") for one in options[key].strip("[] ").split(",")]
@@ -107,7 +110,7 @@ def read_options(words):
         options[key] = options[key] == "true"
     if options["C"]:
         options["C"] = sorted(_read_c(one) for one in options["C"])
-    return options, settings
+    return options, words_of_train
 
 
 def _read_c(text):

@@ -148,9 +148,11 @@ class Judge:
         began = time.perf_counter()
         with threadpool_limits(1):  # of each fit
             for number, _ in enumerate(track(path.solve(c), f"C={c:.1e}", path.num_fits, unit="fits")):
-                minutes = (time.perf_counter() - began) * path.num_fits * len(self._grid) / 60
-                if number == 0 and c == self._grid[0] and minutes > _LONG:
-                    print(f"  {name}: up to {minutes:.0f} minutes; fewer values of C, folds or joins take less")
+                if number == 0 and c == self._grid[0]:
+                    num_turns = path.num_fits * len(self._grid) / self._threads
+                    if (minutes := (time.perf_counter() - began) / 60 * num_turns) >= _LONG:
+                        advice = "fewer values of C, folds, layers or joins take less"
+                        print(f"  {name}: {minutes:.0f} minutes or more; {advice}", flush=True)
 
     def _name(self, keys):
         """Return the candidate's name: "resnet18 + resnet34 (layer3, last)"."""

@@ -120,11 +120,14 @@ def test_layers_of_a_transformer_are_its_class_token_and_the_mean_of_its_patches
     assert torch.allclose(found[:, 2 * size : 3 * size], tokens[:, 1:].mean(dim=1), atol=1e-5)
 
 
-def test_all_layers_are_candidates_and_joined_while_it_helps(probe, capsys):
+def test_all_layers_are_candidates_and_joined_while_it_helps(probe, capsys, monkeypatch):
+    monkeypatch.setattr("tools.probe.command._LONG", 0)
     probe("model.backbone=[test_resnet]", "layers=[layer1,-1]", "hflip=true", "C=[0.1]", "overwrite=true")
     names = {one["name"] for one in load_json("outputs/spots_probe/probe.json")["candidates"]}
     assert {"test_resnet", "test_resnet (layer1)", "test_resnet (layer4)"} < names
-    assert "with the candidate, too, chosen within each fold's training rows" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "with the candidate, too, chosen within each fold's training rows" in printed
+    assert "(layer1): 0 minutes or more; fewer values of C, folds, layers or joins take less\n" in printed
 
 
 def test_two_folds_choose_c_on_parts_of_their_training_rows():
@@ -251,6 +254,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out_or_gets_the_mean(probe):
     (["model.pretrained=false"], "model.pretrained=false: features of random weights would say nothing of the "
      "backbone; set model.pretrained=true"),
     (["join=greed"], "command line: join=greed is not one of greedy, pairs, off; did you mean greedy?"),
+    (["layer=all"], "command line: layer is not known; did you mean layers?"),
     (["C=[0,1]"], "command line: C=0 is no number above 0; write for example C=[0.001,0.01]"),
     (["candidates=[]"], "command line: candidates= names nothing; leave it out, or see --help"),
     (["candidates=[a]", "model.backbone=b"], "command line: model.backbone=b beside candidates=; write it into that "
