@@ -43,6 +43,6 @@ def test_only_its_own_kind_is_replaced(tmp_path):
     check_place(tmp_path / "both", "blend", overwrite=True)
     with pytest.raises(UserError, match="both: is a blend already; choose name=ANOTHER or overwrite=true"):
         check_place(tmp_path / "both", "blend", overwrite=False)
-    with pytest.raises(UserError, match="both: exists and is a trained run, which no probe replaces; choose name=AN"):
+    with pytest.raises(UserError, match="both: exists and is a blend, which no probe replaces; choose name=ANOTHER"):
         write(config, "probe")
     assert list(tmp_path.iterdir()) == [tmp_path / "both"]
