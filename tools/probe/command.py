@@ -31,7 +31,7 @@ from tools.probe.regression import RegularizationPath, predict
 
 _GRID = tuple(10 ** (half / 2) for half in range(-12, 5))  # 1e-6 to 100
 _NUM_INNER, _POOL = 3, 6  # parts of the training rows of two folds; candidates that are joined
-_WIDTH, _LONG = 80, 2  # columns; minutes
+_WIDTH, _LONG = 80, 5  # columns; minutes
 METADATA = "metadata"  # the block that is of no backbone
 
 
@@ -148,11 +148,11 @@ class Judge:
         began = time.perf_counter()
         with threadpool_limits(1):  # of each fit
             for number, _ in enumerate(track(path.solve(c), f"C={c:.1e}", path.num_fits, unit="fits")):
-                if number == 0 and c == self._grid[0]:
-                    num_turns = path.num_fits * len(self._grid) / self._threads
+                if number == 1 and c == self._grid[0]:
+                    num_turns = path.num_fits * len(self._grid) / max(2, self._threads)
                     if (minutes := (time.perf_counter() - began) / 60 * num_turns) >= _LONG:
                         advice = "fewer values of C, folds, layers or joins take less"
-                        print(f"  {name}: {minutes:.0f} minutes or more; {advice}", flush=True)
+                        print(f"  {name}: about {minutes:.0f} minutes; {advice}", flush=True)
 
     def _name(self, keys):
         """Return the candidate's name: "resnet18 + resnet34 (layer3, last)"."""

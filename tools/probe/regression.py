@@ -28,7 +28,7 @@ class RegularizationPath:
 
     def __init__(self, features, targets, weights, task, threads=1):
         self._x, self._targets, self._weights, self._task, self._threads = features, targets, weights, task, threads
-        self._scalers = [StandardScaler().fit(features[one]) for one in weights.any(axis=2)]
+        self._scalers = [StandardScaler(copy=False).fit(features[one]) for one in weights.any(axis=2)]
         columns = [slice(None)] if task == "multiclass" else [slice(k, k + 1) for k in range(targets.shape[1])]
         kind, how = LogisticRegression, {"warm_start": True, "max_iter": 1000, "tol": _TOLERANCE}
         if task == "regression":
