@@ -203,12 +203,25 @@ def _decide_by_table(layout, tables, sample, train_path, column, match):
         layout.doubts.append(f"the sample calls {sample.id} what the tables call {row_id}; they are matched by value")
     layout.decide("train_image", match.pattern, _why_pattern(match, images, len(spread(train)), "training", layout))
     layout.doubts += find_siblings(match.pattern, train, spread(train), images)
+    layout.doubts += find_other_images(match.pattern, train, row_id, column, images, shared)
     _decide_test_image(layout, *test_match)
     decide_several(layout, train, spread(train), test_match[1])
     _decide_labels(layout, found)
     _decide_group(layout, train, row_id, {row_id, column, found.label, *found.targets}, found)
     taken = {row_id, column, found.label, *found.targets, *in_path, *counting, layout.value("group")}
     layout.beside = find_metadata(train, [] if test is None or split else test, taken)
+
+
+def find_other_images(pattern, train, row_id, column, images, shared):
+    """Return a sentence on further columns that lead to images, others than the one that is read; [] without."""
+    rows, found = spread(train), []
+    stem = lambda name: rows[name].map(lambda cell: PurePosixPath(cell).stem)  # noqa: E731
+    for name in (one for one in rows if f"{{{one}" not in str(pattern) and one not in (row_id, column)):
+        if rows[name].nunique() > len(rows) / 2 and (stem(name) != stem(column)).all():
+            other = match_column(rows, name, images, "train", shared)
+            found += [other.pattern] if other and other.share >= 0.9 and isinstance(other.pattern, str) else []
+    reads = f"[{pattern}, {', '.join(found)}]"
+    return [f"further columns lead to images, which are not read; competition.images={reads} reads all"] * bool(found)
 
 
 def find_metadata(train, test, taken):

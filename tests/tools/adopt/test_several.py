@@ -102,3 +102,14 @@ def test_other_series_and_slices_out_of_order_are_doubts(tmp_path):
         tags.InstanceNumber = ord(path.name[0])
         dcmwrite(path, tags, implicit_vr=False, little_endian=True)
     assert recognise(folder).doubts == [series]
+
+
+def test_a_further_column_of_images_is_a_doubt(tmp_path):
+    folder = tmp_path / "sides"
+    write(folder, lambda one: [f"f{one}.png", f"g{one}.png"])
+    for name, rows in (("train.csv", ids(0, 12, "p{:03}")), ("test.csv", ids(12, 4, "p{:03}"))):
+        columns = {"front": [f"f{one}.png" for one in rows], "back": [f"g{one}.png" for one in rows]}
+        table(folder / name, id=rows, **columns, **({"target": zero_one(12)} if name == "train.csv" else {}))
+    found, line = decided(folder), "further columns lead to images, which are not read; competition.images="
+    both = ["train/{front}", "train/{back}"][:: 1 if found["train_image"] == "train/{front}" else -1]
+    assert recognise(folder).doubts == [f"{line}[{', '.join(both)}] reads all"]
