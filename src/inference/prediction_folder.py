@@ -1,6 +1,7 @@
 """Predictions of several models -> a folder like a run's, which tools.blend and tools.probe write; no torch."""
 
 import os
+import shlex
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,4 +85,6 @@ def write_test(folder, place, competition, metric, test, units, probs, scores, a
         value, (low, high) = float(found.scores[0]), found.interval(0)
         save_json(folder.test_score, {"metric": metric.name, "score": value if np.isfinite(value) else None})
         lines.append(f"test {metric.name}: {value:.5f}, 95 % {low:.5f} to {high:.5f}")
+    elif sample is not None:
+        lines.append(f"next: python -m tools.kaggle submit {shlex.quote(str(place))}")
     return lines

@@ -19,11 +19,14 @@ def read(tmp_path, name, file):
     return pd.read_csv(tmp_path / "outputs" / name / file, dtype={"id": str})
 
 
-def test_the_mean_is_the_mean_of_rows_and_of_test_rows(write_run, blend, tmp_path):
+def test_the_mean_is_the_mean_of_rows_and_of_test_rows(write_run, blend, tmp_path, capsys):
     targets, probs = draw(100, [1.5, 1.5])
     tests = [np.array([[0.2], [0.9], [0.4]]), np.array([[0.4], [0.5], [0.8]])]
-    paths = [write_run(name, targets, *two) for name, two in zip("ab", zip(probs, tests, strict=True), strict=True)]
+    pd.DataFrame({"id": ["t0", "t1", "t2"], "cat": 0.5}).to_csv(tmp_path / "sample.csv", index=False)
+    words = [f"competition.sample_submission={tmp_path}/sample.csv"]
+    paths = [write_run(name, targets, *two, words=words) for name, *two in zip("ab", probs, tests, strict=True)]
     found = blend(*paths, "method=mean")
+    assert capsys.readouterr().out.endswith("3 rows, checked\nnext: python -m tools.kaggle submit outputs/blend\n")
     assert found["method"] == "mean"
     assert found["weights"] == {"a": 0.5, "b": 0.5}
     mean = (probs[0] + probs[1]) / 2
