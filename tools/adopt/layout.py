@@ -220,8 +220,8 @@ def find_other_images(pattern, train, row_id, column, images, shared):
         if rows[name].nunique() > len(rows) / 2 and (stem(name) != stem(column)).all():
             other = match_column(rows, name, images, "train", shared)
             found += [other.pattern] if other and other.share >= 0.9 and isinstance(other.pattern, str) else []
-    reads = f"[{pattern}, {', '.join(found)}]"
-    return [f"further columns lead to images, which are not read; competition.images={reads} reads all"] * bool(found)
+    reads = f"competition.images=[{pattern}, {', '.join(found)}] with competition.test_image=test/{{id}} reads all"
+    return [f"further columns lead to images, which are not read; {reads} (of test rows test for train)"] * bool(found)
 
 
 def find_metadata(train, test, taken):

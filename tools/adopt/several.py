@@ -86,7 +86,7 @@ def _doubt_series(layout, pattern, rows, folders):
     beside = {one[len(top) + 1 :].partition("/")[0] for top in tops for one in folders if one.startswith(f"{top}/")}
     if folder and (beside := sorted(beside - {folder})):
         others = f"rows have files in {listing(beside)} beside {folder}, too, which are not read"
-        layout.doubts.append(f"{others}; competition.images takes a list of such patterns")
+        layout.doubts.append(f"{others}; competition.images and test_image take lists of such patterns")
     for place in (f"{top}/{folder}" if folder else top for top in tops if end.lower().endswith(DICOM_SUFFIXES)):
         names = sorted(folders.get(place, ()), key=lambda one: [part.zfill(9) for part in re.split(r"(\d+)", one)])
         numbers = [_read_number(f"{layout.folder}/{place}/{one}") for one in names[:_MOST_LOOKED_AT]]

@@ -112,4 +112,5 @@ def test_a_further_column_of_images_is_a_doubt(tmp_path):
         table(folder / name, id=rows, **columns, **({"target": zero_one(12)} if name == "train.csv" else {}))
     found, line = decided(folder), "further columns lead to images, which are not read; competition.images="
     both = ["train/{front}", "train/{back}"][:: 1 if found["train_image"] == "train/{front}" else -1]
-    assert recognise(folder).doubts == [f"{line}[{', '.join(both)}] reads all"]
+    line += f"[{', '.join(both)}] with competition.test_image=test/{{id}} reads all (of test rows test for train)"
+    assert recognise(folder).doubts == [line]
