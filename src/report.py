@@ -31,7 +31,7 @@ def write_report(config, run_folder, output=None, pictures=None, seconds=math.in
         done = subprocess.run(command, capture_output=True, errors="replace", timeout=seconds, env=environment)
         reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"it took more than {seconds:.3g} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+        reason = f"{seconds:.3g} s are not enough" if isinstance(error, subprocess.TimeoutExpired) else str(error)
     if reason:
         print(f"{path}: not written ({reason}); {again} tries again", file=sys.stderr)
     return None if reason else path

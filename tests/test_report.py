@@ -29,7 +29,7 @@ def test_what_is_no_run_is_one_line_on_stderr(config, tmp_path, capsys):
 def test_a_report_that_takes_too_long_is_ended(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(src.report, "_SECONDS", 0.01)
     assert write_report(config, tmp_path) is None
-    assert "not written (it took more than 0.01 s)" in capsys.readouterr().err
+    assert "not written (0.01 s are not enough)" in capsys.readouterr().err
 
 
 @pytest.fixture
