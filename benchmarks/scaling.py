@@ -146,7 +146,7 @@ def measure(folder, methods, num_workers):
     import torch
 
     from src.competition.folds import check_folds, make_folds
-    from src.competition.paths import check_not_empty
+    from src.competition.image_files import check_not_empty
     from src.competition.tables import load_train_table, read_table
     from src.config.settings import Config
     from src.data.dataset import ImageDataset, build_loader

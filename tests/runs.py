@@ -6,7 +6,7 @@ from PIL import Image
 
 from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.competition.tables import ImageTable
 from src.config.load import load_config
 from src.evaluation.metrics import build_metric

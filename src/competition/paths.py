@@ -9,31 +9,22 @@ Where competition.images is set a row has several files, of every pattern: its p
 
 import os
 import re
-import sys
 import unicodedata
-from bisect import bisect_left
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
-from src.config.registry import list_names
-from src.containers import SUFFIXES, list_folder, split_path, stat_file
+from src.competition.image_files import JOIN, STAR, FileTree, Paths, is_image
+from src.containers import SUFFIXES, list_folder
 from src.errors import UserError, listing, nearest
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".jfif", ".jpe", ".avif", *list_names("data/decode.py", "DECODERS"),
-)  # fmt: skip
 _UNREAD = (".tfrec", ".tfrecord", ".lmdb")  # may hold images
-JOIN = "\0"  # between the files of a row's path; no name holds it
-STAR = "\0"  # a pattern's *; no cell of a table holds this character, so a * in an id is a plain letter
-_PATHS_AT_ONCE = 50_000  # Python's strings that are in memory while Paths are built
 _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
 _OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]|//")
 
@@ -145,7 +136,7 @@ def _list_pattern(competition, key, pattern):
     """Return `list_images` of one pattern."""
     _check_pattern(pattern, f"competition.{choose_patterns(competition, key)[0]}")
     root, pattern = _split_root(competition.root, pattern)
-    tree, top = _Tree(root), _fixed_folder(pattern)
+    tree, top = FileTree(root), _fixed_folder(pattern)
     names, read = _compile_reader(pattern)
     fitting = tree.match(_PLACE.sub(STAR, pattern).replace("*", STAR))
     # what test_image finds in a folder of its own, beside the class folders, is no class
@@ -167,7 +158,7 @@ def _advise(competition, key):
     """Return what to do where images are missing: they may be packed, or the pattern is wrong."""
     (name, patterns), names = choose_patterns(competition, key), set()
     for root, pattern in (_split_root(competition.root, one) for one in patterns):
-        names.update(*_Tree(root)._list(""), *_Tree(root)._list(_fixed_folder(pattern)))
+        names.update(*FileTree(root).list_folder(""), *FileTree(root).list_folder(_fixed_folder(pattern)))
     found = {name: None for name in names if name.lower().endswith(_UNREAD)}  # container -> a pattern of its images
     inside = {name: _name_inside(competition, name) for name in names if name.lower().endswith(SUFFIXES)}
     found |= {name: pattern for name, pattern in inside.items() if pattern}
@@ -211,124 +202,6 @@ def _split_root(root, pattern):
     return top, pattern[len(top) + 1 :]
 
 
-def is_image(path):
-    """Whether a path is that of an image: by its suffix, or inside a container whose files need none."""
-    lower = path.lower()
-    return lower.endswith(IMAGE_SUFFIXES) or any(f"{suffix}/" in lower for suffix in SUFFIXES[1:])
-
-
-def check_not_empty(paths):
-    """Check that every image file holds something: what a broken copy leaves most often, found before training."""
-    empty = [file for path in paths for file in path.split(JOIN) if stat_file(file)[0] == 0]
-    if empty:
-        found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
-        raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
-
-
-class Paths:
-    """N paths that are read as a numpy array of str is, at one byte a letter where numpy's takes four."""
-
-    def __init__(self, encoded):
-        self._encoded = encoded  # (N,) bytes of fixed width
-
-    @classmethod
-    def of(cls, paths):
-        """Build it from str, some at a time, so that a million of them need not be in memory at once."""
-        paths, chunks = iter(paths), [np.zeros(0, dtype=bytes)]
-        while encoded := list(map(os.fsencode, islice(paths, _PATHS_AT_ONCE))):
-            chunks.append(np.array(encoded))
-        return cls(np.concatenate(chunks))
-
-    def __len__(self):
-        return len(self._encoded)
-
-    def __iter__(self):
-        return map(os.fsdecode, self._encoded)
-
-    def __getitem__(self, rows):
-        """Return one path, str, or the Paths of some rows: a slice, int indices or a bool mask."""
-        found = self._encoded[rows]
-        return os.fsdecode(found) if isinstance(found, bytes) else Paths(found)
-
-    def tolist(self):
-        return list(self)
-
-    def isin(self, other):
-        """Return which of these paths are among other Paths, (N,) bool."""
-        return np.isin(self._encoded, other._encoded)
-
-
-class _Tree:
-    """The files below a root; each folder is listed once, when a path first leads there."""
-
-    def __init__(self, root):
-        self._root, self._listed, self._sorted, self._expanded = root, {}, {}, {}
-
-    def match(self, path):
-        """Return the files, relative to the root, that fit a path; STAR is anything within one name."""
-        folder, _, last = path.rpartition("/")
-        if STAR not in path:
-            return [path] if last in self._list(folder)[0] else []
-        found = [f"{one}/{name}".lstrip("/") for one in self._folders(folder) for name in self._find(one, last, 0)]
-        return [file for file in found if is_image(file) or not last.endswith(STAR)]
-
-    def _folders(self, path):
-        if STAR not in path:
-            return [path]
-        if path not in self._expanded:
-            above, _, last = path.rpartition("/")
-            found = ((one, name) for one in self._folders(above) for name in self._find(one, last, 1))
-            self._expanded[path] = [f"{one}/{name}".lstrip("/") for one, name in found]
-        return self._expanded[path]
-
-    def _find(self, folder, part, kind):
-        """Return the names of a folder's files (kind 0) or others (1) that fit; hidden ones fit no star."""
-        if STAR not in part:
-            return [part] if part in self._list(folder)[kind] else []
-        start, end = part[: part.index(STAR)], part[part.rindex(STAR) + 1 :]
-        step = 1 if len(start) >= len(end) else -1  # search by the longer fixed end
-        kind = 0 if end.lower().endswith(SUFFIXES) else kind  # *.zip, which as a folder * alone is not
-        if (folder, kind, step) not in self._sorted:
-            names = (name for name in self._list(folder)[kind] if not name.startswith("."))
-            self._sorted[folder, kind, step] = sorted(name[::step] for name in names)
-        names, start = self._sorted[folder, kind, step], start if step == 1 else end[::-1]
-        found = names[bisect_left(names, start) : bisect_left(names, start + chr(sys.maxunicode))]
-        return [name[::step] for name in found if _fits(name[::step], part)]
-
-    def _list(self, folder):
-        """Return the names of (files, others) in a folder, also of a container; links count as what they lead to."""
-        path = f"{self._root}/{folder}"
-        if folder not in self._listed and split_path(path)[1] is not None:
-            self._listed[folder] = list_folder(path)
-        if folder not in self._listed:
-            self._listed[folder] = files, others = set(), set()
-            try:
-                with os.scandir(path) as entries:
-                    for entry in entries:
-                        is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
-                        (files if is_file else others).add(entry.name)
-            except OSError as error:
-                if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                    raise UserError(f"{path}: cannot be listed ({error.strerror}); check it") from None
-        return self._listed[folder]
-
-
-def _fits(name, part):
-    """Whether a name is the part's pieces in order, with anything between them; a last .* is one suffix."""
-    if part.endswith("." + STAR):
-        name, dot, _ = name.rpartition(".")
-        return bool(dot) and _fits(name, part[:-2])
-    first, *middle = part.split(STAR)
-    if not middle:
-        return name == first
-    last, at = middle.pop(), len(first)
-    for piece in middle:
-        if (at := name.find(piece, at)) < 0:
-            return False
-        at += len(piece)
-    return at <= len(name) - len(last) and name.startswith(first) and name.endswith(last)
-
-
 def _match_rows(competition, key, rows, ids):
     """Return an iterable of each row's path, "" where there is none; an image that two patterns have is refused."""
     name, patterns = choose_patterns(competition, key)
@@ -352,7 +225,7 @@ def _match_pattern(competition, key, pattern, rows, ids):
     where = f"competition.{key}"
     _check_pattern(pattern, where)
     root, pattern = _split_root(competition.root, pattern)
-    tree = _Tree(root)
+    tree = FileTree(root)
     if "*" in pattern.rpartition("/")[2].removesuffix(".*"):
         _check_one_row(tree, pattern, where, fill_pattern(pattern, where, rows))
     for row, path in enumerate(fill_pattern(pattern, where, rows)):

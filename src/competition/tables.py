@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from src.competition.image_files import Paths
 from src.competition.metadata import encode, fit_encoding
-from src.competition.paths import Paths, fill_pattern, find_images, find_present, list_images, list_places, locate, word
+from src.competition.paths import fill_pattern, find_images, find_present, list_images, list_places, locate, word
 from src.competition.targets import (
     check_settings,
     find_ids,

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.competition.paths import JOIN
+from src.competition.image_files import JOIN
 from src.containers import stat_file
 from src.data.decode import decode_image, resize_image
 from src.data.scan import map_images

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.data.decode import decode_image
 from src.data.samplers import Ordered, Shuffled, derive_seed
 from src.errors import UserError

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from src.competition.paths import JOIN
+from src.competition.image_files import JOIN
 from src.containers import read_file
 from src.errors import UserError, first_line
 
@@ -50,7 +50,7 @@ def decode_image(path, competition, target_size=None):
     competition's bits, larger ones become white; null: of all 16 (colour TIFF: rounded).
     A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but not below target_size, (height, width). UserError is
     raised for a file that cannot be read or decoded, has other channels, holds nan, is over 200 megapixels or 1 GB.
-    Several files, joined by competition.paths.JOIN, are one (H, W, files * channels), each at the first one's size.
+    Several files, joined by image_files.JOIN, are one (H, W, files * channels), each at the first one's size.
     """
     files = path.split(JOIN)
     images = {file: decode_bytes(file, read_file(file), competition, target_size) for file in dict.fromkeys(files)}

@@ -12,7 +12,7 @@ from src.terminal import track
 def map_images(function, paths, title):
     """Return an iterator of function(path) of every path, in order, behind a progress bar.
 
-    Threads are enough: decoding and resizing release the GIL. Paths are competition.paths.Paths or an array of str.
+    Threads are enough: decoding and resizing release the GIL. Paths are image_files.Paths or an array of str.
     """
     calls = (joblib.delayed(function)(path) for path in paths.tolist())
     found = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(calls)

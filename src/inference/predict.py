@@ -13,7 +13,7 @@ import torch
 from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
-from src.competition.paths import check_not_empty
+from src.competition.image_files import check_not_empty
 from src.competition.predictions import save_predictions
 from src.competition.submission import asks_for_labels, check_sample, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from src.competition.image_files import JOIN
 from src.competition.metadata import count_inputs
-from src.competition.paths import JOIN
 from src.competition.tables import ImageTable
 from src.competition.targets import scale_auxiliary, standardize
 from src.config.settings import Config

@@ -12,7 +12,8 @@ import pandas as pd
 from src.checkpointing.run_folder import RunFolder
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, load_folds
-from src.competition.paths import JOIN, check_not_empty, word
+from src.competition.image_files import JOIN, check_not_empty
+from src.competition.paths import word
 from src.competition.predictions import join_columns
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table, load_train_table, read_table

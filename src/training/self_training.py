@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from src.checkpointing.run_folder import RunFolder
-from src.competition.paths import JOIN, Paths
+from src.competition.image_files import JOIN, Paths
 from src.competition.predictions import load_predictions
 from src.competition.tables import load_test_table, read_table
 from src.competition.targets import match_ids

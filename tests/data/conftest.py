@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.competition.tables import ImageTable
 
 

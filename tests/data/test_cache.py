@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.config.settings import REPOSITORY, Augment, Competition, Config
 from src.data import cache as cache_module
 from src.data.cache import _write_rows, cache_folder, open_cache

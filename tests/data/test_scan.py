@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.config.settings import Competition, Config
 from src.data.scan import compute_pixel_stats, find_unreadable, map_images
 from src.errors import UserError

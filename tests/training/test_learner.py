@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.data.dataset import ImageDataset
 from src.errors import UserError
 from src.model.head import HEADS

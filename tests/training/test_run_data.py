@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.competition.tables import ImageTable
 from src.config.load import config_yaml, load_config
 from src.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.image_files import IMAGE_SUFFIXES
 from src.errors import listing
 from tools.adopt.patterns import DICOM_SUFFIXES, is_side, roles
 from tools.adopt.readers import find_split

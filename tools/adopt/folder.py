@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from src.competition.paths import IMAGE_SUFFIXES, is_image
+from src.competition.image_files import IMAGE_SUFFIXES, is_image
 from src.containers import SUFFIXES, list_folder
 from src.errors import UserError, first_line
 

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from src.competition.image_files import IMAGE_SUFFIXES
 from src.competition.metadata import fit_encoding
-from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.tables import is_count
 from src.config.settings import Competition
 from src.errors import UserError, listing

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.image_files import IMAGE_SUFFIXES
 from tools.adopt.patterns import roles
 
 _SPLIT_WORDS = {

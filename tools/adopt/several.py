@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from statistics import median
 
-from src.competition.paths import IMAGE_SUFFIXES
+from src.competition.image_files import IMAGE_SUFFIXES
 from src.containers import read_file
 from src.errors import listing
 from tools.adopt.patterns import DICOM_SUFFIXES

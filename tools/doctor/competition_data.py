@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from src.competition.folds import load_folds
-from src.competition.paths import JOIN, Paths, find_present, list_images, locate, settle_num_images, word
+from src.competition.image_files import JOIN, Paths
+from src.competition.paths import find_present, list_images, locate, settle_num_images, word
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import (
     ImageTable,

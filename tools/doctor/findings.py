@@ -69,7 +69,7 @@ def name_rows(names, rows=None):
     """Return {"names", "num_names"} of a Finding about some rows.
 
     Args:
-        names: N names, an array of str or competition.paths.Paths.
+        names: N names, an array of str or competition.image_files.Paths.
         rows: indices of those that it is about; None: all.
     """
     rows = range(len(names)) if rows is None else rows

@@ -14,7 +14,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from src.competition.paths import JOIN, Paths
+from src.competition.image_files import JOIN, Paths
 from src.containers import read_file, stat_file
 from src.data.decode import IMAGE_FORMATS, decode_bytes, read_orientation, resize_image, stack_images
 from src.data.inspection import count_bits
@@ -65,7 +65,7 @@ def scan_images(paths, competition):
     """Decode every image once and return their Scan.
 
     Args:
-        paths: competition.paths.Paths.
+        paths: competition.image_files.Paths.
         competition: as in `decode.decode_image`.
 
     Reference: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2, for the

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from src.competition.image_files import IMAGE_SUFFIXES
 from src.competition.metadata import count_inputs
-from src.competition.paths import IMAGE_SUFFIXES
 from src.competition.tables import load_train_table
 from src.config.load import load_config
 from src.errors import UserError

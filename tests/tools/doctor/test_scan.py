@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.competition.paths import Paths
+from src.competition.image_files import Paths
 from src.config.settings import Competition
 from tools.doctor.scan import scan_images
 
