@@ -1,7 +1,12 @@
 """Ready competition files on folders in miniature, the whole way: adopt, doctor, train, infer, and the host's grade."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from contextlib import chdir
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,7 @@ from tests.competitions.folders import FOLDERS, write_competition
 from tests.competitions.host import HOSTS, grade
 from tests.launch import run_here
 from tools.adopt.layout import recognise
+from tools.bundle.__main__ import main as bundle
 from tools.doctor.__main__ import main as doctor
 
 FAST = ("siim-isic-melanoma-classification", "plant-pathology-2021-fgvc8", "rsna-breast-cancer-detection")
@@ -114,6 +120,27 @@ def test_from_the_folder_to_the_hosts_grade(name, written):
     print(own)
     assert score == pytest.approx(own["score"], abs=1e-9)
     assert score > LEAST.get(own["metric"], 0) * (name not in HARD)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", FOLDERS)
+def test_its_bundle_writes_infers_submission_without_a_network(name, written, capsys):
+    root, _ = written(name)
+    run_here("train.py", f"competition={name}", *TINY, "train.epochs=2", "name=bundled", cwd=root)
+    run_here("infer.py", "run=outputs/bundled", cwd=root)
+    began = time.monotonic()
+    with chdir(root):
+        bundle(["outputs/bundled", "output=bundle", "wheels=none"])
+    seconds = time.monotonic() - began
+    began, command = time.monotonic(), ["bash", "bundle/infer.sh", f"data/{name}", "threads=1"]
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0:
+        command = ["unshare", "-rn", *command]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ | {"PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    with capsys.disabled():
+        print(f"\n{name}: bundle {seconds:.1f} s, offline run {time.monotonic() - began:.1f} s")
+    assert (root / "submission.csv").read_bytes() == (root / "outputs/bundled/submission.csv").read_bytes()
 
 
 @pytest.mark.nightly

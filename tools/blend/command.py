@@ -234,7 +234,7 @@ def conclude(names, chosen, plain, against_mean, sign, against_single, single):
         text = texts.get(compute_verdict(interval, sign > 0), f"the plain {mean} is better")
         sentences.append(f"{text} ({describe_difference(difference, interval)})")
     elif len(names) > 1:
-        sentences.append(f"the plain {mean} is as good as any other, or better, as far as these rows can tell")
+        sentences.append(f"no other is shown to be better than the plain {mean}")
     difference, *interval = against_single
     verdict = {1: "is better than", 0: "is not shown to be better than", -1: "is worse than"}
     verdict = verdict[compute_verdict(interval, sign > 0)]
