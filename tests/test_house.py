@@ -55,7 +55,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10605, 70, 131
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10609, 70, 131
 
 
 def parse(path):

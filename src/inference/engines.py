@@ -24,7 +24,11 @@ def accelerate(networks, engine, to_probs):
     if device != "cpu":
         raise UserError(f"infer.engine={engine}: runs on a CPU, device is {device}; leave it out or set device=cpu")
     if lacks := [name for name in ("onnx", "onnxruntime") if not find_spec(name)]:
-        raise UserError(f"infer.engine={engine}: not installed: {', '.join(lacks)}; pip install {' '.join(lacks)}")
+        lack = f"infer.engine={engine}: not installed: {', '.join(lacks)}"
+        if engine != "auto":
+            raise UserError(f"{lack}; pip install {' '.join(lacks)}")
+        print(f"{lack}; torch predicts", flush=True)
+        return networks
     choice = _Choice(to_probs, is_open=engine == "auto")
     return [_OnnxNetwork(network, choice) for network in networks]
 

@@ -7,13 +7,13 @@ import shlex
 import subprocess
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from src.checkpointing.run_folder import RunFolder
 from src.competition.paths import locate
 from src.config.settings import REPOSITORY
+from src.containers import is_file, read_file
 from src.device import name_cpu
 from src.files import load_json, save_json
 from src.terminal import paint
@@ -50,7 +50,7 @@ def collect_facts(config, device):
     teachers = {"train.teacher": config.train.teacher, "train.pseudo": config.train.pseudo}
     paths |= {key: RunFolder(run).oof for key, run in teachers.items() if run}
     for name, path in paths.items():
-        tables[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
+        tables[name] = hashlib.sha256(read_file(str(path))).hexdigest() if is_file(str(path)) else None
     return {"commit": commit, "is_dirty": is_dirty, "versions": versions, "machine": machine, "tables": tables}
 
 

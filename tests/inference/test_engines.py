@@ -89,7 +89,7 @@ def test_auto_takes_what_is_faster(monkeypatch, capsys):
         assert capsys.readouterr().out == f"infer.engine={said}\n"
 
 
-def test_what_lacks_and_a_gpu_are_one_line(monkeypatch):
+def test_what_lacks_and_a_gpu_are_one_line(monkeypatch, capsys):
     with pytest.raises(UserError, match=r"^infer\.engine=onnxruntime: runs on a CPU, device is meta; leave it out"):
         accelerate([Small().to("meta")], "onnxruntime", torch.sigmoid)
     networks = [Small().to("meta")]
@@ -99,3 +99,6 @@ def test_what_lacks_and_a_gpu_are_one_line(monkeypatch):
         accelerate([Small()], "onnxruntime", torch.sigmoid)
     line = "infer.engine=onnxruntime: not installed: onnx, onnxruntime; pip install onnx onnxruntime"
     assert str(caught.value) == line
+    networks = [Small()]
+    assert accelerate(networks, "auto", torch.sigmoid) is networks
+    assert capsys.readouterr().out == "infer.engine=auto: not installed: onnx, onnxruntime; torch predicts\n"

@@ -5,13 +5,14 @@ import json
 import platform
 import shutil
 import subprocess
+import zipfile
 from importlib.metadata import version
 
 import torch
 
 from src.config.load import load_config
 from src.config.settings import REPOSITORY
-from src.training.provenance import read_commit, save_provenance
+from src.training.provenance import collect_facts, read_commit, save_provenance
 from tests.launch import TINY, run_here
 
 
@@ -93,3 +94,12 @@ def test_a_commit_is_that_of_the_code_and_says_whether_it_was_changed(tmp_path):
 def test_without_git_the_commit_is_not_known(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_commit(REPOSITORY) == (None, None)
+
+
+def test_a_table_inside_a_zip_has_a_checksum(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
+        packed.writestr("train.csv", "id,y\n1,0\n")
+    config = load_config([f"competition.root={tmp_path}", "competition.train_table=all.zip/train.csv"])
+    tables = collect_facts(config, torch.device("cpu"))["tables"]
+    assert tables["train_table"] == hashlib.sha256(b"id,y\n1,0\n").hexdigest()
+    assert tables["test_table"] is None
