@@ -49,7 +49,7 @@ def write_bundle(paths, options, words):
             if is_half:
                 print(describe_difference(run, place / "runs" / run.name))
         copy_code(place / "code")
-        engines = [getattr(run.config.infer, "engine", None) for run in runs]
+        engines = [run.config.infer.engine for run in runs]
         requirements, (python, image) = list_requirements(engines), read_image()
         save_text(place / "code" / "requirements.txt", "".join(f"{one}\n" for one in requirements))
         missing = list_missing(requirements, image)

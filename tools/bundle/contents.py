@@ -100,7 +100,7 @@ def without_paths(config, name, tables):
         if getattr(competition, key):
             found[key] = tables.get(key) or _relative(getattr(competition, key), root) or "train.csv"
     for key in ("train_image", "test_image", "images"):
-        if patterns := getattr(competition, key, None):
+        if patterns := getattr(competition, key):
             relative = [_relative(one, root) for one in list_patterns(patterns)]
             if None in relative and key != "train_image":
                 raise UserError(

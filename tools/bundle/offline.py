@@ -138,7 +138,7 @@ def predict(bundle, root, words, work, began):
         if number == 0 and is_hidden(config, BUNDLE / "runs" / name):
             copy_sample(config, output)
             return
-        of_budget = _divide(budget or getattr(config.infer, "time_budget", None), began, len(bundle["runs"]) - number)
+        of_budget = _divide(budget or config.infer.time_budget, began, len(bundle["runs"]) - number)
         infer(name, [*where, *rest, *of_budget], work / name)
         for meta in (BUNDLE / "runs" / name).glob("fold*/meta.json"):
             (work / name / meta.parent.name).mkdir(exist_ok=True)
@@ -146,7 +146,7 @@ def predict(bundle, root, words, work, began):
         names = SimpleNamespace(target_names=tuple(bundle["blend"]["targets"] if bundle["blend"] else ()))
         sources.append(PredictionSource(str(work / name), name, names, config))
     if bundle["blend"]:
-        blend(bundle["blend"], sources, work / "submission.csv")
+        blend(bundle["blend"], sources, work)
     else:
         shutil.copyfile(work / bundle["runs"][0] / "submission.csv", work / "submission.csv")
     _move(work / "submission.csv", output)
@@ -220,17 +220,16 @@ def infer(name, words, output):
         sys.exit(process.returncode)
 
 
-def blend(given, sources, path):
+def blend(given, sources, folder):
     """Write the submission of runs' predictions by the weights that were decided when the bundle was made."""
     import numpy as np
 
-    from src.competition.submission import asks_for_labels, load_sample, write_submission
-    from src.competition.tables import load_test_table
+    from src.checkpointing.run_folder import RunFolder
+    from src.competition.tables import ImageTable, load_test_table
     from src.competition.targets import match_ids
     from src.evaluation.blending import Blend
     from src.evaluation.metrics import build_metric
-    from src.evaluation.out_of_fold import pool_rows
-    from src.evaluation.thresholds import read_decision
+    from src.inference.prediction_folder import write_test
     from src.inference.prediction_sources import align_test
 
     ids, values, _ = align_test(sources)  # infer.py has said which folds are left out
@@ -239,13 +238,11 @@ def blend(given, sources, path):
     probs, names = Blend(**how, **arrays).predict(values), sources[0].oof.target_names
     competition = sources[0].config.competition
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
-    if competition.predict_by:
-        table = load_test_table(competition, names)
-        ids, probs = pool_rows(table.units[match_ids(ids, table.ids)[0]], probs, competition.predict_with)
-    sample = load_sample(competition)
-    takes_labels = asks_for_labels(sample, competition, names, metric, ids)
-    decision = read_decision(given["scores"], names, competition.task) if takes_labels else None
-    write_submission(path, sample, competition, ids, probs, names, decision)
+    table = load_test_table(competition, names) if competition.predict_by else None
+    units = None if table is None else table.units[match_ids(ids, table.ids)[0]]
+    how = {"units": units, "probs": probs, "scores": given["scores"], "are_ranks": given["space"] == "ranks"}
+    rows = ImageTable(ids, None, None, names, None, None)
+    write_test(RunFolder(folder), folder, competition, metric, rows, **how)
     print(f"blend of {listing([one.name for one in sources], 20)}: {given['method']}")
 
 

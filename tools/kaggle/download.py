@@ -199,7 +199,7 @@ def _examine(name, folder):
 
 def _is_packed(competition, folder):
     """Whether a folder that the competition file reads images from is not there, but in an archive."""
-    given = getattr(competition, "images", None) or competition.train_image or []
+    given = competition.images or competition.train_image or []
     heads = {one.partition("/")[0] for one in ([given] if isinstance(given, str) else given) if "/" in one}
     return any(not set("{*") & set(one) and not (folder / one).exists() for one in heads)
 

@@ -104,8 +104,7 @@ class Judge:
 
     def _order(self, candidate):
         """The smaller the better: the mean, over folds, of the score within the training rows."""
-        score = np.mean(list(candidate.inner.values()))
-        return np.nan_to_num(-score if self._run.metric.greater_is_better else score, nan=np.inf)
+        return _loss_of(self._run.metric, np.mean(list(candidate.inner.values())))
 
     def _join(self, first, second):
         return self.judge(tuple(sorted({*first.blocks, *second.blocks}, key=list(self._blocks).index)))
