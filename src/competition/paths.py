@@ -145,7 +145,7 @@ def _list_pattern(competition, key, pattern):
         if test_root == root and _fixed_folder(tested) not in ("", top):
             fitting = sorted(set(fitting) - set(tree.match(_PLACE.sub(STAR, tested).replace("*", STAR))))
     found = [(path, match) for path in fitting if is_image(path) and (match := read(path))]
-    found.sort(key=lambda one: _natural(one[0]))
+    found.sort(key=lambda one: natural_key(one[0]))
     if not found:
         raise NoImagesError(f"{root}/{top}".rstrip("/") + f": no image found there; {_advise(competition, key)}")
     rows = pd.DataFrame({name: [match[index + 1] for _, match in found] for index, name in enumerate(names)}, dtype=str)
@@ -235,7 +235,7 @@ def _match_pattern(competition, key, pattern, rows, ids):
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
-        yield [f"{root}/{one}" for one in (sorted(found, key=_natural) if len(found) > 1 else found)]
+        yield [f"{root}/{one}" for one in (sorted(found, key=natural_key) if len(found) > 1 else found)]
 
 
 def _check_one_row(tree, pattern, where, paths):
@@ -307,6 +307,6 @@ def _fixed_folder(pattern):
     return re.split(r"[{*]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
-def _natural(text):
-    """A sorting key that counts: 2 before 10."""
+def natural_key(text):
+    """Return a sorting key that counts: 2 before 10."""
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", text))]

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from statistics import median
 
 from src.competition.image_files import IMAGE_SUFFIXES
+from src.competition.paths import fill_pattern, list_places, natural_key
 from src.containers import read_file
 from src.errors import listing
 from tools.adopt.patterns import DICOM_SUFFIXES
@@ -30,7 +31,7 @@ def decide_several(layout, table, rows, test_table=None):
     pattern, test = layout.value("train_image"), layout.value("test_image")
     if not isinstance(pattern, str) or "}" not in pattern:
         return
-    folders, known = {folder: sorted(names) for folder, names in layout.files.images.items()}, None
+    folders = {folder: sorted(names) for folder, names in layout.files.images.items()}
     if "*" in pattern.rpartition("}")[2].removesuffix(".*"):
         counts = _count_files(pattern, rows, folders)
         if counts and median(counts) > 1:
@@ -42,9 +43,7 @@ def decide_several(layout, table, rows, test_table=None):
                     "test_image", test.rpartition("}")[0] + "}" + family[1][0], "numbered files of a row, as images"
                 )
         return
-    column = re.findall(r"\{([^}\[]+)", pattern)[-1]
-    known = {PurePosixPath(one).stem for one in table[column].dropna()}
-    family = find_family(pattern, rows, folders, known)
+    family = find_family(pattern, rows, folders, _list_stems(pattern, table))
     if family is None:
         return
     kind, ends, counts = family
@@ -71,9 +70,15 @@ def _find_test_family(pattern, table, folders):
     """Return `find_family` of numbered files by a pattern of test images that names one; None: there are none."""
     if not isinstance(pattern, str) or "}" not in pattern or table is None:
         return None
-    known = {PurePosixPath(one).stem for one in table[re.findall(r"\{([^}\[]+)", pattern)[-1]].dropna()}
-    family = find_family(pattern, spread(table), folders, known) if "*" not in pattern.rpartition("}")[2] else None
+    if "*" in pattern.rpartition("}")[2]:
+        return None
+    family = find_family(pattern, spread(table), folders, _list_stems(pattern, table))
     return family if family and family[0] == "numbers" else None
+
+
+def _list_stems(pattern, table):
+    """Return the names, without suffix, that the last column of a pattern holds."""
+    return {PurePosixPath(one).stem for one in table[list_places(pattern)[-1]].dropna()}
 
 
 def _doubt_series(layout, pattern, rows, folders):
@@ -82,13 +87,13 @@ def _doubt_series(layout, pattern, rows, folders):
     if parts is None:
         return
     head, folder, end = parts.groups()
-    tops = [_fill(head, row) for row in rows.to_dict("records")[:_MOST_LOOKED_AT]]
+    tops = list(fill_pattern(head, "competition.images", rows[:_MOST_LOOKED_AT]))
     beside = {one[len(top) + 1 :].partition("/")[0] for top in tops for one in folders if one.startswith(f"{top}/")}
     if folder and (beside := sorted(beside - {folder})):
         others = f"rows have files in {listing(beside)} beside {folder}, too, which are not read"
         layout.doubts.append(f"{others}; competition.images and test_image take lists of such patterns")
     for place in (f"{top}/{folder}" if folder else top for top in tops if end.lower().endswith(DICOM_SUFFIXES)):
-        names = sorted(folders.get(place, ()), key=lambda one: [part.zfill(9) for part in re.split(r"(\d+)", one)])
+        names = sorted(folders.get(place, ()), key=natural_key)
         numbers = [_read_number(f"{layout.folder}/{place}/{one}") for one in names[:_MOST_LOOKED_AT]]
         if len(numbers) > 2 and None not in numbers:
             if numbers not in (sorted(numbers), sorted(numbers, reverse=True)):
@@ -124,11 +129,8 @@ def _count_files(pattern, rows, folders):
         for name in names:
             if found := re.fullmatch(read, f"{folder}/{name}".lstrip("/")):
                 counts[found.groups()] += 1
-    places, found = [one[1:-1] for one in parts if one.startswith("{")], []
-    for row in rows.to_dict("records"):
-        key = tuple(row[name.partition("[")[0]] if "[" not in name else _letter(row, name) for name in places)
-        found += [counts[key]] if key in counts else []
-    return found
+    values = (fill_pattern(one, "competition.images", rows) for one in parts if one.startswith("{"))
+    return [counts[key] for key in zip(*values, strict=True) if key in counts]
 
 
 def find_family(pattern, rows, folders, known=frozenset()):
@@ -141,8 +143,8 @@ def find_family(pattern, rows, folders, known=frozenset()):
     if "/" in own:
         return None
     ends, suffix = [], PurePosixPath("x" + own.replace("*", "")).suffix.lower()
-    for row in rows.to_dict("records"):
-        folder, _, start = _fill(head + "}", row).rpartition("/")
+    for path in fill_pattern(head + "}", "competition.images", rows):
+        folder, _, start = path.rpartition("/")
         listed, found = folders.get(folder, []), []
         for name in listed[bisect_left(listed, start) :]:
             if not name.startswith(start):
@@ -163,14 +165,3 @@ def find_family(pattern, rows, folders, known=frozenset()):
     if len(signs) == 1 and signs != {"."} and all(word.isdigit() for word in of_word):
         return "numbers", [f"{min(signs)}*{min(suffixes) if len(suffixes) == 1 else '.*'}"], counts
     return None
-
-
-def _fill(pattern, row):
-    """Return a pattern without stars with a row's values."""
-    value = lambda found: _letter(row, found[0][1:-1]) if "[" in found[0] else row[found[0][1:-1]]  # noqa: E731
-    return re.sub(r"\{[^}]*\}", value, pattern)
-
-
-def _letter(row, name):
-    column, _, place = name.rstrip("]").partition("[")
-    return row[column][int(place) :][:1]
