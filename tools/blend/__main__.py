@@ -73,9 +73,8 @@ def main(words):
         options = read_options(words)
         kept = [word for word in words if not word.startswith("overwrite=")]
         options["command"] = shlex.join(["python", "-m", "tools.blend", *kept])
-        if len(paths) < (1 if options["stack"] else 2):
-            found = f"inputs: {len(paths)}, wanted: {1 if options['stack'] else 2} or more"
-            raise UserError(f"command line: {found}; write RUN_A RUN_B, folders of runs")
+        if not paths:
+            raise UserError("command line: no inputs; write RUN_A RUN_B, folders of runs")
         from tools.blend.command import blend_runs  # here, as help and a typo do not wait for what computes
 
         blend_runs(paths, options)

@@ -10,7 +10,7 @@ import sys
 from src.config.settings import settings
 from src.errors import UserError, listing, nearest, one_line_errors
 
-JOINS = ("greedy", "pairs", "off")
+JOINS = ("greedy", "pairs", "all", "off")
 USAGE = """usage: python -m tools.probe competition=NAME candidates=[BACKBONE,...]
                                                      [key=value ...]
 
@@ -33,7 +33,8 @@ for tools.compare, tools.blend, tools.leaderboard and tools.report.
   layers=last         last pooled features; all: each stage's or block's, too;
                       [3,last]: by number from 0 (-1: the last) or by name
   join=greedy         features of several beside each other: of the six best,
-                      one after another while it helps; pairs: each two; off
+                      one after another while it helps; pairs: each two; off;
+                      all: all layers of all backbones, and nothing else
   hflip=true          the mean of an image's features and of its mirror image's
   balance=true        classes, or a column's two sides, weigh the same
   C=[0.001,0.01]      the grid; left out: 1e-6 to 100, from the strongest

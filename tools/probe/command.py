@@ -86,7 +86,9 @@ class Judge:
         self._known = {}
 
     def compare(self, join):
-        """Return the Candidates: each block, and what is joined."""
+        """Return the Candidates: each block, and what is joined; of join=all this alone."""
+        if join == "all":
+            return [self.judge(tuple(self._blocks))]
         found = [self.judge((key,)) for key in self._blocks]
         pool = sorted(found, key=self._order)[:_POOL]
         pool += [one for one in found if one.name == METADATA and one not in pool]

@@ -1,0 +1,139 @@
+"""The blend of what is ready, as outputs/NAME, with plan.json, recipe.yaml and the report."""
+
+import math
+import shlex
+import time
+
+import yaml
+
+from src.config.load import config_yaml, load_config, load_saved_config
+from src.errors import UserError
+from src.files import load_json, save_json, save_text
+from tools.auto.course import say
+
+_LATE = 0.1  # share of the budget by which the end may come later
+_OF_THIS_RUN = (  # settings that say nothing about how good a run is
+    "name", "output_dir", "cache_dir", "threads", "precision", "fold", "tracking", "report", "recipe", "competition",
+)  # fmt: skip
+
+
+def blend(course, new=()):
+    """Blend course.inputs and `new` runs into the run's folder, which checks the submission.
+
+    What is new stays where the best nested score is better with it.
+    """
+    before, error = course.inputs, course.journal.get("error", math.inf) if course.inputs else math.inf
+    course.inputs = [*before, *new]
+    result = write(course)
+    if result is None:
+        course.inputs = before
+        return
+    scores = {name: one["nested"] for name, one in result["candidates"].items()}
+    best = min(scores, key=lambda name: course.compute_error(scores[name]))
+    if before and course.compute_error(scores[best]) > error:
+        say(f"  {', '.join(new)}: left out, as the blend scores {scores[best]:.5f} with it")
+        course.inputs = before
+        write(course, course.journal["method"])
+        return
+    course.journal["error"], course.journal["method"] = course.compute_error(scores[best]), best
+    if course.compute_error(scores[best]) < course.compute_error(result["nested"]):
+        result = write(course, best) or result
+    submission = course.folder / "submission.csv"
+    what = f"{submission}, checked" if submission.is_file() else f"{course.folder}/oof.csv"
+    say(f"{course.journal.seconds:.0f} s: {course.facts.metric} {result['nested']:.5f} out of fold; {what}")
+
+
+def write(course, method="auto"):
+    """Write the blend of course.inputs; return what blend.json holds, None where it failed."""
+    began, runs = time.monotonic(), [str(course.members / one) for one in course.inputs]
+    words = [f"name={course.folder.name}", f"output_dir={course.folder.parent}", "overwrite=true"]
+    words += ["ranks=fold"] if course.facts.is_ranking and course.facts.task != "regression" else []
+    command = ["tools.blend", *runs, *words, f"method={method}"]
+    program = course.program(f"blend of {len(runs)}", command)
+    course.lanes.run([program], course.journal.ends_at + _LATE * course.options["seconds"])
+    if program.status != 0:
+        say(f"  blend: {program.last_line()}")
+        return None
+    course.blend_command = command
+    course.journal["end_seconds"] = 2.5 * (time.monotonic() - began) + 3.0
+    save_plan(course)
+    return load_json(course.folder / "blend.json")
+
+
+def finish(course):
+    """Blend once more by the method whose nested score is best, and write recipe.yaml and the report."""
+    if not (course.folder / "blend.json").is_file():
+        found = f"nothing was ready after {course.journal.seconds:.0f} s"
+        raise UserError(
+            f"{course.folder}: {found}; run it again with a longer time_budget, or smaller images: image_size=96"
+        )
+    save_recipe(course)
+    report = course.program("report", ["tools.report", str(course.folder)])
+    course.lanes.run([report], course.journal.ends_at + _LATE * course.options["seconds"])
+    save_plan(course)
+    say(f"{course.journal.seconds:.0f} s: {course.folder}/report.html, plan.json, recipe.yaml")
+
+
+def save_plan(course):
+    """Write plan.json: facts, decisions, members with scores and weights, and the commands that make the submission again."""
+    result, members, commands = load_json(course.folder / "blend.json"), [], []
+    for name in course.inputs:
+        made = list_commands(course.members / "logs", name)
+        members.append(
+            {"name": name, "score": course.read_score(name), "weight": result["weights"].get(name), "commands": made}
+        )
+        commands += made
+    names = ("probed", "probe_side", "second_side", "rank", "has_flip", "members", "scale")
+    save_json(course.folder / "plan.json", {
+        "command": course.options["command"],
+        "time_budget": course.options["seconds"],
+        "seconds": round(course.journal.seconds, 1),
+        "metric": result["metric"], "method": result["method"],
+        "nested": result["nested"], "nested_interval": result["nested_interval"],
+        "facts": vars(course.facts),
+        "speeds": {name: vars(one) for name, one in course.speeds.items()},
+        "decisions": {name: course.journal.get(name) for name in names},
+        "members": members,
+        "commands": [*commands, write_command(course.blend_command)],
+    })  # fmt: skip
+
+
+def list_commands(logs, name):
+    """Return the commands, as text to paste, that made a member, each once; its programs' logs begin with them."""
+    found = []
+    for path in sorted(logs.glob(f"{name}*.log")):
+        end = path.stem.removeprefix(name)
+        if not end or end == "_infer" or end[1:].isdigit():
+            first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            found.append(write_command(shlex.split(first.removeprefix("$ "))))
+    return list(dict.fromkeys(found))
+
+
+def write_command(words):
+    """Return ["train.py", ...] or ["tools.x", ...] as a shell takes it."""
+    program, *others = words
+    return shlex.join(["python", *([program] if program.endswith(".py") else ["-m", program]), *others])
+
+
+def save_recipe(course):
+    """Write recipe.yaml: how the settings of the best single member differ from the competition's own."""
+    best = min(course.inputs, key=lambda name: course.compute_error(course.read_score(name)))
+    words = [word for word in course.words if word.startswith("competition=")]
+    plain, own = load_config(words), load_saved_config(course.members / best)
+    found = _differences(*(yaml.safe_load(config_yaml(one)) for one in (plain, own)))
+    text = yaml.safe_dump({key: found[key] for key in found if key not in _OF_THIS_RUN}, sort_keys=False)
+    head = f"# The best single run of {course.folder.name}: {best}, {course.facts.metric} {course.read_score(best):.5f} out of fold.\n"
+    use = f"# python train.py {' '.join(words)} recipe={course.folder}/recipe.yaml\n"
+    save_text(course.folder / "recipe.yaml", head + use + text)
+
+
+def _differences(plain, own):
+    """Return what differs between two nested mappings, kwargs as a whole."""
+    found = {}
+    for key, value in own.items():
+        if isinstance(value, dict) and not key.endswith("kwargs") and isinstance(plain.get(key), dict):
+            if inner := _differences(plain[key], value):
+                found[key] = inner
+        elif value != plain.get(key):
+            found[key] = value
+    return found

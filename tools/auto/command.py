@@ -1,0 +1,102 @@
+"""Look, doctor, linear models, networks that learn, blends: in this order, each as long as there is time."""
+
+import shutil
+import time
+
+from src.errors import Stopped, UserError
+from src.files import load_json, make_folder
+from tools.auto import networks, plan, probes
+from tools.auto.blends import finish
+from tools.auto.course import Course, say
+from tools.auto.plan import Facts, Speed
+
+_DOCTOR_SHARE, _DOCTOR_SECONDS = 0.2, 20.0  # of the time, at most; but so many seconds at least
+
+
+def run_auto(options, words, lanes):
+    """Run until the time is used; see tools.auto.__main__ for what is left behind."""
+    course = Course(options, words, lanes)
+    if options["overwrite"]:
+        shutil.rmtree(course.members, ignore_errors=True)
+        course = Course(options, words, lanes)
+    if course.folder.exists() and not course.journal.is_resumed and not options["overwrite"]:
+        raise UserError(f"{course.folder}: exists and is none of tools.auto's; choose name=ANOTHER")
+    make_folder(course.members, "output_dir")
+    try:
+        say(
+            f"{course.folder}: {options['seconds']:.0f} s, {len(lanes)} programs beside each other, "
+            f"{lanes.threads} threads each"
+        )
+        if course.journal.is_resumed:
+            say(f"resumed; {course.journal.seconds:.0f} s were used before")
+        take_steps(course)
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped, all work is saved; the same command resumes: {options['command']}", 130) from None
+    finally:
+        lanes.stop()
+        course.journal.save()
+
+
+def take_steps(course):
+    """All of it, in turn."""
+    doctor = look(course)
+    side = probes.choose_side(course)
+    if side:
+        probes.probe(course, side)
+    if heed_doctor(course, doctor) and side:
+        probes.probe(course, side, tag="_joint_folds")  # its features are there
+    networks.train(course)
+    probes.probe_again(course)
+    finish(course)
+
+
+def look(course):
+    """Read facts and speeds while the doctor looks for what would fool the scores; return its Program, None if done."""
+    path, folder = course.members / "look.json", course.members / "doctor"
+    candidates = [f"candidates=[{','.join(course.options['candidates'])}]"] if course.options["candidates"] else []
+    look = course.program("look", ["tools.auto.look", *course.common, *candidates, f"output={path}"])
+    small = ["model.backbone=simple_cnn", "model.pretrained=false", "image_size=64"]  # whose time says nothing here
+    small = [word for word in small if not course.is_fixed(word.partition("=")[0])]
+    words = [*course.words, *small, f"threads={course.lanes.threads}", f"output={folder}"]
+    doctor = None if (folder / "doctor.json").is_file() else course.program("doctor", ["tools.doctor", *words])
+    if not path.is_file():
+        course.lanes.start(look)
+    if doctor:
+        doctor.ends_at = time.monotonic() + max(_DOCTOR_SECONDS, _DOCTOR_SHARE * course.journal.left)
+        course.lanes.start(doctor)  # where a lane is free, else it comes next
+    if not path.is_file():
+        course.run([look])
+    if not path.is_file():
+        raise UserError(look.last_line().removeprefix("error: "))
+    found = load_json(path)
+    course.facts = Facts(**found["facts"])
+    course.speeds = {name: Speed(**one) for name, one in found["backbones"].items()}
+    course.journal["is_pretrained"] = found["is_pretrained"]
+    say(plan.describe_facts(course.facts))
+    for name, one in course.speeds.items():
+        say(f"  {name}: {1 / one.train:.0f} images/s training, {1 / one.predict:.0f} predicting, {plan.REFERENCE} px")
+    for why in found["refused"].values():
+        say(f"  left out: {why}")
+    if not found["is_pretrained"]:
+        say(f"  no pretrained weights, so that {', '.join(course.speeds)} learns from scratch")
+    return doctor
+
+
+def heed_doctor(course, doctor):
+    """Say what the doctor has found before a network learns; return whether the folds are others from now on."""
+    if doctor:
+        course.run([doctor])
+    path = course.members / "doctor" / "doctor.json"
+    if not path.is_file():
+        say(f"the doctor has not ended in time; ask it yourself: python -m tools.doctor {' '.join(course.words)}")
+        return False
+    taken = []
+    for one in load_json(path)["findings"]:
+        if one["severity"] == "note":
+            continue
+        safe = [word for word in one["words"] if not course.is_fixed(word.partition("=")[0])]
+        say(f"doctor, {one['severity']}: {one['title']}")
+        say(f"  taken: {' '.join(safe)}" if safe else f"  -> {one['advice']}")
+        taken += safe
+    course.common += taken
+    return any(word.startswith("folds=") for word in taken)

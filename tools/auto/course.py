@@ -1,0 +1,77 @@
+"""One hands-off run: its words, lanes, time, decisions and what is ready to be blended."""
+
+import textwrap
+from pathlib import Path
+
+from src.evaluation.metrics import build_metric
+from src.files import load_json
+from tools.auto.journal import Journal
+from tools.auto.programs import Program
+
+_END = 6.0  # seconds for the last blend and the report, until they were measured
+
+
+class Course:
+    """What all steps share.
+
+    Attributes:
+        folder, members: outputs/NAME and outputs/NAME_members.
+        common: words that every program gets.
+        facts: plan.Facts; speeds: {backbone: plan.Speed}, once they are known.
+        inputs: names of the runs in `members` that the blend is of.
+        has_run_out: whether the budget has.
+    """
+
+    def __init__(self, options, words, lanes):
+        self.options, self.config, self.words, self.lanes = options, options["config"], list(words), lanes
+        output = Path(self.config.output_dir)
+        self.folder, self.members = output / options["name"], output / f"{options['name']}_members"
+        self.journal = Journal(self.members / "journal.json", options["seconds"])
+        cache = self.config.cache_dir or f"{self.config.output_dir}/cache"
+        self.common = [*self.words, f"output_dir={self.members}", f"cache_dir={cache}", f"threads={lanes.threads}"]
+        competition = self.config.competition
+        self.metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
+        self.facts, self.speeds, self.inputs, self.blend_command = None, {}, [], []
+
+    @property
+    def end_seconds(self):
+        """What the last blend and the report take."""
+        return self.journal.get("end_seconds", _END)
+
+    @property
+    def left(self):
+        """Seconds that are left for anything but the end."""
+        return self.journal.left - self.end_seconds
+
+    @property
+    def ends_at(self):
+        """When all but the last blend and the report must have ended, on time.monotonic's clock."""
+        return self.journal.ends_at - self.end_seconds
+
+    def run(self, programs, after=None):
+        """Run Programs until the end must begin."""
+        self.lanes.run(programs, self.ends_at, after)
+
+    def is_fixed(self, key):
+        """Whether the command line decides a setting."""
+        return any(word.partition("=")[0] == key for word in self.words)
+
+    def program(self, title, command):
+        """Return the Program of one command."""
+        return Program(title, [command], self.members / "logs" / f"{title.replace(' ', '_')}.log")
+
+    def read_score(self, name):
+        """Return the pooled out-of-fold score of a run in `members`."""
+        return load_json(self.members / name / "scores.json", "pooled")["pooled"]
+
+    def compute_error(self, score):
+        """Return how far a score is from the best possible; of a metric without a best one -score."""
+        if not self.metric.greater_is_better:
+            return score
+        return 1 - score if self.metric.bounds[1] == 1 else -score
+
+
+def say(line):
+    """Print a line, wrapped at 80 columns."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    print("\n".join(textwrap.wrap(line, 80, subsequent_indent=indent + "  ", break_on_hyphens=False)), flush=True)

