@@ -133,15 +133,15 @@ def describe_errors(rows):
         text = f"{ratio:.1f} times" if ratio else ""
         table.append([row["case"], row["seed"], row["system"], f"{row['seconds']:.0f}", f"{row['error']:.5f}", text])
     lines = [
-        f"{system}: fastai's error is {np.exp(np.mean(np.log(found))):.1f} times as large in the geometric mean of {len(found)}, "
-        f"{min(found):.1f} times at least"
+        f"{system}: fastai's error is {np.exp(np.mean(np.log(found))):.1f} times as large (geometric mean of "
+        f"{len(found)}), {min(found):.1f} times at least"
         for system, found in ratios.items()
     ]
     return "\n".join([table_text(table), "", *lines])
 
 
 def describe_decisions(rows):
-    """Return what each decision changed in the error of the hidden test rows: a factor, with 95 % over cases and seeds."""
+    """Return the factor by which each decision changed the hidden rows' error, with 95 % over cases and seeds."""
     steps = {
         "all backbones' features, not the best one's": (_best_probe, _joint_probe),
         "networks that learn beside the linear models": (_joint_probe, _blend),

@@ -1,4 +1,4 @@
-"""Competitions in miniature for benchmarks.auto: real and made images, split anew into training rows and hidden answers."""
+"""Competitions in miniature for benchmarks.auto: real and made images, split anew, with the answers apart."""
 
 import os
 import shutil

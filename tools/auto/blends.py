@@ -75,7 +75,7 @@ def finish(course):
 
 
 def save_plan(course):
-    """Write plan.json: facts, decisions, members with scores and weights, and the commands that make the submission again."""
+    """Write plan.json: facts, decisions, members with scores and weights, the commands that make the submission."""
     result, members, commands = load_json(course.folder / "blend.json"), [], []
     for name in course.inputs:
         made = list_commands(course.members / "logs", name)
@@ -105,7 +105,8 @@ def list_commands(logs, name):
         end = path.stem.removeprefix(name)
         if not end or end == "_infer" or end[1:].isdigit():
             first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-            found.append(write_command(shlex.split(first.removeprefix("$ "))))
+            words = shlex.split(first.removeprefix("$ "))
+            found.append(write_command([word for word in words if not word.startswith("infer.time_budget=")]))
     return list(dict.fromkeys(found))
 
 
@@ -122,7 +123,8 @@ def save_recipe(course):
     plain, own = load_config(words), load_saved_config(course.members / best)
     found = _differences(*(yaml.safe_load(config_yaml(one)) for one in (plain, own)))
     text = yaml.safe_dump({key: found[key] for key in found if key not in _OF_THIS_RUN}, sort_keys=False)
-    head = f"# The best single run of {course.folder.name}: {best}, {course.facts.metric} {course.read_score(best):.5f} out of fold.\n"
+    head = f"# The best single run of {course.folder.name}: {best}\n"
+    head += f"# out-of-fold {course.facts.metric} {course.read_score(best):.5f}\n"
     use = f"# python train.py {' '.join(words)} recipe={course.folder}/recipe.yaml\n"
     save_text(course.folder / "recipe.yaml", head + use + text)
 

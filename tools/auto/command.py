@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 
 from src.errors import Stopped, UserError
 from src.files import load_json, make_folder
@@ -10,6 +11,8 @@ from tools.auto.blends import finish
 from tools.auto.course import Course, say
 from tools.auto.plan import Facts, Speed
 
+_MANY = 0.01  # share of the training rows that the doctor finds in two folds
+_DOCTOR_FOLDS = 3  # of the folds that it proposes, which leave time for other things than folds
 _DOCTOR_SHARE, _DOCTOR_SECONDS = 0.2, 20.0  # of the time, at most; but so many seconds at least
 
 
@@ -55,7 +58,8 @@ def look(course):
     path, folder = course.members / "look.json", course.members / "doctor"
     candidates = [f"candidates=[{','.join(course.options['candidates'])}]"] if course.options["candidates"] else []
     look = course.program("look", ["tools.auto.look", *course.common, *candidates, f"output={path}"])
-    small = ["model.backbone=simple_cnn", "model.pretrained=false", "image_size=64"]  # whose time says nothing here
+    small = "model.backbone=simple_cnn", "model.pretrained=false", "image_size=64"  # whose time says nothing here
+    small = [f"num_folds={_DOCTOR_FOLDS}", *small]
     small = [word for word in small if not course.is_fixed(word.partition("=")[0])]
     words = [*course.words, *small, f"threads={course.lanes.threads}", f"output={folder}"]
     doctor = None if (folder / "doctor.json").is_file() else course.program("doctor", ["tools.doctor", *words])
@@ -71,19 +75,19 @@ def look(course):
     found = load_json(path)
     course.facts = Facts(**found["facts"])
     course.speeds = {name: Speed(**one) for name, one in found["backbones"].items()}
-    course.journal["is_pretrained"] = found["is_pretrained"]
+    course.common += found["words"]
     say(plan.describe_facts(course.facts))
     for name, one in course.speeds.items():
         say(f"  {name}: {1 / one.train:.0f} images/s training, {1 / one.predict:.0f} predicting, {plan.REFERENCE} px")
     for why in found["refused"].values():
         say(f"  left out: {why}")
-    if not found["is_pretrained"]:
+    if not course.facts.is_pretrained:
         say(f"  no pretrained weights, so that {', '.join(course.speeds)} learns from scratch")
     return doctor
 
 
 def heed_doctor(course, doctor):
-    """Say what the doctor has found before a network learns; return whether the folds are others from now on."""
+    """Say what the doctor has found before a network learns; return whether the folds become others for many rows."""
     if doctor:
         course.run([doctor])
     path = course.members / "doctor" / "doctor.json"
@@ -96,6 +100,11 @@ def heed_doctor(course, doctor):
             continue
         safe = [word for word in one["words"] if not course.is_fixed(word.partition("=")[0])]
         say(f"doctor, {one['severity']}: {one['title']}")
+        if any(word.startswith("folds=") for word in safe):
+            if one["num_names"] <= _MANY * course.facts.num_rows:
+                say("  too few to change a score")
+                continue
+            course.facts = replace(course.facts, num_folds=_DOCTOR_FOLDS)
         say(f"  taken: {' '.join(safe)}" if safe else f"  -> {one['advice']}")
         taken += safe
     course.common += taken

@@ -8,6 +8,7 @@ from src.files import load_json
 from tools.auto.journal import Journal
 from tools.auto.programs import Program
 
+_SLACK = 0.05  # share of the budget by which what was planned to fit may come later
 _END = 6.0  # seconds for the last blend and the report, until they were measured
 
 
@@ -45,8 +46,8 @@ class Course:
 
     @property
     def ends_at(self):
-        """When all but the last blend and the report must have ended, on time.monotonic's clock."""
-        return self.journal.ends_at - self.end_seconds
+        """When what runs is stopped for the last blend and the report, on time.monotonic's clock."""
+        return self.journal.ends_at - self.end_seconds + _SLACK * self.options["seconds"]
 
     def run(self, programs, after=None):
         """Run Programs until the end must begin."""

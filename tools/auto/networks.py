@@ -1,4 +1,4 @@
-"""Networks that learn: what fits into the time that is left is trained fold by fold on all lanes, inferred and blended."""
+"""Networks that learn: what fits into the time that is left is trained on all lanes, inferred and blended."""
 
 import time
 from dataclasses import asdict
@@ -86,7 +86,7 @@ def build_fold(course, member, fold):
 
 
 def build_infer(course, member):
-    """Return the Program that predicts the test images with a Member, with fewer folds and views where time is short."""
+    """Return the Program that predicts the test images with a Member; fewer folds and views where time is short."""
     words = [f"run={course.members / name_member(member)}", f"threads={course.lanes.threads}", "report=false"]
     words += [f"precision={course.speeds[member.backbone].predict_precision}"]
     words += [f"infer.tta={'hflip' if member.has_flip else 'none'}", f"infer.time_budget={max(5, course.left):.0f}s"]
@@ -103,12 +103,10 @@ def list_words(course, member):
     ]  # fmt: skip
     if member.is_half:
         words.append(f"model.freeze={course.speeds[member.backbone].num_half}")
-    if course.journal["is_pretrained"]:
+    if course.facts.is_pretrained:
         words.insert(0, "recipe=finetune")
         if course.facts.num_rows < _FEW:
             words += ["train.batch_size=16", "optimizer.lr=3e-4"]
-    elif course.config.model.pretrained:
-        words.append("model.pretrained=false")
     if not course.journal.get("has_flip", True):
         words.append("augment.flips=none")
     return [word for word in words if not course.is_fixed(word.partition("=")[0])]

@@ -8,8 +8,9 @@ REFERENCE = 128  # px at which Speeds are measured
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384)
 _EPOCH_SHARES = (0.35, 0.5, 0.7, 1.0, 1.5)
 _OVERHEAD = 0.0012  # seconds an image for what is no network: loading, augmentation, 128 px
-_SETUP = 1.5  # seconds a fold: table, network, saving
+_SETUP = 3.0  # seconds a fold: table, network, saving
 _START = 2.0  # seconds a program
+_WORST = 3.0  # times the least error; linear models are better than such networks
 _TWO_FOLDS = 1000  # training rows, of which a half is enough to learn from
 
 
@@ -28,6 +29,10 @@ class Facts:
     height: int
     width: int
     num_images: int = 1  # a row
+    is_pretrained: bool = True
+    side: int = 0  # of image_size, epochs and number of folds where they are given; 0: to be decided
+    epochs: int = 0
+    num_folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def image_size(facts, side):
 
 def list_sizes(facts):
     """Return the sides worth training at: up to the files' own, but what is small is enlarged, up to four times."""
+    if facts.side:
+        return [facts.side]
     side = min(facts.height, facts.width)
     most = min(max(SIZES), max(side, min(224, max(96, 4 * side))))
     return [one for one in SIZES if one <= most * 1.15] or [SIZES[0]]
@@ -103,7 +110,7 @@ def estimate_wall(members, facts, speeds, num_lanes):
 
 
 def estimate_error(members, facts, rank):
-    """Return the error that a blend of members is expected to have, relative to the best; docs/hands-off.md has the fits.
+    """Return the error that a blend of members is expected to have, relative to the best; see docs/hands-off.md.
 
     rank: {backbone: 1 for the best of the probe, more for worse ones}.
     """
@@ -115,7 +122,7 @@ def estimate_error(members, facts, rank):
 
 def _member_error(member, facts, rank):
     share = (member.num_folds - 1) / member.num_folds
-    full = count_epochs(facts.num_rows * share)
+    full = count_epochs(facts.num_rows * share, facts.is_pretrained)
     epochs = member.epochs / full
     error = rank.get(member.backbone, 1.0) * (min(member.size, 224) / 224) ** -0.8
     error *= epochs**-0.35 if epochs < 1 else epochs**-0.05
@@ -126,22 +133,26 @@ def _member_error(member, facts, rank):
 def choose_members(facts, speeds, rank, seconds, num_lanes, done=(), flips=True):
     """Return (the Members that promise the least error within `seconds`, that error); [] where none fits.
 
-    flips: whether mirrored images keep their labels; done: Members that are there already, with which they are blended; the same settings get another seed.
+    flips: whether mirrored images keep their labels; done: Members that are there already, with which they are
+    blended, and whose settings get another seed.
     """
     best, lowest = [], math.inf
     names = sorted(speeds, key=lambda name: rank.get(name, 1.0))
     can_freeze = all(one.train_half for one in speeds.values())
-    folds = range(2 if facts.num_rows >= _TWO_FOLDS else 3, 6)
+    folds = [facts.num_folds] if facts.num_folds else range(2 if facts.num_rows >= _TWO_FOLDS else 3, 6)
     halves, views = (False, True) if can_freeze else (False,), (False, True) if flips else (False,)
     ways = itertools.product(list_sizes(facts), folds, _EPOCH_SHARES, views, halves)
     for side, num_folds, share, has_flip, is_half in ways:
-        epochs = max(2, round(share * count_epochs(facts.num_rows * (num_folds - 1) / num_folds)))
+        full = count_epochs(facts.num_rows * (num_folds - 1) / num_folds, facts.is_pretrained)
+        epochs = facts.epochs or max(2, round(share * full))
         for count in (1, 2, 3):
             for backbones in itertools.combinations(names, count):
                 seeds = [42 + sum(one.backbone == name for one in done) for name in backbones]
                 how = side, num_folds, epochs, has_flip, is_half
                 members = [Member(name, *how, seed) for name, seed in zip(backbones, seeds, strict=True)]
                 if estimate_wall(members, facts, speeds, num_lanes) > seconds:
+                    continue
+                if facts.is_pretrained and not done and estimate_error(members, facts, rank) > _WORST:
                     continue
                 if (error := estimate_error([*done, *members], facts, rank)) < lowest * 0.995:
                     best, lowest = members, error

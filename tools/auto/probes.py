@@ -1,4 +1,4 @@
-"""Linear models on frozen features: which backbone fits, whether mirrored images keep the labels, a first submission."""
+"""Linear models on frozen features: which backbone fits, whether mirroring keeps labels, a first submission."""
 
 from src.evaluation.sampling import sample_scores
 from src.inference.prediction_sources import align, load_sources
@@ -20,7 +20,7 @@ _FIXED = (
 
 def choose_side(course):
     """Return the side at which features are computed first, None where no size fits; decides for which backbones."""
-    if not course.journal["is_pretrained"]:
+    if not course.facts.is_pretrained:
         return None
     if "probe_side" not in course.journal:
         share = next(share for rows, share in _SHARES if course.facts.num_rows <= rows)
@@ -50,7 +50,7 @@ def _fit_side(course, seconds):
 def probe(course, side, tag="", is_first=True):
     """Judge a linear model on each backbone's features and one on all together, and blend what there is.
 
-    tag: end of the runs' names; is_first: decides `rank` of the backbones and `has_flip`, and replaces the blend's inputs.
+    tag: end of the runs' names; is_first: decides `rank` and `has_flip`, and replaces the blend's inputs.
     """
     height, width = plan.image_size(course.facts, side)
     names = {name: f"probe{tag}_{name}" for name in course.journal["probed"]}
@@ -59,17 +59,30 @@ def probe(course, side, tag="", is_first=True):
     if is_first and course.facts.task != "regression" and len(names) * course.facts.num_rows <= _SMALL:
         runs[f"{names[first]}_plain"] = first, False
     precisions = {course.speeds[name].predict_precision for name in names}
-    words = [
-        *_FIXED, f"image_size=[{height},{width}]", f"num_folds={5 if course.facts.num_rows < _FEW else 3}",
-        f"precision={precisions.pop() if len(precisions) == 1 else 'fp32'}", *course.common,
+    num_folds = course.facts.num_folds or (5 if course.facts.num_rows < _FEW else 3)
+    decided = [
+        *_FIXED, f"image_size=[{height},{width}]", f"num_folds={num_folds}",
+        f"precision={precisions.pop() if len(precisions) == 1 else 'fp32'}",
     ]  # fmt: skip
-    words = [word for number, word in enumerate(words) if number >= 6 or not course.is_fixed(word.partition("=")[0])]
+    words = [*(word for word in decided if not course.is_fixed(word.partition("=")[0])), *course.common]
 
     def build(run, names, flip):
         how = f"candidates=[{','.join(names)}]", f"hflip={str(flip).lower()}"
         return course.program(run, ["tools.probe", *how, *words, f"name={run}"])
 
-    course.run([build(run, [name], flip) for run, (name, flip) in runs.items() if not is_done(course, run)])
+    joint, wanted = f"probe{tag}", [run for run in runs if not is_done(course, run)]
+    missing = {run for run in wanted if run in names.values()}
+
+    def after(program):
+        """All backbones' features are there once the last single one is judged."""
+        is_last = program.title in missing and missing == {program.title}
+        missing.discard(program.title)
+        return [build(joint, list(names), True)] if is_last and len(names) > 1 else []
+
+    programs = [build(run, [runs[run][0]], runs[run][1]) for run in wanted]
+    if not missing and len(names) > 1 and not is_done(course, joint):
+        programs.append(build(joint, list(names), True))
+    course.run(programs, after)
     scores = {name: course.read_score(run) for name, run in names.items() if is_done(course, run)}
     if not scores:
         say(f"  no linear model is ready: {build(names[first], [first], True).last_line()}")
@@ -81,9 +94,6 @@ def probe(course, side, tag="", is_first=True):
         if min(errors.values()) > 0:
             course.journal["rank"] = {name: error / min(errors.values()) for name, error in errors.items()}
         course.journal["has_flip"] = keeps_labels(course, f"{names[first]}_plain", names[first])
-    joint = f"probe{tag}"
-    if len(scores) > 1 and not is_done(course, joint):
-        course.run([build(joint, list(scores), True)])
     if is_done(course, joint):
         say(f"  on all together: {course.facts.metric} {course.read_score(joint):.5f}")
     best = min(scores, key=lambda name: course.compute_error(scores[name]))
@@ -112,7 +122,7 @@ def is_done(course, run):
 
 
 def keeps_labels(course, plain, mirrored):
-    """Return whether images may be mirrored: not where a model of both ways is worse than one of plain images, beyond noise."""
+    """Return whether images may be mirrored: not where features of both ways are worse, beyond noise."""
     if not (is_done(course, plain) and is_done(course, mirrored)):
         return True
     difference, low, high = compare(course, plain, mirrored)

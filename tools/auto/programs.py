@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import runpy
+import shlex
 import signal
 import sys
 import time
@@ -15,7 +16,6 @@ import joblib
 
 from src.config.settings import REPOSITORY
 
-T0 = time.monotonic()
 # what programs spend their first seconds on; of a tool that is not there none is loaded
 _PRELOADED = [
     "src.training.seeds", "src.inference.predict", "src.analysis.figures", "tools.probe.command",
@@ -92,10 +92,6 @@ class Lanes:
             self.running[lane].process.join()
             self.running[lane].status = self.running[lane].process.exitcode
             self.running[lane].seconds += time.monotonic()
-            if os.environ.get("AUTO_TRACE"):
-                print(
-                    f"   [{time.monotonic() - T0:.1f}] {self.running[lane].title} {self.running[lane].seconds:.1f}s {self.running[lane].status}"
-                )
         return [self.running.pop(lane) for lane in ended]
 
     def run(self, programs, ends_at, after=None):
@@ -143,7 +139,7 @@ def run(commands, log, cores, gpu):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks for the end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for command, *words in commands:
-        print("$", command, *words, flush=True)
+        print("$", shlex.join([command, *words]), flush=True)
         sys.argv = [command, *words]
         try:
             if command.endswith(".py"):

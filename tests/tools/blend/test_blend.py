@@ -288,8 +288,8 @@ def test_regression_is_blended_in_its_own_units(write_run, blend, tmp_path):
     ("words", "line"),
     [
         (
-            "outputs/a",
-            "command line: inputs: 1, wanted: 2 or more; write RUN_A RUN_B, folders of runs",
+            "name=a",
+            "command line: no inputs; write RUN_A RUN_B, folders of runs",
         ),
         (
             "outputs/a outputs/b method=best",

@@ -1,0 +1,56 @@
+"""Real programs on lanes: order, status, what they print, and what happens when their time is over."""
+
+import time
+
+import pytest
+
+from tools.auto.programs import Lanes, Program
+
+SLEEP = ["timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)"]
+
+
+@pytest.fixture(scope="module")
+def lanes():
+    found = Lanes()
+    yield found
+    found.stop()
+
+
+@pytest.mark.slow
+def test_commands_run_in_turn_into_a_log_until_one_fails(lanes, tmp_path):
+    commands = [["timeit", "-n", "1", "-r", "1", "print('first')"], ["tools.blend", "name=x"], ["timeit", "print('never')"]]
+    program = Program("three", commands, tmp_path / "three.log")
+    after = []
+    lanes.run([program], time.monotonic() + 120, after.append)
+    assert program.status == 2
+    assert after == [program]
+    text = program.log.read_text()
+    assert "\nfirst\n" in text
+    assert "never" not in text.replace("$ timeit print('never')", "")
+    assert program.last_line() == "error: command line: no inputs; write RUN_A RUN_B, folders of runs"
+
+
+@pytest.mark.slow
+def test_what_a_program_is_followed_by_runs_too(lanes, tmp_path):
+    quick = ["timeit", "-n", "1", "-r", "1", "pass"]
+    second = Program("second", [quick], tmp_path / "second.log")
+    lanes.run([Program("first", [quick], tmp_path / "first.log")], time.monotonic() + 120,
+              lambda program: [second] if program.title == "first" else [])  # fmt: skip
+    assert second.status == 0
+
+
+@pytest.mark.slow
+def test_a_program_is_stopped_when_its_own_time_or_that_of_all_is_over(lanes, tmp_path):
+    late = Program("late", [SLEEP], tmp_path / "late.log", ends_at=time.monotonic() + 1)
+    began = time.monotonic()
+    lanes.run([late], time.monotonic() + 60)
+    others = [Program(f"other{number}", [SLEEP], tmp_path / f"{number}.log") for number in range(len(lanes) + 1)]
+    lanes.run(others, time.monotonic() + 1)
+    assert time.monotonic() - began < 30
+    assert late.status not in (None, 0)
+    assert [one.status is None for one in others] == [False] * len(lanes) + [True]  # the last has not begun
+    assert not lanes.running
+
+
+def test_the_last_line_of_a_program_that_has_said_nothing(tmp_path):
+    assert Program("none", [], tmp_path / "missing.log").last_line() == "no output"
