@@ -28,7 +28,7 @@ def blend(course, new=()):
     if result is None:
         course.inputs = before
         return
-    scores = {name: one["nested"] for name, one in result["candidates"].items()}
+    scores = {name: one["nested"] for name, one in result["candidates"].items() if one["nested"] is not None}
     best = min(scores, key=lambda name: course.compute_error(scores[name]))
     if before and course.compute_error(scores[best]) > error:
         say(f"  {', '.join(new)}: left out, as the blend scores {scores[best]:.5f} with it")

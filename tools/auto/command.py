@@ -1,6 +1,8 @@
 """Look, doctor, linear models, networks that learn, blends: in this order, each as long as there is time."""
 
+import math
 import shutil
+import signal
 import time
 from dataclasses import replace
 
@@ -22,9 +24,11 @@ def run_auto(options, words, lanes):
     if options["overwrite"]:
         shutil.rmtree(course.members, ignore_errors=True)
         course = Course(options, words, lanes)
-    if course.folder.exists() and not course.journal.is_resumed and not options["overwrite"]:
+    is_own = (course.folder / "blend.json").is_file() and (course.journal.is_resumed or options["overwrite"])
+    if course.folder.exists() and not is_own:
         raise UserError(f"{course.folder}: exists and is none of tools.auto's; choose name=ANOTHER")
     make_folder(course.members, "output_dir")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         say(
             f"{course.folder}: {options['seconds']:.0f} s, {len(lanes)} programs beside each other, "
@@ -34,7 +38,7 @@ def run_auto(options, words, lanes):
             say(f"resumed; {course.journal.seconds:.0f} s were used before")
         take_steps(course)
     except KeyboardInterrupt:
-        raise Stopped(f"stopped, all work is saved; the same command resumes: {options['command']}", 130) from None
+        raise Stopped("stopped, all work is saved; the same command resumes", 130) from None
     finally:
         lanes.stop()
         course.journal.save()
@@ -50,6 +54,7 @@ def take_steps(course):
         probes.probe(course, side, tag="_joint_folds")  # its features are there
     networks.train(course)
     probes.probe_again(course)
+    networks.train(course, worst=math.inf)  # as there is nothing better to do, and the blend leaves out what is no help
     finish(course)
 
 

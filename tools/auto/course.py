@@ -1,5 +1,6 @@
 """One hands-off run: its words, lanes, time, decisions and what is ready to be blended."""
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -62,11 +63,14 @@ class Course:
         return Program(title, [command], self.members / "logs" / f"{title.replace(' ', '_')}.log")
 
     def read_score(self, name):
-        """Return the pooled out-of-fold score of a run in `members`."""
-        return load_json(self.members / name / "scores.json", "pooled")["pooled"]
+        """Return the pooled out-of-fold score of a run in `members`, nan where it has none."""
+        score = load_json(self.members / name / "scores.json", "pooled")["pooled"]
+        return math.nan if score is None else score
 
     def compute_error(self, score):
-        """Return how far a score is from the best possible; of a metric without a best one -score."""
+        """Return how far a score is from the best possible, inf of nan; of a metric without a best one -score."""
+        if not math.isfinite(score):
+            return math.inf
         if not self.metric.greater_is_better:
             return score
         return 1 - score if self.metric.bounds[1] == 1 else -score

@@ -14,13 +14,14 @@ _GAIN = 0.98  # of the expected error, at most, or further networks are not wort
 _FEW = 400  # training rows, below which batches are smaller, so that there are steps enough
 
 
-def train(course):
-    """Train Members as long as some fit into the time that is left, and blend after each stage."""
+def train(course, worst=plan.WORST):
+    """Train Members as long as some fit into the time that is left, and blend after each stage; worst: see plan."""
     done = [Member(**one) for one in course.journal.get("members", [])]
-    if ready := [name_member(one) for one in done if is_inferred(course, one)]:
+    ready = [name_member(one) for one in done if is_inferred(course, one)]
+    if ready := [name for name in ready if name not in course.inputs]:
         blend(course, ready)
     pending = [one for one in done if not is_inferred(course, one)]
-    while members := pending or choose(course, done):
+    while members := pending or choose(course, done, worst):
         if not pending:
             done += members
             course.journal["members"] = [asdict(one) for one in done]
@@ -42,11 +43,11 @@ def train(course):
         blend(course, [name_member(one) for one in finished])
 
 
-def choose(course, done):
+def choose(course, done, worst):
     """Return the Members that promise most within the time that is left; [] where none promises anything."""
     rank, seconds = course.journal.get("rank", {}), course.left / course.journal.get("scale", _SAFETY)
     flips = course.journal.get("has_flip", True) and not course.is_fixed("augment.flips")
-    how = {"num_lanes": len(course.lanes), "done": done, "flips": flips}
+    how = {"num_lanes": len(course.lanes), "done": done, "flips": flips, "worst": worst}
     members, error = plan.choose_members(course.facts, course.speeds, rank, seconds, **how)
     if done and members and error > _GAIN * plan.estimate_error(done, course.facts, rank):
         return []

@@ -10,7 +10,7 @@ _EPOCH_SHARES = (0.35, 0.5, 0.7, 1.0, 1.5)
 _OVERHEAD = 0.0012  # seconds an image for what is no network: loading, augmentation, 128 px
 _SETUP = 3.0  # seconds a fold: table, network, saving
 _START = 2.0  # seconds a program
-_WORST = 3.0  # times the least error; linear models are better than such networks
+WORST = 3.0  # times the least error; linear models are mostly better than such networks
 _TWO_FOLDS = 1000  # training rows, of which a half is enough to learn from
 
 
@@ -130,11 +130,11 @@ def _member_error(member, facts, rank):
     return error * (0.98 if member.has_flip else 1.0) * (1.06 if member.is_half else 1.0)
 
 
-def choose_members(facts, speeds, rank, seconds, num_lanes, done=(), flips=True):
+def choose_members(facts, speeds, rank, seconds, num_lanes, done=(), flips=True, worst=WORST):
     """Return (the Members that promise the least error within `seconds`, that error); [] where none fits.
 
     flips: whether mirrored images keep their labels; done: Members that are there already, with which they are
-    blended, and whose settings get another seed.
+    blended, and whose settings get another seed; worst: expected error that is not worth it where none is done.
     """
     best, lowest = [], math.inf
     names = sorted(speeds, key=lambda name: rank.get(name, 1.0))
@@ -152,7 +152,7 @@ def choose_members(facts, speeds, rank, seconds, num_lanes, done=(), flips=True)
                 members = [Member(name, *how, seed) for name, seed in zip(backbones, seeds, strict=True)]
                 if estimate_wall(members, facts, speeds, num_lanes) > seconds:
                     continue
-                if facts.is_pretrained and not done and estimate_error(members, facts, rank) > _WORST:
+                if facts.is_pretrained and not done and estimate_error(members, facts, rank) > worst:
                     continue
                 if (error := estimate_error([*done, *members], facts, rank)) < lowest * 0.995:
                     best, lowest = members, error

@@ -6,7 +6,8 @@ from tools.auto import plan
 from tools.auto.blends import blend
 from tools.auto.course import say
 
-_SHARES = ((300, 0.8), (1000, 0.5), (1e12, 0.2))  # of the time, for features, up to so many training rows
+_SHARES = ((1000, 0.5), (1e12, 0.2))  # of the time, for features, up to so many training rows
+_ALMOST_ALL = 0.75  # of the time
 _LARGEST = 224  # px
 _START = 4.0  # seconds for the models themselves
 _FEW = 1000  # training rows, judged on five folds, more on three
@@ -24,6 +25,9 @@ def choose_side(course):
         return None
     if "probe_side" not in course.journal:
         share = next(share for rows, share in _SHARES if course.facts.num_rows <= rows)
+        seconds = (1 - share) * course.left
+        if not plan.choose_members(course.facts, course.speeds, {}, seconds, len(course.lanes))[0]:
+            share = _ALMOST_ALL  # as no network worth it fits into the rest
         names, side = _fit_side(course, share * course.left)
         course.journal["probed"], course.journal["probe_side"] = names, side
         if side:

@@ -19,7 +19,7 @@ from src.config.load import load_config
 from tools.auto.__main__ import main, read_options
 from tools.auto.course import Course
 
-SECONDS = 60
+SECONDS = 80
 
 
 @pytest.fixture
