@@ -4,7 +4,10 @@ Looks, plans, probes, trains, blends and checks; each step is a program of this 
 """
 
 import math
+import os
 import shlex
+import shutil
+import subprocess
 import sys
 
 from src.errors import UserError, nearest, one_line_errors
@@ -42,7 +45,10 @@ not decided: image_size, num_folds, train.epochs, augment.flips, device ...
 (train.py --help all).
 """
 # what is decided from run to run, or written by this tool
-_REFUSED = ("fold", "seed", "recipe", "train.select", "tracking", "report", "model.backbone", "precision", "threads")
+_REFUSED = (
+    "fold", "seed", "recipe", "train.select", "train.views", "model.backbone", "model.freeze", "precision", "threads",
+    "tracking", "track_checkpoints", "report", "infer.output", "infer.folds",
+)  # fmt: skip
 _LEAST = 20  # seconds
 
 
@@ -55,7 +61,8 @@ def main(words):
         options, others = read_options(words)
         from tools.auto.programs import Lanes  # here, as help and a typo do not wait for joblib
 
-        lanes = Lanes(options["num_gpus"])
+        config = options["config"]
+        lanes = Lanes(options["gpus"], is_single=config.device not in ("auto", "cuda", "cpu"))
         from tools.auto.command import run_auto
 
         run_auto(options, others, lanes)
@@ -97,21 +104,20 @@ def read_options(words):
     names = [one.strip(" '\"") for one in (own["candidates"] or "").strip("[] ").split(",")]
     options = {
         "seconds": seconds, "name": name, "overwrite": own["overwrite"] == "true", "config": config,
-        "candidates": [one for one in names if one], "num_gpus": count_gpus(config.device),
+        "candidates": [one for one in names if one], "gpus": list_gpus(config.device),
         "command": shlex.join(["python", "-m", "tools.auto", *(one for one in words if "overwrite=" not in one)]),
     }  # fmt: skip
     return options, others
 
 
-def count_gpus(device):
-    """Return how many GPUs of NVIDIA's are there to be used; without torch, which takes seconds to load."""
-    import shutil
-    import subprocess
-
+def list_gpus(device):
+    """Return the ids of NVIDIA's GPUs that may be used; without torch, which takes seconds to load."""
     if device not in ("auto", "cuda") or not shutil.which("nvidia-smi"):
-        return 0
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [one for one in visible.split(",") if one]
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
 
 
 if __name__ == "__main__":

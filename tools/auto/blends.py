@@ -17,52 +17,51 @@ _OF_THIS_RUN = (  # settings that say nothing about how good a run is
 )  # fmt: skip
 
 
-def blend(course, new=()):
+def blend(course, new, replaces=False):
     """Blend course.inputs and `new` runs into the run's folder, which checks the submission.
 
-    What is new stays where the best nested score is better with it.
+    What is new stays where the best nested score is better with it. replaces: it takes the place of what is there.
     """
-    before, error = course.inputs, course.journal.get("error", math.inf) if course.inputs else math.inf
-    course.inputs = [*before, *new]
-    result = write(course)
+    before = [] if replaces else course.inputs
+    course.journal["judged"] = [*course.journal.get("judged", []), *new]
+    result = write(course, [*before, *new])
     if result is None:
-        course.inputs = before
         return
     scores = {name: one["nested"] for name, one in result["candidates"].items() if one["nested"] is not None}
-    best = min(scores, key=lambda name: course.compute_error(scores[name]))
-    if before and course.compute_error(scores[best]) > error:
+    best = min(scores, key=lambda name: course.compute_error(scores[name]), default=result["method"])
+    error = course.compute_error(scores.get(best, math.nan))
+    if before and error > course.journal["error"]:
         say(f"  {', '.join(new)}: left out, as the blend scores {scores[best]:.5f} with it")
-        course.inputs = before
-        write(course, course.journal["method"])
+        write(course, before, course.journal["method"])
         return
-    course.journal["error"], course.journal["method"] = course.compute_error(scores[best]), best
-    if course.compute_error(scores[best]) < course.compute_error(result["nested"]):
-        result = write(course, best) or result
+    if best != result["method"] and error < course.compute_error(result["nested"]):
+        result = write(course, [*before, *new], best) or result
+    course.journal["error"], course.journal["method"] = error, result["method"]
     submission = course.folder / "submission.csv"
     what = f"{submission}, checked" if submission.is_file() else f"{course.folder}/oof.csv"
     say(f"{course.journal.seconds:.0f} s: {course.facts.metric} {result['nested']:.5f} out of fold; {what}")
 
 
-def write(course, method="auto"):
-    """Write the blend of course.inputs; return what blend.json holds, None where it failed."""
-    began, runs = time.monotonic(), [str(course.members / one) for one in course.inputs]
+def write(course, inputs, method="auto"):
+    """Write the blend of some runs; return what blend.json holds, None where it failed."""
+    began, runs = time.monotonic(), [str(course.members / one) for one in inputs]
     words = [f"name={course.folder.name}", f"output_dir={course.folder.parent}", "overwrite=true"]
     words += ["ranks=fold"] if course.facts.is_ranking and course.facts.task != "regression" else []
     command = ["tools.blend", *runs, *words, f"method={method}"]
     program = course.program(f"blend of {len(runs)}", command)
     course.lanes.run([program], course.journal.ends_at + _LATE * course.options["seconds"])
     if program.status != 0:
-        say(f"  blend: {program.last_line()}")
+        say(f"  blend: {'not begun in time' if program.status is None else program.last_line()}")
         return None
-    course.blend_command = command
+    course.journal["inputs"], course.journal["blend"] = inputs, command
     course.journal["end_seconds"] = 2.5 * (time.monotonic() - began) + 3.0
     save_plan(course)
     return load_json(course.folder / "blend.json")
 
 
 def finish(course):
-    """Blend once more by the method whose nested score is best, and write recipe.yaml and the report."""
-    if not (course.folder / "blend.json").is_file():
+    """Write recipe.yaml and the report, and plan.json once more."""
+    if not course.inputs:
         found = f"nothing was ready after {course.journal.seconds:.0f} s"
         raise UserError(
             f"{course.folder}: {found}; run it again with a longer time_budget, or smaller images: image_size=96"
@@ -83,6 +82,8 @@ def save_plan(course):
             {"name": name, "score": course.read_score(name), "weight": result["weights"].get(name), "commands": made}
         )
         commands += made
+    if any("/doctor/folds" in word for word in course.journal.get("taken", [])):
+        commands = [*list_commands(course.members / "logs", "doctor"), *commands]
     names = ("probed", "probe_side", "second_side", "rank", "has_flip", "members", "scale")
     save_json(course.folder / "plan.json", {
         "command": course.options["command"],
@@ -94,7 +95,7 @@ def save_plan(course):
         "speeds": {name: vars(one) for name, one in course.speeds.items()},
         "decisions": {name: course.journal.get(name) for name in names},
         "members": members,
-        "commands": [*commands, write_command(course.blend_command)],
+        "commands": [*commands, write_command(course.journal["blend"])],
     })  # fmt: skip
 
 
@@ -118,7 +119,8 @@ def write_command(words):
 
 def save_recipe(course):
     """Write recipe.yaml: how the settings of the best single member differ from the competition's own."""
-    best = min(course.inputs, key=lambda name: course.compute_error(course.read_score(name)))
+    trained = [name for name in course.inputs if (course.members / name / "fold0").is_dir()] or course.inputs
+    best = min(trained, key=lambda name: course.compute_error(course.read_score(name)))
     words = [word for word in course.words if word.startswith("competition=")]
     plain, own = load_config(words), load_saved_config(course.members / best)
     found = _differences(*(yaml.safe_load(config_yaml(one)) for one in (plain, own)))

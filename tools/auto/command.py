@@ -1,6 +1,7 @@
 """Look, doctor, linear models, networks that learn, blends: in this order, each as long as there is time."""
 
 import math
+import os
 import shutil
 import signal
 import time
@@ -21,27 +22,40 @@ _DOCTOR_SHARE, _DOCTOR_SECONDS = 0.2, 20.0  # of the time, at most; but so many 
 def run_auto(options, words, lanes):
     """Run until the time is used; see tools.auto.__main__ for what is left behind."""
     course = Course(options, words, lanes)
-    if options["overwrite"]:
-        shutil.rmtree(course.members, ignore_errors=True)
-        course = Course(options, words, lanes)
     is_own = (course.folder / "blend.json").is_file() and (course.journal.is_resumed or options["overwrite"])
     if course.folder.exists() and not is_own:
         raise UserError(f"{course.folder}: exists and is none of tools.auto's; choose name=ANOTHER")
+    if options["overwrite"]:
+        for folder in (course.members, course.folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        course = Course(options, words, lanes)
     make_folder(course.members, "output_dir")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    given = [*words, *options["candidates"]]
+    if course.journal.get("words", given) != given:
+        found = "was begun with other words"
+        raise UserError(f"{course.folder}: {found}; choose name=ANOTHER, or overwrite=true to begin anew")
+    say(
+        f"{course.folder}: {options['seconds']:.0f} s, {len(lanes)} programs beside each other, "
+        f"{lanes.threads} threads each"
+    )
+    if course.journal.is_resumed:
+        say(f"resumed; {course.journal.seconds:.0f} s were used before")
+        if course.left <= 0 and course.inputs:
+            say(f"the time is used; a longer time_budget goes on: {course.folder}")
+            return
+    course.journal["words"] = given
+    signal.signal(signal.SIGTERM, _end)
     try:
-        say(
-            f"{course.folder}: {options['seconds']:.0f} s, {len(lanes)} programs beside each other, "
-            f"{lanes.threads} threads each"
-        )
-        if course.journal.is_resumed:
-            say(f"resumed; {course.journal.seconds:.0f} s were used before")
         take_steps(course)
     except KeyboardInterrupt:
         raise Stopped("stopped, all work is saved; the same command resumes", 130) from None
     finally:
         lanes.stop()
         course.journal.save()
+
+
+def _end(number, frame):
+    raise Stopped("stopped by SIGTERM, all work is saved; the same command resumes", 143)
 
 
 def take_steps(course):
@@ -54,7 +68,7 @@ def take_steps(course):
         probes.probe(course, side, tag="_joint_folds")  # its features are there
     networks.train(course)
     probes.probe_again(course)
-    networks.train(course, worst=math.inf)  # as there is nothing better to do, and the blend leaves out what is no help
+    networks.train(course, worst=math.inf)  # as nothing better is to do, and the blend leaves out what is no help
     finish(course)
 
 
@@ -62,21 +76,20 @@ def look(course):
     """Read facts and speeds while the doctor looks for what would fool the scores; return its Program, None if done."""
     path, folder = course.members / "look.json", course.members / "doctor"
     candidates = [f"candidates=[{','.join(course.options['candidates'])}]"] if course.options["candidates"] else []
-    look = course.program("look", ["tools.auto.look", *course.common, *candidates, f"output={path}"])
-    small = "model.backbone=simple_cnn", "model.pretrained=false", "image_size=64"  # whose time says nothing here
+    program = course.program("look", ["tools.auto.look", *course.common, *candidates, f"output={path}"])
+    small = "model.backbone=simple_cnn", "model.kwargs={}", "model.pretrained=false", "image_size=64"  # it is not timed
     small = [f"num_folds={_DOCTOR_FOLDS}", *small]
     small = [word for word in small if not course.is_fixed(word.partition("=")[0])]
     words = [*course.words, *small, f"threads={course.lanes.threads}", f"output={folder}"]
     doctor = None if (folder / "doctor.json").is_file() else course.program("doctor", ["tools.doctor", *words])
     if not path.is_file():
-        course.lanes.start(look)
-    if doctor:
+        course.lanes.start(program)
+    if doctor and course.lanes.start(doctor):  # where a lane is free, else it comes before the networks
         doctor.ends_at = time.monotonic() + max(_DOCTOR_SECONDS, _DOCTOR_SHARE * course.journal.left)
-        course.lanes.start(doctor)  # where a lane is free, else it comes next
     if not path.is_file():
-        course.run([look])
+        course.run([program])
     if not path.is_file():
-        raise UserError(look.last_line().removeprefix("error: "))
+        raise UserError(program.last_line().removeprefix("error: "))
     found = load_json(path)
     course.facts = Facts(**found["facts"])
     course.speeds = {name: Speed(**one) for name, one in found["backbones"].items()}
@@ -93,24 +106,37 @@ def look(course):
 
 def heed_doctor(course, doctor):
     """Say what the doctor has found before a network learns; return whether the folds become others for many rows."""
-    if doctor:
-        course.run([doctor])
     path = course.members / "doctor" / "doctor.json"
-    if not path.is_file():
-        say(f"the doctor has not ended in time; ask it yourself: python -m tools.doctor {' '.join(course.words)}")
+    if doctor:
+        if doctor.process is None:
+            doctor.ends_at = time.monotonic() + max(_DOCTOR_SECONDS, _DOCTOR_SHARE * course.journal.left)
+        course.run([doctor])
+    if "taken" in course.journal:  # of an earlier command
+        _take(course, course.journal["taken"])
         return False
     taken = []
-    for one in load_json(path)["findings"]:
+    if not path.is_file():
+        has_failed = doctor and doctor.status is not None and doctor.status > 0
+        say(f"doctor: {doctor.last_line()}" if has_failed else "the doctor has not ended in time; ask it: tools.doctor")
+    for one in load_json(path)["findings"] if path.is_file() else ():
         if one["severity"] == "note":
             continue
         safe = [word for word in one["words"] if not course.is_fixed(word.partition("=")[0])]
         say(f"doctor, {one['severity']}: {one['title']}")
-        if any(word.startswith("folds=") for word in safe):
-            if one["num_names"] <= _MANY * course.facts.num_rows:
-                say("  too few to change a score")
-                continue
-            course.facts = replace(course.facts, num_folds=_DOCTOR_FOLDS)
+        files = [word.partition("=")[2] for word in safe if word.startswith("folds=")]
+        if files and one["num_names"] <= _MANY * course.facts.num_rows:
+            say("  too few to change a score")
+            continue
+        safe = safe if all(map(os.path.isfile, files)) else []
         say(f"  taken: {' '.join(safe)}" if safe else f"  -> {one['advice']}")
         taken += safe
-    course.common += taken
+    course.journal["taken"] = taken
+    _take(course, taken)
     return any(word.startswith("folds=") for word in taken)
+
+
+def _take(course, words):
+    """Give all further programs the settings that the doctor calls safe."""
+    course.common += words
+    if any(word.startswith("folds=") for word in words):
+        course.facts = replace(course.facts, num_folds=course.facts.num_folds or _DOCTOR_FOLDS)

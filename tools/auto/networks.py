@@ -10,6 +10,7 @@ from tools.auto.course import say
 from tools.auto.plan import Member
 
 _SAFETY = 1.15  # by which estimates are too short, until the first networks were trained
+_HALF_DONE = "the others get the mean prediction of these"  # as infer.py says of test images it has not reached
 _GAIN = 0.98  # of the expected error, at most, or further networks are not worth it
 _FEW = 400  # training rows, below which batches are smaller, so that there are steps enough
 
@@ -18,9 +19,10 @@ def train(course, worst=plan.WORST):
     """Train Members as long as some fit into the time that is left, and blend after each stage; worst: see plan."""
     done = [Member(**one) for one in course.journal.get("members", [])]
     ready = [name_member(one) for one in done if is_inferred(course, one)]
-    if ready := [name for name in ready if name not in course.inputs]:
+    if ready := [name for name in ready if name not in course.journal.get("judged", [])]:
         blend(course, ready)
-    pending = [one for one in done if not is_inferred(course, one)]
+    failed = course.journal.get("failed", [])
+    pending = [one for one in done if not is_inferred(course, one) and name_member(one) not in failed]
     while members := pending or choose(course, done, worst):
         if not pending:
             done += members
@@ -38,7 +40,10 @@ def train(course, worst=plan.WORST):
         if not pending and len(finished) == len(members):
             course.journal["scale"] = 1.05 * max(0.4, (time.monotonic() - began) / expected)
         if not finished:
-            return
+            if course.left < 0 or not course.journal.get("failed"):
+                return
+            pending = []
+            continue
         pending = []
         blend(course, [name_member(one) for one in finished])
 
@@ -46,7 +51,7 @@ def train(course, worst=plan.WORST):
 def choose(course, done, worst):
     """Return the Members that promise most within the time that is left; [] where none promises anything."""
     rank, seconds = course.journal.get("rank", {}), course.left / course.journal.get("scale", _SAFETY)
-    flips = course.journal.get("has_flip", True) and not course.is_fixed("augment.flips")
+    flips = course.journal.get("has_flip", True)
     how = {"num_lanes": len(course.lanes), "done": done, "flips": flips, "worst": worst}
     members, error = plan.choose_members(course.facts, course.speeds, rank, seconds, **how)
     if done and members and error > _GAIN * plan.estimate_error(done, course.facts, rank):
@@ -61,20 +66,27 @@ def train_members(course, members):
     def after(program):
         name, step = program.title.rsplit(" ", 1)
         if program.status != 0:
-            if program.status > 0:
+            if program.status > 0 and time.monotonic() < course.ends_at:
                 say(f"  {program.title}: {program.last_line()}")
+                course.journal["failed"] = [*course.journal.get("failed", []), name]
             return []
         if step == "infer":
+            if _HALF_DONE in program.log.read_text(encoding="utf-8", errors="replace"):
+                say(f"  {name}: not all test images were predicted in time, so that it is left out")
+                RunFolder(course.members / name).submission.unlink(missing_ok=True)
             return []
         left[name] -= 1
-        return [build_infer(course, one) for one in members if name_member(one) == name and left[name] == 0]
+        is_next = left[name] == 0 and course.facts.num_test
+        return [build_infer(course, one) for one in members if name_member(one) == name and is_next]
 
     programs = []
     for one in members:
         finished = {fold.number for fold in RunFolder(course.members / name_member(one)).finished_folds()}
         folds = [fold for fold in range(one.num_folds) if fold not in finished]
         left[name_member(one)] = len(folds)
-        programs += [build_fold(course, one, fold) for fold in folds] or [build_infer(course, one)]
+        programs += [build_fold(course, one, fold) for fold in folds]
+        if not folds and course.facts.num_test:
+            programs.append(build_infer(course, one))
     course.run(programs, after)
     return [one for one in members if is_inferred(course, one)]
 
@@ -90,7 +102,8 @@ def build_infer(course, member):
     """Return the Program that predicts the test images with a Member; fewer folds and views where time is short."""
     words = [f"run={course.members / name_member(member)}", f"threads={course.lanes.threads}", "report=false"]
     words += [f"precision={course.speeds[member.backbone].predict_precision}"]
-    words += [f"infer.tta={'hflip' if member.has_flip else 'none'}", f"infer.time_budget={max(5, course.left):.0f}s"]
+    decided = [f"infer.tta={'hflip' if member.has_flip else 'none'}", f"infer.time_budget={max(5, course.left):.0f}s"]
+    words += course.leave_out_given(decided)
     return course.program(f"{name_member(member)} infer", ["infer.py", *words])
 
 
@@ -99,7 +112,7 @@ def list_words(course, member):
     height, width = plan.image_size(course.facts, member.size)
     words = [
         f"model.backbone={member.backbone}", f"image_size=[{height},{width}]", f"num_folds={member.num_folds}",
-        f"train.epochs={member.epochs}", "train.select=last", f"seed={member.seed}",
+        f"train.epochs={member.epochs}", f"seed={member.seed}",
         f"precision={course.speeds[member.backbone].train_precision}",
     ]  # fmt: skip
     if member.is_half:
@@ -110,7 +123,7 @@ def list_words(course, member):
             words += ["train.batch_size=16", "optimizer.lr=3e-4"]
     if not course.journal.get("has_flip", True):
         words.append("augment.flips=none")
-    return [word for word in words if not course.is_fixed(word.partition("=")[0])]
+    return course.leave_out_given(words)
 
 
 def name_member(member):

@@ -33,6 +33,12 @@ class Facts:
     side: int = 0  # of image_size, epochs and number of folds where they are given; 0: to be decided
     epochs: int = 0
     num_folds: int = 0
+    flips: bool = True  # whether the competition lets images be mirrored
+
+    @property
+    def most_folds(self):
+        """As many as the rarest class and the groups allow."""
+        return max(2, min(5, self.rarest or 5, self.num_groups or 5))
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def image_size(facts, side):
 
 
 def list_sizes(facts):
-    """Return the sides worth training at: up to the files' own, but what is small is enlarged, up to four times."""
+    """Return the sides worth training at: up to the files' own, but what is small is enlarged, to 4 times or 96 px."""
     if facts.side:
         return [facts.side]
     side = min(facts.height, facts.width)
@@ -87,17 +93,17 @@ def count_epochs(num_rows, is_pretrained=True):
 
 def estimate_fold(member, facts, speed):
     """Return the seconds of one fold on one lane: training, validation, and its share of the test images."""
-    rows, pixels = facts.num_rows, math.prod(image_size(facts, member.size)) / REFERENCE**2 * facts.num_images
-    seconds = speed.train_half if member.is_half else speed.train
-    train = rows * (member.num_folds - 1) / member.num_folds * member.epochs * (seconds + _OVERHEAD)
+    rows, scale = facts.num_rows, math.prod(image_size(facts, member.size)) / REFERENCE**2
+    train, overhead = speed.train_half if member.is_half else speed.train, _OVERHEAD * facts.num_images
+    learned = rows * (member.num_folds - 1) / member.num_folds * member.epochs
     predicted = rows / member.num_folds * member.epochs + facts.num_test * (1 + member.has_flip)
-    return (train + predicted * (speed.predict + _OVERHEAD / 2)) * pixels + _SETUP
+    return (learned * (train + overhead) + predicted * (speed.predict + overhead / 2)) * scale + _SETUP
 
 
 def estimate_features(facts, side, speed, views=2):
     """Return the seconds of a backbone's features, of all training and test rows."""
-    pixels = math.prod(image_size(facts, side)) / REFERENCE**2 * facts.num_images
-    return (facts.num_rows + facts.num_test) * (views * speed.predict + _OVERHEAD) * pixels
+    scale = math.prod(image_size(facts, side)) / REFERENCE**2
+    return (facts.num_rows + facts.num_test) * (views * speed.predict + _OVERHEAD * facts.num_images) * scale
 
 
 def estimate_wall(members, facts, speeds, num_lanes):
@@ -138,13 +144,15 @@ def choose_members(facts, speeds, rank, seconds, num_lanes, done=(), flips=True,
     """
     best, lowest = [], math.inf
     names = sorted(speeds, key=lambda name: rank.get(name, 1.0))
-    can_freeze = all(one.train_half for one in speeds.values())
-    folds = [facts.num_folds] if facts.num_folds else range(2 if facts.num_rows >= _TWO_FOLDS else 3, 6)
+    can_freeze = facts.is_pretrained and all(one.train_half for one in speeds.values())
+    folds = range(2 if facts.num_rows >= _TWO_FOLDS or facts.most_folds < 3 else 3, facts.most_folds + 1)
+    folds = [facts.num_folds] if facts.num_folds else folds
+    flips = flips and facts.flips
     halves, views = (False, True) if can_freeze else (False,), (False, True) if flips else (False,)
     ways = itertools.product(list_sizes(facts), folds, _EPOCH_SHARES, views, halves)
     for side, num_folds, share, has_flip, is_half in ways:
         full = count_epochs(facts.num_rows * (num_folds - 1) / num_folds, facts.is_pretrained)
-        epochs = facts.epochs or max(2, round(share * full))
+        epochs = facts.epochs or max(2 if facts.is_pretrained else 3, round(share * full))
         for count in (1, 2, 3):
             for backbones in itertools.combinations(names, count):
                 seeds = [42 + sum(one.backbone == name for one in done) for name in backbones]

@@ -41,7 +41,7 @@ def choose_side(course):
 def _fit_side(course, seconds):
     """Return (backbones, the largest side whose features take at most some seconds), None where there is none."""
     names = sorted(course.speeds, key=lambda name: course.speeds[name].predict)
-    sides = [side for side in plan.list_sizes(course.facts) if side <= _LARGEST]
+    sides = [side for side in plan.list_sizes(course.facts) if side <= _LARGEST or course.facts.side]
     while names:
         for side in reversed(sides):
             each = [plan.estimate_features(course.facts, side, course.speeds[name]) for name in names]
@@ -59,34 +59,37 @@ def probe(course, side, tag="", is_first=True):
     height, width = plan.image_size(course.facts, side)
     names = {name: f"probe{tag}_{name}" for name in course.journal["probed"]}
     first = next(iter(names))
-    runs = {run: (name, True) for name, run in names.items()}
-    if is_first and course.facts.task != "regression" and len(names) * course.facts.num_rows <= _SMALL:
+    flips, joint = course.facts.flips, f"probe{tag}"
+    runs = {run: (name, flips) for name, run in names.items()}
+    if flips and is_first and course.facts.task != "regression" and len(names) * course.facts.num_rows <= _SMALL:
         runs[f"{names[first]}_plain"] = first, False
     precisions = {course.speeds[name].predict_precision for name in names}
-    num_folds = course.facts.num_folds or (5 if course.facts.num_rows < _FEW else 3)
+    num_folds = course.facts.num_folds or min(course.facts.most_folds, 5 if course.facts.num_rows < _FEW else 3)
     decided = [
         *_FIXED, f"image_size=[{height},{width}]", f"num_folds={num_folds}",
         f"precision={precisions.pop() if len(precisions) == 1 else 'fp32'}",
     ]  # fmt: skip
-    words = [*(word for word in decided if not course.is_fixed(word.partition("=")[0])), *course.common]
+    words = [*course.leave_out_given(decided), *course.common]
 
     def build(run, names, flip):
         how = f"candidates=[{','.join(names)}]", f"hflip={str(flip).lower()}"
         return course.program(run, ["tools.probe", *how, *words, f"name={run}"])
 
-    joint, wanted = f"probe{tag}", [run for run in runs if not is_done(course, run)]
+    wanted = [run for run in runs if not is_done(course, run)]
     missing = {run for run in wanted if run in names.values()}
+
+    def build_joint():
+        ready = [name for name, run in names.items() if is_done(course, run)]
+        return [build(joint, ready, flips)] if len(ready) > 1 and not is_done(course, joint) else []
 
     def after(program):
         """All backbones' features are there once the last single one is judged."""
-        is_last = program.title in missing and missing == {program.title}
+        is_last = missing == {program.title}
         missing.discard(program.title)
-        return [build(joint, list(names), True)] if is_last and len(names) > 1 else []
+        return build_joint() if is_last else []
 
     programs = [build(run, [runs[run][0]], runs[run][1]) for run in wanted]
-    if not missing and len(names) > 1 and not is_done(course, joint):
-        programs.append(build(joint, list(names), True))
-    course.run(programs, after)
+    course.run(programs if missing else [*programs, *build_joint()], after)
     scores = {name: course.read_score(run) for name, run in names.items() if is_done(course, run)}
     if not scores:
         say(f"  no linear model is ready: {build(names[first], [first], True).last_line()}")
@@ -102,9 +105,8 @@ def probe(course, side, tag="", is_first=True):
         say(f"  on all together: {course.facts.metric} {course.read_score(joint):.5f}")
     best = min(scores, key=lambda name: course.compute_error(scores[name]))
     ready = joint if is_done(course, joint) else names[best]
-    if is_first:
-        course.inputs = []
-    blend(course, [ready])
+    if ready not in course.journal.get("judged", []):
+        blend(course, [ready], replaces=is_first)
 
 
 def probe_again(course):
@@ -128,7 +130,7 @@ def is_done(course, run):
 def keeps_labels(course, plain, mirrored):
     """Return whether images may be mirrored: not where features of both ways are worse, beyond noise."""
     if not (is_done(course, plain) and is_done(course, mirrored)):
-        return True
+        return course.facts.flips
     difference, low, high = compare(course, plain, mirrored)
     sign = 1 if course.metric.greater_is_better else -1
     if max(sign * low, sign * high) >= 0:

@@ -46,14 +46,14 @@ class Program:
 
 
 class Lanes:
-    """Runs Programs; each lane has its own cores, and with GPUs one of them."""
+    """Runs Programs; each lane has its own cores, and with GPUs (their ids) one of them. is_single: there is one."""
 
-    def __init__(self, num_gpus=0):
+    def __init__(self, gpus=(), is_single=False):
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
         cores = list(cores)[: joblib.cpu_count()]
-        count = num_gpus or (1 if len(cores) < 2 else 2 if len(cores) < 8 else 4)
+        count = len(gpus) or (1 if len(cores) < 2 or is_single else 2 if len(cores) < 8 else 4)
         self.cores = [cores[lane::count] or cores for lane in range(count)]
-        self.has_gpus, self.running = bool(num_gpus), {}  # {lane: Program}
+        self.gpus, self.running = list(gpus), {}  # {lane: Program}
         kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._context = multiprocessing.get_context(kind)
         if kind == "forkserver":
@@ -74,7 +74,7 @@ class Lanes:
         if lane is None:
             return False
         program.log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = program.commands, str(program.log), self.cores[lane], lane if self.has_gpus else None
+        arguments = program.commands, str(program.log), self.cores[lane], self.gpus[lane] if self.gpus else None
         program.process = self._context.Process(target=run, args=arguments)
         program.seconds = -time.monotonic()
         program.process.start()
@@ -135,7 +135,7 @@ def run(commands, log, cores, gpu):
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks for the end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for command, *words in commands:

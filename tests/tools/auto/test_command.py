@@ -114,6 +114,10 @@ _TIME = "write how long it may take, at least 20s: time_budget=15m"
             "command line: overwrite=yes is neither true nor false; write overwrite=true",
         ),
         (
+            "competition=spots time_budget=5m infer.output=there",
+            "command line: infer.output=there: is decided from run to run; leave it out, or use train.py",
+        ),
+        (
             "competition=spots time_budget=5m name=old",
             "outputs/old: exists and is none of tools.auto's; choose name=ANOTHER",
         ),
@@ -125,6 +129,17 @@ def test_a_wrong_word_is_answered_by_one_line(place, words, line, capsys):
         main(words.split())
     assert end.value.code == 2
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_run_that_was_begun_with_other_words_is_not_resumed(place, capsys):
+    members = Path("outputs/spots_auto_members")
+    members.mkdir(parents=True)
+    journal = {"seconds": 3.0, "decisions": {"words": ["competition=spots", "image_size=32"]}}
+    (members / "journal.json").write_text(json.dumps(journal))
+    with pytest.raises(SystemExit):
+        main(["competition=spots", "time_budget=5m"])
+    found = "was begun with other words; choose name=ANOTHER, or overwrite=true to begin anew"
+    assert capsys.readouterr().err == f"error: outputs/spots_auto: {found}\n"
 
 
 def test_the_error_is_the_distance_to_the_best_score(place):

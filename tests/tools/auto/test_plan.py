@@ -35,8 +35,8 @@ def test_a_fold_takes_its_training_validation_and_test_images_in_proportion_to_t
     assert estimate_fold(member, FACTS, FAST) == pytest.approx(4 * (train + predict) + 3)
     half = 400 * 5 * (0.006 + 0.0012)
     assert estimate_fold(replace(member, is_half=True), FACTS, FAST) == pytest.approx(4 * (half + predict) + 3)
-    several = replace(FACTS, num_images=8)
-    assert estimate_fold(member, several, FAST) == pytest.approx(32 * (train + predict) + 3)
+    more = 7 * 0.0012 * (400 * 5 + (200 * 5 + 2 * 300) / 2)  # the backbone was timed on all images of a row
+    assert estimate_fold(member, replace(FACTS, num_images=8), FAST) == pytest.approx(4 * (train + predict + more) + 3)
 
 
 def test_features_take_one_look_at_training_and_test_rows_each_way():
@@ -83,6 +83,22 @@ def test_more_time_promises_no_more_error_and_what_is_chosen_fits(num_rows):
     assert min(one.size for one in members) >= 192
 
 
+def test_folds_are_no_more_than_rows_of_the_rarest_class_and_groups():
+    for facts in (replace(FACTS, rarest=3), replace(FACTS, num_groups=3), replace(FACTS, num_folds=3)):
+        members, _ = choose_members(facts, SPEEDS, RANK, 3600, num_lanes=2)
+        assert {one.num_folds for one in members} == {3}
+    assert replace(FACTS, rarest=1).most_folds == 2
+
+
+def test_random_weights_are_never_frozen_and_learn_for_three_epochs_at_least():
+    facts = replace(FACTS, is_pretrained=False, num_rows=100_000, side=32)
+    for seconds in (100, 500, 3000, 10_000):
+        members, _ = choose_members(facts, SPEEDS, {}, seconds, num_lanes=2)
+        assert not any(one.is_half for one in members)
+        assert all(one.epochs >= 3 and one.size == 32 for one in members)
+    assert members
+
+
 def test_where_nothing_fits_nothing_is_chosen():
     assert choose_members(FACTS, SPEEDS, RANK, 5, num_lanes=2) == ([], float("inf"))
 
@@ -93,8 +109,10 @@ def test_networks_that_would_be_worse_than_linear_models_are_not_trained():
 
 
 def test_mirrored_test_images_are_left_out_where_labels_forbid_them():
-    members, _ = choose_members(FACTS, SPEEDS, RANK, 3600, num_lanes=2, flips=False)
-    assert not any(one.has_flip for one in members)
+    for facts, flips in ((FACTS, False), (replace(FACTS, flips=False), True)):
+        members, _ = choose_members(facts, SPEEDS, RANK, 3600, num_lanes=2, flips=flips)
+        assert members
+        assert not any(one.has_flip for one in members)
 
 
 def test_what_is_there_already_gets_another_seed():

@@ -18,7 +18,11 @@ def lanes():
 
 @pytest.mark.slow
 def test_commands_run_in_turn_into_a_log_until_one_fails(lanes, tmp_path):
-    commands = [["timeit", "-n", "1", "-r", "1", "print('first')"], ["tools.blend", "name=x"], ["timeit", "print('never')"]]
+    commands = [
+        ["timeit", "-n", "1", "-r", "1", "print('first')"],
+        ["tools.blend", "name=x"],
+        ["timeit", "print('never')"],
+    ]
     program = Program("three", commands, tmp_path / "three.log")
     after = []
     lanes.run([program], time.monotonic() + 120, after.append)
