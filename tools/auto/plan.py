@@ -121,7 +121,8 @@ def estimate_error(members, facts, rank):
     rank: {backbone: 1 for the best of the probe, more for worse ones}.
     """
     errors = sorted(_member_error(one, facts, rank) for one in members)
-    gain = {1: 1.0, 2: 0.85, 3: 0.78}[min(3, len(errors))]
+    num_backbones = len({one.backbone for one in members})
+    gain = {1: 1.0, 2: 0.85, 3: 0.78}[min(3, num_backbones)] * 0.96 ** (len(members) - num_backbones)
     mean = sum(errors) / len(errors)
     return (0.5 * errors[0] + 0.5 * mean) * gain
 

@@ -128,6 +128,8 @@ def test_a_second_backbone_helps_and_a_worse_one_less():
     alone, both = estimate_error([one], FACTS, RANK), estimate_error([one, other], FACTS, RANK)
     assert both < alone
     assert both < estimate_error([one, other], FACTS, {"slow": 1.0, "fast": 2.0})
+    equal = {"slow": 1.0, "fast": 1.0}
+    assert estimate_error([one, other], FACTS, equal) < estimate_error([one, replace(one, seed=43)], FACTS, equal)
 
 
 def test_facts_in_words():
