@@ -100,7 +100,7 @@ def look(course):
     for why in found["refused"].values():
         say(f"  left out: {why}")
     if not course.facts.is_pretrained:
-        say(f"  no pretrained weights, so that {', '.join(course.speeds)} learns from scratch")
+        say(f"  no pretrained weights: {', '.join(course.speeds)} learns from scratch")
     return doctor
 
 

@@ -12,6 +12,7 @@ from tools.auto.plan import Member
 _SAFETY = 1.15  # by which estimates are too short, until the first networks were trained
 _HALF_DONE = "the others get the mean prediction of these"  # as infer.py says of test images it has not reached
 _GAIN = 0.98  # of the expected error, at most, or further networks are not worth it
+_FIRST_SHARE = 0.4  # of the time, for a first submission by networks alone
 _FEW = 400  # training rows, below which batches are smaller, so that there are steps enough
 
 
@@ -23,7 +24,7 @@ def train(course, worst=plan.WORST):
         blend(course, ready)
     failed = course.journal.get("failed", [])
     pending = [one for one in done if not is_inferred(course, one) and name_member(one) not in failed]
-    while members := pending or choose(course, done, worst):
+    while course.left > 0 and (members := pending or choose(course, done, worst)):
         if not pending:
             done += members
             course.journal["members"] = [asdict(one) for one in done]
@@ -51,6 +52,8 @@ def train(course, worst=plan.WORST):
 def choose(course, done, worst):
     """Return the Members that promise most within the time that is left; [] where none promises anything."""
     rank, seconds = course.journal.get("rank", {}), course.left / course.journal.get("scale", _SAFETY)
+    if not course.inputs:
+        seconds *= _FIRST_SHARE
     flips = course.journal.get("has_flip", True)
     how = {"num_lanes": len(course.lanes), "done": done, "flips": flips, "worst": worst}
     members, error = plan.choose_members(course.facts, course.speeds, rank, seconds, **how)

@@ -9,10 +9,12 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
+import psutil
 
 from src.config.settings import REPOSITORY
 
@@ -114,6 +116,7 @@ class Lanes:
     def stop(self, programs=None):
         """Ask programs, of None all, to save and to end, kill those that do not; return what has ended."""
         programs = list(self.running.values()) if programs is None else programs
+        own = [psutil.Process(one.process.pid).children(recursive=True) for one in programs if one.process.is_alive()]
         for one in programs:
             one.process.terminate()
         ended, ends_at = [], time.monotonic() + _GRACE
@@ -124,6 +127,9 @@ class Lanes:
             one.process.kill()
         while any(one.status is None for one in late):
             ended += self.wait()
+        for child in (child for children in own for child in children):  # loaders of one that was killed would stay
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         return ended
 
 

@@ -2,6 +2,7 @@
 
 import time
 
+import psutil
 import pytest
 
 from tools.auto.programs import Lanes, Program
@@ -54,6 +55,21 @@ def test_a_program_is_stopped_when_its_own_time_or_that_of_all_is_over(lanes, tm
     assert late.status not in (None, 0)
     assert [one.status is None for one in others] == [False] * len(lanes) + [True]  # the last has not begun
     assert not lanes.running
+
+
+@pytest.mark.slow
+def test_what_a_stopped_program_has_started_is_stopped_with_it(lanes, tmp_path):
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(77)'])"
+    program = Program("parent", [["timeit", "-n", "1", "-r", "1", child]], tmp_path / "parent.log")
+    lanes.run([program], time.monotonic() + 4)
+    assert program.status not in (None, 0)
+    time.sleep(0.5)
+    commands = [
+        one.info["cmdline"] or []
+        for one in psutil.process_iter(["cmdline", "status"])
+        if one.info["status"] != "zombie"
+    ]
+    assert not any("import time; time.sleep(77)" in command for command in commands)
 
 
 def test_the_last_line_of_a_program_that_has_said_nothing(tmp_path):
