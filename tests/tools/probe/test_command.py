@@ -253,7 +253,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out_or_gets_the_mean(probe):
 @pytest.mark.parametrize(("words", "message"), [
     (["model.pretrained=false"], "model.pretrained=false: features of random weights would say nothing of the "
      "backbone; set model.pretrained=true"),
-    (["join=greed"], "command line: join=greed is not one of greedy, pairs, off; did you mean greedy?"),
+    (["join=greed"], "command line: join=greed is not one of greedy, pairs, all, off; did you mean greedy?"),
     (["layer=all"], "command line: layer is not known; did you mean layers?"),
     (["C=[0,1]"], "command line: C=0 is no number above 0; write for example C=[0.001,0.01]"),
     (["candidates=[]"], "command line: candidates= names nothing; leave it out, or see --help"),
@@ -278,3 +278,11 @@ def test_what_it_refuses(probe, capsys, words, message):
     error = capsys.readouterr().err.strip()
     assert error.removeprefix("error: ").startswith(message), error
     assert not Path("outputs/spots_probe").exists()
+
+
+def test_join_all_judges_all_layers_of_all_backbones_and_nothing_else(probe):
+    probe("candidates=[test_resnet,test_vit]", "C=[0.01]", "join=all", "name=all")
+    probe("candidates=[test_resnet,test_vit]", "C=[0.01]", "name=greedy")
+    found, other = (load_json(f"outputs/{name}/probe.json")["candidates"] for name in ("all", "greedy"))
+    assert [one["name"] for one in found] == ["test_resnet + test_vit"]
+    assert found[0]["score"] == next(one["score"] for one in other if one["name"] == "test_resnet + test_vit")
