@@ -52,11 +52,12 @@ def train(course, worst=plan.WORST):
 def choose(course, done, worst):
     """Return the Members that promise most within the time that is left; [] where none promises anything."""
     rank, seconds = course.journal.get("rank", {}), course.left / course.journal.get("scale", _SAFETY)
-    if not course.inputs:
-        seconds *= _FIRST_SHARE
     flips = course.journal.get("has_flip", True)
     how = {"num_lanes": len(course.lanes), "done": done, "flips": flips, "worst": worst}
-    members, error = plan.choose_members(course.facts, course.speeds, rank, seconds, **how)
+    members = []
+    for share in (1.0,) if course.inputs else (_FIRST_SHARE, 1.0):
+        if not members:
+            members, error = plan.choose_members(course.facts, course.speeds, rank, share * seconds, **how)
     if done and members and error > _GAIN * plan.estimate_error(done, course.facts, rank):
         return []
     return members

@@ -146,11 +146,12 @@ def choose_members(facts, speeds, rank, seconds, num_lanes, done=(), flips=True,
     best, lowest = [], math.inf
     names = sorted(speeds, key=lambda name: rank.get(name, 1.0))
     can_freeze = facts.is_pretrained and all(one.train_half for one in speeds.values())
-    folds = range(2 if facts.num_rows >= _TWO_FOLDS or facts.most_folds < 3 else 3, facts.most_folds + 1)
+    takes_two = facts.num_rows >= _TWO_FOLDS or facts.most_folds < 3 or not facts.is_pretrained
+    folds = range(2 if takes_two else 3, facts.most_folds + 1)
     folds = [facts.num_folds] if facts.num_folds else folds
-    flips = flips and facts.flips
+    flips, shares = flips and facts.flips, _EPOCH_SHARES if facts.is_pretrained else (0.12, *_EPOCH_SHARES)
     halves, views = (False, True) if can_freeze else (False,), (False, True) if flips else (False,)
-    ways = itertools.product(list_sizes(facts), folds, _EPOCH_SHARES, views, halves)
+    ways = itertools.product(list_sizes(facts), folds, shares, views, halves)
     for side, num_folds, share, has_flip, is_half in ways:
         full = count_epochs(facts.num_rows * (num_folds - 1) / num_folds, facts.is_pretrained)
         epochs = facts.epochs or max(2 if facts.is_pretrained else 3, round(share * full))
