@@ -6,15 +6,14 @@ import time
 
 import yaml
 
-from src.config.load import config_yaml, load_config, load_saved_config
+from src.checkpointing.run_folder import differing_settings
+from src.config.load import load_config, load_saved_config
+from src.config.settings import value_of
 from src.errors import UserError
 from src.files import load_json, save_json, save_text
 from tools.auto.course import say
 
 _LATE = 0.1  # share of the budget by which the end may come later
-_OF_THIS_RUN = (  # settings that say nothing about how good a run is
-    "name", "output_dir", "cache_dir", "threads", "precision", "fold", "tracking", "report", "recipe", "competition",
-)  # fmt: skip
 
 
 def blend(course, new, replaces=False):
@@ -122,22 +121,13 @@ def save_recipe(course):
     trained = [name for name in course.inputs if (course.members / name / "fold0").is_dir()] or course.inputs
     best = min(trained, key=lambda name: course.compute_error(course.read_score(name)))
     words = [word for word in course.words if word.startswith("competition=")]
-    plain, own = load_config(words), load_saved_config(course.members / best)
-    found = _differences(*(yaml.safe_load(config_yaml(one)) for one in (plain, own)))
-    text = yaml.safe_dump({key: found[key] for key in found if key not in _OF_THIS_RUN}, sort_keys=False)
+    plain, own, found = load_config(words), load_saved_config(course.members / best), {}
+    for key in differing_settings(plain, own):
+        (room, _, name), value = key.rpartition("."), value_of(own, key)
+        if room != "competition" and key not in ("recipe", "precision"):
+            (found.setdefault(room, {}) if room else found)[name] = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(found, sort_keys=False)
     head = f"# The best single run of {course.folder.name}: {best}\n"
     head += f"# out-of-fold {course.facts.metric} {course.read_score(best):.5f}\n"
     use = f"# python train.py {' '.join(words)} recipe={course.folder}/recipe.yaml\n"
     save_text(course.folder / "recipe.yaml", head + use + text)
-
-
-def _differences(plain, own):
-    """Return what differs between two nested mappings, kwargs as a whole."""
-    found = {}
-    for key, value in own.items():
-        if isinstance(value, dict) and not key.endswith("kwargs") and isinstance(plain.get(key), dict):
-            if inner := _differences(plain[key], value):
-                found[key] = inner
-        elif value != plain.get(key):
-            found[key] = value
-    return found

@@ -85,7 +85,7 @@ def look(course):
     if not path.is_file():
         course.lanes.start(program)
     if doctor and course.lanes.start(doctor):  # where a lane is free, else it comes before the networks
-        doctor.ends_at = time.monotonic() + max(_DOCTOR_SECONDS, _DOCTOR_SHARE * course.journal.left)
+        _limit(course, doctor)
     if not path.is_file():
         course.run([program])
     if not path.is_file():
@@ -109,7 +109,7 @@ def heed_doctor(course, doctor):
     path = course.members / "doctor" / "doctor.json"
     if doctor:
         if doctor.process is None:
-            doctor.ends_at = time.monotonic() + max(_DOCTOR_SECONDS, _DOCTOR_SHARE * course.journal.left)
+            _limit(course, doctor)
         course.run([doctor])
     if "taken" in course.journal:  # of an earlier command
         _take(course, course.journal["taken"])
@@ -133,6 +133,11 @@ def heed_doctor(course, doctor):
     course.journal["taken"] = taken
     _take(course, taken)
     return any(word.startswith("folds=") for word in taken)
+
+
+def _limit(course, doctor):
+    """Set when the doctor, which begins now, is stopped."""
+    doctor.ends_at = time.monotonic() + max(_DOCTOR_SECONDS, _DOCTOR_SHARE * course.journal.left)
 
 
 def _take(course, words):

@@ -11,7 +11,7 @@ class Journal:
     def __init__(self, path, budget):
         self.path, self._began = path, time.monotonic()
         self._saved = load_json(path) if path.is_file() else {"seconds": 0.0, "decisions": {}}
-        self._ends_at = self._began + budget - self._saved["seconds"]
+        self.ends_at = self._began + budget - self._saved["seconds"]  # when the budget does, on time.monotonic's clock
 
     @property
     def is_resumed(self):
@@ -25,12 +25,7 @@ class Journal:
     @property
     def left(self):
         """Seconds of the budget."""
-        return self._ends_at - time.monotonic()
-
-    @property
-    def ends_at(self):
-        """When the budget ends, on time.monotonic's clock."""
-        return self._ends_at
+        return self.ends_at - time.monotonic()
 
     def __contains__(self, name):
         return name in self._saved["decisions"]

@@ -120,50 +120,61 @@ def list_packages():
 
 def time_backbone(config, run, device):
     """Return the Speed of config's backbone with its weights, from a few steps on random images of REFERENCE px."""
-    network = build_network(config, len(run.table.target_names), run.pixel_stats)
-    num_stages = len(list_stages(network))
+    whole = _build(config, run, device)
+    num_half = len(list_stages(whole)) // 2
+    half = _build(replace(config, model=replace(config.model, freeze=str(num_half))), run, device)
     shape = (_BATCH_SIZE, REFERENCE, REFERENCE, config.competition.row_channels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
-
-    def build_train(freeze):
-        own = build_network(replace(config, model=replace(config.model, freeze=freeze)), 1, run.pixel_stats)
-        own.place(device, config.train.channels_last)
-        optimizer = build_optimizer(config.optimizer, own)
-
-        def train(precision):
-            own.train()
-            with autocast(device, precision):
-                logits = own(**own.normalize({"image": images}))
-            logits.float().square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return logits[0, 0].item()  # waits for the device
-
-        return train
-
-    @torch.inference_mode()
-    def predict(precision):
-        with autocast(device, precision):
-            return network(**network.normalize({"image": images}))[0, 0].item()
-
-    network.place(device, config.train.channels_last)
-    network.eval()
     is_open = config.precision == "auto" and device.type == "cpu" and has_bf16_units()
     known = ("fp32", "bf16") if is_open else (resolve_precision(config.precision, device),)
-    all_layers, upper = build_train("none"), build_train(str(num_stages // 2))
-    times = {one: [min(_time(step, one)) / _BATCH_SIZE for step in (all_layers, predict)] for one in known}
-    trains, predicts = (min(known, key=lambda one: times[one][way]) for way in (0, 1))
-    half = min(_time(upper, trains)) / _BATCH_SIZE
-    return Speed(times[trains][0], times[predicts][1], trains, predicts, half, num_stages // 2)
+    trains = {one: _time_training(config, whole, images, one) for one in known}
+    predicts = {one: _time_prediction(whole, images, one) for one in known}
+    train, predict = (min(known, key=seconds.get) for seconds in (trains, predicts))
+    return Speed(
+        trains[train], predicts[predict], train, predict, _time_training(config, half, images, train), num_half
+    )
 
 
-def _time(step, precision):
+def _build(config, run, device):
+    network = build_network(config, len(run.table.target_names), run.pixel_stats)
+    network.place(device, config.train.channels_last)
+    return network
+
+
+def _time_training(config, network, images, precision):
+    optimizer = build_optimizer(config.optimizer, network)
+    network.train()
+
+    def step():
+        with autocast(images.device, precision):
+            logits = network(**network.normalize({"image": images}))
+        logits.float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return logits
+
+    return _time(step)
+
+
+@torch.inference_mode()
+def _time_prediction(network, images, precision):
+    network.eval()
+
+    def step():
+        with autocast(images.device, precision):
+            return network(**network.normalize({"image": images}))
+
+    return _time(step)
+
+
+def _time(step):
+    """Return the seconds an image of the fastest step but the first."""
     seconds = []
     for _ in range(_STEPS):
         began = time.perf_counter()
-        step(precision)
+        step()[0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - began)
-    return seconds[1:]
+    return min(seconds[1:]) / _BATCH_SIZE
 
 
 if __name__ == "__main__":

@@ -40,13 +40,11 @@ def train(course, worst=plan.WORST):
             say(f"  {name_member(one)}: {course.facts.metric} {course.read_score(name_member(one)):.5f}")
         if not pending and len(finished) == len(members):
             course.journal["scale"] = 1.05 * max(0.4, (time.monotonic() - began) / expected)
-        if not finished:
-            if course.left < 0 or not course.journal.get("failed"):
-                return
-            pending = []
-            continue
         pending = []
-        blend(course, [name_member(one) for one in finished])
+        if finished:
+            blend(course, [name_member(one) for one in finished])
+        elif not course.journal.get("failed"):
+            return
 
 
 def choose(course, done, worst):

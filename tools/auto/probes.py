@@ -1,5 +1,6 @@
 """Linear models on frozen features: which backbone fits, whether mirroring keeps labels, a first submission."""
 
+from src.evaluation.intervals import compute_verdict, describe_difference
 from src.evaluation.sampling import sample_scores
 from src.inference.prediction_sources import align, load_sources
 from tools.auto import plan
@@ -131,11 +132,10 @@ def keeps_labels(course, plain, mirrored):
     """Return whether images may be mirrored: not where features of both ways are worse, beyond noise."""
     if not (is_done(course, plain) and is_done(course, mirrored)):
         return course.facts.flips
-    difference, low, high = compare(course, plain, mirrored)
-    sign = 1 if course.metric.greater_is_better else -1
-    if max(sign * low, sign * high) >= 0:
+    difference, *interval = compare(course, plain, mirrored)
+    if compute_verdict(interval, course.metric.greater_is_better) >= 0:
         return True
-    say(f"plan: images are not mirrored: {difference:+.4f} by mirrored ones, 95 % {low:+.4f} to {high:+.4f}")
+    say(f"plan: images are not mirrored: {describe_difference(difference, interval)}")
     return False
 
 
