@@ -25,7 +25,9 @@ def run_auto(options, words, lanes):
     is_own = (course.folder / "blend.json").is_file() and (course.journal.is_resumed or options["overwrite"])
     if course.folder.exists() and not is_own:
         raise UserError(f"{course.folder}: exists and is none of tools.auto's; choose name=ANOTHER")
-    if options["overwrite"]:
+    if course.members.exists() and not course.journal.path.is_file():
+        raise UserError(f"{course.members}: exists and is none of tools.auto's; choose name=ANOTHER")
+    if options["overwrite"] or not course.journal.is_resumed:  # an earlier command may have ended before it decided
         for folder in (course.members, course.folder):
             shutil.rmtree(folder, ignore_errors=True)
         course = Course(options, words, lanes)
@@ -43,10 +45,9 @@ def run_auto(options, words, lanes):
         if course.left <= 0 and course.inputs:
             say(f"the time is used; a longer time_budget goes on: {course.folder}")
             return
-    course.journal["words"] = given
     signal.signal(signal.SIGTERM, _end)
     try:
-        take_steps(course)
+        take_steps(course, given)
     except KeyboardInterrupt:
         raise Stopped("stopped, all work is saved; the same command resumes", 130) from None
     finally:
@@ -58,9 +59,10 @@ def _end(number, frame):
     raise Stopped("stopped by SIGTERM, all work is saved; the same command resumes", 143)
 
 
-def take_steps(course):
-    """All of it, in turn."""
+def take_steps(course, given):
+    """All of it, in turn; given: the words that a command which resumes must have, too."""
     doctor = look(course)
+    course.journal["words"] = given
     side = probes.choose_side(course)
     if side:
         probes.probe(course, side)

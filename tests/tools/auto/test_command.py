@@ -142,6 +142,24 @@ def test_a_run_that_was_begun_with_other_words_is_not_resumed(place, capsys):
     assert capsys.readouterr().err == f"error: outputs/spots_auto: {found}\n"
 
 
+@pytest.mark.slow
+def test_after_a_mistake_the_corrected_command_begins_anew_and_no_folder_of_others_is_touched(place, capsys):
+    members = Path("outputs/spots_auto_members")
+    (members / "doctor").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        main(["competition=spots", "time_budget=5m", "overwrite=true"])
+    assert (members / "doctor").is_dir()
+    found = "outputs/spots_auto_members: exists and is none of tools.auto's; choose name=ANOTHER"
+    assert capsys.readouterr().err == f"error: {found}\n"
+    (members / "journal.json").write_text(json.dumps({"seconds": 250.0, "decisions": {}}))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["competition=spots", "time_budget=5m", "competition.targets=[dark]", "model.weights=weights"])
+        assert "no column" in capsys.readouterr().err
+        assert json.loads((members / "journal.json").read_text())["seconds"] < 250
+        assert not json.loads((members / "journal.json").read_text())["decisions"]
+
+
 def test_the_error_is_the_distance_to_the_best_score(place):
     class One:
         threads = 1
