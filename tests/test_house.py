@@ -12,10 +12,12 @@ from src.config.settings import REPOSITORY, settings
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
 TOOLS = sorted((REPOSITORY / "tools").rglob("*.py"))
 FOUNDATION = {"config", "containers", "errors", "files", "locks", "device", "terminal", "report"}
+FOUNDATION |= {"launchers", "ray_launcher"}
 ROOMS = {"competition", "evaluation", "data", "model"}
 MAY_IMPORT = {
     **{"errors": {"terminal"}, "files": {"errors"}, "locks": {"errors", "files"}, "device": {"errors", "files"}},
     **{"containers": {"errors"}, "terminal": set(), "report": {"config", "errors"}},
+    **{"launchers": {"config", "errors", "ray_launcher"}, "ray_launcher": {"errors", "launchers"}},
     "config": {"errors", "files", "locks"},
     "evaluation": FOUNDATION,
     "competition": FOUNDATION | {"evaluation"},
@@ -37,12 +39,13 @@ DOORS = {
     **dict.fromkeys(("h5py", "pyarrow"), ("containers.py",)),
     "huggingface_hub": ("model/weights.py",),
     "iterstrat": ("competition/splits.py",),
-    "joblib": ("data/", "device.py"),
+    "joblib": ("data/", "device.py", "launchers.py"),
     "matplotlib": ("analysis/",),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
     "psutil": ("device.py", "files.py"),
     "pydicom": ("data/",),
+    "ray": ("ray_launcher.py",),
     "safetensors": ("checkpointing/serialization.py", "model/weights.py"),
     "scipy": ("evaluation/", "inference/ensemble.py"),
     "rich": ("terminal.py",),
@@ -55,7 +58,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10609, 70, 131
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10889, 72, 133
 
 
 def parse(path):

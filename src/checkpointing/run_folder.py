@@ -14,7 +14,7 @@ from src.files import delete_unfinished, load_json, save_text
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
     *("name", "fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
     *("checkpoint_minutes", "time_budget", "keep_checkpoints", "threads", "train.num_workers", "competition.root"),
-    *("report", "track_checkpoints", "competition.predict_by", "competition.predict_with"),
+    *("launcher", "ray_address", "report", "track_checkpoints", "competition.predict_by", "competition.predict_with"),
 )
 _AT_INFERENCE = (  # settings that infer.py may change beside infer.*: where the files are and how it runs
     *("device", "precision", "threads", "unreadable", "output_dir", "train.num_workers", "report"),

@@ -48,6 +48,8 @@ def _find_run_faults(config):
                 fault = f"is no regular expression ({first_line(error)})"
             if fault:
                 yield f"competition.{key}={named}: {fault}; write for example re:^(.+)_(left|right)$"
+    if config.ray_address and config.launcher != "ray":
+        yield f"ray_address={config.ray_address}: is of launcher=ray; set that, or leave ray_address out"
     if config.track_checkpoints and not {"auto", "wandb"} & set(config.tracking):
         yield "track_checkpoints=true: is wandb's, which tracking leaves out; set tracking=wandb"
     for key, budget in (("time_budget", config.time_budget), ("infer.time_budget", config.infer.time_budget)):

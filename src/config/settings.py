@@ -252,6 +252,10 @@ class Config:
     cache: str = setting("auto", "decoded images in one file; auto: if it pays and fits", choices=("auto", "on", "off"))
     cache_dir: str | None = setting(None, "folder of decoded images; null: cache in output_dir")
     device: str = setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
+    launcher: str | None = setting(None, "folds and seeds beside each other: local: a process on each GPU or, with "
+                                   "threads=N, on every N cores; ray; null: local on several GPUs, else in turn",
+                                   choices=("local", "ray"), or_like=("None", ", nor null"))
+    ray_address: str | None = setting(None, "of launcher=ray: auto, or a cluster's address; null: start Ray here")
     threads: int | None = setting(None, "torch's on a CPU, whose number decides the last bits; null: as many as cores, "
                                   "but one while other programs use them", at_least=1, at_most=1024)
     precision: str = setting("auto", "auto: on a CPU fp32 or, if timed steps are faster, bf16; on a GPU 16 bits",
