@@ -13,6 +13,7 @@ from src.config.settings import REPOSITORY
 from src.errors import Stopped
 
 _JOINED = "JOINED_RUN"  # environment variable of a job: the folder of the run, open already, whose fold it trains
+_OF_A_SWEEP = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")  # whose run at wandb is the whole command's
 _POLL_SECONDS = 0.2
 
 
@@ -57,7 +58,7 @@ class LocalLauncher:
     def start(self, job):
         """Start a job in a free slot; return its handle."""
         slot = self._free.pop(0)
-        handle = start_process(self._command(job), job.log, os.environ | describe_run(job) | slot)
+        handle = self._start(job, slot)
         self._running.append(handle)
         self._slots[handle] = slot
         return handle
@@ -76,8 +77,8 @@ class LocalLauncher:
             self._stopped.append(handle)
             self._terminate(handle)
 
-    def _command(self, job):
-        return ["train.py", *job.words, *self._words]
+    def _start(self, job, slot):
+        return start_process([*job.words, *self._words], job.log, os.environ | describe(job) | slot)
 
     def _poll(self, handle):
         return handle.poll()
@@ -89,10 +90,14 @@ class LocalLauncher:
         handle.kill()
 
 
-def describe_run(job):
-    """Return a job's environment variables: which run it joins, and of a sweep none, whose run is the command's."""
-    joined = {_JOINED: str(job.run_folder or "")}
-    return joined | {name: "" for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID") if name in os.environ}
+def describe(job):
+    """Return the environment variable by which a job knows that it is one, and which run it joins."""
+    return {_JOINED: str(job.run_folder or "")}
+
+
+def is_job():
+    """Whether a launcher has started this process."""
+    return _JOINED in os.environ
 
 
 def is_joining(run_folder):
@@ -100,14 +105,14 @@ def is_joining(run_folder):
     return os.environ.get(_JOINED) == str(run_folder)
 
 
-def start_process(command, log, environment, folder=None):
-    """Start [program of the project, *words]; it saves and ends with its parent, and gets no Ctrl-C from a terminal."""
-    program, *words = command
+def start_process(words, log, environment, folder=None):
+    """Start train.py in a folder; it saves and ends when its parent does, and gets no Ctrl-C from a terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in environment.items() if name not in _OF_A_SWEEP}
     how = {"preexec_fn": _end_with_parent} if sys.platform == "linux" else {}
     with log.open("a") as file:
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / program), *words], stdin=subprocess.DEVNULL, stdout=file,
+            [sys.executable, str(REPOSITORY / "train.py"), *words], stdin=subprocess.DEVNULL, stdout=file,
             stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True, **how,
         )  # fmt: skip
 

@@ -1,1 +1,139 @@
 """Starts each job as one task of Ray, the door to it: on this machine, or on the nodes of a cluster."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import joblib
+
+from src.config.settings import REPOSITORY
+from src.errors import UserError, first_line
+from src.launchers import LocalLauncher, describe, start_process
+
+try:
+    import ray
+except ImportError:
+    raise UserError("launcher=ray: ray is missing; pip install -r requirements-scale.txt") from None
+
+_OBJECT_STORE_BYTES = 100 * 2**20  # of a local Ray: no array travels through it
+_MOST_RETRIES = 20  # of a task whose worker or node is lost; each resumes from the fold's newest checkpoint
+_SENT = ("WEIGHTS", "WANDB_", "HF_", "OMP_", "MKL_", "ONEDNN_", "ATEN_")  # of the environment, by its names' beginnings
+
+
+class RayLauncher(LocalLauncher):
+    """As LocalLauncher, but a slot is a task's share of a node: a GPU where the cluster has one, else CPUs.
+
+    Project, working folder and output_dir have the same paths on all nodes, on a file system that they share.
+
+    Raises:
+        UserError: no Ray answers at ray_address, or no node has a task's share.
+    """
+
+    def __init__(self, config):
+        self._is_ours = not ray.is_initialized()
+        if self._is_ours:
+            _connect(config.ray_address)
+        try:
+            self.device, share, num_slots, words = _choose_share(config, [one for one in ray.nodes() if one["Alive"]])
+        except UserError:
+            self._disconnect()
+            raise
+        super().__init__([{}] * num_slots, words)
+        self._task = _build_task().options(max_retries=_MOST_RETRIES, **share)
+
+    def __exit__(self, *error):
+        try:
+            super().__exit__(*error)
+        finally:
+            self._disconnect()
+
+    def _disconnect(self):
+        if self._is_ours:
+            ray.shutdown()
+
+    def _start(self, job, slot):
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_SENT)} | describe(job)
+        return self._task.remote([*job.words, *self._words], str(job.log.absolute()), environment, os.getcwd())
+
+    def _poll(self, handle):
+        if not ray.wait([handle], timeout=0)[0]:
+            return None
+        try:
+            return ray.get(handle)
+        except ray.exceptions.TaskCancelledError:  # before it began
+            return -signal.SIGTERM
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise UserError(f"launcher=ray: a task has failed ({type(cause).__name__}: {first_line(cause)})") from None
+
+    def _terminate(self, handle):
+        ray.cancel(handle)  # a KeyboardInterrupt in the task
+
+    def _kill(self, handle):
+        ray.cancel(handle, force=True)
+
+
+def run_task(words, log, environment, folder):
+    """Run train.py in a worker of Ray and return its exit status; a KeyboardInterrupt has it save and end."""
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # which Ray sets
+    process = start_process(words, Path(log), kept | environment, folder)
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        process.terminate()
+    return process.wait()
+
+
+def _build_task():
+    project = str(REPOSITORY)
+
+    @ray.remote
+    def train(*arguments):  # goes to the worker as it stands: there, `src` is found by it alone
+        if project not in sys.path:
+            sys.path.insert(0, project)
+        from src.ray_launcher import run_task
+
+        return run_task(*arguments)
+
+    return train
+
+
+def _connect(address):
+    """Connect to a cluster, or start a Ray of this machine's cores that ends with this process."""
+    how = {"address": address or "local", "log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        how |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**how)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        advice = "start one (ray start --head), or leave ray_address out"
+        raise UserError(f"ray_address={address}: no Ray answers ({first_line(error)}); {advice}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end this process before it has saved
+
+
+def _choose_share(config, nodes):
+    """Return (device, a task's share as ray.remote has it, how many the nodes hold, words for all) for ray.nodes()."""
+    nodes, asked = [node["Resources"] for node in nodes], config.train.num_workers
+    gpus = [int(node.get("GPU", 0)) for node in nodes] if config.device in ("auto", "cuda") else []
+    if any(gpus):
+        cores = min(node.get("CPU", 1) // count for node, count in zip(nodes, gpus, strict=True) if count)
+        words = [f"train.num_workers={min(int(cores), 8)}"] if asked is None else []
+        return "cuda", {"num_gpus": 1, "num_cpus": 0}, sum(gpus), words
+    if config.device not in ("auto", "cpu"):
+        raise UserError(f"device={config.device}: no node of Ray has a GPU to give; set device=auto or device=cpu")
+    cores, most = joblib.cpu_count(), int(max(node.get("CPU", 0) for node in nodes))
+    num_workers = cores // 4 if asked is None else asked  # as share_cores has it in a process alone
+    threads = config.threads or max(1, cores - num_workers)
+    if (needed := threads + num_workers) > most:
+        advice = f"set threads={max(1, most - most // 4)} train.num_workers={most // 4}"
+        raise UserError(f"launcher=ray: a task takes {needed} CPUs, the largest node has {most}; {advice}")
+    num_slots = sum(int(node.get("CPU", 0) // needed) for node in nodes)
+    return "cpu", {"num_cpus": needed}, num_slots, [f"threads={threads}", f"train.num_workers={num_workers}"]

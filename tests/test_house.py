@@ -17,7 +17,7 @@ ROOMS = {"competition", "evaluation", "data", "model"}
 MAY_IMPORT = {
     **{"errors": {"terminal"}, "files": {"errors"}, "locks": {"errors", "files"}, "device": {"errors", "files"}},
     **{"containers": {"errors"}, "terminal": set(), "report": {"config", "errors"}},
-    **{"launchers": {"config", "errors", "ray_launcher"}, "ray_launcher": {"errors", "launchers"}},
+    **{"launchers": {"config", "errors", "ray_launcher"}, "ray_launcher": {"config", "errors", "launchers"}},
     "config": {"errors", "files", "locks"},
     "evaluation": FOUNDATION,
     "competition": FOUNDATION | {"evaluation"},
@@ -39,7 +39,7 @@ DOORS = {
     **dict.fromkeys(("h5py", "pyarrow"), ("containers.py",)),
     "huggingface_hub": ("model/weights.py",),
     "iterstrat": ("competition/splits.py",),
-    "joblib": ("data/", "device.py", "launchers.py"),
+    "joblib": ("data/", "device.py", "launchers.py", "ray_launcher.py"),
     "matplotlib": ("analysis/",),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
