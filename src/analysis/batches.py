@@ -13,6 +13,7 @@ from src.data.decode import decode_image
 from src.data.inspection import describe_transforms, tile_images
 from src.data.mixup_cutmix import Mixer
 from src.data.transforms import build_augmentation, build_resize
+from src.training.engine import load_inputs
 
 
 def choose_rows(table, num_rows, seed):
@@ -74,7 +75,7 @@ def compute_columns(config, table, num_augmented=7):
     columns = [("resized", join_images(next(plain.batches(0))["inputs"], channels), ids)]
     mixer = Mixer(config.mix) if config.mix.prob else None
     for epoch in range(num_augmented):
-        inputs, captions = next(augmented.batches(epoch))["inputs"], labels
+        inputs, captions = load_inputs(next(augmented.batches(epoch)), torch.device("cpu")), labels
         if augmentation.num_views > 1:
             views = [f"epoch {epoch + 1}", *(f"epoch {epoch + 1}, AugMix {number}" for number in (1, 2))]
             columns += [(heading, join_images(inputs, channels)[:, view], labels) for view, heading in enumerate(views)]

@@ -162,6 +162,9 @@ def _find_input_faults(config):
     if augment.preset == "none" and augment.flips not in ("none", "hflip"):  # hflip is the default
         advice = "set augment.preset=light 'augment.kwargs={rotate: 0, translate: 0, scale: [1, 1]}'"
         yield f"augment.flips={augment.flips}: augment.preset=none leaves flips out; {advice}"
+    for key, value in (("transforms", augment.transforms), ("augmix_consistency", consistency)):
+        if augment.place == "device" and value:
+            yield f"augment.place=device: augment.{key} stays in the loader, in its order; set augment.place=loader"
     if consistency and not augment.kwargs.get("augmix"):
         yield "augment.augmix_consistency: compares AugMix's views; set augment.kwargs.augmix=3"
     if consistency and mix.prob:

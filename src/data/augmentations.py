@@ -72,12 +72,17 @@ class Cutout(A.ImageOnlyTransform):
         super().__init__(p=p)
         self.side = side
 
-    def apply(self, img, **params):
-        height, width = img.shape[:2]
+    def get_params_dependent_on_data(self, params, data):
+        height, width = params["shape"][:2]
         side = round(self.side * min(height, width))
         top, left = self.random_generator.integers((height, width)) - side // 2
+        left, top, right, bottom = (max(int(one), 0) for one in (left, top, left + side, top + side))
+        return {"holes": [(left, top, right, bottom)]}
+
+    def apply(self, img, holes, **params):
+        left, top, right, bottom = holes[0]
         img, black = img.copy(), 0 if img.dtype == np.uint8 else img.min()
-        img[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = black
+        img[top:bottom, left:right] = black
         return img
 
 
@@ -88,19 +93,23 @@ class RandomErasing(A.ImageOnlyTransform):
     departs from in area and aspect. Here the place is drawn where the rectangle fits.
     """
 
-    def apply(self, img, **params):
-        rng, (height, width, channels) = self.random_generator, img.shape
+    def get_params_dependent_on_data(self, params, data):
+        rng, (height, width) = self.random_generator, params["shape"][:2]
         for _ in range(100):  # most fit the first time
             area, aspect = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
             tall, wide = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
             if 0 < tall <= height and 0 < wide <= width:
                 break
         else:
-            return img
+            return {"holes": [(0, 0, 0, 0)]}
         top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
-        shape, is_uint8, img = (tall, wide, channels), img.dtype == np.uint8, img.copy()
+        return {"holes": [(left, top, left + wide, top + tall)]}
+
+    def apply(self, img, holes, **params):
+        (left, top, right, bottom), rng = holes[0], self.random_generator
+        shape, is_uint8, img = (bottom - top, right - left, img.shape[2]), img.dtype == np.uint8, img.copy()
         pixels = rng.integers(0, 256, shape, np.uint8) if is_uint8 else rng.uniform(img.min(), img.max(), shape)
-        img[top : top + tall, left : left + wide] = pixels
+        img[top:bottom, left:right] = pixels
         return img
 
 

@@ -30,7 +30,7 @@ class ImageDataset(Dataset):
 
     def __init__(self, table, competition, transform, seed, caches=None):
         self.table, self.competition, self.transform, self.seed = table, competition, transform, seed
-        self.caches = caches or {}
+        self.caches, self.on_device = caches or {}, getattr(transform, "on_device", None)
 
     def read(self, row):
         """Return {input name: value} of one row: the keyword arguments of the network's forward.
@@ -51,17 +51,17 @@ class ImageDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, key):
-        """Return {"inputs", "index"[, "target"]}, or {"error": text}: raised in a worker it would be a traceback."""
-        row, inputs, num_images = key[1], {}, 0
+        """Return {"inputs", "index"[, "target", "draws"]}, or {"error": text}: in a worker it would be a traceback."""
+        row, inputs, draws, load = key[1], {}, {}, self.transform.load if self.on_device else self.transform
         try:
             for name, value in self.read(row).items():
                 if (image := self._load(value)) is not None:
-                    value = self.transform(image, derive_seed("image", self.seed, *key, num_images))
-                    num_images += 1
+                    value = load(image, seed := derive_seed("image", self.seed, *key, len(draws)))
+                    draws[name] = self.on_device.draw(seed) if self.on_device else None
                 inputs[name] = value
         except UserError as error:
             return {"error": str(error)}
-        item = {"inputs": inputs, "index": np.int64(row)}
+        item = {"inputs": inputs, "index": np.int64(row)} | ({"draws": draws} if self.on_device else {})
         return item if self.table.targets is None else item | {"target": self.table.training_targets[row]}
 
     def _load(self, value):
@@ -85,6 +85,7 @@ class Loader:
     def __init__(self, dataset, sampler, num_workers, world_size=1):
         self._sampler, self.num_images, self.world_size = sampler, sampler.num_images, world_size
         self.smallest_batch = getattr(sampler, "smallest", None)  # of all processes, in training
+        self._on_device = getattr(dataset, "on_device", None)
         self._batches = DataLoader(
             dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0,
             collate_fn=_collate, worker_init_fn=_leave_signals_to_main, pin_memory=torch.cuda.is_available(),
@@ -97,6 +98,7 @@ class Loader:
         """Yield {"inputs": {name: (N, ...) tensor}, "index": (N,) int64[, "target": (N, K) float32]}.
 
         Images are (N, H, W, C) uint8 or float32, or (N, V, H, W, C) of V views. In training also "share", see Shuffled.
+        With augment.place=device also "draws", {image: (N, D)}, and "on_device", which applies them.
         `start` batches are left out where an epoch (from 0) resumes; torch's random state is then left alone.
         """
         self._sampler.epoch, self._sampler.start = epoch, start
@@ -109,7 +111,7 @@ class Loader:
                 raise UserError(batch["error"])
             if self._sampler.shares is not None:
                 batch["share"] = self._sampler.shares[number]
-            yield batch
+            yield batch | {"on_device": self._on_device} if "draws" in batch else batch
 
     def close(self):
         """End the worker processes; the loader yields nothing afterwards."""

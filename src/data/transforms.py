@@ -11,9 +11,11 @@ import warnings
 import albumentations as A
 import cv2
 import numpy as np
+import torch
 
 from src.data.augmentations import AugMix, build_transforms
 from src.data.decode import resize_image
+from src.data.device_augmentations import DeviceAugmentation, choose_for_device
 from src.errors import UserError, first_line, listing, nearest
 
 _COMPOSITES = {"OneOf": A.OneOf, "SomeOf": A.SomeOf, "Sequential": A.Sequential, "RandomOrder": A.RandomOrder}
@@ -36,30 +38,42 @@ class Augmentation:
         decode_size: (height, width) that decoding need not exceed; None: the image's own size is wanted.
         num_views: images that a call returns: 1, or 3 where there is a `view_transform`.
         transforms: list of albumentations', in order, the `view_transform` last.
+        on_device: DeviceAugmentation, of what comes after `load`; None: nothing.
     """
 
     def __init__(
-        self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash", channels=None
-    ):
+        self, image_size, transforms=(), source_size=None, view_transform=None, resize="squash", channels=None,
+        on_device=None,
+    ):  # fmt: skip
         self.image_size, self.source_size, self.resize = tuple(image_size), source_size, resize
-        self.channels = channels
-        self.decode_size = source_size if transforms else self.image_size
+        self.channels, self.on_device = channels, on_device
+        self.decode_size = source_size if transforms or on_device else self.image_size
         self.num_views = 1 if view_transform is None else 3
         self._pipeline = A.Compose(list(transforms)) if transforms else None
         self._view_transform = view_transform
-        self.transforms = [*transforms, *filter(None, [view_transform])]
+        self.transforms = [*transforms, *filter(None, [view_transform]), *(on_device.transforms if on_device else ())]
 
     def __call__(self, image, seed):
         """Return an image (H, W, C), uint8 or float32, as (*image_size, C) of the same dtype.
 
         Of several views (3, *image_size, C): that, and two images that view_transform makes of it.
         """
+        image = self.load(image, seed)
+        if self.on_device is None:
+            return image
+        draws = self.on_device.draw(seed)
+        return self.on_device(torch.from_numpy(image[None]), torch.from_numpy(draws[None]))[0].numpy()
+
+    def load(self, image, seed):
+        """Return what the loader makes of an image: all that __call__ does, or that of `source_size` for on_device."""
+        final_size = self.source_size if self.on_device else self.image_size
         if self._pipeline is None and self._view_transform is None:
-            return np.ascontiguousarray(resize_image(image, self.image_size, self.resize))
+            return np.ascontiguousarray(resize_image(image, final_size, self.resize))
         if self.channels is not None and image.shape[2] > self.channels:
             starts = range(0, image.shape[2], self.channels)
             parts = (np.ascontiguousarray(image[..., start : start + self.channels]) for start in starts)
-            return np.concatenate([self(part, seed) for part in parts], axis=-1)
+            return np.concatenate([self.load(part, seed) for part in parts], axis=-1)
+        seed = seed + 1 if self.on_device else seed  # not the random numbers that on_device draws
         stream = np.random.default_rng(seed), random.Random(seed)
         if self._pipeline is not None:
             size, resize, (height, width) = self.source_size, self.resize, image.shape[:2]
@@ -68,7 +82,7 @@ class Augmentation:
                 size, resize = (round(height * factor), round(width * factor)), "squash"
             self._pipeline.set_random_state(*stream)
             image = self._pipeline(image=resize_image(image, size, resize))["image"]
-        image = np.ascontiguousarray(resize_image(image, self.image_size, self.resize))
+        image = np.ascontiguousarray(resize_image(image, final_size, self.resize))
         if self._view_transform is None:
             return image
         self._view_transform.set_random_state(*stream)
@@ -100,7 +114,12 @@ def build_augmentation(config, is_uint8):
     changes_size = any(word in type(one).__name__ for one in _list_nested(transforms) for word in _CHANGE_SIZE)
     source_size = tuple(round(side * (1.25 if changes_size else 1)) for side in image_size)
     source_size = None if is_own and changes_size else source_size
-    return Augmentation(image_size, transforms, source_size, view_transform, config.resize, channels)
+    how = source_size, view_transform, config.resize, channels
+    if settings.place != "device":
+        return Augmentation(image_size, transforms, *how)
+    transforms, moved = choose_for_device(transforms)
+    on_device = DeviceAugmentation(moved, source_size, image_size, channels) if moved else None
+    return Augmentation(image_size, transforms, *how, on_device)
 
 
 def _build_transform(entry):

@@ -62,7 +62,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
     batches = with_bar(loader.batches(epoch, first), loader, title, accelerator.is_main_process, first)
     for step, batch in enumerate(batches, first):
         start = time.perf_counter()
-        inputs = learner.network.normalize(to_device(_join_views(batch["inputs"]), accelerator.device))
+        inputs = learner.network.normalize(_join_views(load_inputs(batch, accelerator.device)))
         targets = to_device(batch["target"], accelerator.device)
         if learner.mixer:
             inputs, targets = learner.mixer(inputs, targets, learner.generator)
@@ -125,7 +125,7 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
     views = {number: view for number, view in enumerate((None, *views)) if weights[number]}
     index, probs, done = np.empty(loader.num_images, dtype=np.int64), None, 0
     for batch in with_bar(loader.batches(epoch), loader, title, bool(title)):
-        raw, totals = to_device(batch["inputs"], device), [0] * len(networks)
+        raw, totals = load_inputs(batch, device), [0] * len(networks)
         with autocast(device, precision):  # around all views, as it casts a network's weights once in here
             for group in groups:
                 for view, number, forward in forward_each(networks, [group], views, raw):
@@ -194,11 +194,17 @@ def to_device(values, device):
     return values.to(device, non_blocking=device.type == "cuda")
 
 
+def load_inputs(batch, device):
+    """Return a batch's inputs on the device, augmented there where its images come with draws."""
+    inputs, draws = to_device(batch["inputs"], device), to_device(batch.get("draws", {}), device)
+    return inputs | {name: batch["on_device"](inputs[name], one) for name, one in draws.items()}
+
+
 def iterate_inputs(loader, epoch, normalize, device):
     """Yield an epoch's normalised inputs, the first view of several."""
     for batch in loader.batches(epoch):
-        first = {name: value[:, 0] if value.ndim == 5 else value for name, value in batch["inputs"].items()}
-        yield normalize(to_device(first, device))
+        inputs = load_inputs(batch, device)
+        yield normalize({name: value[:, 0] if value.ndim == 5 else value for name, value in inputs.items()})
 
 
 def _compute_gradient_norms(learner):

@@ -155,6 +155,10 @@ CONTRADICTIONS = [
     (["augment.transforms=[Transpose]", "augment.augmix_consistency=1"],
      "augment.transforms: takes the place of augment.augmix_consistency; give one of the two "
      "(augment.augmix_consistency=0)"),
+    (["augment.place=device", "augment.transforms=[Transpose]"],
+     "augment.place=device: augment.transforms stays in the loader, in its order; set augment.place=loader"),
+    (["augment.place=device", "augment.kwargs.augmix=3", "augment.augmix_consistency=12"],
+     "augment.place=device: augment.augmix_consistency stays in the loader, in its order; set augment.place=loader"),
     (["competition.predict_by=re:^.+_"],
      "competition.predict_by=re:^.+_: has no group in parentheses; write for example re:^(.+)_(left|right)$"),
     (["schedule.warmup_epochs=8"],
@@ -175,6 +179,7 @@ ADVICE = [
     ["schedule.name=plateau", "schedule.kwargs.on=score", "train.select=best", "train.early_stopping_epochs=3"],
     ["augment.preset=light", "augment.kwargs={rotate: 0, translate: 0, scale: [1, 1]}", "augment.flips=d4"],
     ["augment.transforms=[Transpose]", "augment.kwargs.rotate=10", "augment.kwargs={}"],
+    ["augment.place=device", "augment.transforms=[Transpose]", "augment.place=loader"],
     [PRETRAINED, "model.freeze=head_only", "mix.prob=0.5", "train.views=0"],
     [PRETRAINED, "model.batchnorm_kwargs.momentum=0.2", "model.freeze_batchnorm=false"],
     [PRETRAINED, "model.batchnorm_kwargs.momentum=null"],

@@ -7,11 +7,13 @@ import warnings
 from hashlib import blake2b
 
 import numpy as np
+import torch
 
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.data.inspection import describe_transforms
 from src.errors import UserError
+from src.training.engine import load_inputs
 from src.training.learner import build_transforms
 from tools.doctor.findings import Fact, Finding, make_finding
 
@@ -53,8 +55,9 @@ def collect_samples(table, competition, augmentation, seed, num_workers):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # on one core too
         loader = build_loader(dataset, 2, num_workers)
-        batches = (batch["inputs"]["image"].numpy() for epoch in range(_NUM_EPOCHS) for batch in loader.batches(epoch))
-        samples = [_digest(image) for batch in batches for image in batch]
+        batches = (batch for epoch in range(_NUM_EPOCHS) for batch in loader.batches(epoch))
+        images = (load_inputs(batch, torch.device("cpu"))["image"].numpy() for batch in batches)
+        samples = [_digest(image) for batch in images for image in batch]
     loader.close()
     return samples
 

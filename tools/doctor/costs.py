@@ -49,7 +49,7 @@ def measure_costs(config, table, rows, device):
     images = [decode_image(path, config.competition, augmentation.decode_size) for path in paths]
     decoded = time.perf_counter()
     for seed, image in enumerate(images):
-        augmentation(image, seed)
+        augmentation.load(image, seed)
     augmented = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_network(config, len(table.target_names), load_pretrained=False)
