@@ -58,7 +58,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 10889, 72, 133
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 11039, 73, 134
 
 
 def parse(path):
