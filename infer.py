@@ -1,6 +1,7 @@
 """python infer.py [run=outputs/NAME]: predict the test images with all folds of a run and write submission.csv."""
 
 # ruff: noqa: E402
+import os
 import sys
 import time
 
@@ -24,6 +25,8 @@ def main(words, began=None):
         if (text := help_asked(words, ("infer",))) is not None:
             print(USAGE + text)
             return
+        if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ["RANK"] != "0":  # torchrun's first prints for all
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         run_folder, config = load_run(words)
         from src.inference.predict import infer_run  # here, since torch takes seconds and a typo should not
 

@@ -87,6 +87,8 @@ def load_json(path, *needed):
 
 
 def save_table(path, table):
-    """Write a pandas table as CSV without its index, atomically."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    """Write a pandas table, or an iterable of tables one below the other, as CSV without its index, atomically."""
+    tables = [table] if hasattr(table, "to_csv") else table
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        for number, one in enumerate(tables):
+            one.to_csv(file, index=False, header=number == 0)

@@ -8,8 +8,12 @@ from src.files import save_table
 
 
 def save_predictions(path, table, probs):
-    """Write the probabilities (N, C) of an ImageTable's rows, in its order, as CSV."""
-    save_table(path, join_columns({"id": table.ids}, probs, table.target_names))
+    """Write the probabilities (N, C) of an ImageTable's rows, in its order, as CSV.
+
+    probs: or an iterable of (slice of the rows, (1, n, C)), of which one at a time is in memory.
+    """
+    blocks = [(slice(None), probs[None])] if isinstance(probs, np.ndarray) else probs
+    save_table(path, (join_columns({"id": table.ids[rows]}, one, table.target_names) for rows, (one,) in blocks))
 
 
 def join_columns(first, values, names):

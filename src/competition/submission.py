@@ -14,6 +14,7 @@ from src.evaluation.thresholds import Decision, label_metric
 from src.files import save_table, save_text
 
 _TRUTHS = {"True": "1", "False": "0"}
+_VALUES_AT_ONCE = 2**21  # that are written at once
 
 
 def load_sample(competition):
@@ -44,7 +45,7 @@ def check_sample(sample, competition, test, target_names):
     if _name_long(sample, competition, ids, target_names) is not None:
         return ()
     if (id_column := find_ids(sample, competition.id, ids)) in sample:
-        _fill_columns(sample, id_column, competition, np.zeros((0, len(target_names))), target_names)
+        _plan_columns(sample, id_column, competition, target_names)
     _match_rows(sample, competition, ids, test)
     where = locate(competition.root, competition.sample_submission)
     return (f"{where}: the ids are in column {id_column!r}, by their values",) if id_column != competition.id else ()
@@ -71,18 +72,32 @@ def build_submission(sample, competition, test_ids, probs, target_names, decisio
 
     decision: of a sample that asks for labels; None: columns of 0 and 1 get probabilities, names the plain decision.
     """
-    if decision is not None and not asks_for_names(sample, competition, target_names):
-        probs = decision.labels(probs).astype(np.int64)
+    return pd.concat(_build_pieces(sample, competition, test_ids, probs, target_names, decision))
+
+
+def _build_pieces(sample, competition, test_ids, probs, target_names, decision):
+    """Yield the rows of `build_submission`, some at a time."""
+    takes_labels = decision is not None and not asks_for_names(sample, competition, target_names)
+    convert = (lambda some: decision.labels(some).astype(np.int64)) if takes_labels else (lambda some: some)
+    at_once = max(1, _VALUES_AT_ONCE // len(target_names))
+    pieces = [slice(first, first + at_once) for first in range(0, max(len(test_ids), 1), at_once)]
     if sample is None:
-        return pd.DataFrame({competition.id: test_ids, **dict(zip(target_names, probs.T, strict=True))})
-    if (long := _name_long(sample, competition, test_ids, target_names)) is not None:
-        values = pd.Series(probs.ravel(), index=long.ravel()).loc[sample[competition.id]]
-        return sample.assign(**{name: values.to_numpy() for name in sample.columns if name != competition.id})
-    id_column, rows = _match_rows(sample, competition, test_ids)
-    columns = _fill_columns(sample, id_column, competition, probs[rows], target_names, decision)
-    if decision is not None and sample.isin([*_TRUTHS]).any(axis=None):
-        columns = {name: pd.Series(one).replace({0: "False", 1: "True"}).to_numpy() for name, one in columns.items()}
-    return pd.DataFrame({id_column: sample[id_column], **columns})[list(sample.columns)]
+        for some in pieces:
+            columns = dict(zip(target_names, convert(probs[some]).T, strict=True))
+            yield pd.DataFrame({competition.id: test_ids[some], **columns})
+    elif (long := _name_long(sample, competition, test_ids, target_names)) is not None:
+        values = pd.Series(convert(np.asarray(probs)).ravel(), index=long.ravel()).loc[sample[competition.id]]
+        yield sample.assign(**{name: values.to_numpy() for name in sample.columns if name != competition.id})
+    else:
+        id_column, rows = _match_rows(sample, competition, test_ids)
+        fill = _plan_columns(sample, id_column, competition, target_names, decision)
+        is_truth = decision is not None and sample.isin([*_TRUTHS]).any(axis=None)
+        for some in pieces:
+            columns = fill(convert(probs[rows[some]]))
+            if is_truth:
+                names = {0: "False", 1: "True"}
+                columns = {name: pd.Series(one).replace(names).to_numpy() for name, one in columns.items()}
+            yield pd.DataFrame({id_column: sample[id_column].iloc[some], **columns})[list(sample.columns)]
 
 
 def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
@@ -90,7 +105,27 @@ def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
 
     lowest, highest: of the values; infinite for regression, whose values must be finite.
     """
-    ids = frame[id_column]
+    for _ in _check_pieces([frame], sample, id_column, lowest, highest):
+        pass
+
+
+def _check_pieces(frames, sample, id_column, lowest, highest):
+    """Yield the tables that a submission consists of; after the last one it is checked, see `check_submission`."""
+    ids, faults, ends = [], {}, {}  # ends: of columns of numbers that are no labels, of which a rare one may be nowhere
+    for frame in frames:
+        ids.append(own := frame[id_column])
+        for name in frame.columns.drop(id_column):
+            values, is_number = frame[name], pd.api.types.is_numeric_dtype(frame[name])
+            found = {"bad": ~np.isfinite(values) if is_number and np.isinf(highest) else values.isna()}
+            if is_number:
+                found["outside"] = (values < lowest) | (values > highest)
+                if not pd.api.types.is_integer_dtype(values):
+                    ends.setdefault(name, []).extend((values.min(), values.max()))
+            for kind, rows in found.items():
+                if rows.any():
+                    faults.setdefault((name, kind), [own[rows].iloc[0], values[rows].iloc[0], 0])[2] += rows.sum()
+        yield frame
+    ids = pd.concat(ids)
     if (is_repeated := ids.duplicated()).any():
         raise UserError(f"submission: id {ids[is_repeated].iloc[0]} is there twice; write each id once")
     if sample is not None:
@@ -101,37 +136,34 @@ def check_submission(frame, sample, id_column, lowest=0.0, highest=1.0):
         if len(missing) or len(extra):
             found = f"{len(missing)} of the sample's {len(sample)} ids are missing and {len(extra)} are too many"
             raise UserError(f"submission: {found} (first: {[*missing, *extra][0]}); write the sample's ids")
-    for name in frame.columns.drop(id_column):
-        values, where = frame[name], f"submission: column {name!r}"
-        is_number = pd.api.types.is_numeric_dtype(values)
-        is_bad = ~np.isfinite(values) if is_number and np.isinf(highest) else values.isna()
-        if is_bad.any():
-            found = f"is {values[is_bad].iloc[0]} in {is_bad.sum()} of {len(frame)} rows (first: {ids[is_bad].iloc[0]})"
-            raise UserError(f"{where} {found}; train again with a lower optimizer.lr")
-        if not is_number:
-            continue
-        if (is_outside := (values < lowest) | (values > highest)).any():
-            first = f"{ids[is_outside].iloc[0]}, {values[is_outside].iloc[0]:g}"
-            found = f"leaves 0 to 1 in {is_outside.sum()} of {len(frame)} rows (first: {first})"
-            raise UserError(f"{where} {found}; write probabilities")
-        is_label = pd.api.types.is_integer_dtype(values)  # a rare one may be nowhere
-        if len(frame) > 1 and values.min() == values.max() and not is_label:
+    for (name, kind), (first, value, count) in faults.items():
+        where, rows = f"submission: column {name!r}", f"in {count} of {len(ids)} rows (first: {first}"
+        if kind == "bad":
+            raise UserError(f"{where} is {value} {rows}); train again with a lower optimizer.lr")
+        raise UserError(f"{where} leaves 0 to 1 {rows}, {value:g}); write probabilities")
+    for name, values in ends.items():
+        if len(ids) > 1 and min(values) == max(values):
             advice = "the model has learned nothing (look at its log.csv), or the images are all alike"
-            raise UserError(f"{where} is {values.iloc[0]:g} in every row; {advice}")
+            raise UserError(f"submission: column {name!r} is {values[0]:g} in every row; {advice}")
 
 
 def write_submission(path, sample, competition, test_ids, probs, target_names, decision=None):
     """Build the submission, check it and write it as CSV, and its SHA-256; nothing is written when it is wrong."""
     id_column = competition.id if sample is None else find_ids(sample, competition.id, test_ids)
     limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
-    # labels that are all alike do not tell that nothing was learned, so the probabilities are checked first
-    for one in (None,) if decision is None else (None, decision):
-        frame = build_submission(sample, competition, test_ids, probs, target_names, one)
-        check_submission(frame, sample, id_column, *limits)
-    if frame.index.name is not None:
-        frame = frame.reset_index().rename(columns={"Unnamed: 0": ""})  # which pandas calls a column without a name
-    save_table(path, frame)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def build(one):
+        frames = _build_pieces(sample, competition, test_ids, probs, target_names, one)
+        for frame in _check_pieces(frames, sample, id_column, *limits):
+            # pandas calls a column without a name so
+            yield frame if frame.index.name is None else frame.reset_index().rename(columns={"Unnamed: 0": ""})
+
+    if decision is not None:  # labels that are all alike do not tell that nothing was learned
+        for _ in build(None):
+            pass
+    save_table(path, build(decision))
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     save_text(path.with_suffix(".sha256"), f"{digest}  {path.name}\n")  # as sha256sum -c reads it
 
 
@@ -176,8 +208,8 @@ def _find_units(sample, test):
     return next((by for by, values in units.items() if set(values) in wanted), None)
 
 
-def _fill_columns(sample, id_column, competition, probs, target_names, decision=None):
-    """Return {prediction column of the sample: values}, by the rules below."""
+def _plan_columns(sample, id_column, competition, target_names, decision=None):
+    """Return a function of probs (N, C) -> {prediction column of the sample: values}, by the rules below."""
     columns = [name for name in sample.columns if name != id_column]
     where = locate(competition.root, competition.sample_submission)
     if len(columns) == 1 and len(target_names) == 1:
@@ -185,21 +217,21 @@ def _fill_columns(sample, id_column, competition, probs, target_names, decision=
         if competition.label and len(cells) and pd.to_numeric(cells, errors="coerce").isna().all():
             found = f"column {columns[0]!r} holds names ({listing(cells.unique(), 3)}), task=binary gives probabilities"
             raise UserError(f"{where}: {found}; set competition.task=multiclass, which writes the class")
-        return {columns[0]: probs[:, 0]}
+        return lambda probs: {columns[0]: probs[:, 0]}
     if found := match_names([name.strip() for name in columns], target_names):
-        return {name: probs[:, found[name.strip()]] for name in columns}
+        return lambda probs: {name: probs[:, found[name.strip()]] for name in columns}
     if asks_for_names(sample, competition, target_names):
         names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
         if not cells & set(names) and all(re.fullmatch(r"-?\d+\.0+", one) for one in names):
             names[:] = [one.partition(".")[0] for one in names]  # a table that has passed through floats
-        is_label = (decision or Decision(task=competition.task)).labels(probs)
+        decide = (decision or Decision(task=competition.task)).labels
         if competition.task == "multiclass":
-            return {columns[0]: names[is_label.argmax(axis=1)]}
+            return lambda probs: {columns[0]: names[decide(probs).argmax(axis=1)]}
         usual, cells = (competition.separator, " ", ",", "|", ";"), sample[columns[0]]  # else all joined are one name
         separator = next((one for one in usual if split_labels(cells, one).isin(names).all()), usual[0])
-        return {columns[0]: [separator.join(names[one]) for one in is_label]}
+        return lambda probs: {columns[0]: [separator.join(names[one]) for one in decide(probs)]}
     if len(target_names) == 1 and competition.classes and (found := match_names(columns, competition.classes)):
-        return {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
+        return lambda probs: {name: probs[:, 0] if found[name] else 1 - probs[:, 0] for name in columns}
     found = f"its columns {listing(columns)} cannot be filled from the targets {listing(target_names)}"
     raise UserError(f"{where}: {found}; check competition.targets, label and classes")
 

@@ -60,6 +60,9 @@ def _find_run_faults(config):
     infer, calibration = config.infer, f"infer.calibration={config.infer.calibration}"
     if infer.calibration != "none" and infer.average == "rank":
         yield f"{calibration}: ranks are no probabilities; set infer.average=mean or infer.calibration=none"
+    if infer.part_rows is not None and infer.time_budget is not None:
+        found = "infer.time_budget drops folds and views for all rows alike, which finished parts cannot"
+        yield f"infer.part_rows={infer.part_rows}: {found}; leave out one of them"
     if infer.calibration == "temperature_per_column" and config.competition.task == "multiclass":
         yield f"{calibration}: the classes of a row have one temperature; set infer.calibration=temperature"
 

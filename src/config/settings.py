@@ -229,6 +229,8 @@ class Infer:
     engine: str = setting("torch", "what runs the networks on a CPU; auto: ONNX Runtime where it is faster, timed",
                           choices=("torch", "onnxruntime", "auto"))
     time_budget: str | None = setting(None, "end in 8.5h, 45m or 90s, leaving out views, then folds; null: no limit")
+    part_rows: int | None = setting(None, "keep predictions in files of so many rows, whole batches, and resume with "
+                                    "them; null: from 100,000 rows or 256 MB on", at_least=1)
     output: str | None = setting(None, "folder for submission.csv and fold<k>/test.csv; null: the run's folder")
 
 

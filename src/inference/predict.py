@@ -3,6 +3,7 @@
 import math
 import shlex
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,10 @@ from src.errors import UserError, first_line, listing
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold, pool_rows
-from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
-from src.files import delete_unfinished, load_json, make_folder, save_json
-from src.inference.ensemble import ENSEMBLES
+from src.files import delete_unfinished, load_json, make_folder
+from src.inference.parts import Predictions, Processes, choose_part_rows, open_parts, predict_parts
+from src.inference.prediction_folder import save_test_score
 from src.inference.time_budget import predict_in_time
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
@@ -72,14 +73,23 @@ def infer_run(config, run_folder, began=None):
     calibrate = _fit_calibration(config, folder)
     shown = _describe_folds(folds, count_folds(folder.folds))
     print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
+    processes, written = Processes(), RunFolder(output)
+    part_rows = choose_part_rows(config, len(table), len(folds) * len(target_names), processes.count)
     writing = _WRITING * (1 + len(folds)) * len(table) * (1 + len(target_names)) + 0.2
     at_least = time.monotonic() + (time.monotonic() - began) / 10  # where the start has used all, it is late anyway
     how = {"after_batch": guard.after_step, "ends_at": max(ends_at - writing, at_least)}
-    probs, counted = _predict_table(config, folds, table, views, device, num_workers, **how)
-    if not np.isfinite(probs).all():
-        raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(config.precision, 'train it again')}")
-    average, written = calibrate(ENSEMBLES[config.infer.average](probs)), RunFolder(output)
-    with hold_output(output):
+    with ExitStack() as held:
+        processes.connect()
+        if part_rows and processes.rank == 0:
+            held.enter_context(hold_output(output))
+        predictions, counted = _predict_table(
+            config, folds, table, views, device, num_workers, processes, part_rows and written.parts, part_rows, **how
+        )
+        if not processes.end():
+            return None
+        average = predictions.average(config.infer.average, calibrate)
+        if not part_rows:
+            held.enter_context(hold_output(output))
         if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run
             raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
         written_folds = [written.fold(fold.number) for fold in counted]
@@ -89,17 +99,18 @@ def infer_run(config, run_folder, began=None):
         if table.units is not None:
             ids, average = pool_rows(table.units, average, competition.predict_with)
         write_submission(written.submission, sample, competition, ids, average, target_names, decision)
-        for fold, one in zip(written_folds, probs, strict=True):
-            save_predictions(fold.test, table, one)
+        for number, fold in enumerate(written_folds):
+            save_predictions(fold.test, table, predictions.blocks(slice(number, number + 1)))
         for fold in folds:
             if fold not in counted:  # what an earlier command wrote is no part of this submission
                 written.fold(fold.number).test.unlink(missing_ok=True)
+        predictions.delete()
     print(f"{written.submission}: {len(ids)} rows, checked")
     score = None
     if (solution := load_solution(competition, table, ids)) is not None:
-        average = decision.labels(average) if decision is not None and metric.takes == "classes" else average
-        groups = table.groups if table.units is None else None
-        score = _save_test_score(written.test_score, metric, solution, average, groups, len(counted))
+        how = {"groups": table.groups if table.units is None else None, "decision": decision, "networks": len(counted)}
+        score, line = save_test_score(written.test_score, metric, solution, average, **how)
+        print(paint(line, "bold"))
     most = {} if math.isinf(ends_at) else {"seconds": max(0.0, ends_at - time.monotonic())}
     if path := write_report(config, run_folder, written.path / "report.html", **most):
         print(path)
@@ -121,33 +132,18 @@ def _describe_folds(folds, num_folds):
     return " and ".join([*parts, "foldall"] if count < len(folds) else parts)
 
 
-def _save_test_score(path, metric, targets, probs, groups, num_networks):
-    """Write test_score.json and print it; return the score, nan where it is not defined."""
-    sampling = sample_scores(metric, targets, [probs], groups)
-    score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
-    is_defined = np.isfinite(score)
-    known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
-    save_json(path, {"metric": metric.name} | known | {"networks": num_networks})
-    rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
-    print(paint(f"test {metric.name}: {score:.5f}{rest}", "bold"))
-    return score
-
-
-def _predict_table(config, folds, table, views, device, num_workers, after_batch, ends_at):
-    """Return (probabilities (M, N, C), the M folds that count); an image without any has the mean of the others."""
-    competition, is_readable = config.competition, np.ones(len(table), dtype=bool)
-    if config.unreadable == "skip":
-        for row, reason in find_unreadable(table.paths, competition):
-            is_readable[row] = False
-            print(f"{table.ids[row]}: gets the mean prediction ({reason})")
-    else:
-        check_not_empty(table.paths)
+def _predict_table(
+    config, folds, table, views, device, num_workers, processes, folder, part_rows, after_batch, ends_at
+):
+    """Return (Predictions, in parts where there are part_rows, the folds that count)."""
+    competition, rows = config.competition, processes.share(lambda: _find_readable(config, table))
     start, networks = time.monotonic(), []
     for fold in folds:
         if networks and time.monotonic() - start > ends_at - time.monotonic():
             break  # loading has taken half of the time that there was
         networks.append(load_network(config, fold).place(device, config.train.channels_last))
-    dataset = ImageDataset(table.take(is_readable), competition, build_resize(config), config.seed)
+    known = table if len(rows) == len(table) else table.take(rows)
+    dataset = ImageDataset(known, competition, build_resize(config), config.seed)
     if views:
         check_views(networks[0], views.values(), build_loader(dataset, 1, num_workers=0), config)
     to_probs = partial(probabilities, task=competition.task)
@@ -155,19 +151,43 @@ def _predict_table(config, folds, table, views, device, num_workers, after_batch
         from src.inference.engines import accelerate  # here, as few need it
 
         networks = accelerate(networks, config.infer.engine, to_probs)
+    how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None, "after_batch": after_batch}
+    check = partial(_check_finite, folds[0].path.parent, config.precision)
+
+    def predict_all(loader, title="test"):
+        return check(predict(networks, loader, to_probs, config.precision, title=title, **how)[1])
+
+    if folder:
+        parts = open_parts(folder, processes, config, folds, table, rows, part_rows, device)
+        predict_parts(parts, processes, dataset, num_workers, config.eval_batch_size, predict_all)
+        return parts, folds
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
-    how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None, "title": "test"}
     if math.isinf(ends_at):
-        index, read_probs = predict(networks, loader, to_probs, config.precision, after_batch=after_batch, **how)
+        probs = predict_all(loader)
     else:
-        found = predict_in_time(networks, loader, to_probs, config.precision, ends_at, after_batch=after_batch, **how)
-        index, read_probs = found.index, found.probs
+        found = predict_in_time(networks, loader, to_probs, config.precision, ends_at, title="test", **how)
+        probs, rows = check(found.probs), rows[found.index]
         _print_dropped(config.infer, found, folds, views, loader.num_images)
         folds = [folds[number] for number in found.networks]
     loader.close()
-    probs = np.repeat(read_probs.mean(axis=1, keepdims=True), len(table), axis=1)
-    probs[:, np.flatnonzero(is_readable)[index]] = read_probs
-    return probs, folds
+    return Predictions(probs, rows, len(table)), folds
+
+
+def _find_readable(config, table):
+    """Return the rows, int, whose image can be read: all, or with unreadable=skip those that can be decoded."""
+    if config.unreadable != "skip":
+        check_not_empty(table.paths)
+        return np.arange(len(table))
+    unread = find_unreadable(table.paths, config.competition)
+    for row, reason in unread:
+        print(f"{table.ids[row]}: gets the mean prediction ({reason})")
+    return np.delete(np.arange(len(table)), [row for row, _ in unread])
+
+
+def _check_finite(run_folder, precision, probs):
+    if not np.isfinite(probs).all():
+        raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(precision, 'train it again')}")
+    return probs
 
 
 def _print_dropped(infer, found, folds, views, num_images):

@@ -80,11 +80,23 @@ def write_test(folder, place, competition, metric, test, units, probs, scores, a
     write_submission(folder.submission, sample, competition, ids, probs, names, decision)
     lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
     if (solution := load_solution(competition, test, ids)) is not None:
-        probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
-        found = sample_scores(metric, solution, [probs], test.groups if units is None else None)
-        value, (low, high) = float(found.scores[0]), found.interval(0)
-        save_json(folder.test_score, {"metric": metric.name, "score": value if np.isfinite(value) else None})
-        lines.append(f"test {metric.name}: {value:.5f}, 95 % {low:.5f} to {high:.5f}")
+        groups = test.groups if units is None else None
+        lines.append(save_test_score(folder.test_score, metric, solution, probs, groups, decision)[1])
     elif sample is not None:
         lines.append(f"next: python -m tools.kaggle submit {shlex.quote(str(place))}")
     return lines
+
+
+def save_test_score(path, metric, targets, probs, groups, decision, **more):
+    """Write test_score.json, with `more`; return (the score, nan where it is not defined, a line about it).
+
+    decision: that makes labels of the probs (N, C), or None; groups: (N,) of rows that belong together, or None.
+    """
+    probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
+    sampling = sample_scores(metric, targets, [probs], groups)
+    score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
+    is_defined = np.isfinite(score)
+    known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
+    save_json(path, {"metric": metric.name} | known | more)
+    rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
+    return score, f"test {metric.name}: {score:.5f}{rest}"

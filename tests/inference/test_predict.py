@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from src.inference.ensemble import ENSEMBLES
 from src.inference.predict import find_folds, infer_run
 from src.inference.tta import VIEWS
 from src.model.network import build_network
+from tests.launch import Forked, run_here, run_program
 
 IDS, TARGETS = ["b", "a", "007", "NA", "1e3"], ["x", "y z"]
 SOLUTION = np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0]])
@@ -345,3 +347,103 @@ def test_predictions_go_where_they_are_asked_to(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^file/x: cannot be written \(Not a directory\); set infer.output=FOLDER$"):
         infer(folder, "infer.output=file/x")
+
+
+PREDICTED = ("submission.csv", "submission.sha256", "fold0/test.csv", "fold1/test.csv", "test_score.json")
+
+
+def read_all(folder):
+    return [(folder / name).read_bytes() for name in PREDICTED]
+
+
+OTHER_WAYS = [
+    ("infer.average=rank",), ("infer.calibration=temperature", "infer.tta=[hflip,d4]"), ("unreadable=skip",),
+    ("competition.predict_by=re:^(.)",), ("infer.engine=onnxruntime",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), *(pytest.param(one, marks=pytest.mark.slow) for one in OTHER_WAYS)], ids=str)
+def test_parts_change_no_byte_and_resume(make, tmp_path, monkeypatch, words, capsys):
+    """Also where a part was cut, or an earlier command with other settings left some."""
+    folder, _, _ = make()
+    rng = np.random.default_rng(0)
+    save_oof(folder, rng.random((40, 2)), rng.integers(0, 2, (40, 2)))
+    if "unreadable=skip" in words:
+        (tmp_path / "data/test/007.png").write_bytes(b"")
+    if words and words[0].startswith("competition.predict_by"):
+        (tmp_path / "data/solution.csv").write_text("id,x,y z\nb,0,1\na,1,0\n0,1,1\nN,0,0\n1,1,0\n")
+    words = (*words, "infer.batch_size=2", "threads=1")
+    infer(folder, *words)
+    expected, plain, num_calls = read_all(folder), predict.predict, []
+    for name in PREDICTED:
+        (folder / name).unlink()
+
+    def predict_and_count(*arguments, **more):
+        num_calls.append(more["title"])
+        if len(num_calls) == stop_at:
+            raise KeyboardInterrupt
+        return plain(*arguments, **more)
+
+    monkeypatch.setattr(predict, "predict", predict_and_count)
+    num_parts, stop_at = (2 if "unreadable=skip" in words else 3), 2
+    with pytest.raises(KeyboardInterrupt):
+        infer(
+            folder, *words, "infer.part_rows=1", "infer.tta_weights=[1]" if "d4" not in words[1] else "precision=bf16"
+        )
+    del num_calls[:]
+    with pytest.raises(KeyboardInterrupt):
+        infer(folder, *words, "infer.part_rows=1")
+    assert [path.name for path in (folder / "parts").glob("part*")] == ["part_000000.parquet"]
+    assert not any((folder / name).exists() for name in PREDICTED)
+    stop_at = None
+    del num_calls[:]
+    capsys.readouterr()
+    infer(folder, *words, "infer.part_rows=2")
+    assert f"{folder}/parts: 1 of {num_parts} parts are there\n" in capsys.readouterr().out
+    assert num_calls == [f"test, part {number} of {num_parts}" for number in range(2, num_parts + 1)]
+    assert read_all(folder) == expected
+    assert not (folder / "parts").exists()
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_the_rows(make, tmp_path):
+    """Bytes are those of one process, lines are printed once; what one process alone can do is refused."""
+    folder, _, _ = make()
+    (tmp_path / "data/test/007.png").write_bytes(b"")
+    words = ("unreadable=skip", "infer.batch_size=2", "threads=1", "report=false")
+    infer(folder, *words)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    run = partial(run_program, "infer.py", f"run={folder}", *words, cwd=tmp_path, launcher=launcher)
+    printed, _ = run("infer.output=shared")
+    assert read_all(tmp_path / "shared") == read_all(folder)
+    begins = [line.partition(":")[0] for line in printed.splitlines()]
+    assert begins == [str(folder), "007", "shared/submission.csv", "test log_loss"]
+    _, complained = run("infer.output=shared", "infer.time_budget=1h", status=1)
+    assert "error: infer.time_budget=1h: one process alone keeps to it; leave it out, or run infer.py" in complained
+
+
+@pytest.mark.slow
+def test_a_killed_command_resumes_with_the_parts_that_are_there(make, tmp_path):
+    folder, _, _ = make()
+    infer(folder, "infer.batch_size=1", "threads=1")
+    expected = read_all(folder)
+    words = [
+        f"run={folder}",
+        "infer.batch_size=1",
+        "infer.part_rows=1",
+        "threads=1",
+        "report=false",
+        "infer.output=out",
+    ]
+    parts = tmp_path / "out/parts"
+    killed = Forked("infer.py", words, tmp_path, tmp_path / "log")
+    assert killed.wait_for(lambda: (parts / "part_000001.parquet").exists())
+    killed.kill()
+    assert not (tmp_path / "out/submission.csv").exists()
+    (parts / "part_000000.parquet").write_bytes((parts / "part_000000.parquet").read_bytes()[:-100])
+    (parts / ".part_000003.parquet.99999999.tmp").write_text("")
+    printed, _ = run_here("infer.py", *words, cwd=tmp_path)
+    num_there = int(re.search(r"out/parts: (\d) of 5 parts are there\n", printed)[1])
+    assert 1 <= num_there <= 4
+    assert read_all(tmp_path / "out") == expected
+    assert not parts.exists()
