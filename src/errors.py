@@ -39,6 +39,8 @@ _ADVICE = {
     errno.EEXIST: "a folder is needed in its place; rename it or choose another folder",
 }
 
+_PEER_GONE = r"Connection (closed|reset) by peer|gloo/transport|connectFullMesh"  # what gloo says
+
 
 @contextmanager
 def one_line_errors(words=()):
@@ -83,8 +85,8 @@ def explain(error):
     name, text = type(error).__name__, str(error)
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't" in text:
         return "the device is out of memory; lower train.batch_size, infer.batch_size or image_size"
-    if name == "DistBackendError" or re.search("Connection (closed|reset) by peer", text):
-        return f"another process of this run has ended; {_RESUME} to resume"
+    if re.fullmatch("Dist[A-Za-z]*Error", name) or re.search(_PEER_GONE, text):
+        return f"another process of this run has ended or does not answer; {_RESUME}, on every host, to resume"
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         advice = f"lower train.num_workers or train.batch_size and {_RESUME} to resume"
         return f"a loader worker was killed, most often because memory ran out; {advice}"

@@ -26,7 +26,8 @@ AGAIN = "run the same command again"
         (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), NO_MEMORY, 2),
         (RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:3"),
-         f"error: another process of this run has ended; {AGAIN} (without overwrite=true) to resume\n", 2),
+         f"error: another process of this run has ended or does not answer; {AGAIN} (without overwrite=true), on every "
+         "host, to resume\n", 2),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
          "error: a loader worker was killed, most often because memory ran out; lower train.num_workers or "
          f"train.batch_size and {AGAIN} (without overwrite=true) to resume\n", 2),

@@ -34,7 +34,10 @@ class Checkpointer:
         [path] = broadcast_object_list([path])
         if path is None:
             return Progress(), EpochProgress()
-        state = state or serialization.load_state(path)
+        if all(gather_object([path.is_file()])):
+            state = state or serialization.load_state(path)
+        else:  # another host does not see the run's folder
+            [state] = broadcast_object_list([state])
         try:
             self._learner.load_state_dict(state["learner"])
             progress, epoch_progress, saved = Progress(**state["progress"]), EpochProgress(), state["epoch_progress"]

@@ -17,7 +17,8 @@ from src.errors import Stopped
 
 _BUDGET = "the end of time_budget"
 _ECHO_SECONDS = 0.5  # in which repeated signals count once: `timeout` sends one to the process and one to its group
-_AGREE_EVERY = 10  # steps between two agreements of several processes, each of which makes them wait
+_AGREE_EVERY, _AGREE_SECONDS = 10, 5.0  # most steps, and most seconds of steps, between two agreements of several
+# processes, each of which makes them wait; torchrun kills them 30 seconds after a signal
 
 
 class Interrupts:
@@ -29,7 +30,7 @@ class Interrupts:
         self._ends_at = clock() + (math.inf if budget_seconds is None else budget_seconds)
         self._saved_at, self._checked_at = clock(), None
         self._slowest_step, self._slowest_save = 0.0, 2.0  # seconds; saving is assumed until it was timed
-        self._num_checks, self._signal, self._signal_at, self._is_deferred = 0, None, 0.0, False
+        self._steps_left, self._signal, self._signal_at, self._is_deferred = _AGREE_EVERY, None, 0.0, False
 
     @contextmanager
     def handle_signals(self):
@@ -71,18 +72,21 @@ class Interrupts:
 
         The time budget must hold another step as slow as the slowest, `ahead` seconds of what else comes, and saving.
         """
-        now = self._clock()
+        now, step = self._clock(), self._slowest_step
         if self._checked_at is not None:  # the time between two epochs is no step
-            self._slowest_step = max(self._slowest_step, now - self._checked_at)
+            step = now - self._checked_at
+            self._slowest_step = max(self._slowest_step, step)
         self._checked_at = None if is_last else now
-        self._num_checks += 1
         reason, is_due = self.stop_reason(self._slowest_step + ahead), now - self._saved_at >= self._every
         if accelerator.num_processes > 1:
-            if self._num_checks % _AGREE_EVERY and not is_last:  # after an epoch's last step they always agree
+            self._steps_left -= 1
+            if self._steps_left > 0 and not is_last:  # after an epoch's last step they always agree
                 return False, None
             is_due = is_due and accelerator.is_main_process  # the one that knows when a state was saved
-            flags = torch.tensor([float(is_due), float(reason is not None)], device=accelerator.device)
-            is_due, is_stopping = (accelerator.reduce(flags, "sum") > 0).tolist()
+            flags = torch.tensor([float(is_due), float(reason is not None), step], device=accelerator.device)
+            is_due, is_stopping, step = accelerator.reduce(flags, "mean").tolist()
+            self._steps_left = max(1, min(_AGREE_EVERY, int(_AGREE_SECONDS / max(step, 1e-3))))
+            is_due, is_stopping = is_due > 0, is_stopping > 0
             reason = (reason or ("another process", 143)) if is_stopping else None
         return is_due, reason
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -76,10 +76,11 @@ def load_features(run, transforms, paths, network=None):
     transforms, path = [resize] + [augmentation] * (config.train.views - 1), locate_features(run, network, paths)
     waiting = f"{path}: another process computes these features; waiting"
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
-        [is_there] = broadcast_object_list([accelerator.is_main_process and is_kept(path)])  # one decides for all
+        is_saver = accelerator.is_local_main_process  # of each host, as it may have a folder of its own
+        is_there = all(gather_object([not is_saver or is_kept(path)]))
         if not is_there:
             views = [_compute_view(run, network, view, transform) for view, transform in enumerate(transforms)]
-            if accelerator.is_main_process:
+            if is_saver:
                 delete_unfinished(path.parent)
                 features = np.stack(views)
                 try:

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast, broadcast_object_list
 
 from src.checkpointing.checkpointer import Checkpointer
 from src.checkpointing.progress import EpochProgress, is_better
@@ -53,7 +54,7 @@ def train_fold(run, fold):
             if fold != "all":
                 after_batch = partial(checkpointer.after_validation_batch, progress, epoch_progress)
                 probs = predict_validation(learner, learner.scored_network, after_batch)
-                scores = evaluate(learner, probs, fold, epoch)
+                [scores] = broadcast_object_list([evaluate(learner, probs, fold, epoch)])  # CPUs differ in last bits
             numbers = {"lr": stats.lr, "train_loss": stats.loss, "images_per_second": stats.images_per_second}
             is_best = progress.add(scores, time.perf_counter() - began, run.metric, **numbers)
             progress.log[-1] |= {f"gradient_{stage}": norm for stage, norm in stats.gradient_norms.items()}
@@ -113,10 +114,12 @@ def _average_best_epochs(checkpointer, learner, progress, fold):
     torch.manual_seed(derive_seed("mean", config.seed, fold, progress.epoch, accelerator.process_index))
     average, states = copy.deepcopy(learner.network), []
     open_stages(average, progress.epoch - 1)  # as in the last epoch, also where the fold resumes after it
-    for epoch in best:
+    for epoch in best if accelerator.is_main_process else ():
         load_weights(checkpointer.folder.epoch_weights(epoch), average)
         states.append({name: tensor.clone() for name, tensor in average.state_dict().items()})
-    average.load_state_dict(compute_mean_weights(states))
+    if states:
+        average.load_state_dict(compute_mean_weights(states))
+    broadcast(average.state_dict())  # in place
     learner.refresh_batchnorm(average, progress.epoch)
     probs = predict_validation(learner, average)
     scores = evaluate(learner, probs, fold, progress.epoch - 1)

@@ -39,10 +39,7 @@ def save_provenance(path, config, words, device, has_work):
 def collect_facts(config, device):
     """Return {commit, is_dirty, versions, machine, tables}, the last of them as SHA-256; None: there is none."""
     commit, is_dirty = read_commit(REPOSITORY)
-    versions, tables, competition = {"python": platform.python_version()}, {}, config.competition
-    for library in _LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[library] = metadata.version(library)
+    versions, tables, competition = {"python": platform.python_version(), **read_versions()}, {}, config.competition
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     machine = {"system": platform.platform(), "cpu": name_cpu(), "gpu": gpu}
     names = ("train_table", "test_table", "sample_submission")
@@ -52,6 +49,15 @@ def collect_facts(config, device):
     for name, path in paths.items():
         tables[name] = hashlib.sha256(read_file(str(path))).hexdigest() if is_file(str(path)) else None
     return {"commit": commit, "is_dirty": is_dirty, "versions": versions, "machine": machine, "tables": tables}
+
+
+def read_versions():
+    """Return {library: its version} of those that decide a run's numbers."""
+    versions = {}
+    for library in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    return versions
 
 
 def read_commit(folder):

@@ -1,16 +1,13 @@
 """One run: what all folds share is settled in order, each fold is trained or skipped, and what came out is scored."""
 
 import math
-import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import cached_property
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.state import PartialState
 
 from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder, open_run
@@ -22,7 +19,7 @@ from src.config.settings import Config, seconds_of
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset
 from src.data.scan import compute_pixel_stats
-from src.device import ThreadGuard, resolve_device, share_cores
+from src.device import ThreadGuard, share_cores
 from src.errors import Stopped, UserError, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
@@ -38,6 +35,7 @@ from src.training.learner import build_learner, build_transforms, choose_rows, c
 from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_precision, recall_precision, save_precision
+from src.training.processes import PREPARING, WORKING, check_alike, from_main, start_processes, wait_at_most
 from src.training.provenance import save_provenance
 from src.training.schedule import build_schedule
 from src.training.self_training import build_train_table, join_tables, load_test_rows
@@ -84,11 +82,13 @@ def train_run(config, words=(), interrupts=None):
         processes = start_processes(config)
         with interrupts.alarm(processes.num_processes):
             run = load_run(config, processes)
+            check_alike(run)
             check_learner(run)
             run.interrupts, run.words = interrupts, tuple(words)
             open_folder(run, locks)
             if run.unfinished:
                 prepare_inputs(run)
+        wait_at_most(WORKING)
         if run.unfinished and processes.is_main_process:
             run.tracker = build_tracker(config)
         try:
@@ -99,6 +99,7 @@ def train_run(config, words=(), interrupts=None):
                 train_fold(run if fold != "all" else _for_all_rows(run), fold)
         except Stopped as stop:
             stopped = stop
+        wait_at_most(PREPARING)
         if processes.is_main_process:
             with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
                 scores = score_run(run)
@@ -109,23 +110,13 @@ def train_run(config, words=(), interrupts=None):
             print_next(run)
         run.accelerator.wait_for_everyone()
         if stopped:
-            raise stopped if processes.is_main_process else SystemExit(stopped.status)
-
-
-def start_processes(config):
-    """Return accelerate's PartialState on the config's device; torchrun gives each of its processes its own."""
-    device = resolve_device(config.device)
-    if "WORLD_SIZE" not in os.environ and device.type != "cpu":
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    # a process may train twice, with other precisions; several of torchrun stay connected
-    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
-    return PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=6))  # one process may decode for hours
+            raise stopped if processes.is_local_main_process else SystemExit(stopped.status)
 
 
 def load_run(config, processes):
     """Return the Run with its table, folds and metric, all checked; no run folder is made, nothing is timed."""
     metric = build_metric(config.competition.metric, config.competition.task, **config.competition.metric_kwargs)
-    with processes.main_process_first():  # it may write the demo and the folds
+    with processes.local_main_process_first():  # it may write the demo and the folds
         table = run_data.load_run_data(config, metric)
     config = settle_num_images(config, table.paths)
     if processes.is_main_process and table.notes:
@@ -139,7 +130,7 @@ def check_learner(run):
     """Build network, optimizer, average and schedule once: a wrong name or missing weights fail before slow work."""
     config, folder = run.config, run.folder
     wanted = run.folds if config.fold is None else [config.fold]
-    unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
+    unfinished = from_main(lambda: [one for one in wanted if config.overwrite or not folder.fold(one).is_finished()])
     if not unfinished:
         return  # its weights may be gone since
     for fold in wanted if config.train.teacher or config.train.pseudo else ():
@@ -148,10 +139,10 @@ def check_learner(run):
         print(f"building {config.model.backbone}", flush=True)
     run_data.check_weights(config, run.table, unfinished)
     resolve_class_weights(config.loss, run.table.targets, config.competition.task)
-    with run.processes.main_process_first():  # it may download weights
+    with run.processes.local_main_process_first():  # it may download weights
         network = build_network(config, len(run.table.target_names))
     optimizer = build_optimizer(config.optimizer, network)
-    first = config.train.epochs if config.fold != "all" else count_epochs_of_all(run)
+    first = config.train.epochs if config.fold != "all" else from_main(lambda: count_epochs_of_all(run))
     for run.epochs_of_all in range(first, config.train.epochs + 1):  # the first that the other settings allow
         try:
             train = replace(config.train, epochs=run.epochs_of_all)
@@ -195,7 +186,7 @@ def settle_precision(run, is_resumed=False):
     chosen, config, device = None, run.config, run.processes.device
     if run.processes.is_main_process:
         chosen = recall_precision(run.folder, config, device) if is_resumed else choose_precision(config, device)
-    [precision] = broadcast_object_list([chosen])
+    precision = from_main(lambda: chosen)
     run.config = replace(config, precision=precision)
     run.accelerator = Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=device.type == "cpu")
 
@@ -210,19 +201,21 @@ def open_folder(run, locks):
             is_busy = locks.enter_context(hold_folds(folder.path, unfinished, config.overwrite))
         has_work = is_busy or folder.has_work()
         settle_precision(run, has_work and not config.overwrite)
-        if config.overwrite and folder.has_work():  # nothing is deleted for a command that cannot train
+        if is_main and config.overwrite and folder.has_work():  # nothing is deleted for a command that cannot train
             build_learner(run, run.folds[0])
-        with run.accelerator.main_process_first():
-            if is_main:
-                open_run(config, is_busy)
-                save_precision(folder, run.config.precision, run.accelerator.device)
-                save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
-            run.table = run_data.leave_out_unreadable(config, run.table, folder.unreadable)
+        table = run.table
+        if is_main:
+            open_run(config, is_busy)
+            save_precision(folder, run.config.precision, run.accelerator.device)
+            save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
+            table = run_data.leave_out_unreadable(config, run.table, folder.unreadable)
+        ids = from_main(lambda: table.ids if len(table) < len(run.table) else None)
+        run.table = table if is_main or ids is None else table.take(np.isin(table.ids, ids))
         check_folds(run.table, run.table.folds, run.metric, config)
         if is_main:
             for save, path in ((run_data.save_folds, folder.folds), (run_data.save_metadata, folder.metadata)):
                 save(path, run.table, is_busy or folder.has_work())
-        run.unfinished = [fold for fold in wanted if not folder.fold(fold).is_finished()]
+        run.unfinished = from_main(lambda: [fold for fold in wanted if not folder.fold(fold).is_finished()])
     if is_main:
         print(f"{folder.path}: {len(run.table)} images, targets: {listing(run.table.target_names, 4)}")
         print(describe_folds(run.table, run.table.folds).to_string(index=False, line_width=80), flush=True)
@@ -239,15 +232,15 @@ def prepare_inputs(run):
         if run.processes.is_main_process and not (path.is_file() and run.folder.has_work()):
             stats = compute_pixel_stats(table.paths, config)
             save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
-        run.accelerator.wait_for_everyone()
-        run.pixel_stats = tuple(np.array(load_json(path, name)[name]) for name in ("mean", "std"))
+        stats = from_main(lambda: load_json(path, "mean", "std"))
+        run.pixel_stats = tuple(np.array(stats[name]) for name in ("mean", "std"))
     table = join_tables(table, run.test) if config.train.pseudo else table
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)
     if config.cache == "off" and not config.keeps_features:
         return  # nobody asks for the paths, of which a million take seconds
     paths = ImageDataset(table, config.competition, None, config.seed).list_paths()
-    with run.accelerator.main_process_first():
+    with run.accelerator.local_main_process_first():  # hosts without a common folder decode beside each other
         for size, num_reads in reads_at.items():
             cache = open_cache(paths, config, size, num_reads)
             run.caches |= {} if cache is None else {size: cache}

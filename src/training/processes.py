@@ -1,0 +1,103 @@
+"""The processes of torchrun that train one fold: how they connect, how long one waits, and what all must have alike."""
+
+import hashlib
+import os
+import platform
+import socket
+from contextlib import suppress
+from datetime import timedelta
+
+import numpy as np
+import psutil
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from src.checkpointing.run_folder import training_settings
+from src.config.help import as_word
+from src.config.settings import REPOSITORY, value_of
+from src.device import resolve_device
+from src.errors import UserError, first_line
+from src.training.provenance import read_versions
+
+WORKING = timedelta(minutes=10)  # longest wait for another process that trains: one that is lost says nothing
+PREPARING = timedelta(hours=6)  # where one may decode, or write the report, for all
+
+
+def start_processes(config):
+    """Return accelerate's PartialState on the config's device; torchrun gives each of its processes its own."""
+    device, is_several = resolve_device(config.device), "WORLD_SIZE" in os.environ
+    if is_several:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # or accelerate warns; `share_cores` decides
+        _choose_interface()
+    elif device.type != "cpu":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    # a process may train twice, with other precisions; several of torchrun stay connected
+    AcceleratorState._reset_state(reset_partial_state=not is_several)
+    try:
+        processes = PartialState(cpu=device.type == "cpu", timeout=WORKING)
+    except RuntimeError as error:
+        if not is_several:
+            raise
+        advice = "check --master_addr, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network between hosts"
+        raise UserError(f"the processes of torchrun do not reach each other ({first_line(error)}); {advice}") from None
+    wait_at_most(PREPARING)
+    return processes
+
+
+def _choose_interface():
+    """Let gloo use the network that leads to torchrun's master, unless a variable names one.
+
+    It would take the address of the host's own name, which on many systems is 127.0.0.1, where no other host finds it.
+    """
+    if os.environ["WORLD_SIZE"] == os.environ.get("LOCAL_WORLD_SIZE") or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    for host in (os.environ["MASTER_ADDR"], "192.0.2.1"):  # its own name, or else where the default route leads to
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # sends nothing
+            found = probe.getsockname()[0]
+            names = [name for name, all_of in psutil.net_if_addrs().items() if found in [one.address for one in all_of]]
+            if names and not found.startswith("127."):
+                os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+                return
+
+
+def wait_at_most(duration):
+    """Set how long an operation of several processes waits for the others, a timedelta, before it fails."""
+    if torch.distributed.is_initialized():
+        before = torch.distributed.distributed_c10d._set_pg_timeout  # torch < 2.14
+        getattr(torch.distributed, "set_timeout", before)(duration)
+
+
+def from_main(function):
+    """Return, on every process, what function() returns on the main one: only its host must see the run's folder."""
+    [found] = broadcast_object_list([function() if PartialState().is_main_process else None])
+    return found
+
+
+def check_alike(run):
+    """Raise a UserError, on all processes, where one has other settings, code, libraries or rows than the main one."""
+    if run.processes.num_processes == 1:
+        return
+    keys, table = ("fold", "overwrite", *training_settings()), run.table
+    facts = {key: as_word(value_of(run.config, key)) for key in keys}
+    code = [path.read_bytes() for path in sorted((REPOSITORY / "src").rglob("*.py"))]
+    arrays = table.ids, table.targets, table.folds, table.metadata, table.auxiliary
+    rows = [np.ascontiguousarray(one).tobytes() for one in arrays if one is not None]
+    facts |= {"the code in src": _hash(code), "the table of rows": _hash(rows), **read_versions()}
+    has_work, host = run.folder.has_work(), platform.node()
+    everyone = gather_object([(host, has_work, facts)])
+    _, main_has_work, expected = everyone[0]
+    for number, (host, has_work, found) in enumerate(everyone):
+        where = f"process {number} (host {host})"
+        if differing := [key for key in facts if found[key] != expected[key]]:
+            key, others = differing[0], f" and {len(differing) - 1} more" if differing[1:] else ""
+            differ = f"{key} is {found[key]}, on process 0 {expected[key]}{others}"
+            raise UserError(f"{where}: {differ}; give every host the same command, code and tables")
+        if has_work and not main_has_work and not run.config.overwrite:
+            advice = "start that host as the first (--node_rank 0), or share the folder"
+            raise UserError(f"{run.folder.path}: {where} holds the run's work, process 0 none; {advice}")
+
+
+def _hash(parts):
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
