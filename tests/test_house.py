@@ -43,7 +43,7 @@ DOORS = {
     "matplotlib": ("analysis/",),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
-    "psutil": ("device.py", "files.py"),
+    "psutil": ("device.py", "training/processes.py", "files.py"),
     "pyarrow": ("containers.py", "inference/parts.py"),
     "pydicom": ("data/",),
     "ray": ("ray_launcher.py",),
