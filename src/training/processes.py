@@ -84,7 +84,8 @@ def check_alike(run):
     code = [path.read_bytes() for path in sorted((REPOSITORY / "src").rglob("*.py"))]
     arrays = table.ids, table.targets, table.folds, table.metadata, table.auxiliary
     rows = [np.ascontiguousarray(one).tobytes() for one in arrays if one is not None]
-    facts |= {"the code in src": _hash(code), "the table of rows": _hash(rows), **read_versions()}
+    parts = {"the code in src": code, "the table of rows": rows}
+    facts |= {name: hashlib.sha256(b"".join(one)).hexdigest()[:12] for name, one in parts.items()} | read_versions()
     has_work, host = run.folder.has_work(), platform.node()
     everyone = gather_object([(host, has_work, facts)])
     _, main_has_work, expected = everyone[0]
@@ -97,7 +98,3 @@ def check_alike(run):
         if has_work and not main_has_work and not run.config.overwrite:
             advice = "start that host as the first (--node_rank 0), or share the folder"
             raise UserError(f"{run.folder.path}: {where} holds the run's work, process 0 none; {advice}")
-
-
-def _hash(parts):
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
