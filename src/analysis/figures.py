@@ -41,7 +41,9 @@ _STYLE = {
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a font that is not installed is no news
 
 
-def _styled(draw):
+def styled(draw):
+    """Decorate a function that draws a Figure: with the page's colours, fonts and lines."""
+
     @functools.wraps(draw)
     def drawn(*arguments, **keywords):
         with matplotlib.rc_context(_STYLE):
@@ -84,7 +86,7 @@ def save_png(figure, path):
         FigureCanvasAgg(figure).print_png(path)
 
 
-@_styled
+@styled
 def draw_curves(log, metric_name):
     """Draw training and validation loss, and the validation score, over epochs.
 
@@ -98,7 +100,7 @@ def draw_curves(log, metric_name):
     return figure
 
 
-@_styled
+@styled
 def draw_losses(log):
     """Draw training and validation loss over epochs, thin a fold and thick their mean; log: of `draw_curves`."""
     figure, axes = _figure()
@@ -106,7 +108,7 @@ def draw_losses(log):
     return figure
 
 
-@_styled
+@styled
 def draw_scores(log, metric_name):
     """Draw the validation score over epochs, thin a fold and thick their mean; log: of `draw_curves`."""
     figure, axes = _figure()
@@ -114,7 +116,7 @@ def draw_scores(log, metric_name):
     return figure
 
 
-@_styled
+@styled
 def draw_runs(logs, column, label):
     """Draw a column of several runs' logs over epochs, each run's mean over its folds; logs: {name of a run: log}."""
     figure, axes = _figure()
@@ -128,7 +130,7 @@ def draw_runs(logs, column, label):
     return figure
 
 
-@_styled
+@styled
 def draw_learning_rate(log):
     """Draw the mean learning rate of each epoch; log: of `draw_curves`."""
     figure, axes = _figure(height=2.4)
@@ -138,7 +140,7 @@ def draw_learning_rate(log):
     return figure
 
 
-@_styled
+@styled
 def draw_gradient_norms(log):
     """Draw the gradient's norm by stage of the network, the mean of the folds; log: of `draw_curves`."""
     figure, axes = _figure(height=2.9)
@@ -155,7 +157,7 @@ def draw_gradient_norms(log):
     return figure
 
 
-@_styled
+@styled
 def draw_folds(names, scores, intervals, mean, metric_name):
     """Draw each fold's score with its interval, and their mean as a line.
 
@@ -169,7 +171,7 @@ def draw_folds(names, scores, intervals, mean, metric_name):
     return figure
 
 
-@_styled
+@styled
 def draw_intervals(names, scores, intervals, reference, label):
     """Draw a score with its interval for each name, from the top; reference: a line through all, or None."""
     figure, axes = _figure(height=max(1.6, 0.7 + 0.26 * len(names)))
@@ -178,7 +180,7 @@ def draw_intervals(names, scores, intervals, reference, label):
     return figure
 
 
-@_styled
+@styled
 def draw_roc(targets, probs, names, groups=None, columns=None):
     """Draw the ROC curve of each column: of many the four with the lowest AUC, and the mean of all.
 
@@ -205,7 +207,7 @@ def draw_roc(targets, probs, names, groups=None, columns=None):
     return figure
 
 
-@_styled
+@styled
 def draw_precision_recall(targets, probs, names, groups=None, columns=None):
     """Draw precision over recall for the columns that `draw_roc` shows, with its band; dotted: the positives' share."""
     figure, axes = _figure(height=3.5)
@@ -221,7 +223,7 @@ def draw_precision_recall(targets, probs, names, groups=None, columns=None):
     return figure
 
 
-@_styled
+@styled
 def draw_calibration(confidences, shares, sizes):
     """Draw the share that came true over the mean predicted probability of each bin, with its 95 % interval.
 
@@ -240,7 +242,7 @@ def draw_calibration(confidences, shares, sizes):
     return figure
 
 
-@_styled
+@styled
 def draw_confusion(counts, names, predicted_names=None):
     """Draw a confusion table (K, K) of counts, true classes as rows, shaded by the share of the row."""
     counts = np.asarray(counts)
@@ -263,7 +265,7 @@ def draw_confusion(counts, names, predicted_names=None):
     return figure
 
 
-@_styled
+@styled
 def draw_distributions(targets, probs, names, columns=None):
     """Draw how the probabilities of positives and of the others are distributed: one column as histograms, of several
     each one's range (5 to 95 %), middle half and median, of many the twelve with the lowest AUC.
@@ -299,7 +301,7 @@ def draw_distributions(targets, probs, names, columns=None):
     return figure
 
 
-@_styled
+@styled
 def draw_shift(val, test, name, is_probability=True):
     """Draw the distribution of validation predictions (N,) and of test predictions (M,) of one column."""
     figure, axes = _figure(height=2.6)
@@ -313,7 +315,7 @@ def draw_shift(val, test, name, is_probability=True):
     return figure
 
 
-@_styled
+@styled
 def draw_predicted(targets, predicted, name):
     """Draw predicted over true values (N,) of a regression; of many rows 2,000 are drawn."""
     figure, axes = _figure(height=3.5)
@@ -325,7 +327,7 @@ def draw_predicted(targets, predicted, name):
     return figure
 
 
-@_styled
+@styled
 def draw_residuals(targets, predicted, name):
     """Draw how the residuals, predicted minus true (N,), are distributed."""
     figure, axes = _figure()
@@ -340,7 +342,7 @@ def draw_residuals(targets, predicted, name):
     return figure
 
 
-@_styled
+@styled
 def draw_sizes(widths, heights, is_test):
     """Draw the sizes of images in pixels, (N,) each: dots of training, crosses of test; of many, some at random."""
     figure, axes = _figure()
@@ -354,7 +356,7 @@ def draw_sizes(widths, heights, is_test):
     return figure
 
 
-@_styled
+@styled
 def draw_images(images, captions, overlays=None, columns=6):
     """Draw images (H, W, 1 or 3) uint8 in a grid with a caption each.
 

@@ -56,7 +56,7 @@ def load_saved_config(run_folder, words=()):
     path = Path(run_folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_folder}: not a run (no config.yaml); train one with python train.py")
-    if not (saved := _read_file(path, "correct it, or train anew with overwrite=true")):
+    if not (saved := read_yaml(path, "correct it, or train anew with overwrite=true")):
         raise UserError(f"{path}: is empty; write the run's settings into it, or train anew with overwrite=true")
     for word in words:
         if (key := _split_word(word)[0]) in ("competition", "recipe"):
@@ -100,13 +100,13 @@ def _read_named_file(kind, name):
     paths = [Path(name)] if name.endswith((".yaml", ".yml")) else [folder / f"{name}.yaml" for folder in folders]
     for path in paths:
         if os.path.isfile(path):  # unlike Path's, it takes any text
-            return path, _read_file(path)
+            return path, read_yaml(path)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     hint = "; python -m tools.adopt FOLDER writes one" if kind == "competition" else ""
     raise UserError(f"{kind}={name}: no {paths[0]} (there are {listing(known)}){nearest(name, known)}{hint}")
 
 
-def _read_file(path, advice="correct it or delete it"):
+def read_yaml(path, advice="correct it or delete it"):
     """Read a YAML file into plain containers; an empty file is an empty mapping."""
     try:
         with open(path, encoding="utf-8-sig") as file:
