@@ -59,7 +59,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 11436, 74, 135
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 11345, 74, 135
 
 
 def parse(path):

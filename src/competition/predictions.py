@@ -1,10 +1,11 @@
-"""Files of predictions: an id column and one column of probabilities per target."""
+"""Files of predictions, an id column and one column of probabilities per target, and their score."""
 
 import numpy as np
 import pandas as pd
 
 from src.errors import UserError
-from src.files import save_table
+from src.evaluation.sampling import sample_scores
+from src.files import save_json, save_table
 
 
 def save_predictions(path, table, probs):
@@ -29,3 +30,18 @@ def load_predictions(path, ids, names):
     except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = str(error).strip("'\"").splitlines()[0]
         raise UserError(f"{path}: damaged ({reason[:80]}); delete {path.parent} and train that fold again") from None
+
+
+def save_test_score(path, metric, targets, probs, groups, decision, **more):
+    """Write test_score.json, with `more`; return (the score, nan where it is not defined, a line about it).
+
+    decision: that makes labels of the probs (N, C), or None; groups: (N,) of rows that belong together, or None.
+    """
+    probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
+    sampling = sample_scores(metric, targets, [probs], groups)
+    score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
+    is_defined = np.isfinite(score)
+    known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
+    save_json(path, {"metric": metric.name} | known | more)
+    rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
+    return score, f"test {metric.name}: {score:.5f}{rest}"

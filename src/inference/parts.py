@@ -39,12 +39,10 @@ class Processes:
         self.count = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ["RANK"]) if self.count > 1 else 0
 
-    def connect(self):
-        if self.count > 1:  # one may decode or predict for days while the others wait
-            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-
     def share(self, build):
         """Return what build() returns in the first process, where alone it is called."""
+        if self.count > 1 and not torch.distributed.is_initialized():  # days, as the first one may decode all images
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         values = [build() if self.rank == 0 else None]
         if self.count > 1:
             torch.distributed.broadcast_object_list(values)
@@ -83,16 +81,17 @@ class Predictions:
         function, shape = ENSEMBLES[how], (self._num_rows, self.num_columns)
         needs, is_large = getattr(function, "needs", "all"), self.folder and shape[0] * shape[1] > _PART_VALUES
         average = np.lib.format.open_memmap(self.folder / _AVERAGE, "w+", "f8", shape) if is_large else np.empty(shape)
+        pieces = self.blocks()
         if needs == "columns":
-            for column, probs in self._columns():
-                filled = self._fill(probs, self._rows, self._num_rows, columns=slice(column, column + 1))
-                average[:, column] = function(filled)[:, 0]
-            return average
-        blocks = self.blocks()
-        if needs == "all":
-            blocks = [(slice(None), np.concatenate([probs for _, probs in blocks], axis=1))]
-        for rows, probs in blocks:
-            average[rows] = calibrate(function(probs))
+            columns = ((slice(one, one + 1), probs) for one, probs in self._columns())
+            pieces = (
+                ((slice(None), one), self._fill(probs, self._rows, self._num_rows, columns=one))
+                for one, probs in columns
+            )
+        elif needs == "all":
+            pieces = [(slice(None), np.concatenate([probs for _, probs in pieces], axis=1))]
+        for place, probs in pieces:
+            average[place] = calibrate(function(probs))
         return average
 
     def delete(self):
@@ -165,7 +164,8 @@ class Parts(Predictions):
     def delete(self):
         """Delete the files, and the folder unless others have put something there."""
         for path in (*self.folder.glob("part_*.parquet"), self.folder / _AVERAGE, self.folder / _SUBMISSION):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows keeps what is open
+                path.unlink()
         with suppress(OSError):
             self.folder.rmdir()
 

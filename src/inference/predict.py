@@ -15,7 +15,7 @@ from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.image_files import check_not_empty
-from src.competition.predictions import save_predictions
+from src.competition.predictions import save_predictions, save_test_score
 from src.competition.submission import asks_for_labels, check_sample, load_sample, write_submission
 from src.competition.tables import load_solution, load_test_table
 from src.config.load import load_saved_config
@@ -31,7 +31,6 @@ from src.evaluation.out_of_fold import load_out_of_fold, pool_rows
 from src.evaluation.thresholds import read_decision
 from src.files import delete_unfinished, load_json, make_folder
 from src.inference.parts import Predictions, Processes, choose_part_rows, open_parts, predict_parts
-from src.inference.prediction_folder import save_test_score
 from src.inference.time_budget import predict_in_time
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
@@ -79,7 +78,6 @@ def infer_run(config, run_folder, began=None):
     at_least = time.monotonic() + (time.monotonic() - began) / 10  # where the start has used all, it is late anyway
     how = {"after_batch": guard.after_step, "ends_at": max(ends_at - writing, at_least)}
     with ExitStack() as held:
-        processes.connect()
         if part_rows and processes.rank == 0:
             held.enter_context(hold_output(output))
         predictions, counted = _predict_table(

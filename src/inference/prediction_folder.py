@@ -6,16 +6,13 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from src.checkpointing.run_folder import RunFolder
-from src.competition.predictions import join_columns
+from src.competition.predictions import join_columns, save_test_score
 from src.competition.submission import asks_for_labels, load_sample, write_submission
 from src.competition.tables import load_solution
 from src.config.load import config_yaml
 from src.errors import UserError
 from src.evaluation.out_of_fold import pool_rows
-from src.evaluation.sampling import sample_scores
 from src.evaluation.thresholds import read_decision
 from src.files import delete_unfinished, save_json, save_table, save_text
 
@@ -85,18 +82,3 @@ def write_test(folder, place, competition, metric, test, units, probs, scores, a
     elif sample is not None:
         lines.append(f"next: python -m tools.kaggle submit {shlex.quote(str(place))}")
     return lines
-
-
-def save_test_score(path, metric, targets, probs, groups, decision, **more):
-    """Write test_score.json, with `more`; return (the score, nan where it is not defined, a line about it).
-
-    decision: that makes labels of the probs (N, C), or None; groups: (N,) of rows that belong together, or None.
-    """
-    probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
-    sampling = sample_scores(metric, targets, [probs], groups)
-    score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
-    is_defined = np.isfinite(score)
-    known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
-    save_json(path, {"metric": metric.name} | known | more)
-    rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
-    return score, f"test {metric.name}: {score:.5f}{rest}"
