@@ -8,7 +8,7 @@ import platform
 import time
 from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import islice
 
@@ -83,11 +83,8 @@ class Predictions:
         average = np.lib.format.open_memmap(self.folder / _AVERAGE, "w+", "f8", shape) if is_large else np.empty(shape)
         pieces = self.blocks()
         if needs == "columns":
-            columns = ((slice(one, one + 1), probs) for one, probs in self._columns())
-            pieces = (
-                ((slice(None), one), self._fill(probs, self._rows, self._num_rows, columns=one))
-                for one, probs in columns
-            )
+            fill = partial(self._fill, places=self._rows, num_rows=self._num_rows)
+            pieces = (((slice(None), one), fill(probs, columns=one)) for one, probs in self._columns())
         elif needs == "all":
             pieces = [(slice(None), np.concatenate([probs for _, probs in pieces], axis=1))]
         for place, probs in pieces:
@@ -112,12 +109,14 @@ class Predictions:
         return filled
 
     def _columns(self):
-        """Yield (number, (M, R, 1)) of each column; some are read at once."""
-        at_once = max(1, _PART_VALUES // (len(self._rows) * self.num_networks))
+        """Yield (slice of one column, (M, R, 1)) of each; some are read at once."""
+        at_once = max(1, _PART_VALUES // 4 // (len(self._rows) * self.num_networks))
         for first in range(0, self.num_columns, at_once):
             some = slice(first, first + at_once)
             probs = np.concatenate([self._read(one, columns=some) for one in range(len(self.spans))], axis=1)
-            yield from ((first + place, probs[..., place : place + 1]) for place in range(probs.shape[2]))
+            yield from (
+                (slice(first + one, first + one + 1), probs[..., one : one + 1]) for one in range(probs.shape[2])
+            )
 
     def _read(self, number, networks=slice(None), columns=slice(None)):
         return self._probs[networks, :, columns]
