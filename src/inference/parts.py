@@ -133,10 +133,9 @@ class Parts(Predictions):
     """
 
     def __init__(self, folder, fingerprint, names, targets, size, rows, num_rows):
-        self.folder, self.fingerprint = folder, fingerprint
-        self.num_networks, self.num_columns = len(names), len(targets)
+        self.folder, self.fingerprint, self._rows, self._num_rows = folder, fingerprint, rows, num_rows
         self._names = np.array([[f"{name}:{target}" for target in targets] for name in names], dtype=object)
-        self._rows, self._num_rows = rows, num_rows
+        self.num_networks, self.num_columns = self._names.shape
         self.spans = [(first, min(first + size, len(rows))) for first in range(0, len(rows), size)]
 
     def path(self, number):
@@ -201,12 +200,11 @@ def choose_part_rows(config, num_rows, num_values, num_processes):
     """
     asked, batch_size = config.infer.part_rows, config.eval_batch_size
     is_large = num_rows >= _MANY_ROWS or num_rows * num_values > _MANY_VALUES
-    if config.infer.time_budget is not None:
-        if num_processes > 1:
-            found = "one process alone keeps to it; leave it out, or run infer.py without torchrun"
-            raise UserError(f"infer.time_budget={config.infer.time_budget}: {found}")
-        return None
-    if asked is None and num_processes == 1 and not is_large:
+    budget = config.infer.time_budget
+    if budget is not None and num_processes > 1:
+        advice = "leave it out, or run infer.py without torchrun"
+        raise UserError(f"infer.time_budget={budget}: one process alone keeps to it; {advice}")
+    if budget is not None or (asked is None and num_processes == 1 and not is_large):
         return None
     if num_processes > 1 and config.infer.engine == "auto":
         raise UserError("infer.engine=auto: each process might choose another; set infer.engine=onnxruntime or torch")

@@ -80,9 +80,8 @@ def infer_run(config, run_folder, began=None):
     with ExitStack() as held:
         if part_rows and processes.rank == 0:
             held.enter_context(hold_output(output))
-        predictions, counted = _predict_table(
-            config, folds, table, views, device, num_workers, processes, part_rows and written.parts, part_rows, **how
-        )
+        how |= {"folder": written.parts, "part_rows": part_rows}
+        predictions, counted = _predict_table(config, folds, table, views, device, num_workers, processes, **how)
         if not processes.end():
             return None
         average = predictions.average(config.infer.average, calibrate)
@@ -131,7 +130,7 @@ def _describe_folds(folds, num_folds):
 
 
 def _predict_table(
-    config, folds, table, views, device, num_workers, processes, folder, part_rows, after_batch, ends_at
+    config, folds, table, views, device, num_workers, processes, after_batch, ends_at, folder, part_rows
 ):
     """Return (Predictions, in parts where there are part_rows, the folds that count)."""
     competition, rows = config.competition, processes.share(lambda: _find_readable(config, table))
@@ -155,7 +154,7 @@ def _predict_table(
     def predict_all(loader, title="test"):
         return check(predict(networks, loader, to_probs, config.precision, title=title, **how)[1])
 
-    if folder:
+    if part_rows:
         parts = open_parts(folder, processes, config, folds, table, rows, part_rows, device)
         predict_parts(parts, processes, dataset, num_workers, config.eval_batch_size, predict_all)
         return parts, folds
