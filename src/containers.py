@@ -1,4 +1,4 @@
-"""Files on the disk, and inside zip, HDF5 and parquet files: a path goes on inside these, as in train.zip/train/1.jpg.
+"""Files on the disk, by URL, and inside zip, HDF5 and parquet files: train.zip/train/1.jpg goes on inside one.
 
 Open HDF5 and parquet files are used by one thread at a time and closed before a process forks, since processes that
 share one read at each other's place. A member of a zip is read from a file that is opened for it.
@@ -17,9 +17,10 @@ from functools import partial
 
 import numpy as np
 
+from src import remote
 from src.errors import UserError, first_line
+from src.remote import MAX_BYTES, is_url
 
-MAX_BYTES = 1_000_000_000  # of a file, also when unpacked
 _MAX_CELLS, _MAX_ROWS, _MAX_OPEN = 100_000_000, 10_000_000, 64  # of a table; images in one dataset; containers
 SUFFIXES = (".zip", ".h5", ".hdf5", ".hdf", ".parquet")
 _PLACE = re.compile(r"\.(zip|h5|hdf5|hdf|parquet)(?=/|$)", re.IGNORECASE)
@@ -34,8 +35,10 @@ def split_path(path):
 
 
 def is_file(path):
-    """Whether a path leads to a file, on the disk or inside a container."""
+    """Whether a path leads to a file, on the disk or inside a container; of a URL only reading tells."""
     folder, _, name = path.rpartition("/")
+    if is_url(path) and name:
+        return True
     return os.path.isfile(path) or (split_path(folder)[1] is not None and name in list_folder(folder)[0])
 
 
@@ -45,7 +48,12 @@ def list_folder(path):
 
 
 def stat_file(path):
-    """Return (bytes, time of the last change in ns), of a container where it is one; UserError: there is no file."""
+    """Return (bytes, time of the last change in ns), of a container where it is one; UserError: there is no file.
+
+    Of a URL see `remote.stat_file`.
+    """
+    if is_url(path):
+        return remote.stat_file(path)
     where, member = split_path(path)
     try:
         status = os.stat(where)
@@ -61,6 +69,10 @@ def read_file(path):
 
     An array in HDF5 is returned as .npy holds it. UserError: there is no such file, or it cannot be read.
     """
+    if is_url(path):
+        if _PLACE.search(path, path.index("/", path.index("://") + 3)):
+            raise UserError(f"{path}: zip, HDF5 and parquet files are read on the disk; download it and name that file")
+        return remote.read_file(path)
     where, member = split_path(path)
     if member:
         return _call(where, member, "read")

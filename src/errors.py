@@ -9,12 +9,14 @@ from difflib import get_close_matches
 
 from src.terminal import close_progress, paint
 
+_SECRET = re.compile(r"(://)[^/@\s]*(?=@)|(://[^\s?]*\?)[^\s;,)]+")  # a URL's user and password, or its query
+
 
 class UserError(Exception):
     """A user's mistake: "where: what is wrong, what was found; what to do", as one printable line, cut when long."""
 
     def __str__(self):
-        line = printable(super().__str__())
+        line = printable(_SECRET.sub(r"\1\2***", super().__str__()))
         return line if len(line) <= 2000 else f"{line[:1400]} ... {line[-500:]}"
 
 

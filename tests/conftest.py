@@ -26,6 +26,13 @@ def few_samples(monkeypatch):
     monkeypatch.setattr("src.evaluation.judgement._WORK", 5e5)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Files elsewhere are waited for, and asked for again, within fractions of a second."""
+    monkeypatch.setattr("src.remote._PAUSE", 0.001)
+    monkeypatch.setattr("src.remote._SECONDS", {"total": 0.4, "sock_connect": 0.3, "sock_read": 0.3})
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """A folder with a finished run `outputs/demo_default` of the embedded competition, and what training printed."""

@@ -10,6 +10,8 @@ import numpy as np
 from src.config.registry import list_names
 from src.containers import SUFFIXES, list_folder, split_path, stat_file
 from src.errors import UserError
+from src.remote import HTTP, is_url
+from src.remote import list_folder as list_url
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -32,6 +34,13 @@ def check_not_empty(paths):
     if empty:
         found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
         raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
+
+
+def name_row(error, ids, paths):
+    """Return an error's text; before that about a file elsewhere comes the id of the first row that has the file."""
+    file = str(error).partition(": ")[0]
+    rows = zip(ids, paths, strict=True) if is_url(file) else ()
+    return next((f"id {one}: {error}" for one, path in rows if file in path.split(JOIN)), str(error))
 
 
 class Paths:
@@ -68,7 +77,7 @@ class Paths:
 
 
 class FileTree:
-    """The files below a root; each folder is listed once, when a path first leads there."""
+    """The files below a root; each folder is listed once, when a path first leads there; http lists none."""
 
     def __init__(self, root):
         self._root, self._listed, self._sorted, self._expanded = root, {}, {}, {}
@@ -76,6 +85,8 @@ class FileTree:
     def match(self, path):
         """Return the files, relative to the root, that fit a path; STAR is anything within one name."""
         folder, _, last = path.rpartition("/")
+        if self._root.startswith(HTTP) and STAR not in path:
+            return [path]  # which only reading tells
         if STAR not in path:
             return [path] if last in self.list_folder(folder)[0] else []
         found = [f"{one}/{name}".lstrip("/") for one in self._folders(folder) for name in self._find(one, last, 0)]
@@ -106,7 +117,11 @@ class FileTree:
 
     def list_folder(self, folder):
         """Return the names of (files, others) in a folder, also of a container; links count as what they lead to."""
-        path = f"{self._root}/{folder}"
+        path = f"{self._root}/{folder}".rstrip("/")
+        if path.startswith(HTTP):
+            raise UserError(f"{path}: http lists no files; set a table of the ids, and patterns without *")
+        if folder not in self._listed and is_url(path):
+            self._listed[folder] = list_url(path)
         if folder not in self._listed and split_path(path)[1] is not None:
             self._listed[folder] = list_folder(path)
         if folder not in self._listed:

@@ -4,6 +4,8 @@ A pattern is relative to the competition's root, or absolute: {column} is a row'
 * anything within one name. Of several patterns the one that has a row's image counts. A pattern that ends in * finds
 only images, by their suffix; .* at its end is one suffix. A zip, HDF5 or parquet file is a folder: train.zip/{id}.jpg.
 
+A pattern, or the root, may be a URL; what a row's values are never makes one, and leads to no other folder of it.
+
 Where competition.images is set a row has several files, of every pattern: its path is theirs, joined by JOIN.
 """
 
@@ -16,13 +18,15 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise
 from operator import itemgetter
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 
-from src.competition.image_files import JOIN, STAR, FileTree, Paths, is_image
-from src.containers import SUFFIXES, list_folder
+from src.competition.image_files import JOIN, STAR, FileTree, Paths, is_image, name_row
+from src.containers import SUFFIXES, list_folder, read_file
 from src.errors import UserError, listing, nearest
+from src.remote import HTTP, is_url
 
 _UNREAD = (".tfrec", ".tfrecord", ".lmdb")  # may hold images
 _PLACE = re.compile(r"\{([^{}\[\]:!.]+)(?:\[(\d+)\])?\}")
@@ -85,7 +89,19 @@ def find_present(competition, key, rows, ids):
     """Return (is_present, paths) as `find_images` would: (N,) bool, and Paths of the images that are there."""
     paths = Paths.of(_match_rows(competition, key, rows, ids))
     is_present = paths._encoded != b""
+    if is_present.all():
+        _check_few(paths, ids)
     return is_present, paths if is_present.all() else paths[is_present]
+
+
+def _check_few(paths, ids):
+    """Read three rows' images by http, of which no listing has said that they are there."""
+    rows = range(len(paths))[:: max(1, (len(paths) - 1) // 2)][:3]
+    try:
+        for file in (file for row in rows for file in paths[row].split(JOIN) if file.startswith(HTTP)):
+            read_file(file)
+    except UserError as error:
+        raise UserError(name_row(error, ids, paths)) from None
 
 
 def list_images(competition, key):
@@ -157,7 +173,8 @@ def _list_pattern(competition, key, pattern):
 def _advise(competition, key):
     """Return what to do where images are missing: they may be packed, or the pattern is wrong."""
     (name, patterns), names = choose_patterns(competition, key), set()
-    for root, pattern in (_split_root(competition.root, one) for one in patterns):
+    near = [one for one in patterns if not is_url(locate(competition.root, one))]
+    for root, pattern in (_split_root(competition.root, one) for one in near):
         names.update(*FileTree(root).list_folder(""), *FileTree(root).list_folder(_fixed_folder(pattern)))
     found = {name: None for name in names if name.lower().endswith(_UNREAD)}  # container -> a pattern of its images
     inside = {name: _name_inside(competition, name) for name in names if name.lower().endswith(SUFFIXES)}
@@ -190,13 +207,13 @@ def list_patterns(patterns):
 
 def locate(root, path):
     """Return where a path of a competition file leads: below the root, or where it says if it is absolute or has ~."""
-    return os.path.join(root, os.path.expanduser(path))
+    return path if is_url(path) else os.path.join(root, os.path.expanduser(path))
 
 
 def _split_root(root, pattern):
-    """Return (root, pattern) where no pattern is absolute: of such a one the root is its fixed folder."""
+    """Return (root, pattern) where no pattern is absolute or a URL: of such a one the root is its fixed folder."""
     pattern = os.path.expanduser(pattern)
-    if not os.path.isabs(pattern):
+    if not (os.path.isabs(pattern) or is_url(pattern)):
         return root, pattern
     top = _fixed_folder(pattern)
     return top, pattern[len(top) + 1 :]
@@ -212,6 +229,9 @@ def _match_rows(competition, key, rows, ids):
     found = [(files[len(files) // 2] if files else "" for files in one) for one in found]  # of several the middle one
     if len(patterns) == 1:
         return found[0]
+    if any(_split_root(competition.root, pattern)[0].startswith(HTTP) for pattern in patterns):
+        unknown = "http lists no files, so that of several patterns none is known to have an image"
+        raise UserError(f"{word(competition, key)}: {unknown}; write one, with a column of the table that tells")
     found = list(map(list, found))
     for row, paths in enumerate(zip(*found, strict=True)):
         if len(both := sorted(set(paths) - {""})) > 1:
@@ -235,7 +255,9 @@ def _match_pattern(competition, key, pattern, rows, ids):
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
-        yield [f"{root}/{one}" for one in (sorted(found, key=natural_key) if len(found) > 1 else found)]
+        found = sorted(found, key=natural_key) if len(found) > 1 else found
+        found = map(quote, found) if root.startswith(HTTP) else found  # so that ? and % lead to no other folder
+        yield [f"{root}/{one}" for one in found]
 
 
 def _check_one_row(tree, pattern, where, paths):
@@ -298,7 +320,8 @@ def _check_pattern(pattern, where):
     if re.search(r"[{}]", _PLACE.sub("", pattern)):
         advice = "in braces write a column, or a letter of it such as {id[0]}"
         raise UserError(f"{where}={pattern}: not a pattern; {advice}")
-    if _OUTSIDE.search(os.path.expanduser(pattern).removeprefix("/")):
+    path = pattern.partition("://")[2] if is_url(pattern) else os.path.expanduser(pattern).removeprefix("/")
+    if _OUTSIDE.search(path):
         raise UserError(f"{where}={pattern}: leads outside competition.root; write a path below it")
 
 

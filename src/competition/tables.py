@@ -30,6 +30,7 @@ from src.competition.targets import (
 from src.containers import is_file, list_folder, read_file, read_parquet, split_path
 from src.errors import UserError
 from src.evaluation.metrics import positives
+from src.remote import is_url
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def read_table(path):
 
     The CSV may be alone in a zip; a parquet file is read as the CSV that pandas makes of it.
     """
-    if str(path).lower().endswith(".parquet"):
+    if str(path).lower().endswith(".parquet") and not is_url(str(path)):
         text = read_parquet(str(path))
     else:
         text, _ = decode_table(read_content(str(path)), path)
@@ -207,6 +208,8 @@ def read_table(path):
 def read_content(path):
     """Return the bytes of a text file, which may be inside a container, or the one table of a zip."""
     try:
+        if is_url(path):
+            return read_file(path)
         if (member := split_path(path)[1]) is not None:
             return read_file(path if member else f"{path}/{_find_table(path)}")
         if os.path.exists(path) and not os.path.isfile(path):
@@ -244,7 +247,7 @@ def is_count(values):
 def _load_rows(competition, table_key, image_key):
     """Return (where, rows, paths, notes): a table's rows, with None for paths, or those that the image files make."""
     table = getattr(competition, table_key)
-    if not os.path.isdir(competition.root):
+    if not (os.path.isdir(competition.root) or is_url(competition.root)):
         where = competition.root or "competition.root"
         raise UserError(f"{where}: no such folder; set competition.root to the folder of the data")
     if table is None:

@@ -18,6 +18,7 @@ from src.config.help import as_word, nearest_setting
 from src.config.registry import type_name
 from src.config.settings import GROUPS, REPOSITORY, Config, settings, value_of
 from src.errors import UserError, first_line, listing, nearest
+from src.remote import check_url, is_url
 
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 20  # of YAML; far deeper text ends the process within libyaml
 _PATTERNS = tuple(f"competition.{one}" for one in ("images", "train_image", "test_image"))  # one, or a list of them
@@ -184,7 +185,7 @@ def _read_layer(layer, where, prefix=""):
         if key == "image_size" and type(value) is int:
             value = [value, value]
         if key in _PATHS and isinstance(value, str):
-            value = os.path.expanduser(value)
+            value = re.sub("(?<=[^:/])/+$", "", value) if is_url(value) else os.path.expanduser(value)
         patterns = value if isinstance(value, list) else [value]
         if key == "competition.images" and value is None:
             patterns = [""]
@@ -206,3 +207,5 @@ def _check_text(key, value, where):
         raise UserError(f"{where}: {key}={value}: settings hold no formulas and no variables; write out what is meant")
     elif isinstance(value, str) and _NO_TEXT.search(value):
         raise UserError(f"{where}: {key}={value}: holds NUL or is no UTF-8; write plain letters, or set PYTHONUTF8=1")
+    elif isinstance(value, str) and key.startswith("competition.") and is_url(value):
+        check_url(f"{where}: {key}={value}", value)

@@ -2,6 +2,7 @@
 
 A cached image is bit for bit what its file gives. A cache is one .npy file, a record (pixels, CRC-32) for each image;
 its name holds a hash of all that decides its content, as files, size and decoder. It may be deleted at any time.
+Of images elsewhere it is the near copy: where the disk has no room for all, of the first half, quarter and so on.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from src.data.scan import map_images
 from src.errors import UserError
 from src.files import make_folder, sync_folder
 from src.locks import hold
+from src.remote import is_url
 from src.terminal import paint
 
 RESERVE_BYTES = 2_000_000_000  # of the disk that stay free, for runs and their checkpoints
@@ -44,11 +46,15 @@ class ImageCache:
     def __reduce__(self):
         return ImageCache, (self._path, self._keys)  # each worker maps the rows anew
 
-    def read(self, path):
-        """Return a copy of the image (H, W, C) of a file; None: it is not here, or damaged on the disk."""
+    def find(self, path):
+        """Return the row of a file's image; None: it is not here."""
         place = np.searchsorted(self._keys, key := _key(path), sorter=self._order)
         row = self._order[place % len(self._order)]
-        if self._keys[row] != key:
+        return row if self._keys[row] == key else None
+
+    def read(self, path):
+        """Return a copy of the image (H, W, C) of a file; None: it is not here, or damaged on the disk."""
+        if (row := self.find(path)) is None:
             return None
         pixels = np.array(self._pixels[row])
         return pixels if zlib.crc32(pixels) == self._checksums[row] else None
@@ -81,7 +87,10 @@ def open_cache(paths, config, size, num_reads):
     except NoRoom as error:
         if config.cache == "on":
             raise
-        print(paint(f"{error};\n  without it images are decoded in every epoch", "yellow"))
+        half, is_elsewhere = paths[: len(paths) // 2], is_url(paths[-1])
+        left = f"{len(paths) - len(half)} images are fetched" if is_elsewhere else "without it images are decoded"
+        print(paint(f"{error};\n  {left} in every epoch", "yellow"))
+        return open_cache(half, config, size, num_reads) if is_elsewhere and len(half) else None
     return None
 
 
@@ -123,6 +132,7 @@ def _build_cache(path, paths, keys, config, size):
 def _write_rows(path, paths, row_type, decode):
     """Write a row of each path; resume after the rows of a process that was killed. An Exception leaves no file.
 
+    What was fetched from elsewhere stays, though, when a server fails.
     Rows are appended, under another name: a full disk is then an error, where a write into a memory map crashes.
     """
     unfinished, dtype, header = path.with_suffix(".part"), row_type["pixels"].base, io.BytesIO()
@@ -148,7 +158,8 @@ def _write_rows(path, paths, row_type, decode):
         os.replace(unfinished, path)
         sync_folder(path.parent)
     except Exception as error:
-        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) or not is_url(paths[-1]):
+            unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise NoRoom(f"{path}: cannot be written ({error.strerror}); set cache_dir=FOLDER") from None
         raise
@@ -160,7 +171,8 @@ def hash_images(paths, config, size):
     code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("decode.py", "dicom.py")]
     versions = [cv2.__version__, *map(version, ("pillow", "pydicom", "numpy"))]
     asked = [settings.channels, settings.bits, settings.exif, settings.background, config.resize, *size]
-    digest = hashlib.sha256(repr((code, versions, asked, os.path.realpath(settings.root))).encode())
+    root = settings.root if is_url(settings.root) else os.path.realpath(settings.root)
+    digest = hashlib.sha256(repr((code, versions, asked, root)).encode())
     for path in (file for one in paths for file in one.split(JOIN)):
         inside = path.removeprefix(f"{settings.root}/").encode(errors="surrogateescape")
         digest.update(b"%s\0%d\0%d\n" % (inside, *stat_file(path)))

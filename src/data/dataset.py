@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.competition.image_files import Paths
+from src.competition.image_files import JOIN, Paths, name_row
 from src.data.decode import decode_image
 from src.data.samplers import Ordered, Shuffled, derive_seed
 from src.errors import UserError
+from src.remote import is_url, request
 
 
 class ImageDataset(Dataset):
@@ -31,6 +32,7 @@ class ImageDataset(Dataset):
     def __init__(self, table, competition, transform, seed, caches=None):
         self.table, self.competition, self.transform, self.seed = table, competition, transform, seed
         self.caches, self.on_device = caches or {}, getattr(transform, "on_device", None)
+        self._is_elsewhere = len(table) > 0 and any(is_url(str(table.paths[row])) for row in (0, -1))
 
     def read(self, row):
         """Return {input name: value} of one row: the keyword arguments of the network's forward.
@@ -60,9 +62,17 @@ class ImageDataset(Dataset):
                     draws[name] = self.on_device.draw(seed) if self.on_device else None
                 inputs[name] = value
         except UserError as error:
-            return {"error": str(error)}
+            return {"error": name_row(error, self.table.ids[row : row + 1], self.table.paths[row : row + 1])}
         item = {"inputs": inputs, "index": np.int64(row)} | ({"draws": draws} if self.on_device else {})
         return item if self.table.targets is None else item | {"target": self.table.training_targets[row]}
+
+    def __getitems__(self, keys):
+        """Return a batch's items; those of its files that lie elsewhere are fetched beside each other."""
+        if self._is_elsewhere:
+            cache = self.caches.get(self.transform.decode_size)
+            values = (value for key in keys for value in self.read(key[1]).values() if isinstance(value, str))
+            request(file for value in values if not cache or cache.find(value) is None for file in value.split(JOIN))
+        return [self[key] for key in keys]
 
     def _load(self, value):
         """Return the image that a value of `read` is or names, or None."""

@@ -3,6 +3,8 @@
 import joblib
 import numpy as np
 
+from src import remote
+from src.competition.image_files import JOIN
 from src.data.decode import decode_image
 from src.data.transforms import build_resize
 from src.errors import UserError
@@ -12,19 +14,35 @@ from src.terminal import track
 def map_images(function, paths, title):
     """Return an iterator of function(path) of every path, in order, behind a progress bar.
 
-    Threads are enough: decoding and resizing release the GIL. Paths are image_files.Paths or an array of str.
+    Threads are enough: decoding and resizing release the GIL. Paths are image_files.Paths or an array of str; what
+    lies elsewhere is fetched ahead, by more threads than there are cores.
     """
-    calls = (joblib.delayed(function)(path) for path in paths.tolist())
+    calls = (joblib.delayed(function)(path) for path in _fetch_ahead(paths.tolist()))
     found = joblib.Parallel(joblib.cpu_count(), backend="threading", return_as="generator")(calls)
     return track(found, title, len(paths))
 
 
+def _fetch_ahead(paths):
+    """Yield the paths; files elsewhere are asked for as many before their turn as are fetched at once."""
+    remote.FETCHING.clear()  # what an error has left, and may be another file by now
+    for place, path in enumerate(paths):
+        remote.request(path.split(JOIN))
+        if place >= remote.CONNECTIONS:
+            yield paths[place - remote.CONNECTIONS]
+    yield from paths[-remote.CONNECTIONS :]
+
+
 def find_unreadable(paths, competition):
-    """Decode every image once; return [(its place, reason)] of those that cannot be decoded, UserError if none can."""
+    """Decode every image once; return [(its place, reason)] of those that cannot be decoded, UserError if none can.
+
+    A file elsewhere that cannot be had this time is an error, too.
+    """
 
     def find_reason(path):
         try:
             decode_image(path, competition)
+        except remote.Unreachable:
+            raise
         except UserError as error:
             return str(error)
 

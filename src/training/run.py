@@ -12,6 +12,7 @@ from accelerate.state import PartialState
 from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder, open_run
 from src.competition.folds import check_folds, describe_folds
+from src.competition.image_files import name_row
 from src.competition.paths import settle_num_images
 from src.competition.tables import ImageTable
 from src.config.checks import check_config
@@ -242,7 +243,10 @@ def prepare_inputs(run):
     paths = ImageDataset(table, config.competition, None, config.seed).list_paths()
     with run.accelerator.local_main_process_first():  # hosts without a common folder decode beside each other
         for size, num_reads in reads_at.items():
-            cache = open_cache(paths, config, size, num_reads)
+            try:
+                cache = open_cache(paths, config, size, num_reads)
+            except UserError as error:
+                raise UserError(name_row(error, table.ids, table.paths)) from None
             run.caches |= {} if cache is None else {size: cache}
     if config.keeps_features:
         run.features = load_features(replace(run, table=table), transforms, paths)

@@ -6,16 +6,20 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from src.competition.image_files import check_not_empty
-from src.competition.paths import NoImagesError, choose_patterns
+from src.competition.paths import NoImagesError, choose_patterns, find_images, list_images
 from src.competition.tables import load_test_table, load_train_table
 from src.config.settings import Competition
+from src.containers import read_file
 from src.errors import UserError
 from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal
+from tests.http_server import Server
 
 
 @pytest.mark.parametrize(
@@ -323,3 +327,56 @@ def test_an_image_is_not_of_two_rows(write_competition, pattern, found):
     line = f"competition.train_image={pattern}: {found}; write what stands between the column and *"
     with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
         load_train_table(competition)
+
+
+def find(rows, **settings):
+    return list(find_images(Competition(**settings), "train_image", rows, rows["id"].to_numpy(dtype=str)))
+
+
+def test_patterns_may_be_urls_and_listed_folders_take_stars_and_several_patterns():
+    files = ["here/a/1.jpg", "here/b/2.jpg", "there/1_x.png", "there/2_y.png"]
+    fsspec.filesystem("memory").pipe({f"/{name}": b"x" for name in files})
+    rows = pd.DataFrame({"id": ["1", "2"]})
+    found = find(rows, root="memory://here", train_image=["a/{id}.*", "b/{id}.jpg"])
+    assert found == ["memory://here/a/1.jpg", "memory://here/b/2.jpg"]
+    found = find(rows, root="data", train_image="memory://there/{id}_*")
+    assert found == ["memory://there/1_x.png", "memory://there/2_y.png"]
+    with pytest.raises(UserError, match=r"^memory://there: 1 of 2 ids have no image \(first: 2\); check competition"):
+        find(rows, root="data", train_image="memory://there/{id}_x.png")
+    competition = Competition(root="memory://", train_image="there/{label}_*")
+    assert list_images(competition, "train_image")[0]["label"].tolist() == ["1", "2"]
+
+
+def test_over_http_three_images_are_looked_at_and_the_id_is_in_the_line():
+    rows = pd.DataFrame({"id": [f"no {number}" for number in range(9)], "file": list("abcdefghi")})
+    with Server({f"in/{name}.jpg": b"x" for name in "abcdefghi"}) as server:
+        how = {"root": server.url, "train_image": "in/{file}.jpg"}
+        assert find(rows, **how) == [f"{server.url}/in/{name}.jpg" for name in "abcdefghi"]
+        assert server.asked == {f"in/{name}.jpg": 1 for name in "aei"}
+        del server.files["in/e.jpg"]
+        with pytest.raises(UserError, match=rf"^id no 4: {server.url}/in/e.jpg: cannot be read \(no such file\)"):
+            find(rows, **how)
+        lists_none = r"http lists no files; set a table of the ids, and patterns without \*$"
+        with pytest.raises(UserError, match=f"^{server.url}/in: {lists_none}"):
+            find(rows, root=server.url, train_image="in/{file}*.jpg")
+        with pytest.raises(UserError, match=f"^{server.url}: {lists_none}"):
+            list_images(Competition(root=server.url, train_image="{label}/*"), "train_image")
+        wrong = r"^competition.train_image=\[a/\{id\}, b/\{id\}\]: http lists no files, so that of several"
+        with pytest.raises(UserError, match=wrong):
+            find(rows, root=server.url, train_image=["a/{id}", "b/{id}"])
+
+
+@pytest.mark.parametrize("cell", ["../x", "a/../../x", "/x", "http://evil/x", "//evil/x", "..\\x", "zip::http://evil/x"])
+@pytest.mark.parametrize("root", ["http://127.0.0.1:1/in", "memory://here", "data"])
+def test_no_cell_leads_elsewhere_or_out_of_the_folder(cell, root):
+    rows = pd.DataFrame({"id": [cell]})
+    for pattern in ("{id}", "{id}/x.jpg", f"{root}/{{id}}") if "://" in root else ("{id}", "{id}/x.jpg"):
+        with pytest.raises(UserError, match="would be outside this folder"):
+            find(rows, root=root, train_image=pattern)
+
+
+def test_over_http_what_a_cell_holds_stays_a_name():
+    rows = pd.DataFrame({"id": ["a?b", "a#b", "%2e%2e", "a b", "ä", "a&b=c", "100%", ";x", "a:b@c"]})
+    with Server({f"in/{cell}.jpg": cell.encode() for cell in rows["id"]}) as server:
+        found = find(rows, root=server.url, train_image="in/{id}.jpg")
+        assert [read_file(path).decode() for path in found] == rows["id"].tolist()

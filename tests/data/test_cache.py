@@ -12,8 +12,10 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 
@@ -24,7 +26,9 @@ from src.data.cache import _write_rows, cache_folder, open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.errors import Stopped, UserError
+from src.remote import Unreachable, list_folder
 from tests.data.building import augmentation, resizing
+from tests.http_server import Server
 
 SIZE, NUM_ROWS = (20, 24), 7
 
@@ -379,3 +383,74 @@ def test_several_images_a_row_are_kept_bit_for_bit(root, tmp_path):
     assert open_cache(Paths.of(files), replace(config, competition=Competition(root=str(root))), SIZE, 100).read(
         files[0]
     ).shape == (*SIZE, 3)
+
+
+def serve(root):
+    return Server({file.name: file.read_bytes() for file in root.glob("[0-9]*")})
+
+
+def test_images_elsewhere_are_the_same_and_fetched_once(table, root, make_table, tmp_path, quick):
+    expected = open_(table, root)
+    with serve(root) as server:
+        server.faults = {"3.jpg": [500, "cut"]}
+        there = make_table([f"{server.url}/{Path(path).name}" for path in table.paths])
+        cache = open_(there, server.url, folder=tmp_path / "near")
+        for near, path in zip(there.paths, table.paths, strict=True):
+            assert np.array_equal(cache.read(near), expected.read(path))
+        assert server.asked.total() == NUM_ROWS + 1 + 2  # the first twice, to know its size
+        before = Path.cwd()
+        os.chdir(tmp_path)  # a URL is no path below the current folder
+        try:
+            assert open_(there, server.url, folder=tmp_path / "near")._path == cache._path
+        finally:
+            os.chdir(before)
+
+
+def test_a_server_that_fails_keeps_what_was_fetched(table, root, make_table, tmp_path, quick, capsys):
+    with serve(root) as server:
+        there = make_table([f"{server.url}/{Path(path).name}" for path in table.paths])
+        server.faults = {"5.jpg": [500] * 5}
+        with pytest.raises(Unreachable, match=rf"^{server.url}/5.jpg: cannot be read in 5 tries \(500 "):
+            open_(there, server.url, folder=tmp_path / "near")
+        server.asked.clear()
+        cache = open_(there, server.url, folder=tmp_path / "near")
+        assert re.search(r"resumes after [345] of 7 images", capsys.readouterr().out)
+        assert not {"1.jpg", "2.png"} & {*server.asked}
+        assert np.array_equal(cache.read(there.paths[5]), open_(table, root).read(table.paths[5]))
+
+
+def test_of_images_elsewhere_a_part_is_kept_where_the_disk_has_no_room_for_all(
+    table, root, make_table, tmp_path, monkeypatch, capsys
+):
+    row = 20 * 24 * 3 + 4
+    monkeypatch.setattr(cache_module, "RESERVE_BYTES", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3.5 * row))
+    with serve(root) as server:
+        there = make_table([f"{server.url}/{Path(path).name}" for path in table.paths])
+        cache = open_(there, server.url, folder=tmp_path / "near")
+        assert [cache.find(path) is None for path in there.paths] == [False] * 3 + [True] * 4
+        assert "\n  4 images are fetched in every epoch" in capsys.readouterr().out
+        server.asked.clear()
+        batches = load(there, {SIZE: cache})
+        assert server.asked == {Path(path).name: 1 for path in there.paths[3:]}
+        assert all(np.array_equal(one, other) for one, other in zip(batches, load(table, {}), strict=True))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        assert open_(there, server.url, folder=tmp_path / "near")._path == cache._path
+        assert open_(there, server.url, folder=tmp_path / "other") is None
+        with pytest.raises(UserError, match="do not fit"):
+            open_(there, server.url, folder=tmp_path / "third", mode="on")
+
+
+def test_a_listing_tells_when_a_file_elsewhere_has_changed(root, make_table, tmp_path):
+    memory, names = fsspec.filesystem("memory"), sorted(file.name for file in root.glob("[0-9]*"))
+    there, opened = make_table([f"memory://cached/{name}" for name in names]), []
+    for changed in (None, "0.png"):
+        memory.pipe({f"/cached/{name}": (root / name).read_bytes() for name in ([changed] if changed else names)})
+        list_folder("memory://cached")
+        opened.append(open_(there, "memory://cached", folder=tmp_path / "near")._path)
+    assert opened[0] != opened[1]
+
+
+def load(table, caches):
+    loader = build_loader(ImageDataset(table, Competition(), resizing(SIZE), 5, caches), 4, 0)
+    return [batch["inputs"]["image"].numpy() for batch in loader.batches(0)]

@@ -2,20 +2,24 @@
 
 import multiprocessing
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from src.config.settings import Augment, Competition, Config, Mix
+from src.containers import read_file
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset, build_loader
 from src.data.mixup_cutmix import Mixer
 from src.data.samplers import Ordered
 from src.errors import UserError
 from tests.data.building import augmentation, resizing
+from tests.http_server import Server
 
 NUM_ROWS, SIZE, RGB = 11, (16, 16), Competition()
 
@@ -417,3 +421,23 @@ def test_a_dataset_may_return_whole_batches():
     assert torch.equal(first["inputs"]["features"], torch.tensor([[0.0], [0.5], [1.0]]))
     assert second["inputs"]["age"].dtype == torch.float32
     assert second["index"].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_elsewhere_is_fetched_at_once_by_workers_too(make_table, put, num_workers):
+    """Forked workers have no use for their parent's connections, which it has used before."""
+    files = {f"{row}.png": Image.new("RGB", (9, 9), (row, 0, 0)) for row in range(16)}
+    files = {name: Path(put(name, image)).read_bytes() for name, image in files.items()}
+    with Server(files, delay=0.03) as server:
+        paths = [f"{server.url}/{name}" for name in files]
+        read_file(paths[0])
+        loader = build_loader(ImageDataset(make_table(paths), RGB, resizing(SIZE), 5), 8, num_workers)
+        found = np.concatenate([batch["inputs"]["image"][:, 0, 0, 0] for batch in loader.batches(0)])
+        assert found.tolist() == list(range(16))
+        assert server.most_at_once >= 5
+        assert server.asked.total() == 17
+        del server.files["11.png"]
+        wrong = f"^id 11: {server.url}/11.png: cannot be read \\(no such file\\); check root, pattern and id$"
+        with pytest.raises(UserError, match=wrong):
+            list(loader.batches(0))
+        loader.close()

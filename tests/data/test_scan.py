@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from src import remote
 from src.competition.image_files import Paths
 from src.config.settings import Competition, Config
 from src.data.scan import compute_pixel_stats, find_unreadable, map_images
 from src.errors import UserError
+from tests.http_server import Server
 
 
 @pytest.fixture
@@ -95,3 +97,13 @@ def test_results_come_in_order_from_many_threads():
 
     paths = Paths.of(f"{row}.png" for row in range(40))
     assert list(map_images(wait, paths, "")) == paths.tolist()
+
+
+def test_a_server_that_is_down_makes_no_image_unreadable(make_table, monkeypatch):
+    monkeypatch.setattr(remote, "_PAUSE", 0.001)
+    png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    with Server({"0": png, "1": png, "2": b"odd"}, {"1": [503] * 5}) as server:
+        paths = Paths.of(f"{server.url}/{row}" for row in range(4))
+        with pytest.raises(UserError, match=rf"^{server.url}/1: cannot be read in 5 tries \(503 "):
+            find_unreadable(paths, Competition())
+        assert [row for row, _ in find_unreadable(paths, Competition())] == [2, 3]

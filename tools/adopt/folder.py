@@ -14,6 +14,7 @@ from shlex import quote
 from src.competition.image_files import IMAGE_SUFFIXES, is_image
 from src.containers import SUFFIXES, list_folder
 from src.errors import UserError, first_line
+from src.remote import is_url
 
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 _ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", *_TAR_SUFFIXES)
@@ -47,6 +48,9 @@ def scan(folder):
         UserError: no such folder.
     """
     path = Path(folder)
+    if is_url(str(folder)):
+        how = "write configs/competition/NAME.yaml, with root: this URL, as docs/scale.md shows"
+        raise UserError(f"{folder}: what lies elsewhere cannot be adopted; {how}")
     if not os.path.isdir(path):  # unlike Path's, it takes any text
         kind = "not a folder" if os.path.exists(path) else "no such folder"
         raise UserError(f"{folder}: {kind}; give the folder that holds a competition's data")

@@ -15,6 +15,7 @@ from src.config.load import config_yaml, load_saved_config
 from src.config.settings import REPOSITORY, settings, value_of
 from src.errors import UserError, listing
 from src.files import load_json, save_text
+from src.remote import is_url
 from src.report import tools_environment
 
 # of a RunFolder, where they are there; oof: infer.sh may be given infer.calibration
@@ -165,6 +166,7 @@ def load_runs(paths, words):
         return [BundledRun(path, words) for path in blend.pop("paths")], blend
     runs = [BundledRun(path, words) for path in paths]
     check_alike(runs)
+    check_is_near(runs[0].config.competition)
     if len(runs) == 1:
         return runs, None
     with tempfile.TemporaryDirectory() as folder:
@@ -177,6 +179,15 @@ def load_runs(paths, words):
         blend = read_blend(f"{folder}/blend")
     kept = {os.path.realpath(path) for path in blend.pop("paths")}
     return [one for one in runs if os.path.realpath(one.path) in kept], blend
+
+
+def check_is_near(competition):
+    """Check that no file of the competition is read from elsewhere, as a bundle has no network."""
+    for key in ("root", "train_table", "test_table", "sample_submission", "train_image", "test_image", "images"):
+        for one in list_patterns(getattr(competition, key) or ""):
+            if is_url(one):
+                advice = "add competition.root=FOLDER" if key == "root" else "train on patterns below competition.root"
+                raise UserError(f"competition.{key}={one}: a bundle infers without a network; {advice}")
 
 
 def check_alike(runs):

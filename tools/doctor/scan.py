@@ -20,6 +20,7 @@ from src.data.decode import IMAGE_FORMATS, decode_bytes, read_orientation, resiz
 from src.data.inspection import count_bits
 from src.data.scan import map_images
 from src.errors import UserError
+from src.remote import Unreachable, is_url
 
 THUMBNAIL = 32  # pixels a side, the size at which imagehash takes its cosine transform
 
@@ -97,13 +98,17 @@ def _scan_image(path, competition):
     files, kind, values, images, every = path.split(JOIN), "?", {}, {}, []
     try:
         sizes, times = zip(*map(stat_file, files), strict=True)
-        values = {"num_bytes": sum(sizes), "modified": max(times) / 1e9}
+        values = {"num_bytes": sum(sizes), "modified": 0 if is_url(path) else max(times) / 1e9}
         for file in dict.fromkeys(files):
             data = read_file(file)
+            if is_url(file):  # whose size a listing may have told, if anything
+                values["num_bytes"] += files.count(file) * (len(data) - stat_file(file)[0])
             kind, tags = _read_header(file, data)
             images[file] = decode_bytes(file, data, competition)
             every.append((kind, tags))
         pixels = stack_images(files, images)
+    except Unreachable:
+        raise
     except UserError as error:
         return str(error).removeprefix(f"{path}: "), kind, values
     kind = " and ".join(dict.fromkeys(kind for kind, _ in every))
