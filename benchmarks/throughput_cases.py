@@ -20,6 +20,7 @@ SYSTEMS = {  # module of benchmarks.systems, and the package without which it is
     "pure_compute": ("pure_compute", "torch"),
     "our_loader": ("our_loader", "torch"),
     "torchvision_loader": ("torchvision_loader", "torchvision"),
+    "timm_script": ("timm_script", "timm"),  # of benchmarks.gpu
 }
 
 
