@@ -57,7 +57,8 @@ PARTS = {
     "switches": Part(45, "each with and without, by turns", "gpu_speed", "list_switches"),
 }
 _ALWAYS = ("machine", "images")  # what the others need
-_GRACE = 1.3  # times its share: when a part that hangs in one figure is killed
+_GRACE = 1.5  # times its share and a second: when a part that hangs in one figure is killed
+_LEAST = 2  # seconds: less is too little for any part
 DEFAULTS = {"output": "", "minutes": "8", "device": "cuda", "parts": "", "commit": "", "folder": ""}
 
 
@@ -185,18 +186,22 @@ def run_parts(given, report, ends_at):
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for a GPU otherwise, here, would spoil it for children
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import benchmarks.gpu_correctness
-    import benchmarks.gpu_speed  # noqa: F401  so that each part's process, a fork of this one, begins at once
+    try:
+        import benchmarks.gpu_correctness
+        import benchmarks.gpu_speed  # noqa: F401  so that each part's process, a fork of this one, begins at once
+    except ModuleNotFoundError as error:
+        advice = "pip install -r requirements.txt, or carry wheels to it as docs/gpu.md says"
+        raise UserError(f"{error.name}: not installed on this machine; {advice}") from None
 
-    gc.freeze()  # or each collection in each part walks through all that is imported, for half a second
     method, left = "fork", list(given["parts"])
     while left:
         name, now = left[0], time.monotonic()
         share = (ends_at - now) * PARTS[name].weight / sum(PARTS[one].weight for one in left)
         ends, reason = {"status": "done", "reason": "", "share": round(share, 1)}, None
-        if ends_at - now < 2:
+        limits, has_time = (now + share, min(now + _GRACE * share + 1, ends_at)), ends_at - now > _LEAST
+        if not has_time:
             ends |= {"status": "left out", "reason": f"the {given['minutes']} minutes are over"}
-        for message in run_part(method, name, given, now + share, min(now + _GRACE * share + 3, ends_at)):
+        for message in run_part(method, name, given, *limits) if has_time else ():
             if reason := message.get("no_cuda"):
                 break
             if "ends" in message:
@@ -217,8 +222,6 @@ def run_part(method, name, given, ends_at, killed_at):
 
     killed_at: when the process is killed; figures that are not begun then are left out.
     """
-    if time.monotonic() > killed_at - 2:
-        return
     context = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=run_child, args=(name, given, ends_at, sender))
@@ -228,7 +231,7 @@ def run_part(method, name, given, ends_at, killed_at):
     try:
         while reason is None:
             if not receiver.poll(max(0, killed_at - time.monotonic())):
-                reason = f"stopped after {given['minutes']} minutes or 1.3 times its share"
+                reason = "killed, as it took longer than its share"
                 break
             try:
                 message = receiver.recv()
@@ -263,6 +266,8 @@ def _kill(child):
 def run_child(name, given, ends_at, sender):
     """Compute the figures of a part and send them; no figure begins after ends_at."""
     os.setpgrp()
+    parent = os.getppid()
+    gc.freeze()  # or each collection walks through all that was imported, for half a second
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = os.open(given["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     for number in (1, 2):
@@ -282,6 +287,8 @@ def run_child(name, given, ends_at, sender):
         return
     sender.send({"waiting": [one for one, _ in figures]})
     for one, compute in figures:
+        if os.getppid() != parent:  # which was killed: nobody reads this
+            os._exit(1)
         began = time.monotonic()
         try:
             if began > ends_at:

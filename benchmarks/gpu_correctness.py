@@ -5,9 +5,12 @@ Limits are relative: the 2-norm of the difference over that of the CPU's numbers
 
 import os
 import signal
+import sys
 import time
+import traceback
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ from benchmarks.gpu_speed import random_batch, with_flag
 from src.checkpointing.run_folder import RunFolder, load_run
 from src.config.load import load_config
 from src.device import autocast
+from src.errors import first_line
 from src.files import load_json
 from src.inference.predict import infer_run
 from src.model.losses import build_loss
@@ -173,6 +177,9 @@ _RUN = (
 )  # fmt: skip
 
 
+_ERROR = Path("error")  # of a process that has failed, in the folder of the runs
+
+
 def list_runs(case):
     """Whole runs of the embedded competition, each in a process of its own; this one does not touch the device."""
     device = case.device.type
@@ -196,13 +203,21 @@ def fork(function, *arguments):
 def _in_process(function, *arguments):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    function(*arguments)
+    try:
+        function(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        _ERROR.write_text(first_line(error))
+        sys.exit(1)
 
 
 def finish(process):
+    """Wait for a process that `fork` has started; its error is raised here."""
     process.join()
     if process.exitcode:
-        raise RuntimeError(f"its process ended with status {process.exitcode}; the log says why")
+        found = _ERROR.read_text() if _ERROR.is_file() else f"its process ended with status {process.exitcode}"
+        _ERROR.unlink(missing_ok=True)
+        raise RuntimeError(found)
 
 
 def train_words(name, *words):
