@@ -307,7 +307,7 @@ def run_child(name, given, ends_at, sender):
 
 def explain(rows):
     """Return a sentence for each network that was trained: what bounds it, and the one setting to change."""
-    data = [one["images_per_second"] for one in rows if one["part"] == "data" and "images_per_second" in one]
+    data = [one["images_per_second"] for one in rows if "images_per_second" in one and not one["words"]]
     return [explain_network(one, max(data, default=None)) for one in rows if "share" in one and "pure" in one]
 
 

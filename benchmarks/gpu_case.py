@@ -12,11 +12,10 @@ import torch
 
 from benchmarks.report import spread
 from src.config.load import load_config
-from src.config.settings import settings
 from src.data.dataset import ImageDataset, build_loader
 from src.files import save_text
 from src.training import run as runs
-from src.training.engine import to_device
+from src.training.engine import load_inputs, to_device
 from src.training.learner import build_learner, build_transforms
 
 COMPETITION = """competition:
@@ -122,12 +121,12 @@ class Case:
         return run.config, ImageDataset(run.table, run.config.competition, transform, run.config.seed, run.caches)
 
     def resident_batch(self, learner):
-        """Return a batch of the learner's loader on the device."""
+        """Return a batch of the learner's loader on the device, augmented."""
         loader = learner.train_loader
         batches = loader.batches(0)
         batch = next(batches)
         batches.close()
-        moved = {"inputs": to_device(batch["inputs"], self.device), "target": to_device(batch["target"], self.device)}
+        moved = {"inputs": load_inputs(batch, self.device), "target": to_device(batch["target"], self.device)}
         self.synchronize()
         return moved
 
@@ -151,11 +150,6 @@ class Case:
                 place = (number + repeat) % len(functions)
                 seconds[place].append(self.time(functions[place]))
         return seconds
-
-
-def has_setting(key):
-    """Whether the pipeline has a setting."""
-    return key in settings()
 
 
 def build_step(learner, batch):

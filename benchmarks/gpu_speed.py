@@ -21,7 +21,6 @@ from benchmarks.gpu_case import (
     endless_loader,
     free,
     halve_until_it_fits,
-    has_setting,
     rates,
     repeat,
     shown,
@@ -41,6 +40,7 @@ from src.model.network import build_network
 from src.training.engine import predict, train_one_epoch
 
 _MIX = ("mix.prob=1",)  # Mixup and CutMix on every batch
+_ON_DEVICE = ("augment.place=device",)
 _ALIKE = 8  # files of one drawn photograph
 
 
@@ -147,15 +147,17 @@ def fill_cache(case):
 # training ------------------------------------------------------------------------------------------------------------
 def list_training(case):
     models = [(f"{model} at {case.sizes.image_size} px", partial(train, case, model)) for model in case.sizes.models]
+    first = case.sizes.models[0]
+    models.append((f"{first}, {_ON_DEVICE[0]}", partial(train, case, first, *_ON_DEVICE)))
     peers = (("Lightning", "lightning"), ("timm's script", "timm_script"))
-    peers = [(f"{name}, {case.sizes.models[0]}", partial(train_peer, case, system)) for name, system in peers]
+    peers = [(f"{name}, {first}", partial(train_peer, case, system)) for name, system in peers]
     return [*models, *peers]
 
 
-def train(case, model):
+def train(case, model, *words):
     """The loop of train.py against the same step on one resident batch, by turns."""
     batch_size = find_batch_size(case, model, *_MIX)
-    learner = case.learner(model, *_MIX, f"train.batch_size={batch_size}")
+    learner = case.learner(model, *_MIX, *words, f"train.batch_size={batch_size}")
     step, steps = build_step(learner, case.resident_batch(learner)), case.sizes.steps
     waits, epochs = [], iter(range(100))
     learner.train_loader = TimedLoader(learner.train_loader, waits)
@@ -166,12 +168,12 @@ def train(case, model):
     loop, pure = case.time_by_turns([epoch, repeat(step, steps)])
     num_images = learner.train_loader.num_images
     row = {
-        "model": model, "batch_size": batch_size, "precision": learner.config.precision,
+        "model": ", ".join([model, *words]), "batch_size": batch_size, "precision": learner.config.precision,
         "num_workers": learner.train_loader.num_workers,
         "loop": rates(num_images, loop), "pure": rates(num_images, pure),
         "share": spread(alone / whole for alone, whole in zip(pure, loop, strict=True)),
         "wait_share": sum(waits) / sum(loop), **profile(case, repeat(step, min(10, steps)), "gpu_busy"),
-        "lighter_data": name_lighter_data(case, learner.config),
+        "lighter_data": name_lighter_data(learner.config),
     }  # fmt: skip
     row["copy_share"] = profile(case, epoch, "busy")["copy_share"] if case.seconds_left > 10 else None
     learner.train_loader.close()
@@ -229,10 +231,10 @@ class TimedLoader:
             yield batch
 
 
-def name_lighter_data(case, config):
-    """Return the words that make the loader's work lighter, in this pipeline and as this run is set."""
-    if has_setting("augment.place") and getattr(config.augment, "place", "loader") != "device":
-        return "set augment.place=device"
+def name_lighter_data(config):
+    """Return what makes the loader's work lighter, as this run is set."""
+    if config.augment.place != "device":
+        return f"set {_ON_DEVICE[0]}"
     if (config.train.num_workers or min(joblib.cpu_count(), 8)) < joblib.cpu_count():
         return f"set train.num_workers={joblib.cpu_count()}"
     return "set augment.preset=light"
@@ -293,42 +295,20 @@ def list_data(case):
     preferred = sorted(counts, key=lambda count: (count not in (0, 8, cores), count))  # those that count come first
     figures = [(f"cache, {count} workers", partial(load, case, count, True)) for count in preferred]
     figures += [(f"JPEG files, {count} workers", partial(load, case, count, False)) for count in preferred]
-    figures.append(("decoding alone", partial(decode, case)))
-    if has_setting("augment.place"):
-        places = [(f"augment.place={place}", partial(augment, case, place)) for place in ("loader", "device")]
-        return [figures[0], *places, *figures[1:]]
-    return [*figures, ("augment.place", partial(_leave_out, "this version has no such setting"))]
+    most = min(8, cores) if case.is_cuda else 1
+    on_device = (f"cache, {most} workers, {_ON_DEVICE[0]}", partial(load, case, most, True, *_ON_DEVICE))
+    return [on_device, *figures, ("decoding alone", partial(decode, case))]
 
 
-def _leave_out(reason):
-    raise LeftOut(reason)
-
-
-def load(case, num_workers, is_cached):
+def load(case, num_workers, is_cached, *words):
     """The loader alone: read, augment, collate."""
-    config, dataset = case.train_data(*(() if is_cached else ("cache=off",)))
+    config, dataset = case.train_data(*words, *(() if is_cached else ("cache=off",)))
     assert bool(dataset.caches) == is_cached
     share_cores(case.device, num_workers, config.threads)
     loader = endless_loader(dataset, min(64, case.sizes.batch_size), num_workers)
     rate = time_loader(loader, case.sizes.seconds, 1 + 3 * num_workers)
-    return {"num_workers": num_workers, "is_cached": is_cached, "images_per_second": rate, "shown": _per_second(rate)}
-
-
-def _per_second(rate):
-    return f"{rate:,.0f} images/s"
-
-
-def augment(case, place):
-    """The whole loop with augmentation in the loader or on the device."""
-    model = case.sizes.models[0]
-    words = (*_MIX, f"augment.place={place}", f"train.batch_size={min(case.sizes.batch_size, 128)}")
-    learner = case.learner(model, *words)
-    epochs = iter(range(100))
-    epoch = lambda: train_one_epoch(learner, next(epochs))  # noqa: E731
-    epoch()
-    rate = rates(learner.train_loader.num_images, [case.time(epoch) for _ in range(case.sizes.repeats)])
-    learner.train_loader.close()
-    return {"place": place, "images_per_second_of_loop": rate, "shown": f"{model}'s loop {shown(rate)} images/s"}
+    found = {"num_workers": num_workers, "is_cached": is_cached, "words": words, "images_per_second": rate}
+    return found | {"shown": f"{rate:,.0f} images/s"}
 
 
 def decode(case):

@@ -187,7 +187,7 @@ def test_the_miniature_runs_every_part_on_a_cpu(tmp_path):
     assert {name: one["status"] for name, one in found["parts"].items()} == dict.fromkeys(gpu.PARTS, "done")
     assert found["made_by"]["commit"] == "abc"
     assert found["made_by"]["versions"]["torch"]
-    assert len(found["bottlenecks"]) == 3
+    assert len(found["bottlenecks"]) == 4
     for row in found["rows"]:
         assert {"part", "name", "figure_seconds"} <= set(row)
         assert "shown" in row or row["left_out"]
