@@ -9,7 +9,7 @@ import pytest
 from tests.http_server import Server
 from tests.launch import TINY, run_here
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 def make_files():
@@ -26,7 +26,8 @@ def make_files():
     return files
 
 
-def test_a_run_is_the_same_wherever_the_files_are(tmp_path):
+def test_a_run_is_the_same_wherever_the_files_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.remote._PAUSE", 0.01)
     files = make_files()
     for name, content in files.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
