@@ -83,6 +83,19 @@ def test_several_processes_agree_after_every_tenth_step_and_after_the_last(other
     assert process.num_agreements == 2
 
 
+def test_several_processes_agree_sooner_where_steps_are_slow():
+    """Torchrun kills a process 30 seconds after the signal."""
+    clock, process = Clock(), Process([0.0, 0.0])
+    interrupts = Interrupts(10, None, clock=clock)
+    for num_steps in (10, 2, 2):  # the first ten are not known to be slow; the mean of 4 and 0 seconds a step is 2
+        before = process.num_agreements
+        for _ in range(num_steps):
+            assert process.num_agreements == before
+            clock.now += 4
+            interrupts.check(process)
+        assert process.num_agreements == before + 1
+
+
 def test_the_time_budget_is_an_alarm_before_training_and_only_there():
     interrupts, before = Interrupts(60, 0.05), signal.getsignal(signal.SIGALRM)
     line = "^stopped by the end of time_budget; the same command resumes from what is saved$"
