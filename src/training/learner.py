@@ -93,15 +93,27 @@ class Learner:
 
     def state_dict(self):
         state = {name: one.state_dict() for name, one in self._stateful().items()}
-        return state | {"targets": zlib.crc32(self.train_table.targets.tobytes())}
+        return state | {"targets": zlib.crc32(self.train_table.targets.tobytes()), "num_steps": self._num_steps}
+
+    @property
+    def _num_steps(self):
+        """Optimizer steps of an epoch."""
+        return -(-len(self.train_loader) // self.config.optimizer.accumulate_steps)
 
     def load_state_dict(self, state):
         if state.get("targets", own := zlib.crc32(self.train_table.targets.tobytes())) != own:
             found = "train.teacher or train.pseudo predicts otherwise than when this fold was begun"
             raise UserError(f"{self.config.run_folder}: {found}; restore its files, or set overwrite=true")
+        rates, before = None, state.get("num_steps", self._num_steps)
+        if before != self._num_steps and "by_step" in state["schedule"]:  # it ran on another number of processes
+            epochs = state["schedule"]["by_step"]["last_epoch"] // before
+            rates = self.schedule.skip_steps(epochs * self._num_steps)
+            state = state | {"schedule": state["schedule"] | {"by_step": self.schedule.state_dict()["by_step"]}}
         for name, one in self._stateful().items():
             if name in state or name != "scaler":  # which a run that started in another precision lacks
                 one.load_state_dict(state[name])
+        for group, rate in zip(self.optimizer.param_groups, rates or (), strict=rates is not None):
+            group["lr"] = rate
         align_memory(self.optimizer)
 
     def close(self):

@@ -4,6 +4,7 @@ A curve counts moves: `schedule.per` says whether the rate moves after each opti
 given in epochs becomes so many moves.
 """
 
+import warnings
 from dataclasses import dataclass
 
 from torch.optim import lr_scheduler
@@ -133,6 +134,13 @@ class Schedule:
         """Called after each optimizer step."""
         if self._by_step is not None:
             self._by_step.step()
+
+    def skip_steps(self, count):
+        """Move as after so many optimizer steps; return the rates of the optimizer's groups then."""
+        with warnings.catch_warnings(action="ignore"):  # that no optimizer step came before
+            for _ in range(count):
+                self.step()
+        return [group["lr"] for group in self._by_step.optimizer.param_groups]
 
     def end_epoch(self, score, loss, greater_is_better=True):
         """Called after each epoch's validation."""

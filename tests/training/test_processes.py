@@ -148,6 +148,23 @@ def test_each_host_keeps_features_of_its_own(folders, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "plateau"])
+def test_one_process_goes_on_after_an_epoch_of_two_at_the_rate_of_that_epoch(folders, schedule):
+    """It takes twice as many steps."""
+    words = [*WORDS, "train.epochs=4", "checkpoint_minutes=60", f"schedule.name={schedule}"]
+    both, run = start(folders, words), folders[0] / "outputs/both/fold0"
+    assert both[0].wait_for((run / "state_0002_000000.pt").exists)
+    for one in both:
+        one.kill()
+    log = folders[0] / "log"
+    for name in ("both", "alone"):
+        assert Forked("train.py", [*words, f"name={name}"], folders[0], log).status() == 0, log.read_text()
+    assert "fold 0: resumes after epoch 2" in log.read_text()
+    rates = [pd.read_csv(folders[0] / "outputs" / name / "fold0/log.csv")["lr"][2:] for name in ("both", "alone")]
+    np.testing.assert_allclose(rates[0], rates[1], rtol=1e-6)
+
+
+@pytest.mark.slow
 def test_two_processes_learn_as_one_with_twice_the_batch(folders):
     words = [*WORDS, "model.norm=layer", "train.average=ema"]  # BatchNorm would see half of each batch
     assert train(folders, words)[0] == [0, 0]
