@@ -90,7 +90,7 @@ def explain(error):
     if re.fullmatch("Dist[A-Za-z]*Error", name) or re.search(_PEER_GONE, text):
         return f"another process of this run has ended or does not answer; {_RESUME}, on every host, to resume"
     if "Expected to have finished reduction in the prior iteration" in text:
-        return "some of the network's parameters reach no loss, and several processes wait for their gradients; freeze them"
+        return "some of the network's parameters reach no loss, whose gradients other processes wait for; freeze them"
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         advice = f"lower train.num_workers or train.batch_size and {_RESUME} to resume"
         return f"a loader worker was killed, most often because memory ran out; {advice}"
