@@ -29,7 +29,8 @@ AGAIN = "run the same command again"
          f"error: another process of this run has ended or does not answer; {AGAIN} (without overwrite=true), on every "
          "host, to resume\n", 2),
         (RuntimeError("Expected to have finished reduction in the prior iteration before starting a new one."),
-         "error: some of the network's parameters reach no loss, whose gradients other processes wait for; freeze them\n", 2),
+         "error: some of the network's parameters reach no loss, whose gradients other processes wait for; "
+         "freeze them\n", 2),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
          "error: a loader worker was killed, most often because memory ran out; lower train.num_workers or "
          f"train.batch_size and {AGAIN} (without overwrite=true) to resume\n", 2),
