@@ -24,75 +24,57 @@ class Job:
     name: str  # "fold 0", "trial 3": begins what is printed of it
     words: tuple[str, ...]  # key=value words of train.py, fold=0 among them; no launcher=, ray_address=, overwrite=
     log: Path  # what it prints is appended to this file
-    run_folder: Path | None = None  # of a run that is open, whose precision it takes; None: it opens its own
+    run_folder: Path | str = ""  # of a run that is open, whose precision it takes; "": it opens its own
 
 
 class LocalLauncher:
     """Runs each job as a process in one of this machine's slots; a context manager, whose end stops and awaits them.
 
-    slots: the environment variables of each; words: of train.py, that each job gets beside its own.
+    slots: the environment variables of each; words: of train.py, which each job gets too; device: cpu or cuda.
     """
 
-    def __init__(self, slots, words=()):
-        self.num_slots, self._free, self._slots = len(slots), list(slots), {}
+    def __init__(self, slots, words=(), device="cpu"):
+        self.device, self.num_slots, self._free = device, len(slots), list(slots)
         self._words = (*words, "launcher=null", "ray_address=null", "overwrite=false")  # YAML files may set them
-        self._running, self._stopped = [], []
+        self._running, self._stopped = {}, set()  # {handle, as a Popen: slot}; handles
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        is_asked_again = kind in (Stopped, KeyboardInterrupt) and self._stopped
+        is_asked = kind in (Stopped, KeyboardInterrupt)
         try:
-            for handle in self._running:
-                self._kill(handle) if is_asked_again else self.stop(handle)
-            while self._running:
-                for handle in list(self._running):
-                    self.poll(handle)
+            for handle in self._running:  # who asks a second time does not wait
+                handle.kill() if is_asked and handle in self._stopped else self.stop(handle)
+            while [handle for handle in list(self._running) if self.poll(handle) is None]:
                 time.sleep(_POLL_SECONDS)
         except BaseException:
             for handle in self._running:
-                self._kill(handle)
+                handle.kill()
             raise
 
     def start(self, job):
         """Start a job in a free slot; return its handle."""
         slot = self._free.pop(0)
-        handle = self._start(job, slot)
-        self._running.append(handle)
-        self._slots[handle] = slot
+        handle = self._start((*job.words, *self._words), job, slot)
+        self._running[handle] = slot
         return handle
 
     def poll(self, handle):
         """Return the exit status of a job, below 0 that of a signal; None while it runs."""
-        status = self._poll(handle)
+        status = handle.poll()
         if status is not None and handle in self._running:
-            self._running.remove(handle)
-            self._free.append(self._slots.pop(handle, None))
+            self._free.append(self._running.pop(handle))
         return status
 
     def stop(self, handle):
         """Ask a job, once, to save and to end."""
         if handle in self._running and handle not in self._stopped:
-            self._stopped.append(handle)
-            self._terminate(handle)
+            self._stopped.add(handle)
+            handle.terminate()
 
-    def _start(self, job, slot):
-        return start_process([*job.words, *self._words], job.log, os.environ | describe(job) | slot)
-
-    def _poll(self, handle):
-        return handle.poll()
-
-    def _terminate(self, handle):
-        handle.terminate()
-
-    def _kill(self, handle):
-        handle.kill()
-
-
-def describe(job):
-    """Return the environment variable by which a job knows that it is one, and which run it joins."""
-    return {_JOINED: str(job.run_folder or "")}
+    def _start(self, words, job, slot):
+        return start_process(words, job.log, job.run_folder, os.environ | slot)
 
 
 def is_job():
@@ -105,15 +87,15 @@ def is_joining(run_folder):
     return os.environ.get(_JOINED) == str(run_folder)
 
 
-def start_process(words, log, environment, folder=None):
-    """Start train.py in a folder; it saves and ends when its parent does, and gets no Ctrl-C from a terminal."""
+def start_process(words, log, run_folder, environment, working_folder=None):
+    """Start train.py as a job; it saves and ends when its parent does, and gets no Ctrl-C from a terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in environment.items() if name not in _OF_A_SWEEP}
+    kept = {name: value for name, value in environment.items() if name not in _OF_A_SWEEP}
     how = {"preexec_fn": _end_with_parent} if sys.platform == "linux" else {}
     with log.open("a") as file:
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "train.py"), *words], stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True, **how,
+            [sys.executable, str(REPOSITORY / "train.py"), *words], env=kept | {_JOINED: str(run_folder)},
+            cwd=working_folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **how,
         )  # fmt: skip
 
 
@@ -140,17 +122,17 @@ def build_launcher(config):
         slots *= max(1, cores // config.threads)
     num_workers = cores // len(slots) // 4 if is_cpu else min(cores // len(slots), 8)
     is_shared = len(slots) > 1 and config.train.num_workers is None
-    return LocalLauncher(slots, [f"train.num_workers={num_workers}"] if is_shared else [])
+    words = [f"train.num_workers={num_workers}"] if is_shared else []
+    return LocalLauncher(slots, words, "cuda" if gpus else "cpu")
 
 
 def list_gpus(device):
     """Return the names that CUDA_VISIBLE_DEVICES has for the GPUs that `device` leaves to choose from; [] without."""
     import torch  # as above
 
-    if device not in ("auto", "cuda"):
-        return []
     count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    return names if device in ("auto", "cuda") else []
 
 
 def run_jobs(launcher, jobs, is_stopping=lambda: False):
@@ -177,5 +159,5 @@ def run_jobs(launcher, jobs, is_stopping=lambda: False):
 
 def read_last_line(path):
     """Return the last line of a log that is not blank, or "no output"."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

@@ -42,8 +42,14 @@ def hold_folds(run_folder, folds, is_overwritten):
             found = f"another process trains {'fold' if len(refused) == 1 else 'folds'} {listing(refused)}"
             raise UserError(f"{run_folder}: {found}; wait until it ends or choose name=ANOTHER")
         for fold in folds:
-            held.enter_context(hold(_folder_of(run_folder) / f"fold{fold}.lock", ""))
+            held.enter_context(hold_fold(run_folder, fold))
         yield bool(busy)
+
+
+def hold_fold(run_folder, fold):
+    """Return the context in which one process alone trains a fold; it waits, as for a lost one that is still saving."""
+    waiting = f"{run_folder}: another process trains fold {fold}; waiting"
+    return hold(_folder_of(run_folder) / f"fold{fold}.lock", waiting)
 
 
 def hold_output(folder):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -11,14 +12,13 @@ import joblib
 
 from src.config.settings import REPOSITORY
 from src.errors import UserError, first_line
-from src.launchers import LocalLauncher, describe, start_process
+from src.launchers import LocalLauncher, start_process
 
 try:
     import ray
 except ImportError:
     raise UserError("launcher=ray: ray is missing; pip install -r requirements-scale.txt") from None
 
-_OBJECT_STORE_BYTES = 100 * 2**20  # of a local Ray: no array travels through it
 _MOST_RETRIES = 20  # of a task whose worker or node is lost; each resumes from the fold's newest checkpoint
 _SENT = ("WEIGHTS", "WANDB_", "HF_", "OMP_", "MKL_", "ONEDNN_", "ATEN_")  # of the environment, by its names' beginnings
 
@@ -33,16 +33,24 @@ class RayLauncher(LocalLauncher):
     """
 
     def __init__(self, config):
-        self._is_ours = not ray.is_initialized()
+        self._is_ours, project = not ray.is_initialized(), str(REPOSITORY)
         if self._is_ours:
             _connect(config.ray_address)
         try:
-            self.device, share, num_slots, words = _choose_share(config, [one for one in ray.nodes() if one["Alive"]])
+            device, share, num_slots, words = _choose_share(config, [one for one in ray.nodes() if one["Alive"]])
         except UserError:
             self._disconnect()
             raise
-        super().__init__([{}] * num_slots, words)
-        self._task = _build_task().options(max_retries=_MOST_RETRIES, **share)
+        super().__init__([{}] * num_slots, words, device)
+
+        @ray.remote(max_retries=_MOST_RETRIES, **share)
+        def train(*arguments):  # goes to the worker as it stands: there, `src` is found by it alone
+            sys.path.insert(0, project)
+            from src.ray_launcher import run_task
+
+            return run_task(*arguments)
+
+        self._task = train
 
     def __exit__(self, *error):
         try:
@@ -54,32 +62,42 @@ class RayLauncher(LocalLauncher):
         if self._is_ours:
             ray.shutdown()
 
-    def _start(self, job, slot):
-        environment = {name: value for name, value in os.environ.items() if name.startswith(_SENT)} | describe(job)
-        return self._task.remote([*job.words, *self._words], str(job.log.absolute()), environment, os.getcwd())
+    def _start(self, words, job, slot):
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_SENT)}
+        arguments = words, str(job.log.absolute()), str(job.run_folder), environment, os.getcwd()
+        return _Task(self._task.remote(*arguments), job.log)
 
-    def _poll(self, handle):
-        if not ray.wait([handle], timeout=0)[0]:
+
+class _Task:
+    """A task, as a Popen."""
+
+    def __init__(self, result, log):
+        self._result, self._log = result, log
+
+    def poll(self):
+        if not ray.wait([self._result], timeout=0)[0]:
             return None
         try:
-            return ray.get(handle)
+            return ray.get(self._result)
         except ray.exceptions.TaskCancelledError:  # before it began
             return -signal.SIGTERM
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
-            raise UserError(f"launcher=ray: a task has failed ({type(cause).__name__}: {first_line(cause)})") from None
+            with self._log.open("a", encoding="utf-8") as file:
+                print(f"error: launcher=ray: the task failed ({type(cause).__name__}: {first_line(cause)})", file=file)
+            return 2
 
-    def _terminate(self, handle):
-        ray.cancel(handle)  # a KeyboardInterrupt in the task
+    def terminate(self):
+        ray.cancel(self._result)  # a KeyboardInterrupt in the task
 
-    def _kill(self, handle):
-        ray.cancel(handle, force=True)
+    def kill(self):
+        ray.cancel(self._result, force=True)
 
 
-def run_task(words, log, environment, folder):
+def run_task(words, log, run_folder, environment, working_folder):
     """Run train.py in a worker of Ray and return its exit status; a KeyboardInterrupt has it save and end."""
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # which Ray sets
-    process = start_process(words, Path(log), kept | environment, folder)
+    process = start_process(words, Path(log), run_folder, kept | environment, working_folder)
     try:
         while process.poll() is None:
             time.sleep(0.2)
@@ -88,30 +106,19 @@ def run_task(words, log, environment, folder):
     return process.wait()
 
 
-def _build_task():
-    project = str(REPOSITORY)
-
-    @ray.remote
-    def train(*arguments):  # goes to the worker as it stands: there, `src` is found by it alone
-        if project not in sys.path:
-            sys.path.insert(0, project)
-        from src.ray_launcher import run_task
-
-        return run_task(*arguments)
-
-    return train
-
-
 def _connect(address):
     """Connect to a cluster, or start a Ray of this machine's cores that ends with this process."""
     how = {"address": address or "local", "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        how |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-    before = signal.getsignal(signal.SIGTERM)
+        how |= {"num_cpus": joblib.cpu_count(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    before, named = signal.getsignal(signal.SIGTERM), os.environ.get("RAY_ADDRESS") if address == "auto" else address
     try:
+        if named:  # where nothing listens Ray would wait for minutes
+            host, _, port = named.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(**how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         advice = "start one (ray start --head), or leave ray_address out"
         raise UserError(f"ray_address={address}: no Ray answers ({first_line(error)}); {advice}") from None
     finally:
@@ -128,7 +135,7 @@ def _choose_share(config, nodes):
         words = [f"train.num_workers={min(int(cores), 8)}"] if asked is None else []
         return "cuda", {"num_gpus": 1, "num_cpus": 0}, sum(gpus), words
     if config.device not in ("auto", "cpu"):
-        raise UserError(f"device={config.device}: no node of Ray has a GPU to give; set device=auto or device=cpu")
+        raise UserError(f"device={config.device}: no node of Ray gives it to a task; set device=auto or device=cpu")
     cores, most = joblib.cpu_count(), int(max(node.get("CPU", 0) for node in nodes))
     num_workers = cores // 4 if asked is None else asked  # as share_cores has it in a process alone
     threads = config.threads or max(1, cores - num_workers)

@@ -119,4 +119,6 @@ def test_an_address_without_ray_and_another_launcher_are_refused():
         load_config(["ray_address=auto"])
     with pytest.raises(UserError, match="^launcher=dask: not one of local, ray, nor null"):
         load_config(["launcher=dask"])
+    with pytest.raises(UserError, match="^output_dir=s3://b/c: is no folder; set output_dir=FOLDER, shared"):
+        load_config(["output_dir=s3://b/c"])
     assert load_config(["launcher=null"]).launcher is None

@@ -96,6 +96,10 @@ class Interrupts:
             return _BUDGET, 0
         return self._signal
 
+    def seconds_left(self):
+        """Return the seconds until the time budget ends; inf without one."""
+        return self._ends_at - self._clock()
+
     def saved(self, seconds):
         """Note that a state was saved now, which took so long."""
         self._saved_at, self._slowest_save = self._clock(), max(self._slowest_save, seconds)

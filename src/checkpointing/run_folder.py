@@ -10,6 +10,7 @@ from src.config.load import config_yaml, load_saved_config
 from src.config.settings import settings, value_of
 from src.errors import UserError, listing
 from src.files import delete_unfinished, load_json, save_text
+from src.launchers import is_joining
 
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
     *("name", "fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
@@ -34,6 +35,7 @@ class FoldFolder:
         self.test = self.path / "test.csv"  # test predictions
         self.meta = self.path / "meta.json"  # epochs and scores; the fold is finished
         self.wandb_id = self.path / "wandb_id"  # of the fold that a command trains alone
+        self.printed = self.path.with_suffix(".log")  # by the process that a launcher started for it
 
     def weights(self, select):
         """Return the path of the weights that count: best.safetensors or last.safetensors, as train.select says."""
@@ -176,7 +178,8 @@ def open_run(config, is_busy=False):
             aside.parent.rmdir()
     elif is_run and (is_busy or run.has_work()) and (changes := describe_changes(load_saved_config(folder), config)):
         raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
-    save_text(run.config, config_yaml(config))
+    if not is_joining(folder):
+        save_text(run.config, config_yaml(config))
 
 
 def describe_changes(saved, config):

@@ -55,6 +55,8 @@ def _find_run_faults(config):
     for key, budget in (("time_budget", config.time_budget), ("infer.time_budget", config.infer.time_budget)):
         if budget is not None and not seconds_of(budget) > 0:
             yield f"{key}={budget}: no time above 0; write for example 8.5h, 45m or 90s"
+    if "://" in config.output_dir:
+        yield f"output_dir={config.output_dir}: is no folder; set output_dir=FOLDER, shared by all hosts"
     if folder.name in _RESERVED_NAMES or folder.parent != Path(config.output_dir) or len(folder.name.encode()) > 200:
         yield f"name={config.name}: not a folder of its own in {config.output_dir}; choose another name"
     infer, calibration = config.infer, f"infer.calibration={config.infer.calibration}"

@@ -24,9 +24,9 @@ WORKING = timedelta(minutes=10)  # longest wait for another process that trains:
 PREPARING = timedelta(hours=6)  # where one may decode, or write the report, for all
 
 
-def start_processes(config):
-    """Return accelerate's PartialState on the config's device; torchrun gives each of its processes its own."""
-    device, is_several = resolve_device(config.device), "WORLD_SIZE" in os.environ
+def start_processes(config, device=None):
+    """Return accelerate's PartialState on a device, None: the config's; each process of torchrun has its own."""
+    device, is_several = resolve_device(device or config.device), "WORLD_SIZE" in os.environ
     if is_several:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # or accelerate warns; `share_cores` decides
         _choose_interface()

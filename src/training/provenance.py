@@ -16,6 +16,7 @@ from src.config.settings import REPOSITORY
 from src.containers import is_file, read_file
 from src.device import name_cpu
 from src.files import load_json, save_json
+from src.launchers import is_joining
 from src.terminal import paint
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python",
@@ -29,6 +30,8 @@ def save_provenance(path, config, words, device, has_work):
     """
     facts = {"command": shlex.join(["python", "train.py", *words]), **collect_facts(config, device)}
     first = load_json(path, *facts) if has_work and path.is_file() else facts
+    if is_joining(path.parent):
+        facts["command"] = first["command"]  # of which this process is a part
     for name in (name for name, digest in facts["tables"].items() if digest != first["tables"].get(name)):
         key = name if name.startswith("train.") else f"competition.{name}"
         print(paint(f"{path.parent}: {key} is another file than the one that the run began with", "yellow"))

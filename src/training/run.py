@@ -24,7 +24,8 @@ from src.device import ThreadGuard, share_cores
 from src.errors import Stopped, UserError, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
-from src.locks import hold_folds, opening
+from src.launchers import is_job, is_joining
+from src.locks import hold_fold, hold_folds, opening
 from src.model.losses import check_loss, resolve_class_weights
 from src.model.network import build_network
 from src.report import write_report
@@ -64,6 +65,7 @@ class Run:
     interrupts: Interrupts | None = None
     words: tuple[str, ...] = ()  # of the command line
     tracker: Tracker = field(default_factory=Tracker)
+    jobs_on: str | None = None  # cpu or cuda, of the processes that train its folds; None: this one trains them
 
     @cached_property
     def test(self):
@@ -76,19 +78,13 @@ def train_run(config, words=(), interrupts=None):
 
     words: the command line, for provenance.json; interrupts: Interrupts, whose budget other runs may share; None: own.
     """
-    check_loss(config)
     interrupts = interrupts or Interrupts(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
     stopped = None
     with interrupts.handle_signals(), ExitStack() as locks:
         processes = start_processes(config)
         with interrupts.alarm(processes.num_processes):
-            run = load_run(config, processes)
-            check_alike(run)
-            check_learner(run)
-            run.interrupts, run.words = interrupts, tuple(words)
+            run = check_run(config, words, interrupts, processes)
             open_folder(run, locks)
-            if run.unfinished:
-                prepare_inputs(run)
         wait_at_most(WORKING)
         if run.unfinished and processes.is_main_process:
             run.tracker = build_tracker(config)
@@ -101,17 +97,34 @@ def train_run(config, words=(), interrupts=None):
         except Stopped as stop:
             stopped = stop
         wait_at_most(PREPARING)
-        if processes.is_main_process:
-            with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
-                scores = score_run(run)
-            pictures = run.folder.pictures if run.tracker.trackers else None
-            if page := None if stopped else write_report(config, run.folder.path, pictures=pictures):
-                print(page)
-            run.tracker.finish(run.folder, scores, page)
-            print_next(run)
+        if is_joining(run.folder.path):
+            run.tracker.finish(run.folder, {})
+        elif processes.is_main_process:
+            end_run(run, stopped)
         run.accelerator.wait_for_everyone()
         if stopped:
             raise stopped if processes.is_local_main_process else SystemExit(stopped.status)
+
+
+def check_run(config, words, interrupts, processes):
+    """Return the Run of a command line, all checked; its folder is as it was."""
+    check_loss(config)
+    run = load_run(config, processes)
+    check_alike(run)
+    check_learner(run)
+    run.interrupts, run.words = interrupts, tuple(words)
+    return run
+
+
+def end_run(run, stopped):
+    """Score the folds that are finished, write the report unless the run was stopped, end the trackers."""
+    with opening(run.folder.path):  # of two commands that end together, the second scores what both have done
+        scores = score_run(run)
+    pictures = run.folder.pictures if run.tracker.trackers else None
+    if page := None if stopped else write_report(run.config, run.folder.path, pictures=pictures):
+        print(page)
+    run.tracker.finish(run.folder, scores, page)
+    print_next(run)
 
 
 def load_run(config, processes):
@@ -182,10 +195,12 @@ def _for_all_rows(run):
 def settle_precision(run, is_resumed=False):
     """Settle the precision that the config leaves open, for all processes; set the accelerator.
 
-    is_resumed: as the run's folder has it, since all folds are computed alike.
+    is_resumed: as the run's folder has it, since all folds are computed alike. On GPUs, jobs settle their own.
     """
     chosen, config, device = None, run.config, run.processes.device
-    if run.processes.is_main_process:
+    if run.jobs_on == "cuda":
+        chosen = "fp32"  # of this process, which only checks
+    elif run.processes.is_main_process:
         chosen = recall_precision(run.folder, config, device) if is_resumed else choose_precision(config, device)
     precision = from_main(lambda: chosen)
     run.config = replace(config, precision=precision)
@@ -194,10 +209,13 @@ def settle_precision(run, is_resumed=False):
 
 def open_folder(run, locks):
     """Make or reopen the run's folder, alone and after all checks; `locks` then holds its unfinished folds."""
-    config, folder, is_main, is_busy = run.config, run.folder, run.processes.is_main_process, False
+    config, folder, is_main = run.config, run.folder, run.processes.is_main_process
+    is_busy = is_joining(folder.path)
     wanted = run.folds if config.fold is None else [config.fold]
+    for fold in wanted if is_job() else ():  # before the lock of opening, which those that end want
+        locks.enter_context(hold_fold(folder.path, fold))
     with opening(folder.path) if is_main else nullcontext():
-        if is_main:
+        if is_main and not is_job():
             unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
             is_busy = locks.enter_context(hold_folds(folder.path, unfinished, config.overwrite))
         has_work = is_busy or folder.has_work()
@@ -207,7 +225,8 @@ def open_folder(run, locks):
         table = run.table
         if is_main:
             open_run(config, is_busy)
-            save_precision(folder, run.config.precision, run.accelerator.device)
+            if run.jobs_on != "cuda":
+                save_precision(folder, run.config.precision, run.accelerator.device)
             save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
             table = run_data.leave_out_unreadable(config, run.table, folder.unreadable)
         ids = from_main(lambda: table.ids if len(table) < len(run.table) else None)
@@ -223,18 +242,23 @@ def open_folder(run, locks):
         for fold in sorted(set(wanted) - set(run.unfinished)):
             print(f"fold {fold}: already finished")
             folder.fold(fold).delete_states()  # a kill may have left them
+    if run.unfinished:
+        prepare_inputs(run)
 
 
 def prepare_inputs(run):
-    """Compute once what all folds share: pixel statistics, decoded images, features."""
+    """Compute once what all folds share: pixel statistics and, for folds that are trained here, images and features."""
     config, table = run.config, run.table
     if config.normalize in ("dataset", "center"):
         path = run.folder.pixel_stats
-        if run.processes.is_main_process and not (path.is_file() and run.folder.has_work()):
+        is_kept = path.is_file() and (run.folder.has_work() or is_joining(run.folder.path))
+        if run.processes.is_main_process and not is_kept:
             stats = compute_pixel_stats(table.paths, config)
             save_json(path, {name: one.tolist() for name, one in zip(("mean", "std"), stats, strict=True)})
         stats = from_main(lambda: load_json(path, "mean", "std"))
         run.pixel_stats = tuple(np.array(stats[name]) for name in ("mean", "std"))
+    if run.jobs_on:
+        return  # each job opens the cache, and the first makes it
     table = join_tables(table, run.test) if config.train.pseudo else table
     transforms = build_transforms(config, table)
     reads_at = count_reads(config, table.folds, run.unfinished, transforms)

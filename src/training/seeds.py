@@ -1,6 +1,9 @@
-"""Sibling runs: the same settings with several seeds, trained one after another by one command, and their spread."""
+"""The runs of a command: of each seed one, trained one after another or as jobs beside each other, and their spread."""
 
+import math
 import os
+import signal
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from accelerate.state import PartialState
@@ -8,34 +11,133 @@ from accelerate.state import PartialState
 from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder
 from src.config.settings import seconds_of
-from src.errors import Stopped, UserError
+from src.errors import Stopped, UserError, listing
 from src.files import load_json
-from src.training.run import train_run
+from src.launchers import Job, build_launcher, run_jobs
+from src.training.run import check_run, end_run, open_folder, start_processes, train_run
+from src.training.tracking import build_tracker
 
 
 def train_runs(configs, commands):
-    """Train runs one after another within one time budget: a Config and the words of its own command line for each.
+    """Train runs within one time budget: a Config and the words of its own command line for each.
 
     Of several, what ends one names it, and at the end their scores are printed.
     """
-    first, is_main = configs[0], os.environ.get("RANK", "0") == "0"
-    interrupts, stopped = Interrupts(first.checkpoint_minutes, seconds_of(first.time_budget), first.overwrite), None
-    for number, (config, words) in enumerate(zip(configs, commands, strict=True), 1):
-        where = f"seed {config.seed} ({number} of {len(configs)}, {config.run_folder})"
-        if len(configs) > 1 and is_main:
-            print(f"\n{where}", flush=True)
-        try:
-            train_run(config, words, interrupts)
-        except UserError as error:
-            raise error if len(configs) == 1 else UserError(f"{where}: {error}") from None
-        except Stopped as stop:
-            stopped = stop if len(configs) == 1 else Stopped(f"{where}: {str(stop).strip()}", stop.status)
-            break
+    first, is_main, stopped = configs[0], os.environ.get("RANK", "0") == "0", None
+    interrupts = Interrupts(first.checkpoint_minutes, seconds_of(first.time_budget), first.overwrite)
+    try:
+        if _launches(configs):
+            with interrupts.handle_signals():
+                _train_beside(configs, commands, interrupts)
+        else:
+            for config, words in zip(configs, commands, strict=True):
+                with _naming(config, configs):
+                    train_run(config, words, interrupts)
+    except Stopped as stop:
+        stopped = stop
     if len(configs) > 1 and is_main:
         _print_seeds(configs)
     if stopped:
         raise stopped
     PartialState().destroy_process_group()
+
+
+@contextmanager
+def _naming(config, configs):
+    """Print, of several runs, which one begins; what ends the block names it."""
+    if len(configs) == 1:
+        yield
+        return
+    where = f"seed {config.seed} ({configs.index(config) + 1} of {len(configs)}, {config.run_folder})"
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\n{where}", flush=True)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Stopped as stop:
+        raise Stopped(f"{where}: {str(stop).strip()}", stop.status) from None
+
+
+def _launches(configs):
+    """Whether the folds are to be trained by a launcher: of Ray, or of several slots where there are several folds."""
+    first, num_folds = configs[0], sum(1 if config.fold is not None else config.num_folds for config in configs)
+    if "WORLD_SIZE" in os.environ or first.launcher == "ray" or num_folds == 1:
+        return first.launcher == "ray" and "WORLD_SIZE" not in os.environ
+    if (is_several := build_launcher(first).num_slots > 1) or not first.launcher:
+        return is_several
+    print("launcher=local: one fold after another; on a CPU set threads=N, and every N cores train one", flush=True)
+    return False
+
+
+def _train_beside(configs, commands, interrupts):
+    """Train the unfinished folds of runs as jobs of a launcher; score each run as a process that trains alone does."""
+    runs, reasons, stopped = [], [], None
+    with interrupts.alarm():
+        for config, words in zip(configs, commands, strict=True):
+            with _naming(config, configs):
+                runs.append(check_run(config, words, interrupts, start_processes(config, "cpu")))
+
+    def is_stopping():
+        reasons.extend([reason] if (reason := interrupts.stop_reason()) else [])
+        return bool(reasons)
+
+    with build_launcher(configs[0]) as launcher:
+        with interrupts.alarm():
+            for run in runs:
+                run.jobs_on = launcher.device
+                with _naming(run.config, configs), ExitStack() as locks:  # which the jobs take from here on
+                    open_folder(run, locks)
+        prefix = "" if len(runs) == 1 else "seed {0.config.seed} "
+        folds = {f"{prefix.format(run)}fold {fold}": (run, fold) for run in runs for fold in run.unfinished}
+        if folds:
+            print(f"\n{len(folds)} folds, {min(len(folds), launcher.num_slots)} at a time", flush=True)
+        with interrupts.deferred():
+            for job, status, line in run_jobs(launcher, _list_jobs(folds, interrupts), is_stopping):
+                reasons.extend(_report_end(*folds[job.name], job, status, line))
+    if left := [name for name, (run, fold) in folds.items() if not run.folder.fold(fold).is_finished()]:
+        why, status = reasons[0]
+        stopped = Stopped(f"{listing(left)}: not finished, stopped by {why}; {interrupts.again} resumes", status)
+    for run in runs:
+        with _naming(run.config, configs):
+            if run.unfinished:
+                run.tracker = build_tracker(run.config)
+            end_run(run, stopped)
+    if stopped:
+        raise stopped
+
+
+def _list_jobs(folds, interrupts):
+    """Yield the jobs of {name: (Run, fold)}; of the time budget each gets what is left when it starts."""
+    for name, (run, fold) in folds.items():
+        seconds, log = interrupts.seconds_left(), run.folder.fold(fold).printed
+        budget = [] if seconds == math.inf else [f"time_budget={max(seconds, 1):.0f}s"]
+        print(f"{name}: started; {log} has what it prints", flush=True)
+        words = (*run.words, f"fold={fold}", "report=false", "track_checkpoints=false", *budget)
+        yield Job(name, words, log, run.folder.path)
+
+
+def _report_end(run, fold, job, status, line):
+    """Print how a job has ended, `line` is its last; return [(why it was stopped, exit status)] or, finished, [].
+
+    Raises:
+        UserError: what has ended it, and where its log is.
+    """
+    folder = run.folder.fold(fold)
+    if folder.is_finished():
+        meta = load_json(folder.meta, "best_score", "last_score", "seconds")
+        score = meta[f"{run.config.train.select}_score"]
+        shown = "" if score is None else f"{run.metric.name} {score:.5f}, "
+        print(f"{job.name}: {shown}{meta['seconds']:.1f} s", flush=True)
+        if line.startswith("wandb sync"):
+            print(line)
+        return []
+    if status in (0, 130, 143, -signal.SIGTERM, -signal.SIGINT):
+        print(f"{job.name}: {line}", flush=True)
+        return [("a signal to its process", 143) if status else ("the end of time_budget", 0)]
+    what = line.removeprefix("error: ") if status == 2 else f"crashed with exit status {status} ({line})"
+    where = "" if what.startswith(job.name) else f"{job.name}: "
+    raise UserError(f"{where}{what}; {job.log} has all that it printed")
 
 
 def _print_seeds(configs):

@@ -42,12 +42,12 @@ class Tracker:
     def finish(self, folder, scores, page=None):
         """Log the finished folds' mean and a RunFolder's report, and end; page: the report's path, None: there is none.
 
-        The mean is over the epochs that all folds have; that of one fold is not logged.
+        The mean is over the epochs that all folds have; that of one fold, or without scores, is not logged.
         """
 
         def end(tracker):
             logs = [pd.read_csv(fold.log, index_col="epoch") for fold in folder.finished_folds()]
-            mean = pd.concat(logs, join="inner").groupby("epoch") if len(logs) > 1 else ()
+            mean = pd.concat(logs, join="inner").groupby("epoch") if len(logs) > 1 and scores else ()
             for epoch, rows in mean:
                 if len(rows) == len(logs):
                     tracker.log("mean", epoch, rows[["train_loss", "val_loss", "val_score"]].mean().to_dict())

@@ -7,8 +7,12 @@ import numpy as np
 import psutil
 import pytest
 
+from src.checkpointing.interrupts import Interrupts
 from src.config.load import split_seeds
 from src.errors import UserError
+from src.files import save_json
+from src.launchers import Job
+from src.training.seeds import _list_jobs, _report_end
 from tests.launch import TINY, Forked, run_here, run_program
 
 WORDS = [*(word for word in TINY if word != "seed=7"), "fold=0", "train.epochs=1"]
@@ -93,3 +97,34 @@ def test_two_processes_train_one_seed_after_another(tiny_run):
     printed, _ = run_program("train.py", *words, cwd=folder, launcher=launcher)
     assert printed.count("standard deviation") == 1
     assert all((folder / f"outputs/pair_seed{seed}/fold0/meta.json").exists() for seed in (1, 2))
+
+
+def test_a_job_gets_its_fold_and_what_is_left_of_the_time_budget_when_it_starts(make_run, make_table, capsys):
+    run, now = make_run(make_table(np.zeros((4, 8, 8), np.uint8), [[0], [1]] * 2, np.array([0, 0, 1, 1]))), [0.0]
+    run.words = ("name=a", "time_budget=1h")
+    jobs = _list_jobs({"fold 0": (run, 0), "fold 1": (run, 1)}, Interrupts(10, 3600, clock=lambda: now[0]))
+    first = next(jobs)
+    now[0] = 3000.4
+    second = next(jobs)
+    assert first.words == (*run.words, "fold=0", "report=false", "track_checkpoints=false", "time_budget=3600s")
+    assert second.words[2:3] + second.words[-1:] == ("fold=1", "time_budget=600s")
+    assert (second.log, second.run_folder) == (run.folder.path / "fold1.log", run.folder.path)
+    assert capsys.readouterr().out.endswith(f"fold 1: started; {second.log} has what it prints\n")
+
+
+def test_how_a_job_has_ended_is_one_line(make_run, make_table, capsys):
+    run = make_run(make_table(np.zeros((4, 8, 8), np.uint8), [[0], [1]] * 2, np.array([0, 0, 1, 1])))
+    job = Job("fold 1", (), run.folder.path / "fold1.log")
+    for status, line, expected in (
+        (2, "error: no image", f"fold 1: no image; {job.log} has all that it printed"),
+        (2, "error: fold 1, epoch 2: nan", f"fold 1, epoch 2: nan; {job.log} has all that it printed"),
+        (-9, "epoch 1", f"fold 1: crashed with exit status -9 (epoch 1); {job.log} has all that it printed"),
+    ):
+        with pytest.raises(UserError) as caught:
+            _report_end(run, 1, job, status, line)
+        assert str(caught.value) == expected
+    assert _report_end(run, 1, job, 143, "saved") == [("a signal to its process", 143)]
+    assert _report_end(run, 1, job, 0, "saved") == [("the end of time_budget", 0)]
+    save_json(run.folder.fold(1).meta, {"best_score": 0.75, "last_score": 0.5, "seconds": 8.04})
+    assert _report_end(run, 1, job, 0, "wandb sync a") == []
+    assert capsys.readouterr().out == "fold 1: saved\n" * 2 + "fold 1: roc_auc 0.50000, 8.0 s\nwandb sync a\n"
