@@ -24,6 +24,8 @@ from src.data.samplers import Ordered
 from src.errors import UserError
 from src.files import atomic_path, delete_unfinished, save_text
 from src.inference.ensemble import ENSEMBLES
+from src.training.processes import choose_interface
+from src.training.provenance import read_versions
 
 _MANY_ROWS, _MANY_VALUES = 100_000, 2**26  # of all networks, from which on there are parts: a long run, 256 MB
 _PART_ROWS, _PART_VALUES = 8192, 2**24  # at most of a part: what a kill loses, 64 MB
@@ -42,6 +44,7 @@ class Processes:
     def share(self, build):
         """Return what build() returns in the first process, where alone it is called."""
         if self.count > 1 and not torch.distributed.is_initialized():  # days, as the first one may decode all images
+            choose_interface()
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         values = [build() if self.rank == 0 else None]
         if self.count > 1:
@@ -236,7 +239,9 @@ def open_parts(folder, processes, config, folds, table, rows, size, device):
     first, fingerprint = processes.share(begin)
     where = f"process {processes.rank} on {platform.node()}"
     if own != first:
-        raise UserError(f"{where}: has another run, test rows or code than the first; copy them, or share one folder")
+        raise UserError(
+            f"{where}: has another run, code, libraries or test rows than the first; give every host the same"
+        )
     for _ in range(_PATIENCE):  # a network's folder may show a file late
         with suppress(OSError):
             if (folder / _SUBMISSION).read_text(encoding="utf-8") == fingerprint:
@@ -293,12 +298,7 @@ class _Part:
 def _compute_fingerprint(config, folds, table, rows, size, device):
     """Return a hash of what decides the predictions on any host: settings, weights, code, test rows."""
     settings = {key: str(value_of(config, key)) for key in (*training_settings(), *_SETTINGS)}
-    settings |= {
-        "part_rows": size,
-        "batch_size": config.eval_batch_size,
-        "device": device.type,
-        "torch": torch.__version__,
-    }
+    settings |= {"part_rows": size, "batch_size": config.eval_batch_size, "device": device.type, **read_versions()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     weights = [fold.weights(config.train.select) for fold in folds]
     for path in (*weights, *sorted((REPOSITORY / "src").rglob("*.py"))):

@@ -29,7 +29,7 @@ def start_processes(config, device=None):
     device, is_several = resolve_device(device or config.device), "WORLD_SIZE" in os.environ
     if is_several:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # or accelerate warns; `share_cores` decides
-        _choose_interface()
+        choose_interface()
     elif device.type != "cpu":
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     # a process may train twice, with other precisions; several of torchrun stay connected
@@ -45,7 +45,7 @@ def start_processes(config, device=None):
     return processes
 
 
-def _choose_interface():
+def choose_interface():
     """Let gloo use the network that leads to torchrun's master, unless a variable names one.
 
     It would take the address of the host's own name, which on many systems is 127.0.0.1, where no other host finds it.

@@ -186,7 +186,10 @@ def test_a_process_that_has_other_rows_or_another_folder_is_refused(tmp_path, mo
     monkeypatch.setattr(module, "_PATIENCE", 1)
     monkeypatch.setattr(module.platform, "node", lambda: "host2")
     for second, line in (
-        (Second(False, False), "has another run, test rows or code than the first; copy them, or share one folder"),
+        (
+            Second(False, False),
+            "has another run, code, libraries or test rows than the first; give every host the same",
+        ),
         (
             Second(True, True),
             f"does not see {tmp_path}/parts of the first; set infer.output to a folder that all hosts share",

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from src.competition.demo import write_demo
 from src.config.settings import REPOSITORY
-from src.training.processes import _choose_interface
+from src.training.processes import choose_interface
 from tests.launch import TINY, Forked
 
 WORDS = [*TINY, "fold=0", "device=cpu", "train.batch_size=8", "checkpoint_minutes=0", "name=both"]
@@ -190,6 +190,6 @@ def test_gloo_takes_the_network_that_leads_to_the_master(monkeypatch):
         ("LOCAL_WORLD_SIZE", "1", name),
     ):
         monkeypatch.setenv(variable, value)
-        _choose_interface()
+        choose_interface()
         assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
         monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
