@@ -5,10 +5,11 @@ import math
 import os
 import platform
 import re
+import socket
 import statistics
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import joblib
@@ -28,8 +29,29 @@ def resolve_device(name):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device meta has no numbers
     except (RuntimeError, AssertionError, ImportError):
-        raise UserError(f"device={name}: not on this machine; set device=auto or device=cpu") from None
+        advice = "set device=auto or device=cpu"
+        if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+            advice = f"start torchrun with --nproc_per_node {torch.cuda.device_count()}, as many as GPUs"
+        raise UserError(f"device={name}: not on this machine; {advice}") from None
     return device
+
+
+def choose_interface():
+    """Let gloo use the network that leads to torchrun's master, unless a variable names one.
+
+    It would take the address of the host's own name, which on many systems is 127.0.0.1, where no other host finds it.
+    """
+    master, names = os.environ.get("MASTER_ADDR"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    if master is None or len({os.environ.get(name) for name in names}) == 1 or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    for host in (master, "192.0.2.1"):  # its own name, or else where the default route leads to
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # sends nothing
+            found = probe.getsockname()[0]
+            names = [name for name, all_of in psutil.net_if_addrs().items() if found in [one.address for one in all_of]]
+            if names and not found.startswith("127."):
+                os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+                return
 
 
 def resolve_precision(name, device):

@@ -1,5 +1,7 @@
 """Devices and precisions by name; cores are shared, not fought for."""
 
+import os
+import re
 import time
 
 import joblib
@@ -11,6 +13,7 @@ from src.device import (
     OtherPrograms,
     ThreadGuard,
     autocast,
+    choose_interface,
     has_bf16_units,
     resolve_device,
     resolve_precision,
@@ -68,6 +71,36 @@ def test_a_device_that_is_not_there_is_one_line():
     for name in ("cuda:77", "gpu", "meta", "hpu"):
         with pytest.raises(UserError, match=f"device={name}: not on this machine"):
             resolve_device(name)
+
+
+def test_more_processes_than_gpus_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(
+        UserError, match="^device=cuda:1: not on this machine; start torchrun with --nproc_per_node 1, as"
+    ):
+        resolve_device("auto")
+
+
+def test_gloo_takes_the_network_that_leads_to_the_master(monkeypatch):
+    own = [(name, one.address) for name, all_of in psutil.net_if_addrs().items() for one in all_of]
+    own = [(name, address) for name, address in own if re.fullmatch(r"[\d.]+", address) and address[:4] != "127."]
+    if not own:
+        pytest.skip("this machine has no network")
+    name, address = own[0]
+    for variable, value in {"MASTER_ADDR": address, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    for variable, value, expected in (
+        ("LOCAL_WORLD_SIZE", "1", "mine"),  # what is set stays
+        ("LOCAL_WORLD_SIZE", "2", None),  # all on one host
+        ("LOCAL_WORLD_SIZE", "1", name),
+    ):
+        monkeypatch.setenv(variable, value)
+        choose_interface()
+        assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
 
 
 def test_threads_and_loaders_together_fill_the_cores(monkeypatch):

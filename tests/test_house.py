@@ -44,7 +44,7 @@ DOORS = {
     "matplotlib": ("analysis/",),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
-    "psutil": ("device.py", "training/processes.py", "files.py"),
+    "psutil": ("device.py", "files.py"),
     "pyarrow": ("containers.py", "inference/parts.py"),
     "pydicom": ("data/",),
     "ray": ("ray_launcher.py",),

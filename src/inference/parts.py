@@ -21,10 +21,10 @@ from src.config.settings import REPOSITORY, value_of
 from src.containers import split_path
 from src.data.dataset import build_loader
 from src.data.samplers import Ordered
+from src.device import choose_interface
 from src.errors import UserError
 from src.files import atomic_path, delete_unfinished, save_text
 from src.inference.ensemble import ENSEMBLES
-from src.training.processes import choose_interface
 from src.training.provenance import read_versions
 
 _MANY_ROWS, _MANY_VALUES = 100_000, 2**26  # of all networks, from which on there are parts: a long run, 256 MB

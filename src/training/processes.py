@@ -3,12 +3,9 @@
 import hashlib
 import os
 import platform
-import socket
-from contextlib import suppress
 from datetime import timedelta
 
 import numpy as np
-import psutil
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
@@ -16,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from src.checkpointing.run_folder import training_settings
 from src.config.help import as_word
 from src.config.settings import REPOSITORY, value_of
-from src.device import resolve_device
+from src.device import choose_interface, resolve_device
 from src.errors import UserError, first_line
 from src.training.provenance import read_versions
 
@@ -43,23 +40,6 @@ def start_processes(config, device=None):
         raise UserError(f"the processes of torchrun do not reach each other ({first_line(error)}); {advice}") from None
     wait_at_most(PREPARING)
     return processes
-
-
-def choose_interface():
-    """Let gloo use the network that leads to torchrun's master, unless a variable names one.
-
-    It would take the address of the host's own name, which on many systems is 127.0.0.1, where no other host finds it.
-    """
-    if os.environ["WORLD_SIZE"] == os.environ.get("LOCAL_WORLD_SIZE") or "GLOO_SOCKET_IFNAME" in os.environ:
-        return
-    for host in (os.environ["MASTER_ADDR"], "192.0.2.1"):  # its own name, or else where the default route leads to
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing
-            found = probe.getsockname()[0]
-            names = [name for name, all_of in psutil.net_if_addrs().items() if found in [one.address for one in all_of]]
-            if names and not found.startswith("127."):
-                os.environ["GLOO_SOCKET_IFNAME"] = names[0]
-                return
 
 
 def wait_at_most(duration):

@@ -3,7 +3,6 @@
 tests/nightly/test_two_hosts.py has hosts with a network between them.
 """
 
-import os
 import re
 import shutil
 import socket
@@ -12,7 +11,6 @@ import sys
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import timm
 from safetensors.numpy import load_file
@@ -20,7 +18,6 @@ from safetensors.torch import save_file
 
 from src.competition.demo import write_demo
 from src.config.settings import REPOSITORY
-from src.training.processes import choose_interface
 from tests.launch import TINY, Forked
 
 WORDS = [*TINY, "fold=0", "device=cpu", "train.batch_size=8", "checkpoint_minutes=0", "name=both"]
@@ -173,23 +170,3 @@ def test_two_processes_learn_as_one_with_twice_the_batch(folders):
     weights = [load_file(folders[0] / "outputs" / name / "fold0/last.safetensors") for name in ("both", "one")]
     for name, tensor in weights[0].items():
         np.testing.assert_allclose(tensor, weights[1][name], rtol=1e-3, atol=1e-4, err_msg=name)
-
-
-def test_gloo_takes_the_network_that_leads_to_the_master(monkeypatch):
-    own = [(name, one.address) for name, all_of in psutil.net_if_addrs().items() for one in all_of]
-    own = [(name, address) for name, address in own if re.fullmatch(r"[\d.]+", address) and address[:4] != "127."]
-    if not own:
-        pytest.skip("this machine has no network")
-    name, address = own[0]
-    for variable, value in {"MASTER_ADDR": address, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
-    for variable, value, expected in (
-        ("LOCAL_WORLD_SIZE", "1", "mine"),  # what is set stays
-        ("LOCAL_WORLD_SIZE", "2", None),  # all on one host
-        ("LOCAL_WORLD_SIZE", "1", name),
-    ):
-        monkeypatch.setenv(variable, value)
-        choose_interface()
-        assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
-        monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
