@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from src.checkpointing.run_folder import RunFolder
+from src.competition import submission
 from src.competition.submission import (
     asks_for_labels,
     build_submission,
@@ -390,3 +391,32 @@ def test_a_sample_of_groups_is_answered_by_the_column_that_makes_them(write_comp
     test = load_test_table(competition, ("y",))
     check_sample(sample, competition, test, ("y",))
     assert sorted(set(test.units)) == ids
+
+
+@pytest.mark.parametrize(
+    ("header", "settings", "decision"),
+    [
+        ("id,cat,dog,eel", {}, None), ("id,label", {"task": "multiclass"}, None), ("nr,id,p_cat,p_dog,p_eel", {}, None),
+        ("id,cat,dog,eel", {}, Decision(0.25)),
+    ],
+)  # fmt: skip
+def test_a_large_submission_is_written_and_refused_by_pieces_as_at_once(
+    write_competition, tmp_path, monkeypatch, header, settings, decision
+):
+    text = header + "\n" + "".join(
+        ",".join({"id": one, "nr": str(row), "label": "cat"}.get(name, "0") for name in header.split(",")) + "\n"
+        for row, one in enumerate(("3", "01", "02"))
+    )  # fmt: skip
+    competition = write_competition({"s.csv": text}, sample_submission="s.csv", **settings)
+    sample, found = load_sample(competition), []
+    for at_once in (submission._VALUES_AT_ONCE, 4):  # a row
+        monkeypatch.setattr(submission, "_VALUES_AT_ONCE", at_once)
+        path = tmp_path / f"{at_once}.csv"
+        write_submission(path, sample, competition, IDS, PROBS, CLASSES, decision)
+        found.append([path.read_bytes()])
+        if "label" not in header:
+            for column in ([0.5, np.nan, np.nan], [2.0, 0.5, 3.0], [0.5, 0.5, 0.5]):
+                probs = np.column_stack([column, PROBS[:, 1:]])
+                words = (path, sample, competition, IDS, probs, CLASSES, decision)
+                found[-1].append(refusal(write_submission, *words))
+    assert found[0] == found[1]
