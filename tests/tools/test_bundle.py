@@ -186,6 +186,18 @@ def test_images_outside_the_root_are_refused(write_run, tmp_path, capsys):
     )
 
 
+def test_images_elsewhere_are_refused_with_what_helps(write_run, capsys):
+    run = write_run("a", "competition.root=https://host/data")
+    line = "competition.root=https://host/data: a bundle infers without a network; add competition.root=FOLDER"
+    assert refusal(capsys, run, "output=o", "wheels=none") == line
+    main([run, "output=o", "wheels=none", "competition.root=data"])
+    assert load_saved_config("o/runs/a").competition.root == "data"
+    run = write_run("b", "competition.train_image=s3://bucket/{image}.png")
+    advice = "a bundle infers without a network; train on patterns below competition.root"
+    line = refusal(capsys, run, "output=p", "wheels=none")
+    assert line == f"competition.train_image=s3://bucket/{{image}}.png: {advice}"
+
+
 def test_the_root_is_never_written_as_a_whole():
     assert list_roots("/mnt/x/data", "/home/ann/bundle") == ["data"]
     assert list_roots("/home/ann/data/x", "/home/ann/bundle") == ["x", "../data/x"]

@@ -102,6 +102,8 @@ USAGE = "python -m tools.adopt FOLDER [name=NAME] [output=FILE.yaml] [overwrite=
         (["x", "name=a/b"], "command line: name=a/b is not a word of letters, digits, - and _"),
         (["x"], "x: no such folder; give the folder that holds a competition's data"),
         (["x", "unzip=true"], "x: no such folder; give the folder that holds a competition's data"),
+        (["s3://b/x"], "s3://b/x: what lies elsewhere cannot be adopted; write configs/competition/NAME.yaml, with root: "
+         "this URL, as docs/scale.md shows"),
     ],
 )
 def test_wrong_words(words, line, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from PIL import Image
 
 from src.competition.image_files import Paths
 from src.config.settings import Competition
+from src.errors import UserError
+from tests.http_server import Server
 from tools.doctor.scan import scan_images
 
 
@@ -113,3 +115,16 @@ def test_encoding_anew_gives_back_the_size_of_the_same_encoder(tmp_path):
         sizes[quality] = scan.num_bytes[0] / scan.encoded[0]
     assert sizes[95] == pytest.approx(1, abs=0.1)
     assert sizes[60] < 0.8
+
+
+def test_elsewhere_the_size_is_of_what_was_read_and_a_server_that_is_down_ends_the_scan(quick):
+    png = encode(SMOOTH, "PNG")
+    with Server({"a.png": png, "b.png": b"odd", "c.png": b""}) as server:
+        paths = Paths.of(f"{server.url}/{name}.png" for name in "abcd")
+        scan = scan_images(paths, Competition())
+        assert scan.num_bytes.tolist() == [len(png), 3, 0, -1]
+        assert scan.modified.tolist() == [0, 0, 0, 0]
+        assert sorted(scan.reasons) == [1, 2, 3]
+        server.faults = {"b.png": [500] * 5}
+        with pytest.raises(UserError, match="cannot be read in 5 tries"):
+            scan_images(paths, Competition())
