@@ -89,6 +89,8 @@ def test_an_existing_file_is_kept_unless_it_is_the_same_or_overwritten(folder, t
 
 USAGE = "python -m tools.adopt FOLDER [name=NAME] [output=FILE.yaml] [overwrite=true] [unzip=true]"
 
+ELSEWHERE = "write configs/competition/NAME.yaml, with root: this URL, as docs/scale.md shows"
+
 
 @pytest.mark.parametrize(
     ("words", "line"),
@@ -102,8 +104,7 @@ USAGE = "python -m tools.adopt FOLDER [name=NAME] [output=FILE.yaml] [overwrite=
         (["x", "name=a/b"], "command line: name=a/b is not a word of letters, digits, - and _"),
         (["x"], "x: no such folder; give the folder that holds a competition's data"),
         (["x", "unzip=true"], "x: no such folder; give the folder that holds a competition's data"),
-        (["s3://b/x"], "s3://b/x: what lies elsewhere cannot be adopted; write configs/competition/NAME.yaml, with root: "
-         "this URL, as docs/scale.md shows"),
+        (["s3://b/x"], f"s3://b/x: what lies elsewhere cannot be adopted; {ELSEWHERE}"),
     ],
 )
 def test_wrong_words(words, line, tmp_path, monkeypatch):
