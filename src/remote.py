@@ -49,8 +49,16 @@ def check_url(where, url):
 
 def list_folder(url):
     """Return (files, folders), two sets of names, empty where there is no such folder; not of http."""
-    found = _try(url, lambda fs: fs.ls(url, detail=True) if fs.exists(url) else [])
-    named = [(one["name"].rstrip("/").rpartition("/")[2], one) for one in found]
+
+    def read(fs):
+        try:
+            return fs.ls(url, detail=True)
+        except FileNotFoundError:
+            return []
+        finally:
+            fs.invalidate_cache()  # which takes 1 KB a file, and would be old the next time
+
+    named = [(one["name"].rstrip("/").rpartition("/")[2], one) for one in _try(url, read)]
     folders = {name for name, one in named if one["type"] == "directory"}
     version = lambda one: zlib.crc32(repr([one.get(key) for key in _VERSIONS]).encode())  # noqa: E731
     _LISTED[url] = {name: (one["size"], version(one)) for name, one in named if name not in folders}

@@ -155,3 +155,21 @@ def test_local_files_do_without_fsspec(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_folder_that_cannot_be_listed_now_is_not_taken_for_empty(quick, monkeypatch):
+    """No file system here fails by itself: the memory one is made to, as object stores do now and then."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/failing/1.jpg", b"1")
+    faults, plain = [ConnectionResetError("reset"), TimeoutError()], memory.ls
+
+    def fail(*words, **named):
+        if faults:
+            raise faults.pop()
+        return plain(*words, **named)
+
+    monkeypatch.setattr(memory, "ls", fail)
+    assert list_folder("memory://failing") == ({"1.jpg"}, set())
+    faults += [PermissionError("denied")]
+    line = "memory://failing: cannot be read (PermissionError denied); give credentials as docs/scale.md says"
+    assert line_of(list_folder, "memory://failing") == line
