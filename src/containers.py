@@ -48,10 +48,7 @@ def list_folder(path):
 
 
 def stat_file(path):
-    """Return (bytes, time of the last change in ns), of a container where it is one; UserError: there is no file.
-
-    Of a URL see `remote.stat_file`.
-    """
+    """Return (bytes, time of the last change in ns), of a container where it is one; UserError: there is no file."""
     if is_url(path):
         return remote.stat_file(path)
     where, member = split_path(path)

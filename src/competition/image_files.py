@@ -7,11 +7,10 @@ from itertools import islice
 
 import numpy as np
 
+from src import remote
 from src.config.registry import list_names
 from src.containers import SUFFIXES, list_folder, split_path, stat_file
 from src.errors import UserError
-from src.remote import HTTP, is_url
-from src.remote import list_folder as list_url
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -39,7 +38,7 @@ def check_not_empty(paths):
 def name_row(error, ids, paths):
     """Return an error's text; before that about a file elsewhere comes the id of the first row that has the file."""
     file = str(error).partition(": ")[0]
-    rows = zip(ids, paths, strict=True) if is_url(file) else ()
+    rows = zip(ids, paths, strict=True) if remote.is_url(file) else ()
     return next((f"id {one}: {error}" for one, path in rows if file in path.split(JOIN)), str(error))
 
 
@@ -85,10 +84,8 @@ class FileTree:
     def match(self, path):
         """Return the files, relative to the root, that fit a path; STAR is anything within one name."""
         folder, _, last = path.rpartition("/")
-        if self._root.startswith(HTTP) and STAR not in path:
-            return [path]  # which only reading tells
-        if STAR not in path:
-            return [path] if last in self.list_folder(folder)[0] else []
+        if STAR not in path:  # over http only reading tells
+            return [path] if self._root.startswith(remote.HTTP) or last in self.list_folder(folder)[0] else []
         found = [f"{one}/{name}".lstrip("/") for one in self._folders(folder) for name in self._find(one, last, 0)]
         return [file for file in found if is_image(file) or not last.endswith(STAR)]
 
@@ -118,10 +115,10 @@ class FileTree:
     def list_folder(self, folder):
         """Return the names of (files, others) in a folder, also of a container; links count as what they lead to."""
         path = f"{self._root}/{folder}".rstrip("/")
-        if path.startswith(HTTP):
+        if path.startswith(remote.HTTP):
             raise UserError(f"{path}: http lists no files; set a table of the ids, and patterns without *")
-        if folder not in self._listed and is_url(path):
-            self._listed[folder] = list_url(path)
+        if folder not in self._listed and remote.is_url(path):
+            self._listed[folder] = remote.list_folder(path)
         if folder not in self._listed and split_path(path)[1] is not None:
             self._listed[folder] = list_folder(path)
         if folder not in self._listed:

@@ -3,8 +3,7 @@
 A pattern is relative to the competition's root, or absolute: {column} is a row's value, {column[0]} a letter of it, and
 * anything within one name. Of several patterns the one that has a row's image counts. A pattern that ends in * finds
 only images, by their suffix; .* at its end is one suffix. A zip, HDF5 or parquet file is a folder: train.zip/{id}.jpg.
-
-A pattern, or the root, may be a URL; what a row's values are never makes one, and leads to no other folder of it.
+A pattern or the root may be a URL; a row's values make none, and lead out of no folder.
 
 Where competition.images is set a row has several files, of every pattern: its path is theirs, joined by JOIN.
 """
@@ -89,19 +88,13 @@ def find_present(competition, key, rows, ids):
     """Return (is_present, paths) as `find_images` would: (N,) bool, and Paths of the images that are there."""
     paths = Paths.of(_match_rows(competition, key, rows, ids))
     is_present = paths._encoded != b""
-    if is_present.all():
-        _check_few(paths, ids)
-    return is_present, paths if is_present.all() else paths[is_present]
-
-
-def _check_few(paths, ids):
-    """Read three rows' images by http, of which no listing has said that they are there."""
-    rows = range(len(paths))[:: max(1, (len(paths) - 1) // 2)][:3]
     try:
-        for file in (file for row in rows for file in paths[row].split(JOIN) if file.startswith(HTTP)):
-            read_file(file)
+        for row in range(len(paths))[:: max(1, (len(paths) - 1) // 2)][:3]:  # http lists none: three are looked at
+            for file in (file for file in paths[row].split(JOIN) if file.startswith(HTTP)):
+                read_file(file)
     except UserError as error:
         raise UserError(name_row(error, ids, paths)) from None
+    return is_present, paths if is_present.all() else paths[is_present]
 
 
 def list_images(competition, key):

@@ -33,15 +33,12 @@ def _fetch_ahead(paths):
 
 
 def find_unreadable(paths, competition):
-    """Decode every image once; return [(its place, reason)] of those that cannot be decoded, UserError if none can.
-
-    A file elsewhere that cannot be had this time is an error, too.
-    """
+    """Decode every image once; return [(its place, reason)] of those that cannot be decoded, UserError if none can."""
 
     def find_reason(path):
         try:
             decode_image(path, competition)
-        except remote.Unreachable:
+        except remote.Unreachable:  # which says nothing about the image
             raise
         except UserError as error:
             return str(error)
