@@ -78,9 +78,9 @@ def load_features(run, transforms, paths, network=None):
     with hold(path.with_suffix(".lock"), waiting) if accelerator.is_main_process else nullcontext():
         is_saver = accelerator.is_local_main_process  # of each host, as it may have a folder of its own
         is_there = all(gather_object([not is_saver or is_kept(path)]))
-        if not is_there:
-            views = [_compute_view(run, network, view, transform) for view, transform in enumerate(transforms)]
-            if is_saver:
+        views = [] if is_there else [_compute_view(run, network, *one) for one in enumerate(transforms)]
+        for is_turn in (accelerator.is_main_process, is_saver) if views else ():  # hosts may also share a folder
+            if is_turn and not is_kept(path):
                 delete_unfinished(path.parent)
                 features = np.stack(views)
                 try:
