@@ -132,12 +132,14 @@ def _report_end(run, fold, job, status, line):
         if line.startswith("wandb sync"):
             print(line)
         return []
-    if status in (0, 130, 143, -signal.SIGTERM, -signal.SIGINT):
-        print(f"{job.name}: {line}", flush=True)
-        return [("a signal to its process", 143) if status else ("the end of time_budget", 0)]
-    what = line.removeprefix("error: ") if status == 2 else f"crashed with exit status {status} ({line})"
-    where = "" if what.startswith(job.name) else f"{job.name}: "
-    raise UserError(f"{where}{what}; {job.log} has all that it printed")
+    is_stopped = status in (0, 130, 143, -signal.SIGTERM, -signal.SIGINT)
+    is_told = is_stopped or status == 2
+    what = line.removeprefix("error: ") if is_told else f"crashed with exit status {status} ({line})"
+    what = what if what.startswith(job.name) else f"{job.name}: {what}"
+    if not is_stopped:
+        raise UserError(f"{what}; {job.log} has all that it printed")
+    print(what, flush=True)
+    return [("a signal to its process", 143) if status else ("the end of time_budget", 0)]
 
 
 def _print_seeds(configs):

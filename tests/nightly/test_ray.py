@@ -10,6 +10,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from src.config.load import load_config
+from src.launchers import Job, build_launcher, run_jobs
 from tests.launch import TINY, run_here
 
 pytestmark = pytest.mark.nightly
@@ -136,3 +138,12 @@ def test_without_an_address_a_ray_of_this_machine_comes_and_goes(tiny_run):
     assert_same(folder, "here", "demo_default")
     left = [one for one in psutil.process_iter(["name"]) if one.pid not in before and "raylet" in one.info["name"]]
     assert left == []
+
+
+def test_a_task_that_cannot_begin_on_its_node_says_why(tmp_path, monkeypatch):
+    job = Job("fold 0", ("fold=0",), tmp_path / "fold0.log")
+    with build_launcher(load_config(["launcher=ray", "threads=1", "train.num_workers=0"])) as launcher:
+        monkeypatch.setattr(os, "getcwd", lambda: "/nowhere")
+        [(_, status, line)] = run_jobs(launcher, [job])
+    assert status == 2
+    assert line.startswith("error: launcher=ray: the task failed (FileNotFoundError: ")

@@ -124,7 +124,7 @@ def test_how_a_job_has_ended_is_one_line(make_run, make_table, capsys):
             _report_end(run, 1, job, status, line)
         assert str(caught.value) == expected
     assert _report_end(run, 1, job, 143, "saved") == [("a signal to its process", 143)]
-    assert _report_end(run, 1, job, 0, "saved") == [("the end of time_budget", 0)]
+    assert _report_end(run, 1, job, 0, "fold 1: saved") == [("the end of time_budget", 0)]
     save_json(run.folder.fold(1).meta, {"best_score": 0.75, "last_score": 0.5, "seconds": 8.04})
     assert _report_end(run, 1, job, 0, "wandb sync a") == []
     assert capsys.readouterr().out == "fold 1: saved\n" * 2 + "fold 1: roc_auc 0.50000, 8.0 s\nwandb sync a\n"
