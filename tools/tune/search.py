@@ -286,12 +286,13 @@ class Loop:
             self._check_failures(number, one.reason)
 
     def _check_failures(self, number, reason):
-        """Raise a UserError where the first trials have failed alike; they will be tried again."""
+        """Raise a UserError where trials fail alike and none ends well; they will be tried again."""
         self.failed.append((number, reason))
-        alike = {re.sub(r"\d+", "#", why) for _, why in self.failed}
-        if len(self.failed) >= _NUM_ALIKE and len(alike) == 1 and not self.search.trials("COMPLETE", "PRUNED"):
+        what = [re.sub(r"\d+", "#", why.partition(": ")[2] or why) for _, why in self.failed[-_NUM_ALIKE:]]
+        if len(what) == _NUM_ALIKE and len(set(what)) == 1 and not self.search.trials("COMPLETE", "PRUNED"):
             self.search.leave_out([number for number, _ in self.failed])
-            raise UserError(f"{self.options.folder}: the first {len(self.failed)} trials have failed alike: {reason}")
+            found = f"{_NUM_ALIKE} trials have failed alike, and none has ended"
+            raise UserError(f"{self.options.folder}: {found}: {reason}")
 
 
 def read_scores(path):

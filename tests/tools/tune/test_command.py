@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 from src.checkpointing.run_folder import differing_settings
 from src.config.load import load_config, load_saved_config
@@ -97,13 +96,15 @@ def test_a_search_leaves_trials_a_recipe_that_trains_the_same_and_a_page(place, 
 
 @pytest.mark.slow
 def test_trials_that_fail_alike_end_the_search_and_are_tried_again(place, capsys):
-    """Of two settings each may be right, and both together not: such a trial fails, and others go on."""
+    """Each says why; the same command does not count them."""
     Path("space.yaml").write_text("train.pseudo: [outputs/one, outputs/two]\noptimizer.lr: [0.1, 0.2, 0.3]")
-    line = refuse(capsys, *WORDS)
-    assert line.startswith("error: outputs/search: the first 3 trials have failed alike: outputs/")
-    assert refuse(capsys, *WORDS) == line  # of three others
-    trials = yaml.safe_load(Path("outputs/search/space.yaml").read_text())
-    assert trials == {"train.pseudo": ["outputs/one", "outputs/two"], "optimizer.lr": [0.1, 0.2, 0.3]}
+    for number in (0, 3):
+        line = refuse(capsys, *WORDS)
+        assert line.startswith("error: outputs/search: 3 trials have failed alike, and none has ended: outputs/")
+        trials = pd.read_csv("outputs/search/trials.csv")
+        assert trials["number"].tolist() == [number, number + 1, number + 2]
+        assert set(trials["state"]) == {"failed"}
+        assert trials["reason"].str.contains("not a run (no config.yaml)", regex=False).all()
 
 
 def start(place, *words):
