@@ -2,6 +2,7 @@
 
 import shlex
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -78,8 +79,10 @@ def judge_search(metric, trials, folds, is_pruned, load, plain=None):
     """Return {honest, honest_interval, honest_folds, chosen, best_there, gain, gain_interval, note}; None: unknown.
 
     For each fold the trial is chosen that is best on the other folds, and its predictions of that fold are pooled: the
-    fold had no part in choosing. Pruning looks at the first fold, so that where trials were pruned, fewer are left that
-    are bad there: the first fold is then left out. What remains is that the sampler has seen all folds' scores.
+    fold had no part in choosing. Of a metric of ranks, the probabilities become ranks within each fold where several
+    trials are chosen: a user takes one trial, whose probabilities agree. Pruning looks at the first fold, so that where
+    trials were pruned, fewer are left that are bad there: it is then left out. What remains is that the sampler has
+    seen all folds' scores.
 
     Args:
         trials: complete FrozenTrials, whose user_attrs hold `folds` and `without` of search.score_trial.
@@ -108,18 +111,21 @@ def judge_search(metric, trials, folds, is_pruned, load, plain=None):
         where = listing(sorted({one.user_attrs.get("host", "") for one in chosen.values() if one.number in away}))
         note = f"mean of the folds, as predictions of trials {listing(away)} are on {where}"
         return found | {"honest": float(mean), "note": note}
-    nested = join([_of_fold(predicted[one.number], fold) for fold, one in chosen.items()])
+    ranks = metric.is_ranking and len(set(found["chosen"].values())) > 1  # their probabilities need not agree
+    nested = join([_of_fold(predicted[one.number], fold, ranks) for fold, one in chosen.items()])
     judged = judge(metric, nested)
     found |= {"honest": judged["pooled"], "honest_interval": judged["interval"]}
     if predicted[best.number] is not None:
-        same = join([_of_fold(predicted[best.number], fold) for fold in chosen])
+        same = join([_of_fold(predicted[best.number], fold, ranks) for fold in chosen])
         found["best_there"] = float(metric.score(same.targets, same.probs))
-    ranked, (low, high) = judged["rank_per_fold"], judged["interval"] or (np.nan, np.nan)
-    are_several = ranked is not None and len(set(found["chosen"].values())) > 1
-    if are_several and abs(ranked - judged["pooled"]) > (high - low) / 10:
-        found["note"] = f"{ranked:.5f} by ranks within the folds: the probabilities of different trials do not agree"
+    if ranks:
+        plainly = join([_of_fold(predicted[one.number], fold) for fold, one in chosen.items()])
+        pooled = float(metric.score(plainly.targets, plainly.probs))
+        found["note"] = (
+            f"by ranks within each fold, as different trials' probabilities differ (as they are: {pooled:.5f})"
+        )
     if plain and predicted[plain.number] is not None:
-        probs = join([_of_fold(predicted[plain.number], fold) for fold in chosen]).probs
+        probs = join([_of_fold(predicted[plain.number], fold, ranks) for fold in chosen]).probs
         sampling = sample_scores(metric, nested.targets, [probs, nested.probs], nested.groups)
         found["gain"], low, high, _ = sampling.difference(0, 1)
         found["gain_interval"] = [low, high]
@@ -142,8 +148,9 @@ def join(parts):
     return OutOfFold(*arrays, parts[0].target_names, groups)
 
 
-def _of_fold(oof, fold):
-    return oof.take(oof.folds == fold)
+def _of_fold(oof, fold, as_ranks=False):
+    own = oof.take(oof.folds == fold)
+    return replace(own, probs=pd.DataFrame(own.probs).rank(pct=True).to_numpy()) if as_ranks else own
 
 
 def describe(options, trial):
@@ -158,11 +165,12 @@ def describe_results(metric, found):
     if found["honest"] is not None:
         line = f"honest {metric.name}: {found['honest']:.5f}, 95 % {describe_interval(found['honest_interval'])}"
         lines.append(f"{line}, folds {listing(found['honest_folds'], 20)}, each by a trial chosen on the others")
-        if found["best_there"] is not None and len(found["honest_folds"]) < len(found["folds"]):
-            why = f"without fold {found['folds'][0]}, on which trials were pruned"
-            lines.append(f"{why}; the best trial has {found['best_there']:.5f} there")
+        if len(found["honest_folds"]) < len(found["folds"]):
+            lines.append(f"without fold {found['folds'][0]}, on which trials were pruned")
     if found["note"]:
         lines.append(found["note"])
+    if found["best_there"] is not None:
+        lines.append(f"in the same way the best trial has {found['best_there']:.5f}")
     if found["recipe_score"] is not None:
         lines.append(f"the recipe itself, trial 0: {found['recipe_score']:.5f}")
     if found["gain"] is not None:

@@ -1,11 +1,13 @@
 """The honest score, by hand: of each fold the trial that is best on the others, and what pruning does to it."""
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
 
 from src.checkpointing.run_folder import RunFolder
 from src.evaluation.metrics import build_metric
+from src.evaluation.out_of_fold import OutOfFold
 from tools.tune.results import judge_search, load_predictions
 from tools.tune.search import score_trial
 
@@ -55,3 +57,20 @@ def test_the_honest_score_pools_what_the_other_folds_choose(trials, tmp_path, fe
     away = judge([0, 1, 2], False, lambda one: load_predictions(tmp_path, one, [0, 1, 2]) if one.number else None)
     assert (away["honest"], away["honest_interval"]) == (pytest.approx(3), None)
     assert away["note"] == "mean of the folds, as predictions of trials 0 are on there"
+
+
+def test_ranks_are_pooled_where_different_trials_probabilities_do_not_agree(few_samples):
+    """Each trial orders each fold rightly, one with probabilities below .1, the other with some above .9."""
+    study, folds, targets = optuna.create_study(direction="maximize"), np.repeat([0, 1], 4), np.tile([0.0, 1], 4)
+    for without in ({"0": 1.0, "1": 0.9}, {"0": 0.9, "1": 1.0}):
+        attributes = {"without": without, "folds": {"0": 1.0, "1": 1.0}}
+        study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs=attributes))
+
+    def load(one):
+        probs = (targets + 9 * one.number + np.arange(8) / 100)[:, None] / 11
+        return OutOfFold(folds.astype(str), folds, targets[:, None], probs, ("y",), None)
+
+    found = judge_search(build_metric("roc_auc", "binary"), study.trials, [0, 1], False, load, study.trials[0])
+    assert found["chosen"] == {"0": 0, "1": 1}
+    assert (found["honest"], found["best_there"], found["gain"]) == (1, 1, 0)
+    assert found["note"].endswith("(as they are: 0.75000)")
