@@ -48,9 +48,9 @@ class Part:
 PARTS = {
     "machine": Part(10, "the GPU, versions, the limits of arithmetic and bus", "gpu_speed", "list_machine"),
     "images": Part(25, "draws the images; the cache is filled", "gpu_speed", "list_images"),
-    "correctness": Part(60, "each precision against fp32 on the CPU", "gpu_correctness", "list_correctness"),
-    "runs": Part(90, "whole runs: scores, resuming, inference", "gpu_correctness", "list_runs"),
-    "train": Part(120, "train.py's loop against the same steps alone, and peers", "gpu_speed", "list_training"),
+    "correctness": Part(45, "each precision against fp32 on the CPU", "gpu_correctness", "list_correctness"),
+    "runs": Part(75, "whole runs: scores, resuming, inference", "gpu_correctness", "list_runs"),
+    "train": Part(150, "train.py's loop against the same steps alone, and peers", "gpu_speed", "list_training"),
     "data": Part(55, "the loader alone, by workers; decoding", "gpu_speed", "list_data"),
     "inference": Part(40, "1 and 5 networks, with and without views", "gpu_speed", "list_inference"),
     "memory": Part(35, "peaks, and the largest batch", "gpu_speed", "list_memory"),

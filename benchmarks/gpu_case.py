@@ -55,7 +55,7 @@ class Sizes:
 SIZES = {
     "cuda": Sizes(
         ("resnet50", "convnext_nano", "vit_small_patch16_224"), ("resnet18", "convnext_atto", "vit_tiny_patch16_224"),
-        224, 4096, 375, 500, 256, 16, 60, 3, 2.0,
+        224, 4096, 375, 500, 128, 16, 60, 3, 2.0,
     ),
     "cpu": Sizes(
         ("test_resnet", "test_convnext", "test_vit"), ("test_resnet", "test_convnext", "test_vit"),

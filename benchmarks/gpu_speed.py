@@ -172,10 +172,11 @@ def train(case, model, *words):
         "num_workers": learner.train_loader.num_workers,
         "loop": rates(num_images, loop), "pure": rates(num_images, pure),
         "share": spread(alone / whole for alone, whole in zip(pure, loop, strict=True)),
-        "wait_share": sum(waits) / sum(loop), **profile(case, repeat(step, min(10, steps)), "gpu_busy"),
+        "seconds": spread(loop), "wait_share": sum(waits) / sum(loop), "first_wait": max(waits),
+        "gpu_busy": measure_busy(case, repeat(step, min(10, steps))),
         "lighter_data": name_lighter_data(learner.config),
     }  # fmt: skip
-    row["copy_share"] = profile(case, epoch, "busy")["copy_share"] if case.seconds_left > 10 else None
+    row["copy_share"] = time_copy(case, batch_size) * steps / row["seconds"]["median"] if case.is_cuda else None
     learner.train_loader.close()
     alone = endless_loader(learner.train_loader.dataset, batch_size, row["num_workers"])
     row["loader"] = time_loader(alone, case.sizes.seconds, 1 + 3 * row["num_workers"])
@@ -240,20 +241,23 @@ def name_lighter_data(config):
     return "set augment.preset=light"
 
 
-def profile(case, function, name):
-    """Return how much of a call's time the GPU works ({name: share}) and copies to it take; None on a CPU."""
-    if not case.is_cuda:
-        function()
-        return {name: None, "copy_share": None}
-    from torch.profiler import ProfilerActivity
+def time_copy(case, batch_size):
+    """Return the seconds that a batch's pixels take from pinned memory to the device."""
+    pixels = torch.empty((batch_size, case.sizes.image_size, case.sizes.image_size, 3), dtype=torch.uint8)
+    copy = partial(pixels.pin_memory().to, case.device, non_blocking=True)
+    copy()
+    return min(case.time(copy) for _ in range(5))
 
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+
+def measure_busy(case, function):
+    """Return the share of a call's time in which the GPU works; None on a CPU."""
+    if not case.is_cuda:
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         seconds = case.time(function)
     on_gpu = [one for one in profiler.events() if one.device_type == torch.autograd.DeviceType.CUDA]
     on_gpu = [one for one in on_gpu if not one.is_user_annotation]  # those span what they name
-    spans = sorted((one.time_range.start, one.time_range.end) for one in on_gpu)
-    copies = sum(one.time_range.end - one.time_range.start for one in on_gpu if "HtoD" in one.name)
-    return {name: total_covered(spans) / 1e6 / seconds, "copy_share": copies / 1e6 / seconds}
+    return total_covered(sorted((one.time_range.start, one.time_range.end) for one in on_gpu)) / 1e6 / seconds
 
 
 def total_covered(spans):
@@ -379,7 +383,7 @@ _VARIANTS = {
 
 
 def list_memory(case):
-    figures = [(f"{model}, peaks", partial(measure_peaks, case, model)) for model in case.sizes.models]
+    figures = [(f"{model}, peaks", partial(measure_peaks, case, model)) for model in reversed(case.sizes.models)]
     return figures + [(f"{model}, batch", partial(find_largest, case, model)) for model in case.sizes.models]
 
 
@@ -403,7 +407,7 @@ def measure_peaks(case, model):
     """Of a batch of 64; compiled only for the last network, whose blocks are alike: a minute for others."""
     batch_size, found = min(64, case.sizes.batch_size), {}
     for name, words in _VARIANTS.items():
-        if name == "compiled" and (model != case.sizes.models[-1] or not case.is_cuda or case.seconds_left < 40):
+        if name == "compiled" and (model != case.sizes.models[-1] or not case.is_cuda or case.seconds_left < 30):
             continue
         found[name] = measure_peak(case, model, batch_size, *words)
         free()
