@@ -280,7 +280,7 @@ def train_peer(case, system):
     sizes = case.sizes
     task = {
         "table": str(case.folder / "peers.csv"), "images": str(case.folder / "train"), "backbone": sizes.models[0],
-        "weights": None, "image_size": sizes.image_size, "batch_size": min(sizes.batch_size, 128), "epochs": 2,
+        "weights": None, "image_size": sizes.image_size, "batch_size": sizes.batch_size, "epochs": 2,
         "seed": 0, "device": case.device.type, "num_workers": joblib.cpu_count() if case.is_cuda else 0,
     }  # fmt: skip
     run = run_system(system, task)
@@ -352,7 +352,7 @@ def infer(case, num_networks, tta):
     """As infer.py predicts, from JPEG files, against the forward passes alone."""
     from benchmarks.inference import build_forwards
 
-    run = case.run(case.sizes.models[0], f"train.batch_size={max(2, case.sizes.batch_size // 2)}")
+    run = case.run(case.sizes.models[0])  # which predicts twice train.batch_size at once
     config, views = run.config, build_views(list(tta), run.config.image_size)
     most = min(len(run.table), 2048, max(256, 10_000 // (num_networks * (1 + len(views)))))
     table, views = run.table.take(np.arange(most)), list(views.values())
@@ -469,7 +469,7 @@ def compare(case, model, words, copies=None, flag=None):
         raise LeftOut("no such switch on a CPU")
     if is_compiled and case.seconds_left < 30:
         raise LeftOut("compiling needs 30 s")
-    batch_size = min(128, find_batch_size(case, model, *words[1]))
+    batch_size = find_batch_size(case, model, *words[1])
     shape, functions = (batch_size, case.sizes.image_size, case.sizes.image_size, 3), []
     for number, one in enumerate(words):
         step = build_step(case.learner(model, *one, f"train.batch_size={batch_size}", "train.num_workers=0"),
