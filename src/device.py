@@ -94,6 +94,17 @@ def autocast(device, precision):
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtypes[precision])
 
 
+def to_device(values, device):
+    """Move a tensor or {name: tensor} to the device; to CUDA through pinned memory, so that nothing waits for it.
+
+    To MPS, non_blocking can hand over memory that is already freed (pytorch issues 139550, 189690).
+    """
+    if isinstance(values, dict):
+        return {name: to_device(value, device) for name, value in values.items()}
+    is_async = device.type == "cuda" and values.device.type == "cpu"
+    return values.pin_memory().to(device, non_blocking=True) if is_async else values.to(device)
+
+
 def share_cores(device, num_workers=None, threads=None):
     """Divide this process's cores between torch and the loader's workers; return (number of workers, ThreadGuard).
 

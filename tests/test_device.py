@@ -18,6 +18,7 @@ from src.device import (
     resolve_device,
     resolve_precision,
     share_cores,
+    to_device,
 )
 from src.errors import UserError
 
@@ -29,6 +30,28 @@ def test_auto_is_fp32_on_a_cpu_and_fp16_is_refused_there():
     assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="precision=fp16: a CPU does not train in fp16; set precision=bf16"):
         resolve_precision("fp16", CPU)
+
+
+def test_memory_is_copied_asynchronously_to_cuda_only():
+    """From pinned memory; to MPS it would be wrong values, in silence."""
+
+    class Tensor:
+        device = CPU
+
+        def pin_memory(self):
+            return Pinned()
+
+        def to(self, device, non_blocking=False):
+            return device.type, non_blocking
+
+    class Pinned(Tensor):
+        def to(self, device, non_blocking):
+            return device.type, non_blocking, "pinned"
+
+    for name, expected in (("cuda", ("cuda", True, "pinned")), ("mps", ("mps", False)), ("cpu", ("cpu", False))):
+        moved = to_device({"image": Tensor(), "deep": {"age": Tensor()}}, torch.device(name))
+        assert moved == {"image": expected, "deep": {"age": expected}}
+    assert torch.equal(to_device(torch.ones(2), CPU), torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from src.device import to_device
 from src.errors import UserError
 
 
@@ -11,8 +12,8 @@ def mixup(inputs, targets, permutation, lam):
 
     Reference: Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018, arXiv:1710.09412, eq. 1.
     """
-    mixed = {name: torch.lerp(one[permutation], one, lam) for name, one in inputs.items()}
-    return mixed, torch.lerp(targets[permutation], targets, lam)
+    mixed = {name: torch.lerp(one[to_device(permutation, one.device)], one, lam) for name, one in inputs.items()}
+    return mixed, torch.lerp(targets[to_device(permutation, targets.device)], targets, lam)
 
 
 def cutmix(inputs, targets, permutation, box):
@@ -27,8 +28,8 @@ def cutmix(inputs, targets, permutation, box):
     mixed, targets = mixup({name: one for name, one in inputs.items() if one.ndim != 4}, targets, permutation, lam)
     for name, image in inputs.items():
         if image.ndim == 4:
-            mixed[name] = image.clone()
-            mixed[name][:, :, top:bottom, left:right] = image[permutation, :, top:bottom, left:right]
+            mixed[name], partners = image.clone(), to_device(permutation, image.device)
+            mixed[name][:, :, top:bottom, left:right] = image[partners, :, top:bottom, left:right]
     return mixed, targets
 
 
@@ -55,7 +56,7 @@ class Mixer:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         if rng.random() >= mix.prob:
             return inputs, targets
-        permutation = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
+        permutation = torch.from_numpy(rng.permutation(len(targets)))  # targets may still be on the CPU
         cutmix_share = 0 if mix.cutmix_alpha == 0 else 1 if mix.mixup_alpha == 0 else mix.switch_prob
         if rng.random() < cutmix_share:
             lam = rng.beta(mix.cutmix_alpha, mix.cutmix_alpha)

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from src.config.registry import check_kwargs
+from src.device import to_device
 from src.errors import UserError
 
 
@@ -167,23 +168,25 @@ def build_loss(config, class_weights=None, target_scale=None):
     has_gaps = task in ("multilabel", "regression") and config.competition.missing == "drop"
 
     def loss(logits, targets):
-        logits, keywords = logits.float(), given
+        logits, keywords, home = logits.float(), given, targets.device  # where targets lie: on the CPU nothing waits
         if target_scale is not None:
-            scale[:] = [one.to(logits.device) for one in scale]  # a copy in the first step only
+            scale[:] = [to_device(one, home) for one in scale]
             targets = (targets - scale[0]) / scale[1]
         if weights is not None:
-            given["weights"] = given["weights"].to(logits.device)  # a copy in the first step only
+            given["weights"] = to_device(given["weights"], logits.device)  # a copy in the first step only
         # label smoothing: Szegedy et al., Rethinking the Inception Architecture, 2016, arXiv:1512.00567, section 7
         alternatives = targets.shape[1] if task == "multiclass" else 2
         targets = targets.float() * (1 - settings.label_smoothing) + settings.label_smoothing / alternatives
         if has_gaps and settings.name not in _PAIRWISE:  # columns of the others are independent
             is_known = ~targets.isnan()  # these entries become one column
             if weights is not None:
-                keywords = given | {"weights": given["weights"].expand_as(targets)[is_known][:, None]}
-            logits, targets = logits[is_known][:, None], targets[is_known][:, None]
+                shares = to_device(weights, home).expand_as(targets)[is_known][:, None]
+                keywords = given | {"weights": to_device(shares, logits.device)}
+            index = to_device(is_known.flatten().nonzero()[:, 0], logits.device)
+            logits, targets = logits.flatten()[index][:, None], targets[is_known][:, None]
             if not len(targets):
                 return logits.sum()  # 0
-        return function(logits, targets, **keywords)
+        return function(logits, to_device(targets, logits.device), **keywords)
 
     return loss
 
@@ -200,8 +203,8 @@ def add_auxiliary_loss(loss, factor, num_targets, names, mean, std, is_share):
 
     def joint_loss(logits, targets):
         main = loss(logits[:, :num_targets], targets[:, :num_targets])
-        logits, targets = logits[:, num_targets:].float(), targets[:, num_targets:]
-        columns[:] = [one.to(logits.device) for one in columns]  # a copy in the first step only
+        logits, targets = logits[:, num_targets:].float(), to_device(targets[:, num_targets:], logits.device)
+        columns[:] = [to_device(one, logits.device) for one in columns]  # a copy in the first step only
         (shift, scale, weight, is_probability), is_known = columns, ~targets.isnan()
         targets = torch.where(is_known, (targets - shift) / scale, 0)
         cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")

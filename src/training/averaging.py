@@ -137,8 +137,9 @@ def refresh_batchnorm(network, batches):
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
-    for inputs in batches if norms else ():
+    for number, inputs in enumerate(batches if norms else (), 1):
+        for norm in norms:
+            norm.momentum = 1 / number  # the plain mean over batches, for which None would wait for the device
         network(**inputs)
     for norm, value in zip(norms, momenta, strict=True):
         norm.momentum = value

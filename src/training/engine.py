@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections import namedtuple
+from collections import deque, namedtuple
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 
 from src.checkpointing.progress import EpochProgress, write_rng_state
-from src.device import autocast
+from src.device import autocast, to_device
 from src.errors import UserError, explain, first_line
 from src.terminal import track
 
@@ -55,6 +55,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
     accumulate, clip_norm = learner.config.optimizer.accumulate_steps, learner.config.optimizer.clip_norm
     progress, rates, total = progress or EpochProgress(), [], len(loader)
     losses, first = progress.losses, progress.num_batches
+    checked = first
     began = time.perf_counter() - progress.seconds
     model.train()
     if progress.rng_state:
@@ -63,7 +64,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
     for step, batch in enumerate(batches, first):
         start = time.perf_counter()
         inputs = learner.network.normalize(_join_views(load_inputs(batch, accelerator.device)))
-        targets = to_device(batch["target"], accelerator.device)
+        targets = batch["target"]  # on the CPU until the loss, so that nothing waits for the device to know of gaps
         if learner.mixer:
             inputs, targets = learner.mixer(inputs, targets, learner.generator)
         is_update = (step + 1) % accumulate == 0 or step + 1 == total
@@ -83,16 +84,17 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
                 progress.gradient_norms = _compute_gradient_norms(learner)
             if clip_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-            optimizer.step()
+            if _take_step(optimizer, accelerator.scaler):
+                learner.schedule.step()
+                learner.average.after_step(learner.network)
             optimizer.zero_grad()
-            learner.schedule.step()
-            learner.average.after_step(learner.network)
             progress.num_batches, progress.seconds = step + 1, time.perf_counter() - began
             if after_step:
                 after_step(progress)
         learner.guard.after_step(time.perf_counter() - start)
         if (step + 1) % _CHECK_EVERY == 0 or step + 1 == total:
-            _check_finite(losses[first:], rates, first, epoch, accelerator, clip_norm)
+            _check_finite(losses[checked:], rates, checked, epoch, accelerator, clip_norm)
+            checked, rates = step + 1, []
     mean_loss = accelerator.reduce(torch.stack(losses).float().mean(), reduction="mean").item()
     seconds = time.perf_counter() - began
     images_per_second = round(loader.num_images * accelerator.num_processes / seconds, 1)
@@ -123,7 +125,7 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
     groups = group_networks(networks)
     weights = [1] * (1 + len(views)) if weights is None else weights
     views = {number: view for number, view in enumerate((None, *views)) if weights[number]}
-    index, probs, done = np.empty(loader.num_images, dtype=np.int64), None, 0
+    index, probs, done, copies = np.empty(loader.num_images, dtype=np.int64), None, 0, deque()
     for batch in with_bar(loader.batches(epoch), loader, title, bool(title)):
         raw, totals = load_inputs(batch, device), [0] * len(networks)
         with autocast(device, precision):  # around all views, as it casts a network's weights once in here
@@ -131,16 +133,36 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
                 for view, number, forward in forward_each(networks, [group], views, raw):
                     totals[number] = totals[number] + weights[view] * to_probs(forward())
         total = sum(one * torch.ones_like(totals[0]) for one in weights)  # rounded as they are, so that ones stay 1
-        batch_probs = (torch.stack(totals) / total).float().cpu().numpy()
+        batch_probs = (torch.stack(totals) / total).float()
         probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), "f4") if probs is None else probs
         rows = slice(done, done := done + len(batch["index"]))
-        index[rows], probs[:, rows] = batch["index"].numpy(), batch_probs
+        index[rows] = batch["index"].numpy()
+        copies.append((rows, _start_copy(batch_probs)))
+        if len(copies) > 1:  # those of the batch before, while the device computes this one
+            _end_copy(probs, *copies.popleft())
         if after_batch:
             after_batch()
+    for copy in copies:
+        _end_copy(probs, *copy)
     for network, training in zip(networks, was_training, strict=True):
         network.train(training)
     assert done == loader.num_images, f"{done} of {loader.num_images} images came"
     return index, probs
+
+
+def _start_copy(values):
+    """Start to copy a tensor to the CPU; return the copy and, on CUDA, the event that ends it."""
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    copy = values.to("cpu", non_blocking=True)  # into pinned memory
+    return copy, torch.cuda.current_stream(values.device).record_event()
+
+
+def _end_copy(probs, rows, copy):
+    values, event = copy
+    if event is not None:
+        event.synchronize()
+    probs[:, rows] = values.numpy()
 
 
 def group_networks(networks):
@@ -184,16 +206,6 @@ def apply_view(view, inputs):
     return inputs | images
 
 
-def to_device(values, device):
-    """Move a tensor or {name: tensor} to the device; asynchronously from pinned memory to CUDA only.
-
-    To MPS, non_blocking can hand over memory that is already freed (pytorch issues 139550, 189690).
-    """
-    if isinstance(values, dict):
-        return {name: to_device(value, device) for name, value in values.items()}
-    return values.to(device, non_blocking=device.type == "cuda")
-
-
 def load_inputs(batch, device):
     """Return a batch's inputs on the device, augmented there where its images come with draws."""
     inputs, draws = to_device(batch["inputs"], device), to_device(batch.get("draws", {}), device)
@@ -207,14 +219,26 @@ def iterate_inputs(loader, epoch, normalize, device):
         yield normalize({name: value[:, 0] if value.ndim == 5 else value for name, value in inputs.items()})
 
 
+def _take_step(optimizer, scaler):
+    """Take a step; return whether it was: GradScaler skips one where fp16's gradients hold inf.
+
+    To know it, GradScaler waits for the device in each step. A fused optimizer skips inside its kernel, which
+    accelerate does not see, so that the scale tells.
+    """
+    is_fused = scaler is not None and getattr(optimizer.optimizer, "_step_supports_amp_scaling", False)
+    scale = scaler.get_scale() if is_fused else 0
+    optimizer.step()
+    return scaler.get_scale() >= scale if is_fused else not getattr(optimizer, "step_was_skipped", False)
+
+
 def _compute_gradient_norms(learner):
-    """Return {stage: norm of its gradients}, before clipping, of the stages that learn."""
+    """Return {stage: norm of its gradients}, before clipping, of the stages that learn; waits for the device."""
     scaler, norms = learner.accelerator.scaler, {}
     for stage, parameters in learner.stages.items():
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if gradients:
-            norms[stage] = torch.nn.utils.get_total_norm(gradients).item() / (scaler.get_scale() if scaler else 1.0)
-    return norms
+        if gradients := [parameter.grad for parameter in parameters if parameter.grad is not None]:
+            norms[stage] = torch.nn.utils.get_total_norm(gradients)
+    scale, values = scaler.get_scale() if scaler else 1.0, torch.stack([*norms.values()]).tolist() if norms else ()
+    return {stage: norm / scale for stage, norm in zip(norms, values, strict=True)}
 
 
 def _join_views(inputs):

@@ -161,13 +161,13 @@ def build_learner(run, fold):
     network.place(accelerator.device, config.train.channels_last)
     train_loader = _build_train_loader(run, network, train_data, chances=chances, **processes)
     if config.train.compile:
-        network.compile()
+        network.compile(dynamic=False)  # a graph each of training's, validation's and their last batches
     weight = config.augment.augmix_consistency
     loss_function = build_loss(config, class_weights, regression_scale)
     if auxiliary_names:
         auxiliary = config.loss.auxiliary_weight, num_targets, auxiliary_names, *scale_auxiliary(run.table.auxiliary)
         loss_function = add_auxiliary_loss(loss_function, *auxiliary)
-    optimizer = build_optimizer(config.optimizer, network)
+    optimizer = build_optimizer(config.optimizer, network, is_scaled=accelerator.scaler is not None)
     steps_per_epoch = -(-len(train_loader) // config.optimizer.accumulate_steps)
     return Learner(
         config, accelerator, run.metric, network, build_average(config.train, network), loss_function,

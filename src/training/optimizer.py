@@ -27,7 +27,7 @@ OPTIMIZERS = {
     "radam": torch.optim.RAdam,
     "lamb": partial(timm.optim.Lamb, always_adapt=True),  # the paper's, also without decay (2020, arXiv:1904.00962)
 }
-_FUSED_ON_CPU = ("sgd", "momentum", "nesterov", "adam", "adamw")
+_FUSED = ("sgd", "momentum", "nesterov", "adam", "adamw")
 _REFUSED = {"adahessian": "needs second derivatives, which training does not compute"}
 for _name in ("kron", "kronc", "kronw"):
     _REFUSED[_name] = "compiles its steps for minutes and needs over 100 GB for a 3x3 convolution"
@@ -62,8 +62,11 @@ def build_parameter_groups(network, settings):
     return groups
 
 
-def build_optimizer(settings, network):
-    """Build the named optimizer over `build_parameter_groups`; a UserError where it or its kwargs do not exist."""
+def build_optimizer(settings, network, is_scaled=False):
+    """Build the named optimizer over `build_parameter_groups`; a UserError where it or its kwargs do not exist.
+
+    is_scaled: whether a GradScaler steps it, which knows what was skipped of optimizers that are not fused.
+    """
     name, kwargs = settings.name, dict(settings.kwargs)
     known = sorted({*OPTIMIZERS, *timm.optim.list_optimizers()})
     if name not in known:
@@ -76,8 +79,9 @@ def build_optimizer(settings, network):
     _check_keywords(name, kwargs)
     groups = build_parameter_groups(network, settings)
     kwargs |= {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    if name in _FUSED_ON_CPU and groups[0]["params"][0].device.type == "cpu" and "foreach" not in kwargs:
-        kwargs.setdefault("fused", True)  # one pass over all weights; torch's default on a CPU is a loop over them
+    is_fast = groups[0]["params"][0].device.type in ("cpu", "cuda") and not is_scaled
+    if name in _FUSED and is_fast and "foreach" not in kwargs:
+        kwargs.setdefault("fused", True)  # one pass over all weights; torch's defaults are a loop and foreach
     try:
         if name in OPTIMIZERS:
             optimizer = OPTIMIZERS[name](groups, **kwargs)

@@ -20,7 +20,6 @@ from src.training.engine import (
     first_step,
     iterate_inputs,
     predict,
-    to_device,
     train_one_epoch,
 )
 from src.training.learner import Learner
@@ -309,19 +308,6 @@ def test_a_view_is_of_every_image_in_its_memory_format_and_of_nothing_else(memor
         assert turned[name].is_contiguous(memory_format=memory_format)
     assert turned["age"] is inputs["age"]
     assert turned["site"] is inputs["site"]
-
-
-def test_memory_is_copied_asynchronously_to_cuda_only():
-    """To MPS it would be wrong values, in silence."""
-
-    class Tensor:
-        def to(self, device, non_blocking):
-            return device.type, non_blocking
-
-    for name, is_asynchronous in (("cuda", True), ("mps", False), ("cpu", False)):
-        moved = to_device({"image": Tensor(), "deep": {"age": Tensor()}}, torch.device(name))
-        assert moved == {"image": (name, is_asynchronous), "deep": {"age": (name, is_asynchronous)}}
-    assert torch.equal(to_device(torch.ones(2), CPU), torch.ones(2))
 
 
 def test_what_an_optimizer_raises_in_its_first_step_names_the_optimizer():
