@@ -16,7 +16,11 @@ import joblib
 import psutil
 import torch
 
+from src.config.registry import check_kwargs
 from src.errors import UserError
+
+_DEFAULTS = {"pin_memory": True, "prefetch_factor": 2, "cudnn_benchmark": True, "tf32": "convolutions"}
+_switches = dict(_DEFAULTS)  # of this process, by set_switches
 
 
 def resolve_device(name):
@@ -94,6 +98,24 @@ def autocast(device, precision):
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtypes[precision])
 
 
+def set_switches(device, kwargs):
+    """Set for this process what config.device_kwargs says; docs/gpu.md has the meaning of each, and of its default."""
+    check_kwargs("device_kwargs", _DEFAULTS, kwargs, "a device", prefetch_factor=(1, 64), tf32=("none", "all"))
+    _switches.update(_DEFAULTS | kwargs)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = _switches["cudnn_benchmark"]
+        # of matmuls the old function, which sets both of torch's APIs: after the new one reading the old one raises
+        torch.set_float32_matmul_precision("high" if _switches["tf32"] == "all" else "highest")
+        torch.backends.cudnn.conv.fp32_precision = "ieee" if _switches["tf32"] == "none" else "tf32"
+
+
+def loader_options(num_workers):
+    """Return keywords of torch's DataLoader: workers stay between epochs, and each loads some batches ahead."""
+    prefetch = {"prefetch_factor": _switches["prefetch_factor"]} if num_workers else {}
+    is_pinned = _switches["pin_memory"] and torch.cuda.is_available()
+    return {"num_workers": num_workers, "persistent_workers": num_workers > 0, "pin_memory": is_pinned, **prefetch}
+
+
 def to_device(values, device):
     """Move a tensor or {name: tensor} to the device; to CUDA through pinned memory, so that nothing waits for it.
 
@@ -102,7 +124,9 @@ def to_device(values, device):
     if isinstance(values, dict):
         return {name: to_device(value, device) for name, value in values.items()}
     is_async = device.type == "cuda" and values.device.type == "cpu"
-    return values.pin_memory().to(device, non_blocking=True) if is_async else values.to(device)
+    return (
+        values.pin_memory().to(device, non_blocking=True) if is_async and _switches["pin_memory"] else values.to(device)
+    )
 
 
 def share_cores(device, num_workers=None, threads=None):

@@ -15,8 +15,10 @@ from src.device import (
     autocast,
     choose_interface,
     has_bf16_units,
+    loader_options,
     resolve_device,
     resolve_precision,
+    set_switches,
     share_cores,
     to_device,
 )
@@ -227,3 +229,48 @@ def test_the_work_of_this_process_is_its_own():
         pass
     assert others._process.cpu_percent() > 10  # of one core; all that the machine does is at least this
     assert others.count() <= psutil.cpu_count()
+
+
+@pytest.fixture
+def default_switches():
+    """torch's and ours, as they were, after a test."""
+    before = torch.backends.cudnn.benchmark
+    yield
+    set_switches(torch.device("cuda"), {})
+    torch.backends.cudnn.benchmark = before
+
+
+@pytest.mark.filterwarnings("error")  # torch has an old and a new API for TF32, of which the old one may warn
+@pytest.mark.parametrize(
+    ("tf32", "matmuls", "convolutions"),
+    [("convolutions", "highest", "tf32"), ("all", "high", "tf32"), ("none", "highest", "ieee")],
+)
+def test_switches_are_torch_s_on_cuda_and_can_be_read_back(default_switches, tf32, matmuls, convolutions):
+    set_switches(torch.device("cuda"), {"tf32": tf32, "cudnn_benchmark": tf32 == "all"})
+    assert torch.backends.cudnn.benchmark == (tf32 == "all")
+    assert torch.get_float32_matmul_precision() == matmuls  # mixed APIs would raise, and the compiler reads it
+    assert torch.backends.cuda.matmul.fp32_precision in ({"high": ("tf32",), "highest": ("ieee", "none")}[matmuls])
+    assert torch.backends.cudnn.conv.fp32_precision == convolutions
+
+
+def test_on_a_cpu_switches_leave_torch_alone_and_the_loader_takes_its_own(default_switches, monkeypatch):
+    set_switches(CPU, {"prefetch_factor": 4, "pin_memory": False})
+    assert not torch.backends.cudnn.benchmark
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert loader_options(2) == {
+        "num_workers": 2, "persistent_workers": True, "pin_memory": False, "prefetch_factor": 4,
+    }  # fmt: skip
+    assert loader_options(0) == {"num_workers": 0, "persistent_workers": False, "pin_memory": False}
+    set_switches(CPU, {})
+    assert loader_options(1)["pin_memory"]
+
+
+def test_a_switch_that_does_not_exist_is_one_line():
+    for kwargs, line in (
+        ({"tf32": "high"}, "device_kwargs.tf32=high: not one of none, all"),
+        ({"prefetch_factor": 0}, "device_kwargs.prefetch_factor=0: must be from 1 to 64"),
+        ({"benchmark": True}, "device_kwargs: a device has no benchmark (it has "),
+    ):
+        with pytest.raises(UserError) as caught:
+            set_switches(CPU, kwargs)
+        assert str(caught.value).startswith(line)

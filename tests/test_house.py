@@ -15,7 +15,7 @@ FOUNDATION = {"config", "containers", "errors", "files", "locks", "device", "ter
 FOUNDATION |= {"launchers", "ray_launcher"}
 ROOMS = {"competition", "evaluation", "data", "model"}
 MAY_IMPORT = {
-    **{"errors": {"terminal"}, "files": {"errors"}, "locks": {"errors", "files"}, "device": {"errors", "files"}},
+    **{"errors": {"terminal"}, "files": {"errors"}, "locks": {"errors", "files"}, "device": {"config", "errors"}},
     **{"containers": {"errors", "remote"}, "remote": {"errors"}, "terminal": set(), "report": {"config", "errors"}},
     **{"launchers": {"config", "errors", "ray_launcher"}, "ray_launcher": {"config", "errors", "launchers"}},
     "config": {"errors", "files", "locks", "remote"},

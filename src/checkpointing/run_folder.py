@@ -13,12 +13,13 @@ from src.files import delete_unfinished, load_json, save_text
 from src.launchers import is_joining
 
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
-    *("name", "fold", "device", "tracking", "overwrite", "output_dir", "unreadable", "cache", "cache_dir"),
+    *("name", "fold", "device", "device_kwargs", "tracking", "overwrite", "output_dir", "unreadable", "cache"),
     *("checkpoint_minutes", "time_budget", "keep_checkpoints", "threads", "train.num_workers", "competition.root"),
-    *("launcher", "ray_address", "report", "track_checkpoints", "competition.predict_by", "competition.predict_with"),
+    *("launcher", "ray_address", "report", "track_checkpoints", "cache_dir"),
+    *("competition.predict_by", "competition.predict_with"),
 )
 _AT_INFERENCE = (  # settings that infer.py may change beside infer.*: where the files are and how it runs
-    *("device", "precision", "threads", "unreadable", "output_dir", "train.num_workers", "report"),
+    *("device", "device_kwargs", "precision", "threads", "unreadable", "output_dir", "train.num_workers", "report"),
     *(f"competition.{name}" for name in ("root", "test_table", "test_image", "sample_submission", "solution")),
     *("competition.predict_by", "competition.predict_with"),
 )

@@ -260,6 +260,8 @@ class Config:
                                    "threads=N, on every N cores; ray; null: local on several GPUs, else in turn",
                                    choices=("local", "ray"), or_like=("None", ", nor null"))
     ray_address: str | None = setting(None, "of launcher=ray: auto, or a cluster's address; null: start Ray here")
+    device_kwargs: dict[str, Any] = setting({}, "pin_memory=true, prefetch_factor=2 (batches a worker loads ahead), "
+                                            "cudnn_benchmark=true, tf32=convolutions (or none, all): docs/gpu.md")
     threads: int | None = setting(None, "torch's on a CPU, whose number decides the last bits; null: as many as cores, "
                                   "but one while other programs use them", at_least=1, at_most=1024)
     precision: str = setting("auto", "auto: on a CPU fp32 or, if timed steps are faster, bf16; on a GPU 16 bits",

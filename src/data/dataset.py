@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.competition.image_files import JOIN, Paths, name_row
 from src.data.decode import decode_image
 from src.data.samplers import Ordered, Shuffled, derive_seed
+from src.device import loader_options
 from src.errors import UserError
 from src.remote import is_url, request
 
@@ -97,8 +98,8 @@ class Loader:
         self.smallest_batch = getattr(sampler, "smallest", None)  # of all processes, in training
         self._on_device = getattr(dataset, "on_device", None)
         self._batches = DataLoader(
-            dataset, batch_sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0,
-            collate_fn=_collate, worker_init_fn=_leave_signals_to_main, pin_memory=torch.cuda.is_available(),
+            dataset, batch_sampler=sampler, collate_fn=_collate, worker_init_fn=_leave_signals_to_main,
+            **loader_options(num_workers),
         )  # fmt: skip
 
     def __len__(self):

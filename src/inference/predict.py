@@ -23,7 +23,7 @@ from src.config.settings import seconds_of
 from src.data.dataset import ImageDataset, build_loader
 from src.data.scan import find_unreadable
 from src.data.transforms import build_resize
-from src.device import resolve_device, share_cores
+from src.device import resolve_device, set_switches, share_cores
 from src.errors import UserError, first_line, listing
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
@@ -55,6 +55,7 @@ def infer_run(config, run_folder, began=None):
     folds = find_folds(folder, config.infer.folds)
     target_names = folds[0].load_target_names()
     device = resolve_device(config.device)
+    set_switches(device, config.device_kwargs)
     num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
     config = replace(config, precision=recall_precision(folder, config, device))
     sample = load_sample(competition)

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from src.checkpointing.run_folder import training_settings
 from src.config.help import as_word
 from src.config.settings import REPOSITORY, value_of
-from src.device import choose_interface, resolve_device
+from src.device import choose_interface, resolve_device, set_switches
 from src.errors import UserError, first_line
 from src.training.provenance import read_versions
 
@@ -24,6 +24,7 @@ PREPARING = timedelta(hours=6)  # where one may decode, or write the report, for
 def start_processes(config, device=None):
     """Return accelerate's PartialState on a device, None: the config's; each process of torchrun has its own."""
     device, is_several = resolve_device(device or config.device), "WORLD_SIZE" in os.environ
+    set_switches(device, config.device_kwargs)
     if is_several:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # or accelerate warns; `share_cores` decides
         choose_interface()

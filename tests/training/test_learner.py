@@ -2,11 +2,14 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,6 +18,7 @@ from src.data.dataset import ImageDataset
 from src.errors import UserError
 from src.model.head import HEADS
 from src.training.engine import train_one_epoch
+from src.training.fold import predict_validation
 from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 
 FOLDS = np.array([0, 1, 0, 1, -1, 1])
@@ -304,3 +308,28 @@ def test_a_fold_starts_from_its_seed_alone(table, build):
     torch.manual_seed(1)
     again = build(table).network.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compile_makes_a_graph_for_each_size_of_a_batch_and_no_more(table, make_run, monkeypatch, precision):
+    """Training's and validation's, full and last: four, however many epochs; an average is not compiled."""
+    from torch._dynamo.testing import CompileCounter  # here, as it takes a second
+
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    torch._dynamo.reset()
+    words = ["train.compile=true", "train.batch_size=3", "infer.batch_size=1", "image_size=32", "train.epochs=3"]
+    run = make_run(table, *words, "fold=0", f"precision={precision}")
+    AcceleratorState._reset_state()
+    run.accelerator = Accelerator(mixed_precision=precision.replace("fp32", "no"), cpu=True)
+    run.pixel_stats = ([100.0], [50.0])
+    learner = build_learner(run, 0)
+    assert (len(learner.train_table), len(learner.val_table)) == (4, 2)
+    counts = []
+    for epoch in range(3):
+        learner.start_epoch(epoch, 1)
+        train_one_epoch(learner, epoch)
+        predict_validation(learner, learner.scored_network)
+        counts.append(counter.frame_count)
+    assert counts == [3, 3, 3]
