@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections import deque, namedtuple
+from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -125,7 +125,7 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
     groups = group_networks(networks)
     weights = [1] * (1 + len(views)) if weights is None else weights
     views = {number: view for number, view in enumerate((None, *views)) if weights[number]}
-    index, probs, done, copies = np.empty(loader.num_images, dtype=np.int64), None, 0, deque()
+    index, probs, done, copies = np.empty(loader.num_images, dtype=np.int64), None, 0, []
     for batch in with_bar(loader.batches(epoch), loader, title, bool(title)):
         raw, totals = load_inputs(batch, device), [0] * len(networks)
         with autocast(device, precision):  # around all views, as it casts a network's weights once in here
@@ -138,12 +138,12 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
         rows = slice(done, done := done + len(batch["index"]))
         index[rows] = batch["index"].numpy()
         copies.append((rows, _start_copy(batch_probs)))
-        if len(copies) > 1:  # those of the batch before, while the device computes this one
-            _end_copy(probs, *copies.popleft())
+        if len(copies) > 1:  # that of the batch before ends while the device computes this one
+            probs[:, copies[0][0]] = copies.pop(0)[1]()
         if after_batch:
             after_batch()
-    for copy in copies:
-        _end_copy(probs, *copy)
+    for rows, end_copy in copies:
+        probs[:, rows] = end_copy()
     for network, training in zip(networks, was_training, strict=True):
         network.train(training)
     assert done == loader.num_images, f"{done} of {loader.num_images} images came"
@@ -151,18 +151,11 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
 
 
 def _start_copy(values):
-    """Start to copy a tensor to the CPU; return the copy and, on CUDA, the event that ends it."""
+    """Start to copy a tensor to the CPU; return () -> array, which waits for that copy and for nothing later."""
     if values.device.type != "cuda":
-        return values.cpu(), None
-    copy = values.to("cpu", non_blocking=True)  # into pinned memory
-    return copy, torch.cuda.current_stream(values.device).record_event()
-
-
-def _end_copy(probs, rows, copy):
-    values, event = copy
-    if event is not None:
-        event.synchronize()
-    probs[:, rows] = values.numpy()
+        return values.cpu().numpy
+    copy, event = values.to("cpu", non_blocking=True), torch.cuda.current_stream(values.device).record_event()
+    return lambda: (event.synchronize(), copy.numpy())[1]
 
 
 def group_networks(networks):

@@ -31,7 +31,7 @@ from src.training.learner import build_learner, build_transforms
 from src.training.optimizer import OPTIMIZERS, build_optimizer
 from tests.launch import TINY
 from tests.runs import make_run
-from tests.training.cuda_rehearsal import CUDA, Refused, rehearse
+from tests.gpu.rehearsal import CUDA, Refused, rehearse
 
 NUM_ROWS = 22
 WORDS = [
