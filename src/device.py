@@ -123,10 +123,9 @@ def to_device(values, device):
     """
     if isinstance(values, dict):
         return {name: to_device(value, device) for name, value in values.items()}
-    is_async = device.type == "cuda" and values.device.type == "cpu"
-    return (
-        values.pin_memory().to(device, non_blocking=True) if is_async and _switches["pin_memory"] else values.to(device)
-    )
+    if not _switches["pin_memory"] or device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def share_cores(device, num_workers=None, threads=None):

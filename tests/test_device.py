@@ -40,6 +40,9 @@ def test_memory_is_copied_asynchronously_to_cuda_only():
     class Tensor:
         device = CPU
 
+        def contiguous(self):
+            return self
+
         def pin_memory(self):
             return Pinned()
 
