@@ -29,9 +29,9 @@ from src.training.features import load_features
 from src.training.fold import predict_validation
 from src.training.learner import build_learner, build_transforms
 from src.training.optimizer import OPTIMIZERS, build_optimizer
+from tests.gpu.rehearsal import CUDA, Refused, rehearse
 from tests.launch import TINY
 from tests.runs import make_run
-from tests.gpu.rehearsal import CUDA, Refused, rehearse
 
 NUM_ROWS = 22
 WORDS = [
