@@ -139,7 +139,8 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
         index[rows] = batch["index"].numpy()
         copies.append((rows, _start_copy(batch_probs)))
         if len(copies) > 1:  # that of the batch before ends while the device computes this one
-            probs[:, copies[0][0]] = copies.pop(0)[1]()
+            before, end_copy = copies.pop(0)
+            probs[:, before] = end_copy()
         if after_batch:
             after_batch()
     for rows, end_copy in copies:
