@@ -54,8 +54,7 @@ def train_one_epoch(learner, epoch, progress=None, after_step=None, title=""):
     accelerator, model, loader, optimizer = learner.accelerator, learner.model, learner.train_loader, learner.optimizer
     accumulate, clip_norm = learner.config.optimizer.accumulate_steps, learner.config.optimizer.clip_norm
     progress, rates, total = progress or EpochProgress(), [], len(loader)
-    losses, first = progress.losses, progress.num_batches
-    checked = first
+    losses, first = progress.losses, (checked := progress.num_batches)
     began = time.perf_counter() - progress.seconds
     model.train()
     if progress.rng_state:
@@ -133,11 +132,10 @@ def predict(networks, loader, to_probs, precision, *, views=(), weights=None, ep
                 for view, number, forward in forward_each(networks, [group], views, raw):
                     totals[number] = totals[number] + weights[view] * to_probs(forward())
         total = sum(one * torch.ones_like(totals[0]) for one in weights)  # rounded as they are, so that ones stay 1
-        batch_probs = (torch.stack(totals) / total).float()
-        probs = np.empty((len(networks), loader.num_images, batch_probs.shape[2]), "f4") if probs is None else probs
+        probs = np.empty((len(networks), loader.num_images, total.shape[1]), "f4") if probs is None else probs
         rows = slice(done, done := done + len(batch["index"]))
         index[rows] = batch["index"].numpy()
-        copies.append((rows, _start_copy(batch_probs)))
+        copies.append((rows, _start_copy((torch.stack(totals) / total).float())))
         if len(copies) > 1:  # that of the batch before ends while the device computes this one
             before, end_copy = copies.pop(0)
             probs[:, before] = end_copy()

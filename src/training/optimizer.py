@@ -63,10 +63,7 @@ def build_parameter_groups(network, settings):
 
 
 def build_optimizer(settings, network, is_scaled=False):
-    """Build the named optimizer over `build_parameter_groups`; a UserError where it or its kwargs do not exist.
-
-    is_scaled: whether a GradScaler steps it, which knows what was skipped of optimizers that are not fused.
-    """
+    """Build the named optimizer over `build_parameter_groups`; a UserError where it or its kwargs do not exist."""
     name, kwargs = settings.name, dict(settings.kwargs)
     known = sorted({*OPTIMIZERS, *timm.optim.list_optimizers()})
     if name not in known:
@@ -79,6 +76,7 @@ def build_optimizer(settings, network, is_scaled=False):
     _check_keywords(name, kwargs)
     groups = build_parameter_groups(network, settings)
     kwargs |= {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    # a GradScaler knows what it has skipped of optimizers that are not fused
     is_fast = groups[0]["params"][0].device.type in ("cpu", "cuda") and not is_scaled
     if name in _FUSED and is_fast and "foreach" not in kwargs:
         kwargs.setdefault("fused", True)  # one pass over all weights; torch's defaults are a loop and foreach
