@@ -7,15 +7,12 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import infer
-import train
 from src.config.load import load_config
 from src.config.settings import Optimizer
 from src.data.dataset import ImageDataset, build_loader
@@ -30,7 +27,6 @@ from src.training.fold import predict_validation
 from src.training.learner import build_learner, build_transforms
 from src.training.optimizer import OPTIMIZERS, build_optimizer
 from tests.gpu.rehearsal import CUDA, Refused, rehearse
-from tests.launch import TINY
 from tests.runs import make_run
 
 NUM_ROWS = 22
@@ -307,22 +303,3 @@ def test_the_rehearsal_sees_code_of_ours_that_forgets_the_device(begin, where, m
         with pytest.raises(Refused) if where in ("images", "loss") else nullcontext():
             train_one_epoch(learner, 0)
         assert bool(count_waits(rehearsal).keys() - ENDS.keys()) == (where in ("mixer", "average"))
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_whole_programs_stop_resume_and_infer(tmp_path, monkeypatch, precision):
-    """What they write is that of a CPU."""
-    monkeypatch.chdir(tmp_path)
-    words = [*TINY, "image_size=32", "train.average=ema", "mix.prob=0.5", "optimizer.clip_norm=1", "train.batch_size=8"]
-    found = []
-    for device in ("cuda", "cpu"):
-        name = [f"name={device}", f"device={device}"]
-        name.append(f"precision={'fp32' if (device, precision) == ('cpu', 'fp16') else precision}")
-        with rehearse() if device == "cuda" else nullcontext():
-            with pytest.raises(SystemExit):
-                train.main([*words, *name, "time_budget=1s"])
-            train.main([*words, *name])
-            infer.main([f"run=outputs/{device}", "infer.tta=[hflip]", f"device={device}"])
-        found.append(pd.read_csv(f"outputs/{device}/submission.csv").to_numpy())
-    np.testing.assert_allclose(*found, atol={"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}[precision])
