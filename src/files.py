@@ -2,12 +2,18 @@
 
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of names in folders that hosts share
+_DAY = 86_400.0  # seconds
 
 
 @contextmanager
@@ -18,7 +24,7 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{_HOST}.tmp")
     try:
         yield temporary
         with open(temporary, "r+b") as file:  # Windows syncs only what is open for writing
@@ -43,12 +49,21 @@ def make_folder(folder, setting, error_class=UserError):
 
 
 def delete_unfinished(folder):
-    """Delete what a killed process left in a folder, .NAME.PID.tmp; call it before this process writes there."""
+    """Delete what a killed process left in a folder, .NAME.PID-HOST.tmp; call it before this process writes there.
+
+    Whether a process of another host lives is not known here: what it has left is deleted a day later.
+    """
     import psutil  # here, since a typo should not wait for it
 
     for path in Path(folder).glob(".*.tmp"):
-        number = path.name.split(".")[-2]
-        if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+        number, _, host = path.name.split(".")[-2].partition("-")
+        if not number.isdecimal():
+            continue
+        if host in ("", _HOST):
+            is_left = int(number) == os.getpid() or not psutil.pid_exists(int(number))
+        else:
+            is_left = time.time() - path.stat().st_mtime > _DAY
+        if is_left:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -43,12 +43,22 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("")
     done, writing = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "9"])
     done.wait()
+    with atomic_path(tmp_path / "oof.csv") as temporary:
+        temporary.touch()
+        own = temporary.name.split("-")[1]
+    (tmp_path / "oof.csv").unlink()
     for number in (done.pid, os.getpid(), writing.pid):
         (tmp_path / f".scores.json.{number}.tmp").write_text("half of")
+        (tmp_path / f".scores.json.{number}-{own}").write_text("half of")
+    of_others = [f".scores.json.{done.pid}-00000000.tmp", f".old.json.{done.pid}-00000000.tmp"]
+    for name in of_others:
+        (tmp_path / name).write_text("half of")
+    os.utime(tmp_path / of_others[1], (0, 0))
     delete_unfinished(tmp_path)
     writing.kill()
     writing.wait()
-    kept = {".hidden", ".hidden.tmp", ".tmp", f".scores.json.{writing.pid}.tmp", "scores.json"}
+    kept = {".hidden", ".hidden.tmp", ".tmp", "scores.json", of_others[0]}
+    kept |= {f".scores.json.{writing.pid}.tmp", f".scores.json.{writing.pid}-{own}"}
     assert {one.name for one in tmp_path.iterdir()} == kept
 
 

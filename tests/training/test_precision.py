@@ -9,6 +9,7 @@ import torch
 from src.checkpointing.run_folder import RunFolder
 from src.config.load import load_config
 from src.errors import UserError
+from src.model.network import build_network
 from src.training import precision
 from src.training.precision import (
     choose_precision,
@@ -206,3 +207,20 @@ def test_a_step_that_cannot_be_computed_is_nan_but_not_the_rules(monkeypatch):
     assert math.isnan(step("bf16"))
     with pytest.raises(RuntimeError, match="no kernel"):
         step("fp32")
+
+
+@pytest.mark.parametrize(("factor", "is_taken"), [(1.5, True), (0.0, False), (1e30, False)])
+def test_a_precision_with_other_gradients_is_not_taken(monkeypatch, factor, is_taken):
+    """As torch's bf16 convolution of 3x3 and stride 2 on 1x1 maps, which leaves its gradient unset."""
+    in_bf16 = []
+
+    def build(*args, **kwargs):
+        network = build_network(*args, **kwargs)
+        network.head.last.weight.register_hook(lambda gradient: gradient * (factor if in_bf16 else 1))
+        return network
+
+    monkeypatch.setattr(precision, "build_network", build)
+    step, _ = precision._build_step(load_config(["image_size=32"]), CPU)
+    assert math.isfinite(step("fp32"))
+    in_bf16.append(True)
+    assert math.isfinite(step("bf16")) == is_taken
