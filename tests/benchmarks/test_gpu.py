@@ -178,7 +178,20 @@ def test_a_long_name_or_figure_takes_lines_of_its_own():
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.slow
+def test_what_every_part_needs_runs_on_a_cpu(tmp_path):
+    """The real parts that none can leave out; the others run by night."""
+    given = read_given([f"output={tmp_path}/gpu.json", "device=cpu", "parts=images", "commit=abc"])
+    report = Report(tmp_path / "gpu.json", ["python"], given)
+    run_parts(given | {"folder": str(tmp_path)}, report, time.monotonic() + 60)
+    found = json.loads(report.path.read_text())
+    assert not report.has_failed, found["failed"]
+    assert [row["name"] for row in found["rows"]] == ["machine", "arithmetic", "bus", "JPEG files", "decoded cache"]
+    assert found["made_by"]["commit"] == "abc"
+    assert found["made_by"]["versions"]["torch"]
+    assert len(list(tmp_path.glob("train/*.jpg"))) == 64
+
+
+@pytest.mark.nightly
 def test_the_miniature_runs_every_part_on_a_cpu(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", f"output={tmp_path}/gpu.json", "device=cpu", "commit=abc"]
     done = subprocess.run([*command, f"folder={tmp_path}"], cwd=REPOSITORY, capture_output=True, text=True)
