@@ -32,8 +32,14 @@ def train(cluster, folder, *words, status=0):
     return run_here("train.py", *words, cwd=folder, status=status)
 
 
-def list_jobs():
-    return [one for one in psutil.process_iter(["cmdline"]) if "launcher=null" in (one.info["cmdline"] or [])]
+def list_jobs(run):
+    """Return the processes of train.py that a launcher has started for a run, of all on this machine."""
+    found = []
+    for one in psutil.process_iter(["cmdline", "cwd"]):  # None where it may not be read
+        words = one.info["cmdline"] or []
+        if one.info["cwd"] == str(run.parents[1]) and {"launcher=null", f"name={run.name}"} <= set(words):
+            found.append(one)
+    return found
 
 
 def assert_same(folder, name, other):
@@ -64,13 +70,16 @@ def test_a_fold_whose_node_is_lost_resumes_on_another_and_ends_as_if_undisturbed
     def lose_a_node():
         while not all(any(run.glob(f"fold{fold}/state_*.pt")) for fold in (0, 1)):
             time.sleep(0.01)
-        lost.extend(list_jobs())
+        lost.extend(list_jobs(run))
         cluster[0].remove_node(cluster[1].pop(), allow_graceful=False)
 
     thread = threading.Thread(target=lose_a_node, daemon=True)
     thread.start()
-    printed, _ = train(cluster, folder, *words, "name=lost")
-    thread.join()
+    try:
+        printed, _ = train(cluster, folder, *words, "name=lost")
+        thread.join()
+    finally:  # the tests after this one need two
+        cluster[1].append(cluster[0].add_node(num_cpus=1, **MEMORY))
     assert len(lost) == 2
     logs = [(run / f"fold{fold}.log").read_text() for fold in (0, 1)]
     print(printed, *logs)
@@ -78,7 +87,6 @@ def test_a_fold_whose_node_is_lost_resumes_on_another_and_ends_as_if_undisturbed
     assert printed.count(": roc_auc 0.") == 2
     run_here("train.py", *TINY, *words, "name=whole", cwd=folder)
     assert_same(folder, "lost", "whole")
-    cluster[1].append(cluster[0].add_node(num_cpus=1, **MEMORY))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -95,7 +103,7 @@ def test_a_signal_has_the_tasks_save_and_the_same_command_resumes(cluster, tiny_
     threading.Thread(target=stop, daemon=True).start()
     _, error = train(cluster, folder, *words, f"name={name}", status=128 + number)
     assert error.splitlines()[-1].startswith("fold 0, fold 1: not finished, stopped by ")
-    assert list_jobs() == []
+    assert list_jobs(run) == []
     assert all("stopped by SIGTERM" in (run / f"fold{fold}.log").read_text() for fold in (0, 1))
     _, error = train(cluster, folder, *words, f"name={name}", "time_budget=20s")
     assert "fold 0: resumes after" in (run / "fold0.log").read_text()
@@ -109,7 +117,7 @@ def test_a_task_of_which_the_worker_is_killed_is_started_again_and_the_first_one
     def kill():
         while not any(run.glob("fold0/state_*.pt")):
             time.sleep(0.01)
-        (job,) = list_jobs()
+        (job,) = list_jobs(run)
         killed.append(job)
         job.parent().kill()
 
