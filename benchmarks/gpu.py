@@ -23,15 +23,18 @@ from src.files import save_json
 
 USAGE = """usage: python -m benchmarks.gpu output=FILE.json [key=value ...]
 
-  minutes=8       for everything; each part has a share, and leaves out what does not fit into it
-  device=cuda     cpu: a miniature of every part, in about a minute, to try the command itself
+  minutes=8       for everything; each part has a share of it, and leaves out
+                  what does not fit
+  device=cuda     cpu: a miniature of every part, to try the command itself
   parts=NAME,...  only these; all if left out:
 {parts}
   commit=HASH     of the code, where git is not at hand
-  folder=FOLDER   for images, caches and runs, deleted at the end; the system's temporary folder if left out
+  folder=FOLDER   for images, caches and runs, deleted at the end; the system's
+                  temporary folder if left out
 
-Images and networks are drawn, nothing is downloaded. Prints a table, and what bounds each network. FILE.json holds the
-raw figures, and FILE.log what was printed meanwhile. Exits with 1 where a check or a part fails. See docs/gpu.md.
+Images and networks are drawn, nothing is downloaded. Prints a table, and what
+bounds each network. FILE.json holds the raw figures, and FILE.log what was
+printed meanwhile. Exits with 1 where a check or a part fails: docs/gpu.md.
 """
 
 

@@ -21,18 +21,22 @@ from src.config.settings import REPOSITORY
 from src.errors import UserError, one_line_errors
 from src.files import save_text
 
-USAGE = """usage: python -m benchmarks.inference_scaling [key=value ...] [infer.KEY=VALUE ...]
+USAGE = """usage: python -m benchmarks.inference_scaling [key=value ...]
+                                              [infer.KEY=VALUE ...]
 
-  rows=1000,100000,1000000   test rows of each measurement; a million images take a minute to link and to delete
+  rows=1000,100000,1000000   test rows of each measurement; a million images take
+                             a minute to link and to delete
   classes=2                  columns of the submission
   folds=1                    networks that predict
   processes=1                of torchrun; 1: python infer.py alone
   sample=true                a sample submission to fill, of as many rows
-  folder=DIR                 where the images are made and deleted; the system's for temporary files
+  folder=DIR                 for the images, deleted at the end; the system's
+                             temporary folder if left out
   output=outputs/benchmarks/inference_scaling.json
 
-Words that begin with infer., or are threads= or train.num_workers=, go to infer.py.
-Target: less than 500 MB more at 1,000,000 rows of two classes than at 100,000.
+Words that begin with infer., or are threads= or train.num_workers=, go to
+infer.py. Target: less than 500 MB more at 1,000,000 rows of two classes than at
+100,000.
 """
 
 DEFAULTS = {

@@ -1,4 +1,4 @@
-"""Images/s of training with one process and with two: one fold over both, two folds beside each other, two threads.
+"""Images/s of training with one process and with two: one fold over both, two folds in parallel, two threads.
 
 Each case is train.py as a person runs it, on the embedded competition; the images/s are those of fold<k>/log.csv: the
 median of all epochs but the first, which begins cold. Cases take turns, so that other load meets all of them.
@@ -24,10 +24,12 @@ USAGE = """usage: python -m benchmarks.processes [key=value ...]
   train.max_images=768             of a fold
   train.epochs=4                   of which the first does not count
   repeats=3
-  folder=DIR                       where the runs are made and deleted; the system's for temporary files
+  folder=DIR                       for the runs, deleted at the end; the
+                                   system's temporary folder if left out
   output=outputs/benchmarks/processes.json
 
-Efficiency is images/s over those of as many processes as one alone would have: 1 is twice as fast with two.
+Efficiency is images/s over those of as many processes as one alone would have:
+1 is twice as fast with two.
 """
 
 DEFAULTS = {
@@ -39,7 +41,7 @@ CASES = {  # name: (words before train.py, [words of each command that runs besi
     "one process": ((), [("fold=0",)], 1),
     "two processes, one fold (torchrun)": (TORCHRUN, [("fold=0",)], 1),
     "the same, the batch divided": (TORCHRUN, [("fold=0", "half")], 1),
-    "two folds beside each other": ((), [("fold=0",), ("fold=1",)], 1),
+    "two folds in parallel": ((), [("fold=0",), ("fold=1",)], 1),
     "one process, two threads": ((), [("fold=0",)], 2),
 }
 

@@ -64,7 +64,7 @@ def communication_table(num_processes=8):
 
 def speedup_table(network="resnet50", compute=0.1, counts=(2, 4, 8, 16)):
     """Return how much faster n processes are with the batch of one, over each link, beside folds, as Markdown."""
-    names, num_bytes = [*LINKS, "five folds beside each other"], BYTES * PARAMETERS[network]
+    names, num_bytes = [*LINKS, "five folds in parallel"], BYTES * PARAMETERS[network]
     lines = ["| processes | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for count in counts:
         seconds = [

@@ -256,7 +256,7 @@ class Config:
     cache: str = setting("auto", "decoded images in one file; auto: if it pays and fits", choices=("auto", "on", "off"))
     cache_dir: str | None = setting(None, "folder of decoded images; null: cache in output_dir")
     device: str = setting("auto", "auto: cuda, else mps, else cpu; or a name such as cuda:1")
-    launcher: str | None = setting(None, "folds and seeds beside each other: local: a process on each GPU or, with "
+    launcher: str | None = setting(None, "folds and seeds in parallel: local: a process on each GPU or, with "
                                    "threads=N, on every N cores; ray; null: local on several GPUs, else in turn",
                                    choices=("local", "ray"), or_like=("None", ", nor null"))
     ray_address: str | None = setting(None, "of launcher=ray: auto, or a cluster's address; null: start Ray here")

@@ -23,18 +23,19 @@ FILE.yaml has a line for each setting that is searched:
   augment.preset: [light, medium, heavy]
   augment.kwargs.rotate: {low: 0, high: 30, step: 5}
 
-A trial trains fold 0 first. One whose validation score is below the median of
-the earlier trials at the same epoch is stopped (pruned); the others train the
-other folds, and their score is the pooled out-of-fold one. The first trial is
-the recipe itself, where the space holds its settings.
+A trial trains fold 0 first. Once five trials are complete, one whose validation
+score is below their median at the same share of its training, from a third on,
+is stopped (pruned); the others train the other folds, and their score is the
+pooled out-of-fold one. The first trial is the recipe itself, where the space
+holds its settings.
 
 Writes outputs/NAME: trials.csv, recipe.yaml (the best settings), report.html,
 tune.json, and the trials' runs in trials/. Beside the best score, which is
 optimistic as it is the best of many, it prints the honest one: for each fold
 the trial is chosen by the other folds.
 
-The same command resumes, and with more trials= it goes on; on several machines
-with one storage= (or one shared folder) it works on one search.
+The same command resumes, and with more trials= it continues; on several
+machines with one storage= (or one shared folder) it works on one search.
 
   trials=20           in all, those of other commands of this search included
   folds=N             folds a trial trains; left out: all (folds=FILE.csv and
@@ -42,7 +43,7 @@ with one storage= (or one shared folder) it works on one search.
   pruner=median       or none: each trial trains all of its folds
   storage=URL         Optuna's: sqlite:///FILE, mysql://..., postgresql://...;
                       or a journal's FILE; left out: outputs/NAME/journal.log
-  launcher=local|ray  trials beside each other, as train.py's folds
+  launcher=local|ray  trials in parallel, as train.py's folds
   time_budget=8.5h    ends then; the same command resumes
   overwrite=true      begins anew
   name=NAME           left out: <competition>_tune
