@@ -122,7 +122,7 @@ def judge_search(metric, trials, folds, is_pruned, load, plain=None):
         plainly = join([_of_fold(predicted[one.number], fold) for fold, one in chosen.items()])
         pooled = float(metric.score(plainly.targets, plainly.probs))
         found["note"] = (
-            f"by ranks within each fold, as different trials' probabilities differ (as they are: {pooled:.5f})"
+            f"it pools ranks within each fold, as trials' probabilities need not agree (as they are: {pooled:.5f})"
         )
     if plain and predicted[plain.number] is not None:
         probs = join([_of_fold(predicted[plain.number], fold, ranks) for fold in chosen]).probs
@@ -170,7 +170,7 @@ def describe_results(metric, found):
     if found["note"]:
         lines.append(found["note"])
     if found["best_there"] is not None:
-        lines.append(f"in the same way the best trial has {found['best_there']:.5f}")
+        lines.append(f"the best trial on the same folds, scored in the same way: {found['best_there']:.5f}")
     if found["recipe_score"] is not None:
         lines.append(f"the recipe itself, trial 0: {found['recipe_score']:.5f}")
     if found["gain"] is not None:
