@@ -145,7 +145,9 @@ def test_each_host_keeps_features_of_its_own(folders, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "plateau"])
+@pytest.mark.parametrize(
+    "schedule", ["onecycle", *(pytest.param(one, marks=pytest.mark.nightly) for one in ("cosine", "plateau"))]
+)
 def test_one_process_goes_on_after_an_epoch_of_two_at_the_rate_of_that_epoch(folders, schedule):
     """It takes twice as many steps."""
     words = [*WORDS, "train.epochs=4", "checkpoint_minutes=60", f"schedule.name={schedule}"]
