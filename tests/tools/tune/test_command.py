@@ -94,7 +94,7 @@ def test_a_search_leaves_trials_a_recipe_that_trains_the_same_and_a_page(place, 
     assert "outputs/mine: exists and is none of tools.tune's" in refuse(capsys, *WORDS, "name=mine", "overwrite=true")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_trials_that_fail_alike_end_the_search_and_are_tried_again(place, capsys):
     """Each says why; the same command does not count them."""
     Path("space.yaml").write_text("train.pseudo: [outputs/one, outputs/two]\noptimizer.lr: [0.1, 0.2, 0.3]")
