@@ -104,6 +104,8 @@ def _read_http(fs, url):
                 data += chunk
                 if max(len(data), response.content_length or 0) > MAX_BYTES:
                     return None
+        if data[:99].lstrip().lower().startswith((b"<!doctype html", b"<html")):  # which says nothing about the file
+            raise OSError("a web page came in its place, as of a login or a limit")
         return bytes(data)
 
     return sync(fs.loop, read)

@@ -18,20 +18,21 @@ import torch
 from src.checkpointing.run_folder import training_settings
 from src.competition.image_files import JOIN
 from src.config.settings import REPOSITORY, value_of
-from src.containers import split_path
+from src.containers import split_path, stat_file
 from src.data.dataset import build_loader
 from src.data.samplers import Ordered
 from src.device import choose_interface
 from src.errors import UserError
 from src.files import atomic_path, delete_unfinished, save_text
 from src.inference.ensemble import ENSEMBLES
+from src.remote import is_url
 from src.training.provenance import read_versions
 
 _MANY_ROWS, _MANY_VALUES = 100_000, 2**26  # of all networks, from which on there are parts: a long run, 256 MB
 _PART_ROWS, _PART_VALUES = 8192, 2**24  # at most of a part: what a kill loses, 64 MB
 _PATIENCE = 60  # seconds until a file of another host is seen
 _AVERAGE, _SUBMISSION = "average.npy", "submission"  # beside the parts; the latter holds what they are of
-_SETTINGS = ("unreadable", "precision", "infer.tta", "infer.tta_weights", "infer.engine")
+_SETTINGS = ("device_kwargs", "unreadable", "precision", "infer.tta", "infer.tta_weights", "infer.engine")
 
 
 class Processes:
@@ -83,7 +84,7 @@ class Predictions:
         """Return the networks' average (N, C) float64 by ENSEMBLES[how], calibrated; what it needs is read at once."""
         function, shape = ENSEMBLES[how], (self._num_rows, self.num_columns)
         needs, is_large = getattr(function, "needs", "all"), self.folder and shape[0] * shape[1] > _PART_VALUES
-        average = np.lib.format.open_memmap(self.folder / _AVERAGE, "w+", "f8", shape) if is_large else np.empty(shape)
+        average = _create_on_disk(self.folder / _AVERAGE, shape) if is_large else np.empty(shape)
         pieces = self.blocks()
         if needs == "columns":
             fill = partial(self._fill, places=self._rows, num_rows=self._num_rows)
@@ -194,6 +195,18 @@ class Parts(Predictions):
             file.close()
             raise ValueError("of another submission")
         return file
+
+
+def _create_on_disk(path, shape):
+    """Return a new array (N, C) float64 in a file that has room for all: else a full disk would be a crash later."""
+    try:
+        array = np.lib.format.open_memmap(path, "w+", "f8", shape)
+        with open(path, "r+b") as file:
+            getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, os.path.getsize(path))  # not on all
+        return array
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def choose_part_rows(config, num_rows, num_values, num_processes):
@@ -311,12 +324,12 @@ def _compute_fingerprint(config, folds, table, rows, size, device):
 
 
 def _hash_files(begun, paths):
-    """Return a hash, after another, of paths and of their files' sizes and times; what is no local file has none."""
+    """Return a hash, after another, of paths and their files' sizes and times; http has none, other URLs as listed."""
     digest = hashlib.sha256(begun.encode())
     for path in paths:
         digest.update(path.encode(errors="surrogateescape"))
         for file in path.split(JOIN):
             with suppress(OSError):
-                status = os.stat(split_path(file)[0])
-                digest.update(b"%d %d" % (status.st_size, status.st_mtime_ns))
+                status = None if is_url(file) else os.stat(split_path(file)[0])
+                digest.update(b"%d %d" % (stat_file(file) if status is None else (status.st_size, status.st_mtime_ns)))
     return digest.hexdigest()

@@ -53,7 +53,7 @@ def infer_run(config, run_folder, began=None):
     ends_at = began + (seconds_of(config.infer.time_budget) or math.inf)
     saved_config, folder, competition = load_saved_config(run_folder), RunFolder(run_folder), config.competition
     folds = find_folds(folder, config.infer.folds)
-    target_names = folds[0].load_target_names()
+    target_names, stamps = folds[0].load_target_names(), _stamp(config, folds)
     device = resolve_device(config.device)
     set_switches(device, config.device_kwargs)
     num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
@@ -81,14 +81,15 @@ def infer_run(config, run_folder, began=None):
     with ExitStack() as held:
         if part_rows and processes.rank == 0:
             held.enter_context(hold_output(output))
-        how |= {"folder": written.parts, "part_rows": part_rows}
+        how |= {"folder": written.parts, "part_rows": part_rows, "stamps": stamps}
         predictions, counted = _predict_table(config, folds, table, views, device, num_workers, processes, **how)
         if not processes.end():
             return None
         average = predictions.average(config.infer.average, calibrate)
         if not part_rows:
             held.enter_context(hold_output(output))
-        if describe_changes(saved_config, load_saved_config(run_folder)):  # its predictions belong to no other run
+        changes = describe_changes(saved_config, load_saved_config(run_folder))
+        if changes or (folds[0].is_finished() and stamps != _stamp(config, folds)):  # they belong to no other run
             raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
         written_folds = [written.fold(fold.number) for fold in counted]
         for one in (written, *written_folds):
@@ -131,7 +132,7 @@ def _describe_folds(folds, num_folds):
 
 
 def _predict_table(
-    config, folds, table, views, device, num_workers, processes, after_batch, ends_at, folder, part_rows
+    config, folds, table, views, device, num_workers, processes, after_batch, ends_at, folder, part_rows, stamps
 ):
     """Return (Predictions, in parts where there are part_rows, the folds that count)."""
     competition, rows = config.competition, processes.share(lambda: _find_readable(config, table))
@@ -157,6 +158,8 @@ def _predict_table(
 
     if part_rows:
         parts = open_parts(folder, processes, config, folds, table, rows, part_rows, device)
+        if stamps != _stamp(config, folds):  # else parts of the old ones would count as new
+            raise UserError(f"{folds[0].path.parent}: its weights changed while they were loaded; repeat the command")
         predict_parts(parts, processes, dataset, num_workers, config.eval_batch_size, predict_all)
         return parts, folds
     loader = build_loader(dataset, config.eval_batch_size, num_workers)
@@ -169,6 +172,12 @@ def _predict_table(
         folds = [folds[number] for number in found.networks]
     loader.close()
     return Predictions(probs, rows, len(table)), folds
+
+
+def _stamp(config, folds):
+    """Return what changes with the folds' weights."""
+    paths = [fold.weights(config.train.select) for fold in folds]
+    return [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths if path.exists()]
 
 
 def _find_readable(config, table):

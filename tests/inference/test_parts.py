@@ -1,14 +1,19 @@
 """Predictions in files: bit for bit those in memory, and no file of another submission, or a damaged one, is used."""
 
+import errno
 import os
+import resource
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from src import remote
 from src.checkpointing.run_folder import FoldFolder
+from src.competition.image_files import Paths
 from src.config.load import load_config
 from src.errors import UserError
 from src.files import save_text
@@ -54,6 +59,17 @@ def test_what_is_read_by_parts_equals_what_is_in_memory(tmp_path, monkeypatch, r
     table = pd.read_parquet(parts.path(1))
     assert list(table) == ["row", *(f"{name}:{target}" for name in NAMES for target in TARGETS)]
     assert table["row"].tolist() == rows[4:8].tolist()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*average\.npy"):
+            parts.average(how, square)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "posix_fallocate", Mock(side_effect=full), raising=False)  # else a write into it crashes
+    with pytest.raises(OSError, match=r"No space left on device: .*average\.npy"):
+        parts.average(how, square)
     parts.delete()
     assert not tmp_path.exists()
 
@@ -135,7 +151,7 @@ def test_what_parts_cannot_do_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().out == f"1000000 test images: {lacks}; {rest}\n"
 
 
-def test_a_submission_is_another_one_where_anything_differs_that_decides_it(tmp_path):
+def test_a_submission_is_another_one_where_anything_differs_that_decides_it(tmp_path, monkeypatch):
     """Weights, settings of the network and its views, test rows, image files; not how many processes or threads."""
     table = make_table(tmp_path, np.zeros((4, 8, 8), np.uint8), np.zeros((4, 1)))
     fold, base = FoldFolder(tmp_path / "fold0"), ["infer.batch_size=2"]
@@ -163,7 +179,12 @@ def test_a_submission_is_another_one_where_anything_differs_that_decides_it(tmp_
     seen.add(open_())
     os.utime(tmp_path / "2.png", (0, 0))
     seen.add(open_())
-    assert len(seen) == 12
+    seen.add(open_(["device_kwargs.tf32=all"]))
+    elsewhere = replace(table, paths=Paths.of(f"memory://infer/{number}.png" for number in range(4)))
+    for listed in (1, 2), (1, 3), (2, 3):  # bytes and version
+        monkeypatch.setitem(remote._LISTED, "memory://infer", {"2.png": listed})
+        seen.add(open_(table=elsewhere))
+    assert len(seen) == 16
 
 
 def test_a_process_that_has_other_rows_or_another_folder_is_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Folds of a run -> submission.csv, against the networks called by hand; and what stops it."""
 
+import os
 import re
 import shutil
 import time
@@ -262,13 +263,17 @@ def test_finished_folds_predict_else_those_that_have_done_an_epoch(tmp_path, cap
         find_folds(folder, "both")
 
 
-@pytest.mark.parametrize("change", ["fold=2", "seed=2", None])
-def test_predictions_of_a_run_that_was_overwritten_meanwhile_are_not_written(make, monkeypatch, change):
+@pytest.mark.parametrize("change", ["fold=2", "seed=2", "other weights", None])
+def test_predictions_of_a_run_that_was_overwritten_meanwhile_are_not_written(make, monkeypatch, change, tmp_path):
     """Another fold that is trained meanwhile changes nothing of what was predicted."""
     folder, _, _ = make()
     plain = predict.predict
 
     def predict_and_change(*arguments, **more):
+        if change == "other weights":
+            path = folder / "fold1/last.safetensors"
+            os.replace(shutil.copy(path, tmp_path), path)
+            return plain(*arguments, **more)
         config = load_config(["competition=mine.yaml", "normalize=dataset", *([change] if change else [])])
         save_text(folder / "config.yaml", config_yaml(config))
         if change is None:
@@ -406,6 +411,23 @@ def test_parts_change_no_byte_and_resume(make, tmp_path, monkeypatch, words, cap
     assert num_calls == [f"test, part {number} of {num_parts}" for number in range(2, num_parts + 1)]
     assert read_all(folder) == expected
     assert not (folder / "parts").exists()
+
+
+def test_weights_that_change_while_they_are_loaded_make_no_part(make, monkeypatch):
+    """Or predictions of the old ones would be merged with those of the new ones by the next command."""
+    folder, _, _ = make()
+    load = predict.load_network
+
+    def load_and_train(config, fold):
+        network, path = load(config, fold), fold.weights("last")
+        save_weights(path, copy_to_cpu({name: one + 1 for name, one in network.state_dict().items()}))
+        return network
+
+    monkeypatch.setattr(predict, "load_network", load_and_train)
+    with pytest.raises(UserError) as caught:
+        infer(folder, "infer.part_rows=1")
+    assert str(caught.value) == f"{folder}: its weights changed while they were loaded; repeat the command"
+    assert not list((folder / "parts").glob("part_*"))
 
 
 @pytest.mark.slow
