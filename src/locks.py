@@ -3,25 +3,20 @@
 A run's are in <output_dir>/.locks/<run>, so that deleting the run deletes none: one for opening it, one for each fold.
 """
 
-from contextlib import ExitStack, contextmanager
-
 from filelock import FileLock, Timeout
 
 from src.errors import UserError, listing
 
 
-@contextmanager
 def hold(path, waiting):
-    """Hold the lock of a file inside the block; where another process holds it now, print `waiting` and wait."""
+    """Take the lock of a file until the returned context ends; where another process has it, print `waiting` first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        held = lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         print(waiting, flush=True)
-        held = lock.acquire()
-    with held:
-        yield
+        return lock.acquire()
 
 
 def opening(run_folder):
@@ -29,21 +24,14 @@ def opening(run_folder):
     return hold(_folder_of(run_folder) / "open.lock", f"{run_folder}: another process is opening this run; waiting")
 
 
-@contextmanager
-def hold_folds(run_folder, folds, is_overwritten):
-    """Hold the locks of some folds of a run inside the block; yield whether other processes train its other folds.
-
-    Where another process trains one of them, or any of a run that is to be overwritten, it raises a UserError.
-    """
-    with ExitStack() as held:
-        paths = sorted(_folder_of(run_folder).glob("fold*.lock"))
-        busy = [path.stem.removeprefix("fold") for path in paths if _is_held(path)]
-        if refused := busy if is_overwritten else sorted(set(busy) & {str(fold) for fold in folds}):
-            found = f"another process trains {'fold' if len(refused) == 1 else 'folds'} {listing(refused)}"
-            raise UserError(f"{run_folder}: {found}; wait until it ends or choose name=ANOTHER")
-        for fold in folds:
-            held.enter_context(hold_fold(run_folder, fold))
-        yield bool(busy)
+def check_free(run_folder, folds, is_overwritten):
+    """Return whether other processes train folds of a run; one of these, or any to be overwritten, is a UserError."""
+    paths = sorted(_folder_of(run_folder).glob("fold*.lock"))
+    busy = [path.stem.removeprefix("fold") for path in paths if _is_held(path)]
+    if refused := busy if is_overwritten else sorted(set(busy) & {str(fold) for fold in folds}):
+        found = f"another process trains {'fold' if len(refused) == 1 else 'folds'} {listing(refused)}"
+        raise UserError(f"{run_folder}: {found}; wait until it ends or choose name=ANOTHER")
+    return bool(busy)
 
 
 def hold_fold(run_folder, fold):

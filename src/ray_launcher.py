@@ -33,13 +33,12 @@ class RayLauncher(LocalLauncher):
     """
 
     def __init__(self, config):
-        self._is_ours, project = not ray.is_initialized(), str(REPOSITORY)
-        if self._is_ours:
-            _connect(config.ray_address)
+        project = str(REPOSITORY)
+        _connect(config.ray_address)
         try:
             device, share, num_slots, words = _choose_share(config, [one for one in ray.nodes() if one["Alive"]])
         except UserError:
-            self._disconnect()
+            ray.shutdown()
             raise
         super().__init__([{}] * num_slots, words, device)
 
@@ -56,10 +55,6 @@ class RayLauncher(LocalLauncher):
         try:
             super().__exit__(*error)
         finally:
-            self._disconnect()
-
-    def _disconnect(self):
-        if self._is_ours:
             ray.shutdown()
 
     def _start(self, words, job, slot):

@@ -48,6 +48,7 @@ DOORS = {
     "pyarrow": ("containers.py", "inference/parts.py"),
     "pydicom": ("data/",),
     "ray": ("ray_launcher.py",),
+    "requests": ("training/wandb_tracker.py",),
     "safetensors": ("checkpointing/serialization.py", "model/weights.py"),
     "scipy": ("evaluation/", "inference/ensemble.py"),
     "rich": ("terminal.py",),

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
 import pytest
 
@@ -36,10 +37,10 @@ def make_job(tmp_path, monkeypatch):
 
 
 def test_each_slot_takes_the_next_job_when_it_is_free_and_a_job_s_end_is_told(make_job):
-    jobs = [make_job("a", 0.6), make_job("b"), make_job("c", status=2), make_job("d")]
+    jobs = [make_job("a", 60), make_job("b"), make_job("c", status=2), make_job("d")]
     with LocalLauncher([{"CUDA_VISIBLE_DEVICES": "GPU-x"}, {"CUDA_VISIBLE_DEVICES": "5"}]) as launcher:
-        ended = [(job.name, status, line.split()[0]) for job, status, line in run_jobs(launcher, iter(jobs))]
-    assert sorted(ended) == [("a", 0, "end"), ("b", 0, "end"), ("c", 2, "end"), ("d", 0, "end")]
+        ended = [(job.name, status, line.split()[0]) for job, status, line in islice(run_jobs(launcher, jobs), 3)]
+    assert sorted(ended) == [("b", 0, "end"), ("c", 2, "end"), ("d", 0, "end")]
     begun = {job.name: job.log.read_text().split()[2] for job in jobs}
     assert begun == {"a": "GPU-x", "b": "5", "c": "5", "d": "5"}
 

@@ -8,15 +8,15 @@ import pytest
 
 from src.config.settings import REPOSITORY
 from src.errors import UserError
-from src.locks import hold, hold_folds, opening
+from src.locks import check_free, hold, hold_fold, opening
 
 HOLDER = """
 import sys
 from pathlib import Path
-from src.locks import hold_folds
-with hold_folds(Path(sys.argv[1]), [int(fold) for fold in sys.argv[2:]], False):
-    print("held", flush=True)
-    sys.stdin.read()
+from src.locks import hold_fold
+held = [hold_fold(Path(sys.argv[1]), fold) for fold in sys.argv[2:]]
+print("held", flush=True)
+sys.stdin.read()
 """
 
 
@@ -33,25 +33,24 @@ def holder(tmp_path):
 
 def test_a_fold_that_another_process_trains_is_refused_and_others_are_not(tmp_path, holder):
     run = tmp_path / "run"
-    with ExitStack() as held:
-        assert held.enter_context(hold_folds(run, [0], False)) is True
-        assert held.enter_context(hold_folds(tmp_path / "run_fold1", [0, 1], True)) is False  # another run's name
+    assert check_free(run, [0], False) is True
+    assert check_free(tmp_path / "run_fold1", [0, 1], True) is False  # another run's name
     for folds, is_overwritten, refused in (([1], False, "fold 1"), ([0, 1, 10], False, "folds 1, 10"),
                                            ([0], True, "folds 1, 10")):  # fmt: skip
-        with pytest.raises(UserError) as error, hold_folds(run, folds, is_overwritten):
-            pass
+        with pytest.raises(UserError) as error:
+            check_free(run, folds, is_overwritten)
         assert str(error.value) == f"{run}: another process trains {refused}; wait until it ends or choose name=ANOTHER"
     holder.kill()
     holder.wait()
-    with hold_folds(run, [1], True) as is_busy:
-        assert is_busy is False
+    assert check_free(run, [1], True) is False
 
 
 def test_names_of_runs_do_not_collide(tmp_path):
     with ExitStack() as held:
         for name in ("run", "run_fold1", "run[1]", "run*"):
             held.enter_context(opening(tmp_path / name))
-            assert held.enter_context(hold_folds(tmp_path / name, [1], False)) is False
+            assert check_free(tmp_path / name, [1], False) is False
+            held.enter_context(hold_fold(tmp_path / name, 1))
 
 
 def test_the_second_waits_and_says_so(tmp_path, holder, capsys):

@@ -25,7 +25,7 @@ from src.errors import Stopped, UserError, listing
 from src.evaluation.metrics import Metric, build_metric
 from src.files import load_json, save_json
 from src.launchers import is_job, is_joining
-from src.locks import hold_fold, hold_folds, opening
+from src.locks import check_free, hold_fold, opening
 from src.model.losses import check_loss, resolve_class_weights
 from src.model.network import build_network
 from src.report import write_report
@@ -217,7 +217,9 @@ def open_folder(run, locks):
     with opening(folder.path) if is_main else nullcontext():
         if is_main and not is_job():
             unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]
-            is_busy = locks.enter_context(hold_folds(folder.path, unfinished, config.overwrite))
+            is_busy = check_free(folder.path, unfinished, config.overwrite)
+            for fold in unfinished:
+                locks.enter_context(hold_fold(folder.path, fold))
         has_work = is_busy or folder.has_work()
         settle_precision(run, has_work and not config.overwrite)
         if is_main and config.overwrite and folder.has_work():  # nothing is deleted for a command that cannot train

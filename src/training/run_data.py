@@ -37,9 +37,9 @@ def load_run_data(config, metric):
         test = load_test_table(competition, table.target_names, table.encoding)
         num_test = len(test) if test.units is None else len(np.unique(test.units))
         notes = (*table.notes, *test.notes, *_compare_images(competition, table, test))
-        table = replace(table, notes=notes, num_test=num_test)
         if sample is not None:
-            table = replace(table, notes=(*table.notes, *check_sample(sample, competition, test, table.target_names)))
+            notes += tuple(check_sample(sample, competition, test, table.target_names))
+        table = replace(table, notes=notes, num_test=num_test)
     table = replace(table, folds=load_folds(config, table))
     check_folds(table, table.folds, metric, config)
     return table

@@ -12,6 +12,7 @@ from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder
 from src.config.settings import seconds_of
 from src.errors import Stopped, UserError, listing
+from src.evaluation.judgement import describe_interval
 from src.files import load_json
 from src.launchers import Job, build_launcher, run_jobs
 from src.training.run import check_run, end_run, open_folder, start_processes, train_run
@@ -23,7 +24,7 @@ def train_runs(configs, commands):
 
     Of several, what ends one names it, and at the end their scores are printed.
     """
-    first, is_main, stopped = configs[0], os.environ.get("RANK", "0") == "0", None
+    first = configs[0]
     interrupts = Interrupts(first.checkpoint_minutes, seconds_of(first.time_budget), first.overwrite)
     try:
         if _launches(configs):
@@ -33,12 +34,10 @@ def train_runs(configs, commands):
             for config, words in zip(configs, commands, strict=True):
                 with _naming(config, configs):
                     train_run(config, words, interrupts)
-    except Stopped as stop:
-        stopped = stop
-    if len(configs) > 1 and is_main:
+    except Stopped:
         _print_seeds(configs)
-    if stopped:
-        raise stopped
+        raise
+    _print_seeds(configs)
     PartialState().destroy_process_group()
 
 
@@ -78,10 +77,6 @@ def _train_beside(configs, commands, interrupts):
             with _naming(config, configs):
                 runs.append(check_run(config, words, interrupts, start_processes(config, "cpu")))
 
-    def is_stopping():
-        reasons.extend([reason] if (reason := interrupts.stop_reason()) else [])
-        return bool(reasons)
-
     with build_launcher(configs[0]) as launcher:
         with interrupts.alarm():
             for run in runs:
@@ -93,10 +88,11 @@ def _train_beside(configs, commands, interrupts):
         if folds:
             print(f"\n{len(folds)} folds, {min(len(folds), launcher.num_slots)} at a time", flush=True)
         with interrupts.deferred():
+            is_stopping = lambda: reasons or interrupts.stop_reason()  # noqa: E731
             for job, status, line in run_jobs(launcher, _list_jobs(folds, interrupts), is_stopping):
                 reasons.extend(_report_end(*folds[job.name], job, status, line))
     if left := [name for name, (run, fold) in folds.items() if not run.folder.fold(fold).is_finished()]:
-        why, status = reasons[0]
+        why, status = interrupts.stop_reason() or reasons[0]
         stopped = Stopped(f"{listing(left)}: not finished, stopped by {why}; {interrupts.again} resumes", status)
     for run in runs:
         with _naming(run.config, configs):
@@ -132,7 +128,7 @@ def _report_end(run, fold, job, status, line):
         if line.startswith("wandb sync"):
             print(line)
         return []
-    is_stopped = status in (0, 130, 143, -signal.SIGTERM, -signal.SIGINT)
+    is_stopped = status in (0, 143, -signal.SIGTERM)  # the last of them where it was still importing
     is_told = is_stopped or status == 2
     what = line.removeprefix("error: ") if is_told else f"crashed with exit status {status} ({line})"
     what = what if what.startswith(job.name) else f"{job.name}: {what}"
@@ -143,22 +139,22 @@ def _report_end(run, fold, job, status, line):
 
 
 def _print_seeds(configs):
-    """Print a line per seed with its score and interval, and the mean and spread of those that have one."""
-    pooled, metric = [], configs[0].competition.metric
-    print(f"\n{metric} by seed, out-of-fold")
+    """Print a line for each of several seeds with its score and interval, and the mean and spread of those scores."""
+    if len(configs) == 1 or os.environ.get("RANK", "0") != "0":
+        return
+    pooled, folders = [], [str(config.run_folder) for config in configs]
+    print(f"\n{configs[0].competition.metric} by seed, out-of-fold")
     for config in configs:
-        path = RunFolder(config.run_folder).scores
-        scores = load_json(path, "pooled", "folds") if path.is_file() else {"pooled": None}
-        pooled += [] if scores["pooled"] is None else [scores["pooled"]]
         found = "no fold is done"
-        if "folds" in scores:
-            interval = ", 95 % {:.5f} to {:.5f}".format(*scores["interval"]) if scores.get("interval") else ""
-            found = f"{scores['pooled']:.5f}{interval}, folds {', '.join(scores['folds'])}"
+        if (path := RunFolder(config.run_folder).scores).is_file():
+            scores = load_json(path, "pooled", "folds", "interval")
+            pooled.append(scores["pooled"])
+            interval = describe_interval(scores["interval"])
+            found = f"{pooled[-1]:.5f}, 95 % {interval}, folds {', '.join(scores['folds'])}"
         print(f"  seed {config.seed}: {found}")
     if len(pooled) > 1:
         print(f"mean {np.mean(pooled):.5f}, standard deviation {np.std(pooled, ddof=1):.5f} over {len(pooled)} seeds")
-    folders = [str(config.run_folder) for config in configs]
-    name = configs[0].run_folder.name.removesuffix(f"_seed{configs[0].seed}")
-    if len(pooled) == len(folders) > 1:
+    if len(pooled) == len(configs):
+        name = configs[0].run_folder.name.removesuffix(f"_seed{configs[0].seed}")
         print(f"next: python infer.py run={folders[0]} (so each of them), then their blend:")
         print(f"python -m tools.blend {' '.join(folders)} name={name}_seeds")

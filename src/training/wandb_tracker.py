@@ -1,7 +1,6 @@
 """wandb: a run of a command, in one group with all that train folds of the same run."""
 
 import logging
-import netrc
 import os
 import re
 import shlex
@@ -13,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import wandb
+from requests.utils import get_netrc_auth  # wandb depends on it
 
 from src.checkpointing.run_folder import RunFolder
 from src.files import save_text
 from src.terminal import warn
 
-_SERVER = "api.wandb.ai"
 _ANSWER_SECONDS, _START_SECONDS, _END_SECONDS = 5, 30, 60  # to wait for wandb's server
 _MOST_BYTES = 5_000_000  # of a page that is logged
 
@@ -27,8 +26,8 @@ class WandbTracker:
     """Online with a key, else offline. fold<k>/<column of log.csv> and mean/<column> over the epochs."""
 
     def __init__(self, config):
-        wanted = os.environ.get("WANDB_MODE")
-        mode = wanted if wanted in ("offline", "disabled") else "online" if _has_key() else "offline"
+        mode, has_key = os.environ.get("WANDB_MODE"), os.environ.get("WANDB_API_KEY") or get_netrc_auth(_find_server())
+        mode = mode if mode in ("offline", "disabled") else "online" if has_key else "offline"
         if mode == "online" and (reason := _why_silent()):
             mode = "offline"
             warn(f"wandb: {reason}; this run is tracked offline; wandb sync sends it later")
@@ -121,18 +120,13 @@ def _load_id(config):
     return path.read_text(encoding="utf-8"), name
 
 
-def _has_key():
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(_SERVER) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def _find_server():
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def _why_silent():
     """Return why wandb's server takes no run, or an empty string; wandb itself would try for a minute."""
-    address = os.environ.get("WANDB_BASE_URL", f"https://{_SERVER}")
+    address = _find_server()
     server = address.rpartition("@")[2]  # before it may stand a password
     try:
         urllib.request.urlopen(address, timeout=_ANSWER_SECONDS).close()
