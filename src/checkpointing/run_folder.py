@@ -1,5 +1,6 @@
 """The folder of a run: the names of its files, which run is the newest, and what two commands on it may differ in."""
 
+import csv
 import shutil
 import time
 from contextlib import suppress
@@ -10,7 +11,6 @@ from src.config.load import config_yaml, load_saved_config
 from src.config.settings import settings, value_of
 from src.errors import UserError, listing
 from src.files import delete_unfinished, load_json, save_text
-from src.launchers import is_joining
 
 _HOW_IT_RUNS = (  # settings that do not change what is trained: two commands on one run folder may differ in them
     *("name", "fold", "device", "device_kwargs", "tracking", "overwrite", "output_dir", "unreadable", "cache"),
@@ -63,9 +63,8 @@ class FoldFolder:
         """Return the names of the targets that the fold predicts, tuple of str; it has finished an epoch."""
         if self.is_finished():
             return tuple(load_json(self.meta, "target_names")["target_names"])
-        import pandas as pd  # here, as it takes half a second
-
-        return tuple(pd.read_csv(self.val, nrows=0).columns[1:])
+        with open(self.val, encoding="utf-8", newline="") as file:
+            return tuple(next(csv.reader(file))[1:])
 
     def delete_states(self):
         """Delete what a finished fold no longer needs."""
@@ -179,8 +178,7 @@ def open_run(config, is_busy=False):
             aside.parent.rmdir()
     elif is_run and (is_busy or run.has_work()) and (changes := describe_changes(load_saved_config(folder), config)):
         raise UserError(f"{folder}: trained with other settings: {changes}; choose name=ANOTHER or overwrite=true")
-    if not is_joining(folder):
-        save_text(run.config, config_yaml(config))
+    save_text(run.config, config_yaml(config))
 
 
 def describe_changes(saved, config):

@@ -140,9 +140,8 @@ def _print_start(run, fold, learner, progress, epoch_progress):
     if progress.epoch or epoch_progress.num_batches:
         batches = f"{epoch_progress.num_batches} of {len(learner.train_loader)} batches of epoch {progress.epoch + 1}"
         print(f"\nfold {fold}: resumes after {batches if epoch_progress.num_batches else f'epoch {progress.epoch}'}")
-        print(header)
-        return
-    print(f"\nfold {fold}: {len(learner.train_table)} training and {len(learner.val_table)} validation images")
-    if fold in (0, "all") or run.config.fold is not None:
-        print(describe_parameters(learner.network).to_string(index=False))
+    else:
+        print(f"\nfold {fold}: {len(learner.train_table)} training and {len(learner.val_table)} validation images")
+        if fold in (0, "all") or run.config.fold is not None:
+            print(describe_parameters(learner.network).to_string(index=False))
     print(header, flush=True)

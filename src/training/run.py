@@ -226,7 +226,8 @@ def open_folder(run, locks):
             build_learner(run, run.folds[0])
         table = run.table
         if is_main:
-            open_run(config, is_busy)
+            if not is_joining(folder.path):
+                open_run(config, is_busy)
             if run.jobs_on != "cuda":
                 save_precision(folder, run.config.precision, run.accelerator.device)
             save_provenance(folder.provenance, config, run.words, run.accelerator.device, has_work)
