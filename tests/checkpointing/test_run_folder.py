@@ -132,7 +132,7 @@ def test_inference_takes_its_own_words_only(folder):
         load_run(["run=outputs/mine", "model.pool=gem"])
     assert str(caught.value) == (
         "command line: model.pool was decided when outputs/mine was trained; infer.py takes run=, infer.* and device, "
-        "precision, threads, unreadable, output_dir, train.num_workers, report, competition.root, "
+        "device_kwargs, precision, threads, unreadable, output_dir, train.num_workers, report, competition.root, "
         "competition.test_table, competition.test_image, competition.sample_submission, competition.solution, "
         "competition.predict_by, competition.predict_with"
     )
