@@ -100,6 +100,8 @@ def _read_http(fs, url):
         session, data = await fs.set_session(), bytearray()
         async with session.get(fs.encode_url(url), timeout=ClientTimeout(**_SECONDS), **fs.kwargs) as response:
             response.raise_for_status()
+            if response.status != 200:
+                raise OSError(f"answer {response.status}, which holds no whole file")
             async for chunk in response.content.iter_any():
                 data += chunk
                 if max(len(data), response.content_length or 0) > MAX_BYTES:

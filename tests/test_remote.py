@@ -36,6 +36,7 @@ def test_a_file_is_whole_after_what_servers_do_now_and_then(quick):
 
 def test_what_never_comes_is_one_line(quick, monkeypatch):
     faults = {"down": [500] * 9, "cut": ["cut"] * 9, "slow": ["slow"] * 9, "secret": [403], "gone": [410], "odd": [400]}
+    faults["later"] = [202] * 9
     files = dict.fromkeys([*faults, "large", "endless"], FILE) | {"login": b"\n<!DOCTYPE html><p>Log in</p>"}
     with Server(files, faults | {"endless": ["endless"]}) as server:
         advice = "; repeat the command, which resumes"
@@ -47,6 +48,8 @@ def test_what_never_comes_is_one_line(quick, monkeypatch):
         line = f"{url}: cannot be read in 5 tries (no answer in time){advice}"
         assert line_of(read_file, url, kind=Unreachable) == line
         assert "in 5 tries" in line_of(read_file, f"{server.url}/cut", kind=Unreachable)
+        line = "in 5 tries (OSError answer 202, which holds no whole file)"
+        assert line in line_of(read_file, f"{server.url}/later", kind=Unreachable)
         line = "in 5 tries (OSError a web page came in its place, as of a login or a limit)"
         assert line in line_of(read_file, f"{server.url}/login", kind=Unreachable)
         for url in (f"{server.url}/none", f"{server.url}/gone"):
