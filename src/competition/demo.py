@@ -15,12 +15,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from src.errors import UserError
+from src.remote import is_url
 
 
 def write_demo(root):
-    """Write the digits, in a fixed stratified split, as `root`, whole or not at all; one with a train.csv stays."""
-    root = Path(root)
-    if (root / "train.csv").is_file():
+    """Write the digits, in a fixed stratified split, as `root`, whole or not at all; no URL, nor over a train.csv."""
+    if is_url(str(root)) or (root := Path(root)).joinpath("train.csv").is_file():
         return
     digits = load_digits()
     labels, pixels = digits.target.astype(str), (digits.images * (255 / 16)).round().astype(np.uint8)

@@ -83,3 +83,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         f"{tmp_path / 'demo'}: the demo cannot be written there (Directory not empty); empty it or set competition.root"
     )
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
+
+
+def test_a_demo_that_lies_elsewhere_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo.write_demo("http://127.0.0.1:9/demo")
+    assert not list(tmp_path.iterdir())
