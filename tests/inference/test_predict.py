@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import time
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +27,7 @@ from tests.launch import Forked, run_here, run_program
 
 IDS, TARGETS = ["b", "a", "007", "NA", "1e3"], ["x", "y z"]
 SOLUTION = np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0]])
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 COMPETITION = """competition:
   {{root: {root}, test_table: test.csv, solution: solution.csv, test_image: 'test/{{id}}.png', targets: [x, y z],
     task: multilabel, metric: log_loss, channels: 1}}
@@ -432,18 +432,24 @@ def test_weights_that_change_while_they_are_loaded_make_no_part(make, monkeypatc
 
 @pytest.mark.slow
 def test_processes_of_torchrun_share_the_rows(make, tmp_path):
-    """Bytes are those of one process, lines are printed once; what one process alone can do is refused."""
+    """Bytes are those of one process, lines are printed once."""
     folder, _, _ = make()
     (tmp_path / "data/test/007.png").write_bytes(b"")
     words = ("unreadable=skip", "infer.batch_size=2", "threads=1", "report=false")
     infer(folder, *words)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run = partial(run_program, "infer.py", f"run={folder}", *words, cwd=tmp_path, launcher=launcher)
-    printed, _ = run("infer.output=shared")
+    printed, _ = run_program(
+        "infer.py", f"run={folder}", *words, "infer.output=shared", cwd=tmp_path, launcher=TORCHRUN
+    )
     assert read_all(tmp_path / "shared") == read_all(folder)
     begins = [line.partition(":")[0] for line in printed.splitlines()]
     assert begins == [str(folder), "007", "shared/submission.csv", "test log_loss"]
-    _, complained = run("infer.output=shared", "infer.time_budget=1h", status=1)
+
+
+@pytest.mark.nightly
+def test_what_one_process_alone_can_do_is_refused_under_torchrun(make, tmp_path):
+    folder, _, _ = make()
+    words = (f"run={folder}", "infer.time_budget=1h", "report=false")
+    _, complained = run_program("infer.py", *words, cwd=tmp_path, launcher=TORCHRUN, status=1)
     assert "error: infer.time_budget=1h: one process alone keeps to it; leave it out, or run infer.py" in complained
 
 

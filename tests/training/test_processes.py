@@ -85,7 +85,7 @@ def test_hosts_with_other_settings_tables_or_work_are_refused_by_one_line_on_bot
     assert_refused(f"outputs/both: {host} holds the run's work, process 0 none; {first}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_version_of_the_code_is_refused(folders, tmp_path):
     for name in ("src", "configs"):
         shutil.copytree(REPOSITORY / name, tmp_path / "code" / name)
@@ -131,7 +131,7 @@ def test_only_the_first_host_needs_the_folder_of_the_run(folders):
         assert (fold / name).read_bytes() == (folders[0] / "outputs/whole/fold0" / name).read_bytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_each_host_keeps_features_of_its_own(folders, tmp_path):
     weights = tmp_path / "w.safetensors"
     save_file(timm.create_model("test_resnet", in_chans=1).state_dict(), weights)
