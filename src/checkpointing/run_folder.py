@@ -88,7 +88,7 @@ class RunFolder:
         self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
-        self.execution = self.path / "execution.json"  # precision, by device
+        self.execution = self.path / "execution.json"  # precision and place of augmentation, by device
         self.wandb_id = self.path / "wandb_id"  # of a command that trains all folds
         self.tensorboard = self.path / "tensorboard"  # event files: a folder for each fold, and for their mean
         self.pictures = self.path / "pictures"  # the report's figures and worst images, of a run that is tracked

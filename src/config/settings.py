@@ -132,7 +132,7 @@ class Augment:
     kwargs: dict[str, Any] = setting({}, f"strengths in place of the preset's: of {_AUGMENTATIONS}")
     transforms: list[Any] | None = setting(None, "albumentations instead: [{Rotate: {limit: 10, p: 0.5}}, ...]")
     place: str = setting("loader", "where: in the loader's workers; crops, flips, warps, colour and erasing on the "
-                         "device", choices=("loader", "device"))
+                         "device; auto: there if a GPU then trains faster, timed", choices=("loader", "device", "auto"))
     augmix_consistency: float = setting(0.0, "weight of AugMix's consistency loss; 0: off (paper: 12)", at_least=0)
 
 

@@ -27,22 +27,27 @@ _STEP_SECONDS = 0.2  # steps take 2 to 8 images, as many as fit into this time
 
 def recall_precision(run_folder, config, device):
     """Return the precision that a RunFolder keeps for this kind of device, else the rule's; the config's wins."""
-    saved = _load_saved(run_folder).get(device.type, "auto")
+    saved = recall_execution(run_folder, device).get("precision", "auto")
     return resolve_precision(saved if config.precision == "auto" else config.precision, device)
 
 
-def save_precision(run_folder, precision, device):
-    """Write into a run's execution.json what it is computed with on this kind of device."""
-    saved = _load_saved(run_folder) | {device.type: precision}
-    save_json(run_folder.execution, {kind: {"precision": one} for kind, one in saved.items()})
+def save_precision(run_folder, precision, device, **others):
+    """Write into a run's execution.json what it is computed with on this kind of device; others: what else is timed."""
+    saved = _load_saved(run_folder)
+    saved[device.type] = recall_execution(run_folder, device) | {"precision": precision} | others
+    save_json(run_folder.execution, saved)
+
+
+def recall_execution(run_folder, device):
+    """Return {"precision": word, ...} as a RunFolder keeps it for this kind of device; {}: nothing."""
+    return _load_saved(run_folder).get(device.type, {})
 
 
 def _load_saved(run_folder):
-    """Return {kind of device: precision} as a RunFolder keeps it."""
     if not run_folder.execution.is_file():
         return {}
     try:
-        return {kind: one["precision"] for kind, one in load_json(run_folder.execution).items()}
+        return {kind: dict(one, precision=one["precision"]) for kind, one in load_json(run_folder.execution).items()}
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{run_folder.execution}: damaged; delete it and run the same command again") from None
 

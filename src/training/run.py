@@ -33,7 +33,7 @@ from src.training import run_data
 from src.training.averaging import build_average
 from src.training.features import load_features
 from src.training.fold import train_fold
-from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
+from src.training.learner import build_learner, build_transforms, choose_rows, count_reads, settle_place
 from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
 from src.training.precision import choose_precision, recall_precision, save_precision
@@ -85,6 +85,8 @@ def train_run(config, words=(), interrupts=None):
         with interrupts.alarm(processes.num_processes):
             run = check_run(config, words, interrupts, processes)
             open_folder(run, locks)
+            if run.unfinished:
+                settle_place(run)
         wait_at_most(WORKING)
         if run.unfinished and processes.is_main_process:
             run.tracker = build_tracker(config)
