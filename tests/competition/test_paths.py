@@ -366,9 +366,7 @@ def test_over_http_three_images_are_looked_at_and_the_id_is_in_the_line():
             find(rows, root=server.url, train_image=["a/{id}", "b/{id}"])
 
 
-@pytest.mark.parametrize(
-    "cell", ["../x", "a/../../x", "/x", "http://evil/x", "//evil/x", "..\\x", "zip::http://evil/x"]
-)
+@pytest.mark.parametrize("cell", ["../x", "a/../../x", "/x", "http://evil/x", "//evil/x", "..\\x", "zip::http://evil/x"])
 @pytest.mark.parametrize("root", ["http://127.0.0.1:1/in", "memory://here", "data"])
 def test_no_cell_leads_elsewhere_or_out_of_the_folder(cell, root):
     rows = pd.DataFrame({"id": [cell]})
