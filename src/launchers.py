@@ -91,10 +91,11 @@ def start_process(words, log, run_folder, environment, working_folder=None):
     """Start train.py as a job; it saves and ends when its parent does, and gets no Ctrl-C from a terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in environment.items() if name not in _OF_A_SWEEP}
+    kept |= {_JOINED: str(run_folder), "PYTHONUNBUFFERED": "1"}  # or an error would stand before what led to it
     end_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # noqa: E731  PR_SET_PDEATHSIG of linux/prctl.h
     with log.open("a") as file:
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "train.py"), *words], env=kept | {_JOINED: str(run_folder)},
+            [sys.executable, str(REPOSITORY / "train.py"), *words], env=kept,
             cwd=working_folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
             preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )  # fmt: skip

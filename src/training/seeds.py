@@ -47,7 +47,8 @@ def _naming(config, configs):
     if len(configs) == 1:
         yield
         return
-    where = f"seed {config.seed} ({configs.index(config) + 1} of {len(configs)}, {config.run_folder})"
+    number = [one.seed for one in configs].index(config.seed) + 1  # opening a run has settled others of its settings
+    where = f"seed {config.seed} ({number} of {len(configs)}, {config.run_folder})"
     if os.environ.get("RANK", "0") == "0":
         print(f"\n{where}", flush=True)
     try:
@@ -65,7 +66,9 @@ def _launches(configs):
         return first.launcher == "ray" and "WORLD_SIZE" not in os.environ
     if (is_several := build_launcher(first).num_slots > 1) or not first.launcher:
         return is_several
-    print("launcher=local: one fold after another; on a CPU set threads=N, and every N cores train one", flush=True)
+    found = f"device={first.device} with threads={first.threads or 'null'} has room for one"
+    advice = "on a CPU every N cores train one with threads=N"
+    print(f"launcher=local: one fold after another, as {found}; {advice}", flush=True)
     return False
 
 
@@ -130,7 +133,9 @@ def _report_end(run, fold, job, status, line):
         return []
     is_stopped = status in (0, 143, -signal.SIGTERM)  # the last of them where it was still importing
     is_told = is_stopped or status == 2
-    what = line.removeprefix("error: ") if is_told else f"crashed with exit status {status} ({line})"
+    is_killed = status == -signal.SIGKILL
+    died = "killed, most often as memory ran out" if is_killed else f"crashed with exit status {status}"
+    what = line.removeprefix("error: ") if is_told else f"{died} ({line})"
     what = what if what.startswith(job.name) else f"{job.name}: {what}"
     if not is_stopped:
         raise UserError(f"{what}; {job.log} has all that it printed")

@@ -2,20 +2,27 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import psutil
 import pytest
 
 from src.checkpointing.interrupts import Interrupts
-from src.config.load import split_seeds
+from src.config.load import load_config, split_seeds
 from src.errors import UserError
 from src.files import save_json
 from src.launchers import Job
-from src.training.seeds import _list_jobs, _report_end
+from src.training.seeds import _list_jobs, _naming, _report_end
 from tests.launch import TINY, Forked, run_here, run_program
 
 WORDS = [*(word for word in TINY if word != "seed=7"), "fold=0", "train.epochs=1"]
+
+
+def test_a_run_keeps_its_name_once_opening_it_has_settled_its_precision(capsys):
+    configs = [load_config(words) for words in split_seeds(["seed=[1,2]", "name=s"])]
+    with _naming(replace(configs[1], precision="bf16"), configs):
+        assert capsys.readouterr().out == "\nseed 2 (2 of 2, outputs/s_seed2)\n"
 
 
 def test_each_is_the_run_of_its_seed_on_the_same_folds(tiny_run):
@@ -118,7 +125,8 @@ def test_how_a_job_has_ended_is_one_line(make_run, make_table, capsys):
     for status, line, expected in (
         (2, "error: no image", f"fold 1: no image; {job.log} has all that it printed"),
         (2, "error: fold 1, epoch 2: nan", f"fold 1, epoch 2: nan; {job.log} has all that it printed"),
-        (-9, "epoch 1", f"fold 1: crashed with exit status -9 (epoch 1); {job.log} has all that it printed"),
+        (-9, "epoch 1", f"fold 1: killed, most often as memory ran out (epoch 1); {job.log} has all that it printed"),
+        (-11, "epoch 1", f"fold 1: crashed with exit status -11 (epoch 1); {job.log} has all that it printed"),
     ):
         with pytest.raises(UserError) as caught:
             _report_end(run, 1, job, status, line)

@@ -6,6 +6,7 @@ Optuna chooses the settings of each trial; a trial is a run of train.py, beside 
 import math
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,7 @@ machines with one storage= (or one shared folder) it works on one search.
 All other words are settings of train.py for every trial (train.py --help all).
 """
 PRUNERS = ("median", "none")
+_ECHO_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def main(words):
             print(USAGE)
             return
         options = read_options(words)
-        signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGTERM, _End())
         try:
             from tools.tune.search import run_search  # here, as a typo does not wait for torch and Optuna
         except ModuleNotFoundError as error:
@@ -140,8 +142,16 @@ def read_options(words):
     )  # fmt: skip
 
 
-def _end(number, frame):
-    raise Stopped("stopped by SIGTERM, all trials are saved; the same command resumes", 143)
+class _End:
+    """Ends the search at SIGTERM, once where `timeout` sends one to the process and at once one to its group."""
+
+    def __init__(self):
+        self._at = -math.inf
+
+    def __call__(self, number, frame):
+        if time.monotonic() - self._at > _ECHO_SECONDS:
+            self._at = time.monotonic()
+            raise Stopped("stopped by SIGTERM, all trials are saved; the same command resumes", 143)
 
 
 if __name__ == "__main__":

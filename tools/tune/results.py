@@ -186,7 +186,7 @@ def save_recipe(options, found):
     plain, own, content = load_config(options.next_words), load_config([*options.words, *words]), {}
     for key in differing_settings(plain, own):
         room, _, name = key.rpartition(".")
-        if key not in ("recipe", "precision", "competition.name", "competition.root"):
+        if key not in ("recipe", "competition.name", "competition.root"):
             value = value_of(own, key)
             value = list(value) if isinstance(value, tuple) else value
             (content.setdefault(room, {}) if room else content)[name] = value

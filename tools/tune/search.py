@@ -2,6 +2,7 @@
 
 import csv
 import re
+import signal
 import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,8 @@ def run_search(options):
         stopped = None
         try:
             with build_launcher(config) as launcher:
-                print(f"{folder}: {options.trials} trials of {listing(options.parameters, 4)}")
+                whole = ", all of its space" if search.num_trials < options.trials else ""
+                print(f"{folder}: {search.num_trials} trials of {listing(options.parameters, 4)}{whole}")
                 slots = f"{launcher.num_slots} at a time"
                 print(f"{metric.name} of {len(table)} rows, folds {listing(folds)}; {slots}")
                 why = f"outside of the space: {listing(outside, 3)}" if outside else "trial 0"
@@ -231,8 +233,8 @@ class Loop:
                 one.waiting, one.not_before = [folds, *one.waiting], time.monotonic() + 2
             elif one.ends_as is None:
                 line = line.removeprefix("error: ")
-                died = f"killed by signal {-status}, most often because memory ran out; {line}"
-                self._fail(one, died if status < 0 else line)
+                why = ", most often because memory ran out" if status == -signal.SIGKILL else ""
+                self._fail(one, f"killed by signal {-status}{why}; {line}" if status < 0 else line)
         if one.ends_as is None and one.is_judged and not one.waiting and not one.jobs:
             self._score(one)
         if one.ends_as is not None and not one.jobs:

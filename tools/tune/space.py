@@ -12,7 +12,7 @@ from src.config.registry import list_keywords, list_names
 from src.config.settings import settings, value_of
 from src.errors import UserError, listing, nearest
 
-_DIGITS = 4  # of a float that is searched
+_DIGITS = 4  # of a float that is searched without steps
 _FORMS = "{low: 1e-4, high: 1e-2, log: true} or [one, other]"
 _REFUSED = {  # why: of a setting, or of a group
     "competition": "it says what is predicted and how that is scored, and scores must be comparable",
@@ -38,6 +38,15 @@ class Parameter:
     log: bool = False
     is_int: bool = False
 
+    @property
+    def num_values(self):
+        """How many values it has; inf of a range of floats without steps."""
+        if self.choices:
+            return len(self.choices)
+        if not (self.step or self.is_int):
+            return math.inf
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
     def suggest(self, trial):
         """Return the value that a trial of Optuna gets."""
         if self.choices:
@@ -49,7 +58,8 @@ class Parameter:
     def word(self, value):
         """Return the word of train.py for a value; a float is rounded to a few digits, within the range."""
         if not self.choices and not self.is_int:
-            value = min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
+            digits = 12 if self.step else _DIGITS
+            value = min(max(float(f"{value:.{digits}g}"), self.low), self.high)
         return f"{self.key}={value}"
 
     def find(self, config):

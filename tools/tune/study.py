@@ -1,6 +1,7 @@
 """The trials of a search in Optuna's storage: which come next, which are left by others, and what they gave."""
 
 import contextlib
+import math
 import platform
 import re
 import shutil
@@ -26,17 +27,20 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class TrialSampler(optuna.samplers.BaseSampler):
     """TPE whose random numbers come from (seed, trial number) alone, so that a search that resumes goes the same way.
 
-    The first trial gets the settings `first`, {key: value}, if it has any.
+    The first trial gets the settings `first`, {key: value}, if it has any. is_whole: each point of the space is tried.
 
     Reference: Bergstra et al., Algorithms for Hyper-Parameter Optimization, 2011, NeurIPS; multivariate: Falkner, Klein
     and Hutter, BOHB, 2018, arXiv:1807.01774.
     """
 
-    def __init__(self, seed, first):
-        self._seed, self._first, self._inner = seed, first, None
+    def __init__(self, seed, first, is_whole):
+        self._seed, self._first, self._is_whole, self._inner = seed, first, is_whole, None
 
     def before_trial(self, study, trial):
         seed = zlib.crc32(f"{self._seed} {trial.number}".encode())
+        if self._is_whole:
+            self._inner = optuna.samplers.BruteForceSampler(seed=seed)
+            return
         how = {"n_startup_trials": _NUM_RANDOM, "multivariate": True, "constant_liar": True}
         self._inner = optuna.samplers.TPESampler(seed=seed, **how)
 
@@ -66,7 +70,9 @@ class Search:
             shutil.rmtree(options.folder, ignore_errors=True)
         options.folder.mkdir(parents=True, exist_ok=True)
         self.pruner = _build_pruner(options.pruner, num_steps)
-        sampler = TrialSampler(options.config.seed, first)
+        num_points = math.prod(one.num_values for one in options.parameters.values())
+        self.num_trials = min(options.trials, num_points)  # as the same settings give the same score
+        sampler = TrialSampler(options.config.seed, first, is_whole=num_points <= options.trials)
         how = {"study_name": options.folder.name, "sampler": sampler, "pruner": self.pruner}
         how["direction"] = "maximize" if greater_is_better else "minimize"
         try:
@@ -109,12 +115,12 @@ class Search:
             for one in self.trials("RUNNING"):
                 if one.number not in self._held and self._take_over(one):
                     return optuna.trial.Trial(self.study, one._trial_id), True
-            if len(self._asked()) >= self.options.trials:
+            if len(self._asked()) >= self.num_trials:
                 return None, False
             trial = self.study.ask()
             trial.set_user_attr("beat", time.time())
             self._hold(trial.number)
-            if sum(one.number < trial.number for one in self._asked()) < self.options.trials:
+            if sum(one.number < trial.number for one in self._asked()) < self.num_trials:
                 trial.set_user_attr("host", platform.node())
                 return trial, False
             trial.set_user_attr("left_out", "one too many")  # another machine has asked at the same time

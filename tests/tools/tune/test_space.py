@@ -1,5 +1,8 @@
 """A space of settings is read and checked before anything starts, and what is wrong with it is one line."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from src.config.load import load_config
@@ -39,6 +42,8 @@ loss.name: [focal]
     assert lr.word(0.00123456789) == "optimizer.lr=0.001235"
     assert lr.word(1e-5) == "optimizer.lr=1e-05"
     assert (decay.high, decay.is_int) == (0.9, False)  # the last that steps of 0.3 reach
+    assert (decay.num_values, batch.num_values, found["loss.name"].num_values, lr.num_values) == (4, 4, 2, math.inf)
+    assert replace(decay, high=2000.0).word(1000.5) == "optimizer.weight_decay=1000.5"  # as the steps have it
     assert (batch.low, batch.high, batch.step, batch.is_int) == (8, 32, 8, True)
     assert found["augment.preset"].choices == ("none", "medium")  # a setting of text has no quotes
     assert found["augment.kwargs.scale"].choices == ("[0.8, 1.2]", "[1, 1]")

@@ -63,6 +63,17 @@ def test_the_same_trials_come_again_also_where_each_command_runs_one(open_search
     assert run(open_search("name=other", "seed=1"))[1:] != whole[1:]
 
 
+def test_a_space_of_few_points_is_tried_whole_and_each_once(open_search, tmp_path):
+    space = "optimizer.lr: {low: 0.001, high: 0.005, step: 0.001}\naugment.preset: [none, light]\n"
+    open_search()
+    (tmp_path / "space.yaml").write_text(space)
+    found = run(open_search("name=few", "trials=50", "pruner=none"))
+    assert found[0][1] == [4e-3, "light"]
+    points = {(round(lr, 9), preset) for _, (lr, preset), _ in found}
+    assert (len(found), len(points)) == (10, 10)
+    assert len(run(open_search("name=first", "trials=4", "pruner=none"))) == 4
+
+
 def test_two_commands_share_the_trials_and_one_that_dies_loses_none(open_search):
     one, other = open_search("trials=3"), open_search("trials=3")
     first, second = one.ask()[0], other.ask()[0]
