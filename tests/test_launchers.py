@@ -23,7 +23,9 @@ def save(*_):
 signal.signal(signal.SIGTERM, save)
 print("begin", name, os.environ.get("CUDA_VISIBLE_DEVICES"), time.monotonic(), flush=True)
 time.sleep(float(seconds))
-print("end", time.monotonic(), "\\n", flush=True)
+print("end", time.monotonic(), "\\n")
+if status != "0":
+    print("failed", file=sys.stderr)
 sys.exit(int(status))
 """
 
@@ -40,7 +42,7 @@ def test_each_slot_takes_the_next_job_when_it_is_free_and_a_job_s_end_is_told(ma
     jobs = [make_job("a", 60), make_job("b"), make_job("c", status=2), make_job("d")]
     with LocalLauncher([{"CUDA_VISIBLE_DEVICES": "GPU-x"}, {"CUDA_VISIBLE_DEVICES": "5"}]) as launcher:
         ended = [(job.name, status, line.split()[0]) for job, status, line in islice(run_jobs(launcher, jobs), 3)]
-    assert sorted(ended) == [("b", 0, "end"), ("c", 2, "end"), ("d", 0, "end")]
+    assert sorted(ended) == [("b", 0, "end"), ("c", 2, "failed"), ("d", 0, "end")]
     begun = {job.name: job.log.read_text().split()[2] for job in jobs}
     assert begun == {"a": "GPU-x", "b": "5", "c": "5", "d": "5"}
 

@@ -38,7 +38,8 @@ the trial is chosen by the other folds.
 The same command resumes, and with more trials= it continues; on several
 machines with one storage= (or one shared folder) it works on one search.
 
-  trials=20           in all, those of other commands of this search included
+  trials=20           in all, those of other commands of this search included;
+                      a space of no more points is tried whole, each once
   folds=N             folds a trial trains; left out: all (folds=FILE.csv and
                       other words are train.py's)
   pruner=median       or none: each trial trains all of its folds
