@@ -53,10 +53,9 @@ def _naming(config, configs):
         print(f"\n{where}", flush=True)
     try:
         yield
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    except Stopped as stop:
-        raise Stopped(f"{where}: {str(stop).strip()}", stop.status) from None
+    except (UserError, Stopped) as error:
+        error.args = (f"{where}: {str(error).strip()}",)
+        raise
 
 
 def _launches(configs):
@@ -91,8 +90,8 @@ def _train_beside(configs, commands, interrupts):
         if folds:
             print(f"\n{len(folds)} folds, {min(len(folds), launcher.num_slots)} at a time", flush=True)
         with interrupts.deferred():
-            is_stopping = lambda: reasons or interrupts.stop_reason()  # noqa: E731
-            for job, status, line in run_jobs(launcher, _list_jobs(folds, interrupts), is_stopping):
+            jobs = _list_jobs(folds, interrupts)
+            for job, status, line in run_jobs(launcher, jobs, lambda: reasons or interrupts.stop_reason()):
                 reasons.extend(_report_end(*folds[job.name], job, status, line))
     if left := [name for name, (run, fold) in folds.items() if not run.folder.fold(fold).is_finished()]:
         why, status = interrupts.stop_reason() or reasons[0]
