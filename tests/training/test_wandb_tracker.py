@@ -96,15 +96,19 @@ def test_curves_mean_worst_images_report_and_weights_are_in_the_file(tmp_path, c
 
 @pytest.mark.slow
 def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {'0' * 40}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     config = load_config([f"output_dir={tmp_path}", "name=run"])
     tracker = build_tracker(config)
     tracker.log_epoch(0, {"epoch": 1})
     tracker.finish(write_logs(config.run_folder), {"pooled": 0.5})
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert capsys.readouterr().out.startswith("wandb sync ")
+    printed, warned = capsys.readouterr()
+    assert printed.startswith("wandb sync ")
+    assert warned.startswith("wandb: http://127.0.0.1:9 does not answer ")
 
 
 def test_an_agent_of_the_sweep_runs_our_command_line(tmp_path, monkeypatch):
