@@ -28,7 +28,9 @@ def start_processes(config, device=None):
     if is_several:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # or accelerate warns; `share_cores` decides
         choose_interface()
-    elif device.type != "cpu":
+    elif device.type == "cpu":
+        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)  # of a run on a GPU before it in this process
+    else:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     # a process may train twice, with other precisions; several of torchrun stay connected
     AcceleratorState._reset_state(reset_partial_state=not is_several)
@@ -46,8 +48,8 @@ def start_processes(config, device=None):
 def wait_at_most(duration):
     """Set how long an operation of several processes waits for the others, a timedelta, before it fails."""
     if torch.distributed.is_initialized():
-        before = torch.distributed.distributed_c10d._set_pg_timeout  # torch < 2.14
-        getattr(torch.distributed, "set_timeout", before)(duration)
+        of_old = torch.distributed.distributed_c10d  # torch < 2.14
+        (getattr(torch.distributed, "set_timeout", None) or of_old._set_pg_timeout)(duration)
 
 
 def from_main(function):

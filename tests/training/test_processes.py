@@ -17,7 +17,9 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from src.competition.demo import write_demo
+from src.config.load import load_config
 from src.config.settings import REPOSITORY
+from src.training.processes import start_processes
 from tests.launch import TINY, Forked
 
 WORDS = [*TINY, "fold=0", "device=cpu", "train.batch_size=8", "checkpoint_minutes=0", "name=both"]
@@ -51,6 +53,11 @@ def start(folders, words, others=()):
         Forked("train.py", command, folder, folder / "log", **describe_host(number))
         for number, (folder, command) in enumerate(zip(folders, commands, strict=True))
     ]
+
+
+def test_a_run_on_a_cpu_after_one_on_another_device_of_this_process(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")  # as a run before has set it
+    assert start_processes(load_config(["device=cpu"])).device.type == "cpu"
 
 
 def train(folders, words=WORDS, others=()):
