@@ -1,6 +1,7 @@
 """What several test files share, and how test processes beside each other share the cores."""
 
 import os
+import signal
 from collections import Counter
 from functools import partial
 
@@ -12,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # each has cores of its own, before torch counts them: threads that fight for cores take ten times as long
     number, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number % count :: count])
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's background job; programs would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
