@@ -49,7 +49,7 @@ def test_a_resumed_fold_continues_its_curve_and_no_step_is_there_twice(config):
 def test_the_mean_over_more_folds_takes_the_place_of_that_over_fewer(config):
     folder, write = config.run_folder / "tensorboard/mean", partial(write_logs, config.run_folder)
     for logs, mean in (({"fold1": [0.5, 0.5]}, [(1, 0.25), (2, 0.75)]), ({"fold2": [1.0, 0.0]}, [(1, 0.5), (2, 0.5)])):
-        Tracker({"one": TensorBoardTracker(config)}).finish(write(fold0=[0.0, 1.0], **logs), {})
+        Tracker({"one": TensorBoardTracker(config)}).finish(write(fold0=[0.0, 1.0], **logs), {"pooled": 0.5})
         assert read_curve(folder, "val_score") == mean
 
 

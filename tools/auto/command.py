@@ -45,7 +45,7 @@ def run_auto(options, words, lanes):
         if course.left <= 0 and course.inputs:
             say(f"the time is used; a longer time_budget goes on: {course.folder}")
             return
-    signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         take_steps(course, given)
     except KeyboardInterrupt:
@@ -53,6 +53,7 @@ def run_auto(options, words, lanes):
     finally:
         lanes.stop()
         course.journal.save()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(number, frame):

@@ -81,15 +81,18 @@ def main(words):
             print(USAGE)
             return
         options = read_options(words)
-        signal.signal(signal.SIGTERM, _End())
+        before = signal.signal(signal.SIGTERM, _End())
         try:
             from tools.tune.search import run_search  # here, as a typo does not wait for torch and Optuna
+
+            run_search(options)
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
             advice = "pip install -r requirements-scale.txt"
             raise UserError(f"tools.tune: Optuna is not installed; {advice}") from None
-        run_search(options)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def read_options(words):
