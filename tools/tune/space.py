@@ -90,7 +90,8 @@ def load_space(path, words):
 
     words: of train.py, that all trials share.
     """
-    content, given = _flatten(read_yaml(path)), {word.partition("=")[0] for word in words}
+    content = _flatten(read_yaml(path, "write it as python -m tools.tune --help shows"))
+    given = {word.partition("=")[0] for word in words}
     if not content:
         raise UserError(f"{path}: an empty space; write lines such as optimizer.lr: {_FORMS.partition(' or')[0]}")
     found = {}

@@ -48,7 +48,10 @@ REFUSED = {
     (*WORDS, "seed=[1,2]"): "error: command line: seed=[1,2]: trials share one seed; write for example seed=1",
     (*WORDS, "pruner=hyperband"): "error: command line: pruner=hyperband: not one of median, none",
     (*WORDS, "optimizer.lr=1"): "error: space.yaml: optimizer.lr: is searched and given on the command line; leave out",
-    ("competition=demo", "space=no.yaml"): "error: no.yaml: cannot be read",
+    ("competition=demo", "space=no.yaml"): (
+        "error: no.yaml: cannot be read ([Errno 2] No such file or directory: 'no.yaml'); "
+        "write it as python -m tools.tune --help shows"
+    ),
     (*WORDS, "num_folds=1"): "error: num_folds=1: must be at least 2",
 }
 
