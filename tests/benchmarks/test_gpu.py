@@ -92,11 +92,13 @@ def test_a_part_that_hangs_dies_or_fails_costs_the_others_nothing(tmp_path, part
 
 
 def test_shares_follow_the_weights_and_what_finds_no_time_is_left_out(tmp_path, parts):
-    slow = lambda: time.sleep(0.5) or {"shown": ""}  # noqa: E731
-    parts(one=(1, {"first": slow, "second": slow}), two=(3, {"first": slow}), three=(4, {"first": slow}))
-    _, saved = run_all(tmp_path, ["one", "two", "three"], 3.2)
-    assert saved["parts"]["one"]["share"] == pytest.approx(0.4, abs=0.05)
-    assert saved["parts"]["three"]["status"] == "left out"  # no part begins in the last two seconds
+    slow = lambda: time.sleep(0.6) or {"shown": ""}  # noqa: E731
+    slower = lambda: time.sleep(1.5) or {"shown": ""}  # noqa: E731
+    parts(one=(1, {"first": slow, "second": slow}), two=(3, {"first": slower}), three=(4, {"first": slow}))
+    _, saved = run_all(tmp_path, ["one", "two", "three"], 4)
+    assert saved["parts"]["one"]["share"] == pytest.approx(0.5, abs=0.05)
+    # no part begins in the last two seconds, and at most 4 - .6 - 1.5 are left, however fast the machine
+    assert saved["parts"]["three"]["status"] == "left out"
     rows = {(row["part"], row["name"]): row for row in saved["rows"]}
     assert rows["one", "second"]["left_out"] == "no time is left"
     assert "shown" in rows["two", "first"]
