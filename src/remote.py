@@ -13,7 +13,7 @@ import zlib
 
 from src.errors import UserError, first_line, listing
 
-MAX_BYTES, CONNECTIONS = 1_000_000_000, 32  # of a file; files that are fetched at once, measured in docs/scale.md
+MAX_BYTES, CONNECTIONS = 1_000_000_000, 32  # of a file; files that are fetched at once, as docs/scale.md reckons
 HTTP = ("http://", "https://")  # which lists no folder
 # Not those of fsspec that run programs (git), fill templates (reference) or lead back to the disk (file, dir).
 PROTOCOLS = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss", "hdfs", "webhdfs", "sftp", "ftp")
