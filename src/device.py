@@ -128,17 +128,45 @@ def to_device(values, device):
     return values.contiguous().pin_memory().to(device, non_blocking=True)
 
 
+def list_gpus(name):
+    """Return the names that CUDA_VISIBLE_DEVICES has for the GPUs that device=`name` leaves to choose from; else []."""
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    return names if name in ("auto", "cuda") else []
+
+
+def share_machine(config):
+    """Divide this machine between processes; return (environment variables of each, words for all, kind of device).
+
+    Each GPU is one's; on a CPU launcher=local gives each `threads` of the cores, and there is one process otherwise.
+    """
+    gpus, cores, kind = list_gpus(config.device), joblib.cpu_count(), config.device.partition(":")[0]
+    if kind == "auto":
+        kind = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+    slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    if kind == "cpu" and config.launcher == "local" and config.threads:
+        slots *= max(1, cores // config.threads)
+    if len(slots) == 1 or config.train.num_workers is not None:
+        return slots, [], kind
+    return slots, [f"train.num_workers={choose_num_workers(cores // len(slots), kind)}"], kind
+
+
+def choose_num_workers(cores, kind):
+    """Return how many workers load for a process of so many cores; on a CPU the forward needs most of these."""
+    return cores // 4 if kind == "cpu" else min(cores, 8)
+
+
 def share_cores(device, num_workers=None, threads=None):
     """Divide this process's cores between torch and the loader's workers; return (number of workers, ThreadGuard).
 
-    On a CPU the forward needs the cores: few cores get no workers, more get one for every four, unless `num_workers`
-    says otherwise. Busy workers beside as many torch threads as cores make a step 10 to 20 times slower.
+    Busy workers beside as many torch threads as cores make a step 10 to 20 times slower.
+    num_workers: None: as many as choose_num_workers says.
     threads: of torch on a CPU; None: the cores that are left, and one while other programs use them.
     """
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = max(1, joblib.cpu_count() // num_processes)
     if num_workers is None:
-        num_workers = cores // 4 if device.type == "cpu" else min(cores, 8)
+        num_workers = choose_num_workers(cores, device.type)
     if device.type != "cpu":
         return num_workers, ThreadGuard()
     most = threads or max(1, cores - num_workers)

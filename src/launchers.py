@@ -30,13 +30,13 @@ class Job:
 class LocalLauncher:
     """Runs each job as a process in one of this machine's slots; a context manager, whose end stops and awaits them.
 
-    slots: the environment variables of each; words: of train.py, which each job gets too; device: cpu or cuda.
+    slots: the environment variables of each; words: of train.py, which each job gets too; device: cpu, cuda or mps.
     """
 
     def __init__(self, slots, words=(), device="cpu"):
         self.device, self.num_slots, self._free = device, len(slots), list(slots)
         self._words = (*words, "launcher=null", "ray_address=null", "overwrite=false")  # YAML files may set them
-        self._running, self._stopped = {}, set()  # {handle, as a Popen: slot}; handles
+        self._running, self._stopped = {}, set()  # {Job: (its process, slot)}; Jobs
 
     def __enter__(self):
         return self
@@ -44,34 +44,50 @@ class LocalLauncher:
     def __exit__(self, kind, *_):
         is_asked = kind in (Stopped, KeyboardInterrupt)
         try:
-            for handle in self._running:  # who asks a second time does not wait
-                handle.kill() if is_asked and handle in self._stopped else self.stop(handle)
-            while [handle for handle in list(self._running) if self.poll(handle) is None]:
+            for job, (process, _) in self._running.items():  # who asks a second time does not wait
+                process.kill() if is_asked and job in self._stopped else self.stop(job)
+            while self._running:
+                self._take_ended()
                 time.sleep(_POLL_SECONDS)
         except BaseException:
-            for handle in self._running:
-                handle.kill()
+            for process, _ in self._running.values():
+                process.kill()
             raise
 
-    def start(self, job):
-        """Start a job in a free slot; return its handle."""
-        slot = self._free.pop(0)
-        handle = self._start((*job.words, *self._words), job, slot)
-        self._running[handle] = slot
-        return handle
+    def run(self, jobs, is_stopping=lambda: False):
+        """Run jobs, as many at a time as there are slots; yield (job, exit status, last line of its log) as they end.
 
-    def poll(self, handle):
-        """Return the exit status of a job, below 0 that of a signal; None while it runs."""
-        status = handle.poll()
-        if status is not None and handle in self._running:
-            self._free.append(self._running.pop(handle))
-        return status
+        Args:
+            jobs: an iterable, asked for the next one when a slot is free; None: none until a job has ended.
+            is_stopping: asked several times a second; once true, no job starts and all are stopped.
+        """
+        jobs = iter(jobs)
+        while True:
+            if is_stopping():
+                jobs = iter(())
+                for job in self._running:
+                    self.stop(job)
+            while self._free and (job := next(jobs, None)) is not None:
+                slot = self._free.pop(0)
+                self._running[job] = self._start((*job.words, *self._words), job, slot), slot
+            if not self._running:
+                return
+            time.sleep(_POLL_SECONDS)
+            for job, status in self._take_ended():
+                yield job, status, _read_last_line(job.log)
 
-    def stop(self, handle):
-        """Ask a job, once, to save and to end."""
-        if handle in self._running and handle not in self._stopped:
-            self._stopped.add(handle)
-            handle.terminate()
+    def stop(self, job):
+        """Ask a running job, once, to save and to end."""
+        if job not in self._stopped:
+            self._stopped.add(job)
+            self._running[job][0].terminate()
+
+    def _take_ended(self):
+        """Return [(job, exit status, below 0 that of a signal)] of those that have ended; their slots are free."""
+        ended = [(job, process.poll()) for job, (process, _) in self._running.items()]
+        ended = [(job, status) for job, status in ended if status is not None]
+        self._free += [self._running.pop(job)[1] for job, _ in ended]
+        return ended
 
     def _start(self, words, job, slot):
         return start_process(words, job.log, job.run_folder, os.environ | slot)
@@ -92,70 +108,21 @@ def start_process(words, log, run_folder, environment, working_folder=None):
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in environment.items() if name not in _OF_A_SWEEP}
     kept |= {_JOINED: str(run_folder), "PYTHONUNBUFFERED": "1"}  # or an error would stand before what led to it
-    end_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # noqa: E731  PR_SET_PDEATHSIG of linux/prctl.h
     with log.open("a") as file:
         return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "train.py"), *words], env=kept,
             cwd=working_folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if os.name == "posix" else None,
         )  # fmt: skip
 
 
-def build_launcher(config):
-    """Return the launcher of a Config: of Ray, or of this machine's GPUs, each a slot, or of a CPU's cores.
-
-    On a CPU launcher=local takes `threads` of the cores for each slot, and there is one slot otherwise.
-    """
-    if config.launcher == "ray":
-        from src.ray_launcher import RayLauncher  # here, since it takes seconds and is optional
-
-        return RayLauncher(config)
-    import joblib  # here, since most commands that import this module start nothing
-    import torch
-
-    gpus, cores = list_gpus(config.device), joblib.cpu_count()
-    is_cpu = config.device == "cpu" or (config.device == "auto" and not gpus and not torch.backends.mps.is_available())
-    slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
-    if is_cpu and config.launcher == "local" and config.threads:
-        slots *= max(1, cores // config.threads)
-    num_workers = cores // len(slots) // 4 if is_cpu else min(cores // len(slots), 8)
-    is_shared = len(slots) > 1 and config.train.num_workers is None
-    words = [f"train.num_workers={num_workers}"] if is_shared else []
-    return LocalLauncher(slots, words, "cuda" if gpus else "cpu")
+def end_with_parent():
+    """Have this process get SIGTERM when its parent ends, however it does; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
-def list_gpus(device):
-    """Return the names that CUDA_VISIBLE_DEVICES has for the GPUs that `device` leaves to choose from; [] without."""
-    import torch  # as above
-
-    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
-    return names if device in ("auto", "cuda") else []
-
-
-def run_jobs(launcher, jobs, is_stopping=lambda: False):
-    """Run jobs, as many at a time as there are slots; yield (job, exit status, last line of its log) as they end.
-
-    jobs: an iterable, asked for the next one when a slot is free. Once is_stopping() none starts and all are stopped.
-    """
-    jobs, running = iter(jobs), {}
-    while True:
-        if is_stopping():
-            jobs = iter(())
-            for handle in running.values():
-                launcher.stop(handle)
-        while len(running) < launcher.num_slots and (job := next(jobs, None)) is not None:
-            running[job] = launcher.start(job)
-        if not running:
-            return
-        time.sleep(_POLL_SECONDS)
-        for job, handle in list(running.items()):
-            if (status := launcher.poll(handle)) is not None:
-                del running[job]
-                yield job, status, read_last_line(job.log)
-
-
-def read_last_line(path):
+def _read_last_line(path):
     """Return the last line of a log that is not blank, or "no output"."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

@@ -1,6 +1,7 @@
 """One process at a time: file locks, which end with the process that holds them.
 
-A run's are in <output_dir>/.locks/<run>, so that deleting the run deletes none: one for opening it, one for each fold.
+A run's are in <output_dir>/.locks/<run>, so that deleting the run deletes none: one for opening it, and for each fold
+one of the command that trains it and one of the job that its launcher has started, which may outlive the command.
 """
 
 from filelock import FileLock, Timeout
@@ -25,19 +26,18 @@ def opening(run_folder):
 
 
 def check_free(run_folder, folds, is_overwritten):
-    """Return whether other processes train folds of a run; one of these, or any to be overwritten, is a UserError."""
-    paths = sorted(_folder_of(run_folder).glob("fold*.lock"))
-    busy = [path.stem.removeprefix("fold") for path in paths if _is_held(path)]
-    if refused := busy if is_overwritten else sorted(set(busy) & {str(fold) for fold in folds}):
+    """Return whether others train folds of a run; one of these folds, or any to be overwritten, is a UserError."""
+    busy = {path.stem.rpartition("fold")[2] for path in _folder_of(run_folder).glob("*fold*.lock") if _is_held(path)}
+    if refused := sorted(busy if is_overwritten else busy & {str(fold) for fold in folds}):
         found = f"another process trains {'fold' if len(refused) == 1 else 'folds'} {listing(refused)}"
         raise UserError(f"{run_folder}: {found}; wait until it ends or choose name=ANOTHER")
     return bool(busy)
 
 
-def hold_fold(run_folder, fold):
-    """Return the context in which one process alone trains a fold; it waits, as for a lost one that is still saving."""
+def hold_fold(run_folder, fold, is_job=False):
+    """Return the context in which one command or one job trains a fold; it waits, as for a lost one that still saves."""
     waiting = f"{run_folder}: another process trains fold {fold}; waiting"
-    return hold(_folder_of(run_folder) / f"fold{fold}.lock", waiting)
+    return hold(_folder_of(run_folder) / f"{'job_' if is_job else ''}fold{fold}.lock", waiting)
 
 
 def hold_output(folder):

@@ -11,8 +11,9 @@ from pathlib import Path
 import joblib
 
 from src.config.settings import REPOSITORY
+from src.device import choose_num_workers
 from src.errors import UserError, first_line
-from src.launchers import LocalLauncher, start_process
+from src.launchers import LocalLauncher
 
 try:
     import ray
@@ -33,7 +34,6 @@ class RayLauncher(LocalLauncher):
     """
 
     def __init__(self, config):
-        project = str(REPOSITORY)
         _connect(config.ray_address)
         try:
             device, share, num_slots, words = _choose_share(config, [one for one in ray.nodes() if one["Alive"]])
@@ -41,15 +41,7 @@ class RayLauncher(LocalLauncher):
             ray.shutdown()
             raise
         super().__init__([{}] * num_slots, words, device)
-
-        @ray.remote(max_retries=_MOST_RETRIES, **share)
-        def train(*arguments):  # goes to the worker as it stands: there, `src` is found by it alone
-            sys.path.insert(0, project)
-            from src.ray_launcher import run_task
-
-            return run_task(*arguments)
-
-        self._task = train
+        self._task = _build_task(share)
 
     def __exit__(self, *error):
         try:
@@ -89,16 +81,25 @@ class _Task:
         ray.cancel(self._result, force=True)
 
 
-def run_task(words, log, run_folder, environment, working_folder):
-    """Run train.py in a worker of Ray and return its exit status; a KeyboardInterrupt has it save and end."""
-    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # which Ray sets
-    process = start_process(words, Path(log), run_folder, kept | environment, working_folder)
-    try:
-        while process.poll() is None:
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        process.terminate()
-    return process.wait()
+def _build_task(share):
+    """Return the task that runs train.py in a worker with its `share` of a node, and returns its exit status."""
+    project = str(REPOSITORY)
+
+    @ray.remote(max_retries=_MOST_RETRIES, **share)
+    def train(words, log, run_folder, environment, working_folder):  # goes to the worker as it stands
+        sys.path.insert(0, project)
+        from src.launchers import start_process
+
+        kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # which Ray sets
+        process = start_process(words, Path(log), run_folder, kept | environment, working_folder)
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+        except KeyboardInterrupt:  # _Task.terminate: it saves and ends
+            process.terminate()
+        return process.wait()
+
+    return train
 
 
 def _connect(address):
@@ -127,12 +128,12 @@ def _choose_share(config, nodes):
     gpus = [int(node.get("GPU", 0)) for node in nodes] if config.device in ("auto", "cuda") else []
     if any(gpus):
         cores = min(node.get("CPU", 1) // count for node, count in zip(nodes, gpus, strict=True) if count)
-        words = [f"train.num_workers={min(int(cores), 8)}"] if asked is None else []
+        words = [f"train.num_workers={choose_num_workers(int(cores), 'cuda')}"] if asked is None else []
         return "cuda", {"num_gpus": 1, "num_cpus": 0}, sum(gpus), words
     if config.device not in ("auto", "cpu"):
         raise UserError(f"device={config.device}: no node of Ray gives it to a task; set device=auto or device=cpu")
     cores, most = joblib.cpu_count(), int(max(node.get("CPU", 0) for node in nodes))
-    num_workers = cores // 4 if asked is None else asked  # as share_cores has it in a process alone
+    num_workers = choose_num_workers(cores, "cpu") if asked is None else asked
     threads = config.threads or max(1, cores - num_workers)
     if (needed := threads + num_workers) > most:
         advice = f"set threads={max(1, most - most // 4)} train.num_workers={most // 4}"

@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from src.config.load import load_config
 from src.device import (
     OtherPrograms,
     ThreadGuard,
@@ -20,6 +21,7 @@ from src.device import (
     resolve_precision,
     set_switches,
     share_cores,
+    share_machine,
     to_device,
 )
 from src.errors import UserError
@@ -164,6 +166,35 @@ class Machine:
             self.now += self.seconds[used[-1]]
             self.guard.after_step(self.seconds[used[-1]])
         return used
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "slots", "num_workers"),
+    [
+        ([], 0, 1, None),
+        (["threads=2"], 0, 1, None),  # nobody asked for processes
+        (["launcher=local"], 0, 1, None),
+        (["launcher=local", "threads=2"], 0, 4, "0"),
+        (["launcher=local", "threads=2", "train.num_workers=1"], 0, 4, None),
+        (["launcher=local", "threads=9"], 0, 1, None),
+        ([], 2, ["0", "1"], "4"),
+        (["device=cuda:1"], 2, 1, None),
+        (["device=cpu", "launcher=local", "threads=4"], 2, 2, "1"),
+        (["launcher=local"], "7,GPU-ab", ["7", "GPU-ab"], "4"),
+    ],
+)
+def test_slots_are_the_visible_gpus_or_shares_of_the_cores(monkeypatch, words, gpus, slots, num_workers):
+    visible = gpus if isinstance(gpus, str) else None
+    monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", visible or "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if visible else gpus)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    found, own, kind = share_machine(load_config(words))
+    if isinstance(slots, int):
+        assert found == [{}] * slots
+    else:
+        assert found == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in slots]
+    assert own == ([] if num_workers is None else [f"train.num_workers={num_workers}"])
+    assert kind == ("cuda" if gpus and "device=cpu" not in words else "cpu")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ ROOMS = {"competition", "evaluation", "data", "model"}
 MAY_IMPORT = {
     **{"errors": {"terminal"}, "files": {"errors"}, "locks": {"errors", "files"}, "device": {"config", "errors"}},
     **{"containers": {"errors", "remote"}, "remote": {"errors"}, "terminal": set(), "report": {"config", "errors"}},
-    **{"launchers": {"config", "errors", "ray_launcher"}, "ray_launcher": {"config", "errors", "launchers"}},
+    **{"launchers": {"config", "errors"}, "ray_launcher": {"config", "device", "errors", "launchers"}},
     "config": {"errors", "files", "locks", "remote"},
     "evaluation": FOUNDATION,
     "competition": FOUNDATION | {"evaluation"},
@@ -40,7 +40,7 @@ DOORS = {
     "h5py": ("containers.py",),
     "huggingface_hub": ("model/weights.py",),
     "iterstrat": ("competition/splits.py",),
-    "joblib": ("data/", "device.py", "launchers.py", "ray_launcher.py"),
+    "joblib": ("data/", "device.py", "ray_launcher.py"),
     "matplotlib": ("analysis/",),
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),

@@ -1,6 +1,5 @@
 """The local launcher: a queue of jobs over slots; each has its device and words, and all save when they are stopped."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 from src import launchers
 from src.config.load import load_config
 from src.errors import UserError
-from src.launchers import Job, LocalLauncher, build_launcher, run_jobs
+from src.launchers import Job, LocalLauncher
 
 PROGRAM = """
 import os, signal, sys, time
@@ -41,7 +40,7 @@ def make_job(tmp_path, monkeypatch):
 def test_each_slot_takes_the_next_job_when_it_is_free_and_a_job_s_end_is_told(make_job):
     jobs = [make_job("a", 60), make_job("b"), make_job("c", status=2), make_job("d")]
     with LocalLauncher([{"CUDA_VISIBLE_DEVICES": "GPU-x"}, {"CUDA_VISIBLE_DEVICES": "5"}]) as launcher:
-        ended = [(job.name, status, line.split()[0]) for job, status, line in islice(run_jobs(launcher, jobs), 3)]
+        ended = [(job.name, status, line.split()[0]) for job, status, line in islice(launcher.run(jobs), 3)]
     assert sorted(ended) == [("b", 0, "end"), ("c", 2, "failed"), ("d", 0, "end")]
     begun = {job.name: job.log.read_text().split()[2] for job in jobs}
     assert begun == {"a": "GPU-x", "b": "5", "c": "5", "d": "5"}
@@ -49,17 +48,18 @@ def test_each_slot_takes_the_next_job_when_it_is_free_and_a_job_s_end_is_told(ma
 
 def test_when_the_block_ends_by_an_exception_and_when_asked_all_are_stopped_and_have_saved(make_job):
     a, b = make_job("a", 60), make_job("b", 60)
+
+    def fail_once_they_run():
+        if all(job.log.is_file() and job.log.read_text().startswith("begin") for job in (a, b)):
+            raise UserError("another job has failed")
+
     with pytest.raises(UserError), LocalLauncher([{}, {}], ["train.num_workers=0"]) as launcher:
-        for job in (a, b):
-            launcher.start(job)
-        while not all(job.log.read_text().startswith("begin") for job in (a, b)):
-            time.sleep(0.01)
-        raise UserError("another job has failed")
+        list(launcher.run([a, b], fail_once_they_run))
     words = "train.num_workers=0 launcher=null ray_address=null overwrite=false"
     assert [job.log.read_text().splitlines()[-1] for job in (a, b)] == [f"saved {words}"] * 2
     c, d = make_job("c", 60), make_job("d")
     with LocalLauncher([{}]) as launcher:
-        ended = list(run_jobs(launcher, [c, d], lambda: c.log.is_file() and "begin" in c.log.read_text()))
+        ended = list(launcher.run([c, d], lambda: c.log.is_file() and "begin" in c.log.read_text()))
     assert [(job.name, status) for job, status, _ in ended] == [("c", 143)]
     assert not d.log.exists()
 
@@ -68,13 +68,12 @@ def test_when_the_block_ends_by_an_exception_and_when_asked_all_are_stopped_and_
 def test_a_job_saves_and_ends_when_what_started_it_is_killed(make_job, tmp_path):
     job = make_job("a", 60)
     code = f"""
-import sys, time
+import sys
 from pathlib import Path
 from src import launchers
 launchers.REPOSITORY = Path({str(tmp_path)!r})
 with launchers.LocalLauncher([{{}}]) as launcher:
-    launcher.start(launchers.Job("a", {job.words!r}, Path({str(job.log)!r})))
-    time.sleep(60)
+    list(launcher.run([launchers.Job("a", {job.words!r}, Path({str(job.log)!r}))]))
 """
     parent = subprocess.Popen([sys.executable, "-c", code])
     while not (job.log.is_file() and "begin" in job.log.read_text()):
@@ -84,37 +83,6 @@ with launchers.LocalLauncher([{{}}]) as launcher:
     while "saved" not in job.log.read_text() and time.monotonic() < until:
         time.sleep(0.01)
     assert "saved" in job.log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("words", "gpus", "slots", "num_workers"),
-    [
-        ([], 0, 1, None),
-        (["threads=2"], 0, 1, None),  # nobody asked for processes
-        (["launcher=local"], 0, 1, None),
-        (["launcher=local", "threads=2"], 0, 4, "0"),
-        (["launcher=local", "threads=2", "train.num_workers=1"], 0, 4, None),
-        (["launcher=local", "threads=9"], 0, 1, None),
-        ([], 2, ["0", "1"], "4"),
-        (["device=cuda:1"], 2, 1, None),
-        (["device=cpu", "launcher=local", "threads=4"], 2, 2, "1"),
-        (["launcher=local"], "7,GPU-ab", ["7", "GPU-ab"], "4"),
-    ],
-)
-def test_slots_are_the_visible_gpus_or_shares_of_the_cores(monkeypatch, words, gpus, slots, num_workers):
-    import joblib
-    import torch
-
-    visible = gpus if isinstance(gpus, str) else None
-    monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", visible or "")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if visible else gpus)
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
-    launcher = build_launcher(load_config(words))
-    if isinstance(slots, int):
-        assert launcher.num_slots == slots
-    else:
-        assert [slot["CUDA_VISIBLE_DEVICES"] for slot in launcher._free] == slots
-    assert launcher._words[:-3] == (() if num_workers is None else (f"train.num_workers={num_workers}",))
 
 
 def test_an_address_without_ray_and_another_launcher_are_refused():

@@ -45,6 +45,17 @@ def test_a_fold_that_another_process_trains_is_refused_and_others_are_not(tmp_pa
     assert check_free(run, [1], True) is False
 
 
+def test_the_job_that_a_killed_command_has_left_is_seen(tmp_path):
+    run = tmp_path / "run"
+    with hold_fold(run, 0), hold_fold(run, 0, is_job=True):
+        pass
+    assert check_free(run, [0], False) is False
+    with hold_fold(run, 1, is_job=True):
+        assert check_free(run, [0], False) is True
+        with pytest.raises(UserError, match="another process trains fold 1; wait"):
+            check_free(run, [1], False)
+
+
 def test_names_of_runs_do_not_collide(tmp_path):
     with ExitStack() as held:
         for name in ("run", "run_fold1", "run[1]", "run*"):

@@ -6,7 +6,7 @@ import pytest
 
 from src.config.load import load_config
 from src.errors import UserError
-from src.launchers import build_launcher
+from src.training.seeds import build_launcher
 
 
 @pytest.mark.parametrize(

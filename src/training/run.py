@@ -215,7 +215,7 @@ def open_folder(run, locks):
     is_busy = is_joining(folder.path)
     wanted = run.folds if config.fold is None else [config.fold]
     for fold in wanted if is_job() else ():  # before the lock of opening, which those that end want
-        locks.enter_context(hold_fold(folder.path, fold))
+        locks.enter_context(hold_fold(folder.path, fold, is_job=True))
     with opening(folder.path) if is_main else nullcontext():
         if is_main and not is_job():
             unfinished = [fold for fold in wanted if config.overwrite or not folder.fold(fold).is_finished()]

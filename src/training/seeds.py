@@ -11,10 +11,11 @@ from accelerate.state import PartialState
 from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder
 from src.config.settings import seconds_of
+from src.device import share_machine
 from src.errors import Stopped, UserError, listing
 from src.evaluation.judgement import describe_interval
 from src.files import load_json
-from src.launchers import Job, build_launcher, run_jobs
+from src.launchers import Job, LocalLauncher
 from src.training.run import check_run, end_run, open_folder, start_processes, train_run
 from src.training.tracking import build_tracker
 
@@ -61,7 +62,7 @@ def _naming(config, configs):
 def _launches(configs):
     """Whether the folds are to be trained by a launcher: of Ray, or of several slots where there are several folds."""
     first, num_folds = configs[0], sum(1 if config.fold is not None else config.num_folds for config in configs)
-    if "WORLD_SIZE" in os.environ or first.launcher == "ray" or num_folds == 1:
+    if first.launcher == "ray" or "WORLD_SIZE" in os.environ or num_folds == 1:
         return first.launcher == "ray" and "WORLD_SIZE" not in os.environ
     if (is_several := build_launcher(first).num_slots > 1) or not first.launcher:
         return is_several
@@ -69,6 +70,15 @@ def _launches(configs):
     advice = "on a CPU every N cores train one with threads=N"
     print(f"launcher=local: one fold after another, as {found}; {advice}", flush=True)
     return False
+
+
+def build_launcher(config):
+    """Return the launcher that a Config asks for: of Ray's tasks, or of processes on this machine."""
+    if config.launcher == "ray":
+        from src.ray_launcher import RayLauncher  # here, since it takes seconds and is optional
+
+        return RayLauncher(config)
+    return LocalLauncher(*share_machine(config))
 
 
 def _train_beside(configs, commands, interrupts):
@@ -79,11 +89,11 @@ def _train_beside(configs, commands, interrupts):
             with _naming(config, configs):
                 runs.append(check_run(config, words, interrupts, start_processes(config, "cpu")))
 
-    with build_launcher(configs[0]) as launcher:
+    with ExitStack() as locks, build_launcher(configs[0]) as launcher:
         with interrupts.alarm():
             for run in runs:
                 run.jobs_on = launcher.device
-                with _naming(run.config, configs), ExitStack() as locks:  # which the jobs take from here on
+                with _naming(run.config, configs):
                     open_folder(run, locks)
         prefix = "" if len(runs) == 1 else "seed {0.config.seed} "
         folds = {f"{prefix.format(run)}fold {fold}": (run, fold) for run in runs for fold in run.unfinished}
@@ -91,7 +101,7 @@ def _train_beside(configs, commands, interrupts):
             print(f"\n{len(folds)} folds, {min(len(folds), launcher.num_slots)} at a time", flush=True)
         with interrupts.deferred():
             jobs = _list_jobs(folds, interrupts)
-            for job, status, line in run_jobs(launcher, jobs, lambda: reasons or interrupts.stop_reason()):
+            for job, status, line in launcher.run(jobs, lambda: reasons or interrupts.stop_reason()):
                 reasons.extend(_report_end(*folds[job.name], job, status, line))
     if left := [name for name, (run, fold) in folds.items() if not run.folder.fold(fold).is_finished()]:
         why, status = interrupts.stop_reason() or reasons[0]

@@ -11,7 +11,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from src.config.load import load_config
-from src.launchers import Job, build_launcher, run_jobs
+from src.launchers import Job
+from src.training.seeds import build_launcher
 from tests.launch import TINY, run_here
 
 pytestmark = pytest.mark.nightly
@@ -152,6 +153,6 @@ def test_a_task_that_cannot_begin_on_its_node_says_why(tmp_path, monkeypatch):
     job = Job("fold 0", ("fold=0",), tmp_path / "fold0.log")
     with build_launcher(load_config(["launcher=ray", "threads=1", "train.num_workers=0"])) as launcher:
         monkeypatch.setattr(os, "getcwd", lambda: "/nowhere")
-        [(_, status, line)] = run_jobs(launcher, [job])
+        [(_, status, line)] = launcher.run([job])
     assert status == 2
     assert line.startswith("error: launcher=ray: the task failed (FileNotFoundError: ")

@@ -10,7 +10,7 @@ import joblib
 import psutil
 import pytest
 
-from src import launchers
+from src import device, launchers
 from tests.launch import TINY, run_here
 
 BESIDE = [*TINY, "launcher=local"]
@@ -42,6 +42,20 @@ def test_folds_beside_each_other_end_as_one_after_another(tiny_run):
     assert "started" not in printed
 
 
+@pytest.mark.slow
+def test_no_other_command_takes_the_folds_while_their_jobs_still_load(tiny_run, tmp_path, monkeypatch):
+    """With overwrite=true it would delete the run under them."""
+    folder, _ = tiny_run
+    (tmp_path / "train.py").write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(launchers.REPOSITORY)!r})\n"
+        "from src.errors import one_line_errors\nfrom src.locks import check_free\n"
+        "with one_line_errors():\n    check_free(Path('outputs/loading'), [], True)\n"
+    )
+    monkeypatch.setattr(launchers, "REPOSITORY", tmp_path)
+    _, error = run_here("train.py", *BESIDE, "name=loading", cwd=folder, status=2)
+    assert "outputs/loading: another process trains folds 0, 1; wait until it ends" in error
+
+
 @pytest.mark.nightly
 def test_seeds_beside_each_other_are_the_runs_of_each(tiny_run):
     folder, _ = tiny_run
@@ -61,7 +75,7 @@ def test_several_gpus_are_used_without_a_word_and_each_has_one_fold(tiny_run, tm
         f"runpy.run_path({str(launchers.REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
     )
     monkeypatch.setattr(launchers, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(launchers, "list_gpus", lambda device: ["3", "GPU-b"])
+    monkeypatch.setattr(device, "list_gpus", lambda name: ["3", "GPU-b"])
     run_here("train.py", *TINY, "name=gpus", cwd=folder)
     gpus = [(folder / f"outputs/gpus/fold{fold}.log").read_text().split("\n")[0] for fold in (0, 1)]
     assert gpus == ["GPU 3", "GPU GPU-b"]
