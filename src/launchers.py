@@ -108,18 +108,13 @@ def start_process(words, log, run_folder, environment, working_folder=None):
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in environment.items() if name not in _OF_A_SWEEP}
     kept |= {_JOINED: str(run_folder), "PYTHONUNBUFFERED": "1"}  # or an error would stand before what led to it
+    end_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # noqa: E731  PR_SET_PDEATHSIG of linux/prctl.h
     with log.open("a") as file:
         return subprocess.Popen(
             [sys.executable, str(REPOSITORY / "train.py"), *words], env=kept,
             cwd=working_folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-            preexec_fn=end_with_parent if os.name == "posix" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )  # fmt: skip
-
-
-def end_with_parent():
-    """Have this process get SIGTERM when its parent ends, however it does; on Linux alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 def _read_last_line(path):

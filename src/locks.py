@@ -35,7 +35,7 @@ def check_free(run_folder, folds, is_overwritten):
 
 
 def hold_fold(run_folder, fold, is_job=False):
-    """Return the context in which one command or one job trains a fold; it waits, as for a lost one that still saves."""
+    """Return the context in which one command or one job trains a fold; it waits for a lost one that still saves."""
     waiting = f"{run_folder}: another process trains fold {fold}; waiting"
     return hold(_folder_of(run_folder) / f"{'job_' if is_job else ''}fold{fold}.lock", waiting)
 

@@ -11,8 +11,6 @@ import threading
 import time
 from contextlib import contextmanager
 
-import torch
-
 from src.errors import Stopped
 
 _BUDGET = "the end of time_budget"
@@ -30,7 +28,7 @@ class Interrupts:
         self._ends_at = clock() + (math.inf if budget_seconds is None else budget_seconds)
         self._saved_at, self._checked_at = clock(), None
         self._slowest_step, self._slowest_save = 0.0, 2.0  # seconds; saving is assumed until it was timed
-        self._steps_left, self._signal, self._signal_at, self._is_deferred = _AGREE_EVERY, None, 0.0, False
+        self._steps_left, self._signal, self._signal_at, self._is_deferred = _AGREE_EVERY, None, -math.inf, False
 
     @contextmanager
     def handle_signals(self):
@@ -83,6 +81,8 @@ class Interrupts:
             if self._steps_left > 0 and not is_last:  # after an epoch's last step they always agree
                 return False, None
             is_due = is_due and accelerator.is_main_process  # the one that knows when a state was saved
+            import torch  # here, as tools that only wait for programs import this module
+
             flags = torch.tensor([float(is_due), float(reason is not None), step], device=accelerator.device)
             is_due, is_stopping, step = accelerator.reduce(flags, "mean").tolist()
             self._steps_left = max(1, min(_AGREE_EVERY, int(_AGREE_SECONDS / max(step, 1e-3))))
@@ -106,11 +106,12 @@ class Interrupts:
 
     def _on_signal(self, number, _):
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        if self._signal is not None and self._clock() - self._signal_at < _ECHO_SECONDS:
+        if self._clock() - self._signal_at < _ECHO_SECONDS:
             return
+        self._signal_at = self._clock()
         if not self._is_deferred or self._signal is not None:
             raise Stopped(f"\nstopped by {name}; {self.again} resumes from what is saved", 128 + number)
-        self._signal, self._signal_at = (name, 128 + number), self._clock()
+        self._signal = name, 128 + number
         os.write(2, f"\n{name}: saving after this step; a second one stops at once\n".encode())  # print may be at work
 
     def _on_alarm(self, *_):

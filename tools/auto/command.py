@@ -3,11 +3,11 @@
 import math
 import os
 import shutil
-import signal
 import time
 from dataclasses import replace
 
-from src.errors import Stopped, UserError
+from src.checkpointing.interrupts import Interrupts
+from src.errors import UserError
 from src.files import load_json, make_folder
 from tools.auto import networks, plan, probes
 from tools.auto.blends import finish
@@ -45,19 +45,12 @@ def run_auto(options, words, lanes):
         if course.left <= 0 and course.inputs:
             say(f"the time is used; a longer time_budget goes on: {course.folder}")
             return
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
-        take_steps(course, given)
-    except KeyboardInterrupt:
-        raise Stopped("stopped, all work is saved; the same command resumes", 130) from None
-    finally:
-        lanes.stop()
-        course.journal.save()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(number, frame):
-    raise Stopped("stopped by SIGTERM, all work is saved; the same command resumes", 143)
+    with Interrupts(math.inf, None, options["overwrite"]).handle_signals():
+        try:
+            take_steps(course, given)
+        finally:
+            lanes.stop()
+            course.journal.save()
 
 
 def take_steps(course, given):

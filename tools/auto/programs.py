@@ -8,6 +8,7 @@ import runpy
 import shlex
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def run(commands, log, cores, gpu):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which asks for the end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for command, *words in commands:
         print("$", shlex.join([command, *words]), flush=True)
         sys.argv = [command, *words]
@@ -158,3 +160,9 @@ def run(commands, log, cores, gpu):
         except KeyboardInterrupt:
             sys.exit(130)
         sys.stdout.flush()
+
+
+def _end_with_parent():
+    """Ask this process to end once the command that has started it has, however that ended."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -3,14 +3,11 @@
 Optuna chooses the settings of each trial; a trial is a run of train.py, beside others where there is room.
 """
 
-import math
-import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.errors import Stopped, UserError, nearest, one_line_errors
+from src.errors import UserError, nearest, one_line_errors
 
 USAGE = """usage: python -m tools.tune competition=NAME space=FILE.yaml [trials=20]
                             [name=NAME] [key=value ...]
@@ -53,25 +50,31 @@ machines with one storage= (or one shared folder) it works on one search.
 All other words are settings of train.py for every trial (train.py --help all).
 """
 PRUNERS = ("median", "none")
-_ECHO_SECONDS = 0.5
+_OF_THE_SEARCH = ("name", "output_dir", "overwrite", "time_budget", "launcher", "ray_address")  # words, not of a trial
 
 
 @dataclass(frozen=True)
 class Options:
     """What the command line asks for."""
 
-    config: object  # Config that all trials share, without what is searched
+    config: object  # Config that all trials share, without what is searched; its name, overwrite ... are the search's
     words: list  # of train.py, for every trial
-    folder: Path  # outputs/NAME
     space: Path
     parameters: dict  # {key: space.Parameter}
     trials: int
     folds: int | None  # that a trial trains; None: all
     storage: str | None
     pruner: str
-    overwrite: bool
-    seconds: float  # of this command
-    next_words: list  # that name the competition
+
+    @property
+    def folder(self):
+        """outputs/NAME."""
+        return self.config.run_folder
+
+    @property
+    def next_words(self):
+        """The words that name the competition."""
+        return [word for word in self.words if word.startswith("competition=")]
 
 
 def main(words):
@@ -81,28 +84,23 @@ def main(words):
             print(USAGE)
             return
         options = read_options(words)
-        before = signal.signal(signal.SIGTERM, _End())
         try:
             from tools.tune.search import run_search  # here, as a typo does not wait for torch and Optuna
-
-            run_search(options)
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
             advice = "pip install -r requirements-scale.txt"
             raise UserError(f"tools.tune: Optuna is not installed; {advice}") from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        run_search(options)
 
 
 def read_options(words):
     """Return the Options; a UserError for a wrong word, or a space that cannot be searched."""
     from src.config.load import load_config
-    from src.config.settings import seconds_of, settings
+    from src.config.settings import settings
     from tools.tune.space import load_space
 
-    own = {"space": None, "trials": "20", "name": None, "storage": None, "pruner": "median", "overwrite": "false",
-           "time_budget": None, "folds": None, "output_dir": None}  # fmt: skip
+    own = {"space": None, "trials": "20", "folds": None, "storage": None, "pruner": "median"}
     others, known = [], [*settings(), *own, "competition"]
     for word in words:
         key, sign, value = word.partition("=")
@@ -121,41 +119,18 @@ def read_options(words):
         raise UserError(f"command line: fold={given['fold']}: trials train fold 0 first; leave it out, or set folds=1")
     if given.get("seed", "").strip().startswith("["):
         raise UserError(f"command line: seed={given['seed']}: trials share one seed; write for example seed=1")
-    numbers = {}
     for key in ("trials", "folds"):
         if own[key] is not None and not (own[key].isdecimal() and int(own[key]) > 0):
             raise UserError(f"command line: {key}={own[key]}: not a whole number above 0; write for example {key}=20")
-        numbers[key] = None if own[key] is None else int(own[key])
     if own["pruner"] not in PRUNERS:
         raise UserError(f"command line: pruner={own['pruner']}: not one of {', '.join(PRUNERS)}")
-    if own["overwrite"] not in ("true", "false"):
-        raise UserError(f"command line: overwrite={own['overwrite']} is neither true nor false; write overwrite=true")
-    place = [] if own["output_dir"] is None else [f"output_dir={own['output_dir']}"]
-    budget = [] if own["time_budget"] is None else [f"time_budget={own['time_budget']}"]
-    name = own["name"] or f"{load_config(others).competition.name}_tune"
-    config = load_config([*others, *place, *budget, f"name={name}"])
-    extra = ("launcher", "ray_address")  # of this command; a trial is one program
-    trial_words = [word for word in others if word.partition("=")[0] not in extra]
+    named = [] if "name" in given else [f"name={load_config(others).competition.name}_tune"]
+    config = load_config([*others, *named])
+    trial_words = [word for word in others if word.partition("=")[0] not in _OF_THE_SEARCH]
+    path, numbers = Path(own["space"]).expanduser(), (own[key] and int(own[key]) for key in ("trials", "folds"))
+    parameters = load_space(path, trial_words)
     trial_words += [f"{key}={value}" for key, value in (("tracking", "none"), ("report", "false")) if key not in given]
-    path = Path(own["space"]).expanduser()
-    seconds = seconds_of(own["time_budget"])
-    return Options(
-        config, trial_words, config.run_folder, path, load_space(path, others), numbers["trials"], numbers["folds"],
-        own["storage"], own["pruner"], own["overwrite"] == "true", math.inf if seconds is None else seconds,
-        [word for word in others if word.startswith("competition=")],
-    )  # fmt: skip
-
-
-class _End:
-    """Ends the search at SIGTERM, once where `timeout` sends one to the process and at once one to its group."""
-
-    def __init__(self):
-        self._at = -math.inf
-
-    def __call__(self, number, frame):
-        if time.monotonic() - self._at > _ECHO_SECONDS:
-            self._at = time.monotonic()
-            raise Stopped("stopped by SIGTERM, all trials are saved; the same command resumes", 143)
+    return Options(config, trial_words, path, parameters, *numbers, own["storage"], own["pruner"])
 
 
 if __name__ == "__main__":

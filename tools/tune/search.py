@@ -3,7 +3,6 @@
 import csv
 import re
 import signal
-import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -12,28 +11,28 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from src.checkpointing.interrupts import Interrupts
 from src.checkpointing.run_folder import RunFolder, training_settings
 from src.config.help import as_word
 from src.config.load import load_config
-from src.config.settings import Model, value_of
+from src.config.settings import Model, seconds_of, value_of
 from src.data.transforms import build_augmentation
 from src.errors import Stopped, UserError, first_line, listing
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold
 from src.files import save_text
-from src.launchers import Job, build_launcher, read_last_line
+from src.launchers import Job
 from src.model.losses import check_loss
 from src.model.network import build_network
 from src.training.averaging import build_average
 from src.training.optimizer import build_optimizer
 from src.training.run_data import list_folds, load_run_data
 from src.training.schedule import build_schedule
+from src.training.seeds import build_launcher
 from tools.tune.results import save_results, save_trials
 from tools.tune.study import Search, hide_password
 
 _NUM_ALIKE = 3  # trials that fail alike, and no other, end the search
-_POLL_SECONDS = 0.2
-_BUSY = "another process trains"  # a job that a killed command has left
 
 
 @dataclass(eq=False)
@@ -45,18 +44,18 @@ class Running:
     folder: RunFolder
     num_epochs: int
     waiting: list  # folds that are to be trained, each a tuple
-    jobs: dict = field(default_factory=dict)  # {handle: (folds, Job)}
+    jobs: dict = field(default_factory=dict)  # {Job that runs: its folds}
     is_judged: bool = False  # its first fold has ended, or need not be looked at
     epoch: int = 0  # of the first fold, the last that was reported
     ends_as: TrialState | None = None  # once it is decided; it ends when its jobs have
     score: float | None = None
     reason: str = ""
-    not_before: float = 0.0  # time.monotonic() at which its next job may start
 
 
 def run_search(options):
     """Run trials until there are enough, then write the results; see tools.tune.__main__."""
     config, folder = options.config, options.folder
+    interrupts = Interrupts(config.checkpoint_minutes, seconds_of(config.time_budget), config.overwrite)
     if folder.exists() and any(folder.iterdir()) and not (folder / "space.yaml").is_file():
         raise UserError(f"{folder}: exists and is none of tools.tune's; choose name=ANOTHER")
     competition = config.competition
@@ -73,7 +72,7 @@ def run_search(options):
     terms, first = describe_terms(options, folds), {} if outside else first
     search = Search(options, terms, first, metric.greater_is_better, num_steps)
     save_text(folder / "space.yaml", options.space.read_text(encoding="utf-8"))
-    with closing(search):
+    with interrupts.handle_signals(), closing(search):
         stopped = None
         try:
             with build_launcher(config) as launcher:
@@ -84,7 +83,7 @@ def run_search(options):
                 why = f"outside of the space: {listing(outside, 3)}" if outside else "trial 0"
                 print(f"the recipe's own settings: {why}")
                 words = [*options.words, *settle_words(options, launcher)]
-                Loop(options, search, launcher, metric, folds, words, num_steps).run()
+                Loop(options, search, launcher, metric, folds, words, num_steps).run(interrupts)
         except Stopped as stop:
             if stop.status or search.best() is None:  # of a signal, whose sender may not wait
                 raise
@@ -155,47 +154,39 @@ class Loop:
     def __init__(self, options, search, launcher, metric, folds, words, num_steps):
         self.options, self.search, self.launcher, self.metric = options, search, launcher, metric
         self.folds, self.words, self.num_steps = folds, words, num_steps
-        self.running, self.failed = [], []  # Running; [(number, reason)]
-        self.ends_at, self.has_all = time.monotonic() + options.seconds, False
+        self.running, self.failed, self.has_all = [], [], False  # Running; [(number, reason)]
 
-    def run(self):
+    def run(self, interrupts):
         """Run until no trial is left; Stopped at the end of the time budget."""
-        print(f"{'trial':>5} {'state':<8} {self.metric.name[:12]:>12} {'best':>10} {'seconds':>8}", flush=True)
-        while True:
-            if time.monotonic() > self.ends_at:
-                raise Stopped("stopped by time_budget, all trials are saved; the same command resumes", 0)
-            self._fill()
-            if not self.running:
-                return
-            time.sleep(_POLL_SECONDS)
+
+        def look():
+            if interrupts.seconds_left() <= 0:
+                raise Stopped(f"stopped by time_budget, all trials are saved; {interrupts.again} resumes", 0)
             self.search.give_signs([one.trial for one in self.running])
-            for one in list(self.running):
-                self._look_after(one)
+            for one in self.running:
+                self._judge(one)
 
-    def _fill(self):
-        """Start jobs while slots are free."""
-        while sum(len(one.jobs) for one in self.running) < self.launcher.num_slots:
-            now = time.monotonic()
-            one = next((one for one in self.running if one.waiting and self._may_start(one, now)), None)
-            if one is None:
-                if self.has_all or (one := self._begin()) is None:
-                    return
-                if not one.waiting:
-                    continue
-            folds = one.waiting.pop(0)
-            number = one.trial.number
-            fold = [f"fold={folds[0]}"] if len(folds) == 1 else []
-            name = f"trial {number} fold {folds[0]}"
-            log = self.options.folder / "trials" / "logs" / f"{name.replace(' ', '_')}.log"
-            job = Job(name, (*one.words, *fold), log)
-            one.jobs[self.launcher.start(job)] = folds, job
+        print(f"{'trial':>5} {'state':<8} {self.metric.name[:12]:>12} {'best':>10} {'seconds':>8}", flush=True)
+        for job, status, line in self.launcher.run(self._list_jobs(), look):
+            self._end_job(job, status, line)
 
-    def _may_start(self, one, now):
-        return now >= one.not_before and (one.is_judged or not one.jobs) and one.ends_as is None
+    def _list_jobs(self):
+        """Yield the next job, None while none can start: of trials that have begun, then of new ones."""
+        while True:
+            one = next((one for one in self.running if one.waiting and (one.is_judged or not one.jobs)), None)
+            if one is None and (one := self._begin()) is None:
+                yield None
+            elif one.waiting:  # else it has failed
+                folds, name = one.waiting.pop(0), f"trial_{one.trial.number:04d}"
+                fold = [f"fold={folds[0]}"] if len(folds) == 1 else []
+                log = self.options.folder / "trials" / "logs" / f"{name}_fold{folds[0]}.log"
+                job = Job(f"{name} fold {folds[0]}", (*one.words, *fold), log)
+                one.jobs[job] = folds
+                yield job
 
     def _begin(self):
         """Return the next trial as a Running, None where there is none."""
-        trial, is_resumed = self.search.ask()
+        trial, is_resumed = (None, False) if self.has_all else self.search.ask()
         if trial is None:
             self.has_all = True
             return None
@@ -207,7 +198,7 @@ class Loop:
         try:
             one.num_epochs = load_config(words).train.epochs
         except UserError as error:  # of values that do not go together
-            self._fail(one, str(error).removeprefix("command line: "))
+            self._stop(one, TrialState.FAIL, str(error).removeprefix("command line: "))
             self._end(one)
             return one
         if is_resumed:
@@ -218,61 +209,53 @@ class Loop:
             one.waiting[1:] = [tuple(others)]  # by one program, which trains what is not finished
         return one
 
-    def _look_after(self, one):
-        """Read what a trial's first fold has logged, and see whether its jobs have ended."""
-        ended = {handle: self.launcher.poll(handle) for handle in one.jobs}  # before the log is read: then it is whole
-        if not one.is_judged:
-            self._judge(one)
-        for handle, status in ended.items():
-            if status is None:
-                continue
-            folds, job = one.jobs.pop(handle)
-            if all(one.folder.fold(fold).is_finished() for fold in folds) and status == 0:
-                one.is_judged = True
-            elif one.ends_as is None and (line := read_last_line(job.log)).find(_BUSY) >= 0:
-                one.waiting, one.not_before = [folds, *one.waiting], time.monotonic() + 2
-            elif one.ends_as is None:
-                line = line.removeprefix("error: ")
-                why = ", most often because memory ran out" if status == -signal.SIGKILL else ""
-                self._fail(one, f"killed by signal {-status}{why}; {line}" if status < 0 else line)
-        if one.ends_as is None and one.is_judged and not one.waiting and not one.jobs:
+    def _end_job(self, job, status, line):
+        """Take note of how a job has ended, `line` is its last; end its trial where it was the last."""
+        one = next(one for one in self.running if job in one.jobs)
+        folds = one.jobs.pop(job)
+        self._judge(one)  # its log is whole now
+        if status == 0 and all(one.folder.fold(fold).is_finished() for fold in folds):
+            one.is_judged = True
+        elif one.ends_as is None:
+            line = line.removeprefix("error: ")
+            why = ", most often because memory ran out" if status == -signal.SIGKILL else ""
+            self._stop(one, TrialState.FAIL, f"killed by signal {-status}{why}; {line}" if status < 0 else line)
+        if one.ends_as is None and not one.waiting and not one.jobs:
             self._score(one)
         if one.ends_as is not None and not one.jobs:
             self._end(one)
 
     def _judge(self, one):
         """Report the new epochs of the first fold; prune a trial that is hopeless."""
-        for epoch, score in read_scores(one.folder.fold(self.folds[0]).log):
+        for row in [] if one.is_judged else read_log(one.folder.fold(self.folds[0])):
+            epoch = int(row["epoch"])
             if epoch <= one.epoch or one.ends_as is not None:
                 continue
             one.epoch = epoch
-            for step in range(1, self.num_steps + 1):  # an equal share of each trial's training
-                if step * one.num_epochs // self.num_steps == epoch and self.search.report(one.trial, score, step):
-                    one.ends_as, one.reason = TrialState.PRUNED, f"after epoch {epoch}"
-                    self._stop(one)
-                    break
+            steps = [step for step in range(1, self.num_steps + 1) if step * one.num_epochs // self.num_steps == epoch]
+            for step in steps:  # an equal share of each trial's training
+                if one.ends_as is None and self.search.report(one.trial, float(row["val_score"]), step):
+                    self._stop(one, TrialState.PRUNED, f"after epoch {epoch}")
 
-    def _fail(self, one, reason):
-        one.ends_as, one.reason = TrialState.FAIL, reason
-        self._stop(one)
-
-    def _stop(self, one):
-        one.waiting = []
-        for handle in one.jobs:
-            self.launcher.stop(handle)
+    def _stop(self, one, state, reason):
+        """Have a trial end in a state, once its jobs have."""
+        one.ends_as, one.reason, one.waiting = state, reason, []
+        for job in one.jobs:
+            self.launcher.stop(job)
 
     def _score(self, one):
         found = score_trial(self.metric, one.folder, self.folds)
         if np.isfinite(found["score"]):
             one.ends_as, one.score = TrialState.COMPLETE, found["score"]
         else:
-            self._fail(one, f"{self.metric.name} is {found['score']}")
+            self._stop(one, TrialState.FAIL, f"{self.metric.name} is {found['score']}")
         self.search.note(one.trial, folds=found["folds"], without=found["without"])
 
     def _end(self, one):
         """Tell the study, delete the weights of what is pruned or failed, print a line."""
         self.running.remove(one)
-        number, seconds = one.trial.number, count_seconds(one.folder)
+        number, logs = one.trial.number, [read_log(one.folder.fold(fold)) for fold in self.folds]
+        seconds = round(sum(float(log[-1]["seconds"]) for log in logs if log), 2)  # of training and validation
         self.search.note(one.trial, seconds=seconds, reason=one.reason)
         if one.ends_as != TrialState.COMPLETE:
             for path in chain(one.folder.path.glob("fold*/*.safetensors"), one.folder.path.glob("fold*/*.pt")):
@@ -297,22 +280,13 @@ class Loop:
             raise UserError(f"{self.options.folder}: {found}: {reason}")
 
 
-def read_scores(path):
-    """Return [(epoch from 1, validation score)] of a fold's log.csv; [] before there is one."""
+def read_log(fold):
+    """Return the rows of a FoldFolder's log.csv, [{column: text}]; [] before there is one."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [(int(row["epoch"]), float(row["val_score"])) for row in csv.DictReader(file)]
+        with open(fold.log, newline="", encoding="utf-8") as file:
+            return [*csv.DictReader(file)]
     except FileNotFoundError:
         return []
-
-
-def count_seconds(folder):
-    """Return the seconds of training of a RunFolder's folds, with validation and without what a program begins with."""
-    seconds = 0.0
-    for path in folder.path.glob("fold*/log.csv"):
-        with open(path, newline="", encoding="utf-8") as file:
-            seconds += max((float(row["seconds"]) for row in csv.DictReader(file)), default=0.0)
-    return round(seconds, 2)
 
 
 def score_trial(metric, folder, folds):

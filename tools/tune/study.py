@@ -65,7 +65,7 @@ class Search:
     def __init__(self, options, terms, first, greater_is_better, num_steps):
         self.options, self._locks, self._held, self._beaten = options, options.folder / ".locks", {}, time.monotonic()
         self.url = options.storage or str(options.folder / "journal.log")
-        if options.overwrite:
+        if options.config.overwrite:
             self._check_idle()
             shutil.rmtree(options.folder, ignore_errors=True)
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Search:
         how["direction"] = "maximize" if greater_is_better else "minimize"
         try:
             storage = self.url if "://" in self.url else _open_journal(self.url)
-            if options.overwrite:
+            if options.config.overwrite:
                 with contextlib.suppress(KeyError):
                     optuna.delete_study(study_name=options.folder.name, storage=storage)
             self.study = optuna.create_study(storage=storage, load_if_exists=True, **how)

@@ -1,10 +1,13 @@
 """Real programs on lanes: order, status, what they print, and what happens when their time is over."""
 
+import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 
+from src.config.settings import REPOSITORY
 from tools.auto.programs import Lanes, Program
 
 SLEEP = ["timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)"]
@@ -70,6 +73,30 @@ def test_what_a_stopped_program_has_started_is_stopped_with_it(lanes, tmp_path):
         if one.info["status"] != "zombie"
     ]
     assert not any("import time; time.sleep(77)" in command for command in commands)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tools.auto import programs
+programs._PRELOADED = []
+sleep = ["timeit", "-n", "1", "-r", "1", "import time; time.sleep(78)"]
+program = programs.Program("sleep", [sleep], Path(sys.argv[1]))
+programs.Lanes(is_single=True).start(program)
+print(program.process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_ends_when_what_started_it_is_killed(tmp_path):
+    log = tmp_path / "sleep.log"
+    command = subprocess.Popen([sys.executable, "-c", KILLED, str(log)], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    program = psutil.Process(int(command.stdout.readline()))
+    while not (log.is_file() and "$ timeit" in log.read_text()):
+        time.sleep(0.01)
+    command.kill()
+    assert psutil.wait_procs([program], timeout=20)[0]
 
 
 def test_the_last_line_of_a_program_that_has_said_nothing(tmp_path):

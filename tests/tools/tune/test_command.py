@@ -15,10 +15,9 @@ import pytest
 from src.checkpointing.run_folder import differing_settings
 from src.config.load import load_config, load_saved_config
 from src.config.settings import REPOSITORY
-from src.errors import Stopped
 from tests.browser import find_browser, find_faults, open_browser
 from tests.launch import TINY, run_here
-from tools.tune.__main__ import _End, main
+from tools.tune.__main__ import main
 
 WORDS = ["competition=demo", "space=space.yaml", "name=search", *TINY]
 SPACE = "optimizer.lr: {low: 1e-4, high: 1e-1, log: true}\naugment.preset: [none, light, medium]\n"
@@ -62,13 +61,6 @@ def test_a_wrong_word_is_refused_in_one_line(place, capsys):
     assert not Path("outputs").exists()
     main(["--help"])
     assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
-
-
-def test_a_signal_that_comes_twice_at_once_ends_a_search_once():
-    end = _End()
-    with pytest.raises(Stopped):
-        end(signal.SIGTERM, None)
-    end(signal.SIGTERM, None)
 
 
 @pytest.mark.slow
