@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -118,8 +117,7 @@ def _connect(address):
         advice = "start one (ray start --head), or leave ray_address out"
         raise UserError(f"ray_address={address}: no Ray answers ({first_line(error)}); {advice}") from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray's own would end this process before it has saved
+        signal.signal(signal.SIGTERM, before)  # Ray's own would end this process before it has saved
 
 
 def _choose_share(config, nodes):

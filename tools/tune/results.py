@@ -15,7 +15,7 @@ from src.config.settings import REPOSITORY, value_of
 from src.errors import UserError, listing
 from src.evaluation.intervals import describe_difference
 from src.evaluation.judgement import describe_interval, judge
-from src.evaluation.out_of_fold import OutOfFold, load_out_of_fold
+from src.evaluation.out_of_fold import load_out_of_fold
 from src.evaluation.sampling import sample_scores
 from src.files import save_json, save_table, save_text
 from src.training.provenance import read_commit
@@ -26,11 +26,9 @@ def save_trials(options, search):
     """Write trials.csv: a row for each trial that counts and has ended."""
     rows = []
     for one in search.trials("COMPLETE", "PRUNED", "FAIL"):
-        values = {key: parameter.word(one.params[key]).partition("=")[2] if key in one.params else ""
-                  for key, parameter in options.parameters.items()}  # fmt: skip
         state = {"FAIL": "failed"}.get(one.state.name, one.state.name.lower())
         score = one.value if state == "complete" else None
-        row = {"number": one.number, "state": state, "score": score, **values}
+        row = {"number": one.number, "state": state, "score": score, **describe(options, one)}
         row |= {"seconds": one.user_attrs.get("seconds"), "folds": " ".join(one.user_attrs.get("folds", {}))}
         rows.append(row | {"reason": one.user_attrs.get("reason", "")})
     save_table(options.folder / "trials.csv", pd.DataFrame(rows))
@@ -103,8 +101,7 @@ def judge_search(metric, trials, folds, is_pruned, load, plain=None):
     for fold in found["honest_folds"]:
         chosen[fold] = max(trials, key=lambda one: (sign * one.user_attrs["without"][str(fold)], -one.number))
     found["chosen"] = {str(fold): one.number for fold, one in chosen.items()}
-    predicted = {one.number: one for one in (*chosen.values(), best, *([plain] if plain else []))}
-    predicted = {number: load(one) for number, one in predicted.items()}
+    predicted = {one.number: load(one) for one in (*chosen.values(), best, *([plain] if plain else []))}
     away = sorted({number for number in found["chosen"].values() if predicted[number] is None})
     if away:
         mean = np.mean([one.user_attrs["folds"][str(fold)] for fold, one in chosen.items()])
@@ -112,20 +109,20 @@ def judge_search(metric, trials, folds, is_pruned, load, plain=None):
         note = f"mean of the folds, as predictions of trials {listing(away)} are on {where}"
         return found | {"honest": float(mean), "note": note}
     ranks = metric.is_ranking and len(set(found["chosen"].values())) > 1  # their probabilities need not agree
-    nested = join([_of_fold(predicted[one.number], fold, ranks) for fold, one in chosen.items()])
+    nested = _join(predicted, {fold: one.number for fold, one in chosen.items()}, ranks)
     judged = judge(metric, nested)
     found |= {"honest": judged["pooled"], "honest_interval": judged["interval"]}
     if predicted[best.number] is not None:
-        same = join([_of_fold(predicted[best.number], fold, ranks) for fold in chosen])
+        same = _join(predicted, dict.fromkeys(chosen, best.number), ranks)
         found["best_there"] = float(metric.score(same.targets, same.probs))
     if ranks:
-        plainly = join([_of_fold(predicted[one.number], fold) for fold, one in chosen.items()])
+        plainly = _join(predicted, {fold: one.number for fold, one in chosen.items()}, as_ranks=False)
         pooled = float(metric.score(plainly.targets, plainly.probs))
         found["note"] = (
             f"it pools ranks within each fold, as trials' probabilities need not agree (as they are: {pooled:.5f})"
         )
     if plain and predicted[plain.number] is not None:
-        probs = join([_of_fold(predicted[plain.number], fold, ranks) for fold in chosen]).probs
+        probs = _join(predicted, dict.fromkeys(chosen, plain.number), ranks).probs
         sampling = sample_scores(metric, nested.targets, [probs, nested.probs], nested.groups)
         found["gain"], low, high, _ = sampling.difference(0, 1)
         found["gain_interval"] = [low, high]
@@ -141,21 +138,21 @@ def load_predictions(folder, trial, folds):
     return oof.take(np.isin(oof.folds, folds))
 
 
-def join(parts):
-    """Return one OutOfFold of several."""
-    arrays = [np.concatenate([getattr(one, name) for one in parts]) for name in ("ids", "folds", "targets", "probs")]
-    groups = None if parts[0].groups is None else np.concatenate([one.groups for one in parts])
-    return OutOfFold(*arrays, parts[0].target_names, groups)
-
-
-def _of_fold(oof, fold, as_ranks=False):
-    own = oof.take(oof.folds == fold)
-    return replace(own, probs=pd.DataFrame(own.probs).rank(pct=True).to_numpy()) if as_ranks else own
+def _join(predicted, chosen, as_ranks):
+    """Return the OutOfFold of some folds, {fold: number of the trial whose predictions of it count}."""
+    oof = next(predicted[number] for number in chosen.values())  # all have the same rows
+    probs = np.select(
+        [(oof.folds == fold)[:, None] for fold in chosen], [predicted[one].probs for one in chosen.values()]
+    )
+    if as_ranks:
+        probs = pd.DataFrame(probs).groupby(oof.folds).rank(pct=True).to_numpy()
+    return replace(oof, probs=probs).take(np.isin(oof.folds, list(chosen)))
 
 
 def describe(options, trial):
-    """Return {key: text} of a trial's settings."""
-    return {key: one.word(trial.params[key]).partition("=")[2] for key, one in options.parameters.items()}
+    """Return {key: text} of a trial's settings, "" of one that it has not got."""
+    given = ((key, one, trial.params.get(key)) for key, one in options.parameters.items())
+    return {key: "" if value is None else one.word(value).partition("=")[2] for key, one, value in given}
 
 
 def describe_results(metric, found):

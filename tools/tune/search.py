@@ -30,7 +30,7 @@ from src.training.run_data import list_folds, load_run_data
 from src.training.schedule import build_schedule
 from src.training.seeds import build_launcher
 from tools.tune.results import save_results, save_trials
-from tools.tune.study import Search, hide_password
+from tools.tune.study import Search
 
 _NUM_ALIKE = 3  # trials that fail alike, and no other, end the search
 
@@ -90,7 +90,7 @@ def run_search(options):
             stopped = stop
         except optuna.exceptions.StorageInternalError as error:
             advice = "the same command resumes once it answers"
-            raise UserError(f"storage={hide_password(search.url)}: {first_line(error)[:200]}; {advice}") from None
+            raise UserError(f"storage={search.url}: {first_line(error)[:200]}; {advice}") from None
         save_results(options, search, metric, folds, bool(first))
         if stopped:
             raise stopped

@@ -69,11 +69,11 @@ class Search:
             self._check_idle()
             shutil.rmtree(options.folder, ignore_errors=True)
         options.folder.mkdir(parents=True, exist_ok=True)
-        self.pruner = _build_pruner(options.pruner, num_steps)
         num_points = math.prod(one.num_values for one in options.parameters.values())
         self.num_trials = min(options.trials, num_points)  # as the same settings give the same score
         sampler = TrialSampler(options.config.seed, first, is_whole=num_points <= options.trials)
-        how = {"study_name": options.folder.name, "sampler": sampler, "pruner": self.pruner}
+        how = {"study_name": options.folder.name, "sampler": sampler}
+        how["pruner"] = _build_pruner(options.pruner, num_steps)
         how["direction"] = "maximize" if greater_is_better else "minimize"
         try:
             storage = self.url if "://" in self.url else _open_journal(self.url)
@@ -82,17 +82,9 @@ class Search:
                     optuna.delete_study(study_name=options.folder.name, storage=storage)
             self.study = optuna.create_study(storage=storage, load_if_exists=True, **how)
         except Exception as error:  # of a driver, a host, a password, a file: each library has its own
-            shown = hide_password(self.url)
-            fault = f"cannot be opened ({first_line(error).replace(self.url, shown)})"
-            raise UserError(f"storage={shown}: {fault}; see python -m tools.tune --help") from None
+            fault = f"cannot be opened ({first_line(error)})"
+            raise UserError(f"storage={self.url}: {fault}; see python -m tools.tune --help") from None
         self._check_terms(terms)
-
-    @property
-    def is_better(self):
-        """A function of two scores."""
-        if self.study.direction == optuna.study.StudyDirection.MAXIMIZE:
-            return lambda one, other: one > other
-        return lambda one, other: one < other
 
     def trials(self, *states):
         """Return the FrozenTrials that count, by number; states: names such as "COMPLETE", none: all."""
@@ -102,11 +94,8 @@ class Search:
 
     def best(self):
         """Return the best complete trial, the earlier of equal ones; None without any."""
-        best = None
-        for one in self.trials("COMPLETE"):
-            if best is None or self.is_better(one.value, best.value):
-                best = one
-        return best
+        sign = 1 if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+        return max(self.trials("COMPLETE"), key=lambda one: (sign * one.value, -one.number), default=None)
 
     def ask(self):
         """Return (the next trial, whether another command began it); (None, False) where there are enough."""
