@@ -17,6 +17,7 @@ from src.config.help import as_word
 from src.config.load import load_config
 from src.config.settings import Model, seconds_of, value_of
 from src.data.transforms import build_augmentation
+from src.device import resolve_device, share_cores
 from src.errors import Stopped, UserError, first_line, listing
 from src.evaluation.metrics import build_metric
 from src.evaluation.out_of_fold import load_out_of_fold
@@ -26,6 +27,7 @@ from src.model.losses import check_loss
 from src.model.network import build_network
 from src.training.averaging import build_average
 from src.training.optimizer import build_optimizer
+from src.training.precision import choose_precision
 from src.training.run_data import list_folds, load_run_data
 from src.training.schedule import build_schedule
 from src.training.seeds import build_launcher
@@ -132,17 +134,11 @@ def check_space(options, num_targets):
 
 def settle_words(options, launcher):
     """Return the words that all trials share beside the command's own: folders, and on a CPU the precision."""
-    import torch
-
-    from src.device import resolve_device, share_cores
-    from src.training.precision import choose_precision
-
     config = options.config
     words = [f"output_dir={options.folder / 'trials'}"]
     words += [] if config.cache_dir else [f"cache_dir={config.output_dir}/cache"]
-    kind = getattr(launcher, "device", None)  # of Ray's nodes
-    device = torch.device(kind) if kind else resolve_device(config.device)
-    if config.precision == "auto" and device.type == "cpu":
+    if config.precision == "auto" and launcher.device == "cpu":
+        device = resolve_device("cpu")
         share_cores(device, config.train.num_workers, config.threads)
         words.append(f"precision={choose_precision(config, device)}")
     return words
