@@ -50,23 +50,23 @@ def assert_same(folder, name, other):
 
 def test_folds_and_seeds_as_tasks_are_those_of_one_process(cluster, tiny_run):
     folder, _ = tiny_run
-    printed, _ = train(cluster, folder, "name=ray", "precision=auto")
+    printed, _ = train(cluster, folder, "name=ray_folds", "precision=auto")
     assert "\n2 folds, 2 at a time\n" in printed
-    run_here("train.py", *TINY, "precision=auto", "name=alone", cwd=folder)
-    assert_same(folder, "ray", "alone")
-    printed, _ = train(cluster, folder, "name=s", "seed=[7,8]")
+    run_here("train.py", *TINY, "precision=auto", "name=ray_alone", cwd=folder)
+    assert_same(folder, "ray_folds", "ray_alone")
+    printed, _ = train(cluster, folder, "name=ray_s", "seed=[7,8]")
     assert "\n4 folds, 2 at a time\n" in printed
-    assert_same(folder, "s_seed7", "demo_default")
-    run_here("infer.py", "run=outputs/ray", cwd=folder)
-    run_here("infer.py", "run=outputs/alone", cwd=folder)
-    one, other = (folder / f"outputs/{name}/submission.csv" for name in ("ray", "alone"))
+    assert_same(folder, "ray_s_seed7", "demo_default")
+    run_here("infer.py", "run=outputs/ray_folds", cwd=folder)
+    run_here("infer.py", "run=outputs/ray_alone", cwd=folder)
+    one, other = (folder / f"outputs/{name}/submission.csv" for name in ("ray_folds", "ray_alone"))
     assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_fold_whose_node_is_lost_resumes_on_another_and_ends_as_if_undisturbed(cluster, tiny_run):
     folder, _ = tiny_run
     words = ["train.epochs=12", "checkpoint_minutes=0", "train.max_images=null"]
-    run, lost = folder / "outputs/lost", []
+    run, lost = folder / "outputs/ray_lost", []
 
     def lose_a_node():
         while not all(any(run.glob(f"fold{fold}/state_*.pt")) for fold in (0, 1)):
@@ -77,7 +77,7 @@ def test_a_fold_whose_node_is_lost_resumes_on_another_and_ends_as_if_undisturbed
     thread = threading.Thread(target=lose_a_node, daemon=True)
     thread.start()
     try:
-        printed, _ = train(cluster, folder, *words, "name=lost")
+        printed, _ = train(cluster, folder, *words, "name=ray_lost")
         thread.join()
     finally:  # the tests after this one need two
         cluster[1].append(cluster[0].add_node(num_cpus=1, **MEMORY))
@@ -86,14 +86,14 @@ def test_a_fold_whose_node_is_lost_resumes_on_another_and_ends_as_if_undisturbed
     print(printed, *logs)
     assert sum("resumes after" in log for log in logs) == 1
     assert printed.count(": roc_auc 0.") == 2
-    run_here("train.py", *TINY, *words, "name=whole", cwd=folder)
-    assert_same(folder, "lost", "whole")
+    run_here("train.py", *TINY, *words, "name=ray_whole", cwd=folder)
+    assert_same(folder, "ray_lost", "ray_whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_has_the_tasks_save_and_the_same_command_resumes(cluster, tiny_run, number):
     folder, _ = tiny_run
-    words, name = ["train.epochs=20", "checkpoint_minutes=1000", "train.max_images=null"], f"stop{int(number)}"
+    words, name = ["train.epochs=20", "checkpoint_minutes=1000", "train.max_images=null"], f"ray_stop{int(number)}"
     run = folder / f"outputs/{name}"
 
     def stop():
@@ -112,8 +112,8 @@ def test_a_signal_has_the_tasks_save_and_the_same_command_resumes(cluster, tiny_
 
 def test_a_task_of_which_the_worker_is_killed_is_started_again_and_the_first_one_ends(cluster, tiny_run):
     folder, _ = tiny_run
-    words = ["fold=0", "train.epochs=12", "checkpoint_minutes=0", "train.max_images=null", "name=worker"]
-    run, killed = folder / "outputs/worker", []
+    words = ["fold=0", "train.epochs=12", "checkpoint_minutes=0", "train.max_images=null", "name=ray_worker"]
+    run, killed = folder / "outputs/ray_worker", []
 
     def kill():
         while not any(run.glob("fold0/state_*.pt")):
@@ -131,20 +131,20 @@ def test_a_task_of_which_the_worker_is_killed_is_started_again_and_the_first_one
 
 def test_what_no_node_has_and_no_cluster_are_refused(cluster, tiny_run):
     folder, _ = tiny_run
-    _, error = train(cluster, folder, "name=no", "threads=2", status=2)
+    _, error = train(cluster, folder, "name=ray_no", "threads=2", status=2)
     found = "launcher=ray: a task takes 2 CPUs, the largest node has 1; set threads=1 train.num_workers=0"
     assert error == f"error: {found}\n"
-    _, error = train(cluster, folder, "name=no", "device=cuda", status=2)
+    _, error = train(cluster, folder, "name=ray_no", "device=cuda", status=2)
     assert error == "error: device=cuda: no node of Ray gives it to a task; set device=auto or device=cpu\n"
-    assert not (folder / "outputs/no").exists()
+    assert not (folder / "outputs/ray_no").exists()
 
 
 def test_without_an_address_a_ray_of_this_machine_comes_and_goes(tiny_run):
     folder, _ = tiny_run
     assert not ray.is_initialized()
     before = set(psutil.pids())
-    run_here("train.py", *TINY, "launcher=ray", "train.num_workers=0", "name=here", cwd=folder)
-    assert_same(folder, "here", "demo_default")
+    run_here("train.py", *TINY, "launcher=ray", "train.num_workers=0", "name=ray_here", cwd=folder)
+    assert_same(folder, "ray_here", "demo_default")
     left = [one for one in psutil.process_iter(["name"]) if one.pid not in before and "raylet" in one.info["name"]]
     assert left == []
 
