@@ -77,8 +77,8 @@ class LocalLauncher:
                 yield job, status, _read_last_line(job.log)
 
     def stop(self, job):
-        """Ask a running job, once, to save and to end."""
-        if job not in self._stopped:
+        """Ask a job, once and while it runs, to save and to end."""
+        if job in self._running and job not in self._stopped:
             self._stopped.add(job)
             self._running[job][0].terminate()
 
