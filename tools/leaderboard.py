@@ -146,7 +146,7 @@ def _load_entry(folder):
     known |= {"seconds": scores.get("seconds"), "test": test.get("score")}
     known |= {key: submitted.get(key) for key in ("public", "private")}
     entry.scores = {key: _number(value) for key, value in known.items()}
-    blend = _load_json(folder.blend, entry.problems)
+    blend = _load_json(folder.made_by, entry.problems)
     if blend:
         weights = blend.get("weights") if isinstance(blend.get("weights"), dict) else {}
         of = [f"{name} {weight:.2f}" for name, weight in weights.items() if _number(weight)]

@@ -164,7 +164,7 @@ class TrainedRun:
         from src.inference.ensemble import ENSEMBLES
 
         wanted = {"folds": "fold[0-9]*", "all": "foldall", "both": "fold*"}[self.config.infer.folds]
-        paths = [self._files.test] if self._files.blend.is_file() else sorted(self._output.glob(f"{wanted}/test.csv"))
+        paths = [self._files.test] if self._files.made_by.is_file() else sorted(self._output.glob(f"{wanted}/test.csv"))
         paths = paths or sorted(self._output.glob("foldall/test.csv"))
         paths = [path for path in paths if path.is_file()]
         if not paths:

@@ -84,7 +84,8 @@ class RunFolder:
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
         self.submission_hash = self.path / "submission.sha256"  # of the submission as it was written
         self.probe, self.test = self.path / "probe.json", self.path / "test.csv"
-        self.blend = self.probe if self.probe.is_file() else self.path / "blend.json"  # of a tool that trains no fold
+        # of predictions alone: what the tool that made them says of them, by its name
+        self.made_by = self.probe if self.probe.is_file() else self.path / "blend.json"
         self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset
@@ -112,7 +113,7 @@ class RunFolder:
 
     def load_encoding(self, competition):
         """Return the encoding, see competition.metadata, that the run was trained with; of a blend ()."""
-        if not competition.metadata or self.blend.is_file():
+        if not competition.metadata or self.made_by.is_file():
             return ()
         if not self.metadata.is_file():
             raise UserError(f"{self.metadata}: no such file; copy it from where the run was trained")
@@ -144,10 +145,10 @@ def load_run(words):
         raise UserError(f"command line: {bare!r} is not key=value; write run={bare}, or for example infer.tta=hflip")
     chosen = dict(word.partition("=")[::2] for word in words)
     folder = chosen.get("run") or find_newest_run(chosen.get("output_dir", "outputs"))
-    if (blend := RunFolder(folder).blend).is_file():
-        advice = "infer its runs, then" if blend.stem == "blend" else "for new test predictions"
-        command = load_json(blend, "command")["command"]
-        raise UserError(f"{folder}: is a {blend.stem}; {advice} repeat {command} overwrite=true")
+    if (made_by := RunFolder(folder).made_by).is_file():
+        advice = "infer its runs, then" if made_by.stem == "blend" else "for new test predictions"
+        command = load_json(made_by, "command")["command"]
+        raise UserError(f"{folder}: is a {made_by.stem}; {advice} repeat {command} overwrite=true")
     config = load_saved_config(folder, [word for word in words if not word.startswith("run=")])
     for key in chosen:
         if key != "run" and not key.startswith("infer.") and key not in _AT_INFERENCE:
@@ -169,8 +170,8 @@ def open_run(config, is_busy=False):
     shutil.rmtree(aside, ignore_errors=True)  # a kill may have left it
     if folder.exists() and not is_run and any(folder.iterdir()):
         raise UserError(f"{folder}: exists and is not a run; choose name=ANOTHER")
-    if run.blend.is_file() and not config.overwrite:
-        raise UserError(f"{folder}: is a {run.blend.stem}; choose name=ANOTHER or overwrite=true")
+    if run.made_by.is_file() and not config.overwrite:
+        raise UserError(f"{folder}: is a {run.made_by.stem}; choose name=ANOTHER or overwrite=true")
     if is_run and config.overwrite:
         aside.parent.mkdir(exist_ok=True)
         shutil.rmtree(folder.rename(aside))  # moved first, so that a kill leaves no half of it in its place

@@ -23,7 +23,7 @@ def check_place(path, kind, overwrite):
     if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
         return
     if not (folder.path / f"{kind}.json").is_file():
-        what = f"a {folder.blend.stem}" if folder.blend.is_file() else "a trained run"
+        what = f"a {folder.made_by.stem}" if folder.made_by.is_file() else "a trained run"
         what = f"{what}, which no {kind} replaces" if folder.config.is_file() else f"no {kind}"
         raise UserError(f"{path}: exists and is {what}; choose name=ANOTHER")
     if not overwrite:

@@ -35,7 +35,7 @@ class PredictionSource:
     def is_run(self):
         """Whether it was trained here, so that its config says how."""
         folder = RunFolder(self.path)
-        return self.config is not None and not (folder.blend.is_file() or folder.soup.is_file())
+        return self.config is not None and not (folder.made_by.is_file() or folder.soup.is_file())
 
     @property
     def is_taught(self):
@@ -51,10 +51,10 @@ class PredictionSource:
                 raise NoTestPredictions(f"{self.path}: has no test predictions; {advice}")
             return *_read_csv(self.test, self.config, names), ()
         folder = RunFolder(self.path)
-        if folder.blend.is_file():
+        if folder.made_by.is_file():
             if not folder.test.is_file():
                 advice = {"blend": "infer its runs, then blend them", "probe": "set competition.test_table, then probe"}
-                found = f"is a {folder.blend.stem} without test predictions; {advice[folder.blend.stem]} again"
+                found = f"is a {folder.made_by.stem} without test predictions; {advice[folder.made_by.stem]} again"
                 raise NoTestPredictions(f"{self.path}: {found}")
             return *_read_csv(folder.test, self.config, names), ()
         which = self.config.infer.folds

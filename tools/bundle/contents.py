@@ -158,7 +158,7 @@ def load_runs(paths, words):
     for path in paths:
         if not Path(path).is_dir():
             raise UserError(f"{path}: no such folder; write the folder of a run, for example outputs/demo_default")
-    blends = [path for path in paths if RunFolder(path).blend.is_file()]
+    blends = [path for path in paths if RunFolder(path).made_by.is_file()]
     if blends and len(paths) > 1:
         raise UserError(f"{blends[0]}: is a blend, which comes alone; bundle it, or its runs and {paths[-1]}")
     if blends:
@@ -206,7 +206,7 @@ def check_alike(runs):
 def read_blend(path):
     """Return what blend.json says of weights, with scores.json and the `paths` of the runs that it uses."""
     folder = RunFolder(path)
-    saved = load_json(folder.blend, "inputs", "command")
+    saved = load_json(folder.made_by, "inputs", "command")
     if saved["method"] == "stack":
         raise UserError(f"{path}: is a stack, which is no set of weights; bundle its runs, whose blend is then decided")
     if "apply" not in saved:
@@ -218,7 +218,7 @@ def read_blend(path):
         found = next((one for one in places if RunFolder(one).config.is_file()), None)
         if found is None:
             raise UserError(f"{path}: its input {given} is no run here; blend runs, whose folders are there")
-        if RunFolder(found).blend.is_file():
+        if RunFolder(found).made_by.is_file():
             raise UserError(f"{path}: its input {given} is a blend; blend that one's runs instead, then bundle")
         paths.append(str(found))
     return saved["apply"] | {"scores": load_json(folder.scores), "paths": paths}

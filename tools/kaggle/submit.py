@@ -115,8 +115,8 @@ def _find_name(folder, own, given):
 def _check_unchanged(folder):
     """Return the SHA-256 of a run's submission, which must be the one that infer.py or tools.blend has noted."""
     how = f"python infer.py run={folder.path}"
-    if folder.blend.is_file():
-        how = f"{load_json(folder.blend, 'command')['command']} overwrite=true"
+    if folder.made_by.is_file():
+        how = f"{load_json(folder.made_by, 'command')['command']} overwrite=true"
     if not folder.submission.is_file():
         raise UserError(f"{folder.submission}: no such file; write it: {how}")
     digest = hashlib.sha256(folder.submission.read_bytes()).hexdigest()

@@ -155,8 +155,8 @@ def build_source(word, config, table, layers, hflip, compute_stats):
     if is_fold or (place / "config.yaml").is_file():
         run_path = place.parent if is_fold else place
         saved, folder = load_saved_config(run_path), RunFolder(run_path)
-        if folder.blend.is_file():
-            raise UserError(f"{run_path}: is a {folder.blend.stem}, which holds no network; name a trained run")
+        if folder.made_by.is_file():
+            raise UserError(f"{run_path}: is a {folder.made_by.stem}, which holds no network; name a trained run")
         folds = [folder.fold("all"), *folder.finished_folds()]
         fold = next((one for one in folds if one.path.name == (place.name if is_fold else one.path.name)
                      and one.is_finished()), None)  # fmt: skip

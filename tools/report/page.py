@@ -69,7 +69,7 @@ def choose_command(run, facts):
 
 def _describe_kind(run):
     when = datetime.date.fromtimestamp(run.folder.config.stat().st_mtime).isoformat()
-    return {"run": "trained run", "blend": run.folder.blend.stem, "soup": "soup of runs"}[run.kind] + f" · {when}"
+    return {"run": "trained run", "blend": run.folder.made_by.stem, "soup": "soup of runs"}[run.kind] + f" · {when}"
 
 
 def _list_facts(run):

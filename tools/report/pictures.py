@@ -51,7 +51,7 @@ def main(words):
 def _build_steps(run, found, folder):
     """Yield functions, each of which adds to `found`."""
     config = load_saved_config(run)
-    runs, is_blend = RunFolder(run), RunFolder(run).blend.is_file()
+    runs, is_blend = RunFolder(run), RunFolder(run).made_by.is_file()
     orders = [("Hardest", "The highest loss first.", find_errors(run, _COUNT))]
     if config.competition.task != "regression":
         sure = find_errors(run, None, by="confidence")

@@ -38,7 +38,7 @@ def build_settings(run):
 def build_reproduction(run):
     """The commands, the code and the versions that made the run."""
     section, known = Section("reproduce", "How to reproduce it"), run.provenance
-    commands, blend = [], run.folder.blend
+    commands, blend = [], run.folder.made_by
     if run.kind == "blend":
         commands.append(load_json(blend).get("command"))
     elif run.kind == "soup":
