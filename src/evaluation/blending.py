@@ -324,21 +324,9 @@ def _build_scorer(inputs, columns):
         metric = replace(metric, weights=[metric.weights[column] for column in columns])
     if inputs.per_column:
         metric = replace(metric, weights=None)
-    is_positive, is_known = metric.positives(inputs.targets), ~np.isnan(inputs.targets)
 
     def score(rows, probs):
-        if metric.name != "roc_auc":
-            return np.nan_to_num(sign * metric.score(inputs.targets[rows][:, columns], probs), nan=-np.inf)
-        found = np.full(len(columns), np.nan)
-        for k, column in enumerate(columns):
-            known = is_known[rows, column]
-            truth, values = is_positive[rows, column][known], probs[known, k]
-            negatives, positives = np.sort(values[~truth]), np.sort(values[truth])
-            if len(negatives) and len(positives):
-                below = negatives.searchsorted(positives) + negatives.searchsorted(positives, "right")
-                found[k] = below.sum() / (2 * len(negatives) * len(positives))
-        weights = np.where(np.isnan(found), 0.0, 1.0 if metric.weights is None else metric.weights)
-        return np.nansum(found * weights) / weights.sum() if weights.any() else -np.inf
+        return np.nan_to_num(sign * metric.score(inputs.targets[rows][:, columns], probs), nan=-np.inf)
 
     return score
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from src.evaluation.metrics import count_below
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -53,6 +55,8 @@ class Sampling:
             return value, low, high, float(2 * scipy.stats.norm.sf(abs(value) / error) if error > 0 else value == 0)
         drawn = self.samples @ weights
         drawn = drawn[~np.isnan(drawn)]
+        if not len(drawn):
+            return value, low, high, np.nan
         tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
         return value, low, high, float(min(1.0, max(2 * tail, 1 / len(drawn))))
 
@@ -137,9 +141,9 @@ def auc_influence(is_positive, probs, units):
 
     The variance is the sum over units of their squared sums: with a unit per row DeLong's S10 / m + S01 / n.
     """
-    ranks, influence = scipy.stats.rankdata(probs), np.empty(len(probs))
-    for side, sign in ((is_positive, 1), (~is_positive, -1)):
-        placements = (ranks[side] - scipy.stats.rankdata(probs[side])) / (~side).sum()  # share of the others below
+    sides, influence = (is_positive, ~is_positive), np.empty(len(probs))
+    for side, sign, below in zip(sides, (1, -1), count_below(is_positive, probs), strict=True):
+        placements = below / (~side).sum()
         num_units = np.count_nonzero(np.bincount(units[side]))
         correction = np.sqrt(num_units / max(num_units - 1, 1))
         influence[side] = sign * correction * (placements - placements.mean()) / side.sum()

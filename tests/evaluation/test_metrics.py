@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from src.errors import UserError
-from src.evaluation.metrics import METRICS, Metric, build_metric, log_loss, positives
+from src.evaluation.metrics import METRICS, Metric, build_metric, count_below, log_loss, positives
 
 TASKS = ("binary", "multiclass", "multilabel")
 RNG = np.random.default_rng(0)
@@ -392,3 +392,25 @@ def test_metrics_of_probabilities_are_refused_for_values(name):
         build_metric(name, "regression")
     expected = f"competition.metric={name}: scores classes, a regression task has values; set it to rmse"
     assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_rows_below_are_counted_pair_by_pair(share):
+    rng = np.random.default_rng(0)
+    positive, probs = rng.random(200) < share, rng.integers(10, size=200).astype(np.float32)  # many are equal
+    high, low = probs[positive][:, None], probs[~positive]
+    pairs = (high > low) + 0.5 * (high == low)
+    of_positives, of_negatives = count_below(positive, probs)
+    assert np.array_equal(of_positives, pairs.sum(axis=1))
+    assert np.array_equal(of_negatives, (1 - pairs).sum(axis=0))
+
+
+@pytest.mark.parametrize("name", [name for name, one in METRICS.items() if one.takes != "values"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_no_known_row_is_no_score_and_a_prediction_of_nan_is_a_broken_invariant(name, task):
+    metric, shape = build_metric(name, task), (4, 1 if task == "binary" else 3)
+    assert np.isnan(metric.score(np.full(shape, np.nan), np.full(shape, 0.5)))
+    targets = np.zeros(shape)
+    targets[:2, 0] = 1
+    with pytest.raises(AssertionError, match="nan would count"):
+        metric.score(targets, np.where(targets == 1, np.nan, 0.5))

@@ -236,3 +236,9 @@ def test_the_bootstrap_is_bounded(name, task, num_rows, num_columns):
     sample_scores(metric, targets, [probs], max_work=5e6)
     print(name, task, num_rows, num_columns, once, time.process_time() - began - 2 * once)
     assert time.process_time() - began - 2 * once < 4
+
+
+def test_a_difference_to_what_never_has_a_score_is_nan():
+    metric, targets = build_metric("spearman", "regression"), np.arange(8.0)[:, None]
+    found = sample_scores(metric, targets, [targets, np.zeros((8, 1))])  # all alike: no rank correlation
+    assert np.isnan(found.difference(0, 1)).all()
