@@ -84,8 +84,7 @@ class RunFolder:
         self.scores, self.submission = self.path / "scores.json", self.path / "submission.csv"
         self.submission_hash = self.path / "submission.sha256"  # of the submission as it was written
         self.probe, self.test = self.path / "probe.json", self.path / "test.csv"
-        # of predictions alone: what the tool that made them says of them, by its name
-        self.made_by = self.probe if self.probe.is_file() else self.path / "blend.json"
+        self.made_by = self.probe if self.probe.is_file() else self.path / "blend.json"  # by a tool that trains no fold
         self.soup = self.path / "soup.json"  # of tools.soup, whose folds are means of other runs' weights
         self.unreadable = self.path / "unreadable.csv"  # images that unreadable=skip leaves out
         self.pixel_stats = self.path / "pixel_stats.json"  # mean and std for normalize=dataset

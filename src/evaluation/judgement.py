@@ -39,9 +39,8 @@ def judge(metric, oof, num_test=None, public_share=0.3):
     has_columns = metric.has_columns or len(columns) == 1
     numbers, intervals = np.unique(folds), {}
     for fold in numbers:
-        own = folds == fold
-        of_fold = None if groups is None else groups[own]
-        one = sample_scores(metric, targets[own], [probs[own]], of_fold, max_work=_WORK / 2 / len(numbers))
+        own = oof.take(folds == fold)
+        one = sample_scores(metric, own.targets, [own.probs], own.groups, max_work=_WORK / 2 / len(numbers))
         intervals[str(fold)] = _list(one.interval(0))
     found = {
         "pooled": float(sampling.scores[0]),

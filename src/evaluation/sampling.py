@@ -7,6 +7,8 @@ import scipy
 
 from src.evaluation.metrics import count_below
 
+_ENDS = (1 - 0.95) / 2, (1 + 0.95) / 2  # the quantiles of 95 %
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -21,7 +23,7 @@ class Sampling:
     num_fewest: int = 1  # units on the smaller sides of the columns
     freedom: np.ndarray | None = None  # (M,) degrees of freedom of DeLong's variances
 
-    def interval(self, index, share=None, confidence=0.95):
+    def interval(self, index, share=None):
         """Return (low, high) of one score, within its bounds; (nan, nan) where the score is nan.
 
         share: of the score that another sample of this many times the rows would show, such as a public leaderboard:
@@ -32,42 +34,42 @@ class Sampling:
         """
         value, (lowest, highest) = float(self.scores[index]), self.bounds
         scale = 1.0 if share is None else np.sqrt(1 + 1 / share)
-        low, high = self._interval(np.eye(len(self.scores))[index], confidence)
+        low, high = self._interval(np.eye(len(self.scores))[index])
         if self.freedom is not None and high - low > 1e-9 and 0 < value < 1:
-            half = scipy.stats.t.ppf((1 + confidence) / 2, self.freedom[index]) * np.sqrt(self.covariance[index, index])
+            half = scipy.stats.t.ppf(_ENDS[1], self.freedom[index]) * np.sqrt(self.covariance[index, index])
             reach = scale * half / (value * (1 - value))
             low, high = (scipy.special.expit(scipy.special.logit(value) + one) for one in (-reach, reach))
             if share is not None:  # a small sample's often is 1, which the logit never reaches
                 low, high = max(0.0, min(low, value - scale * half)), min(1.0, max(high, value + scale * half))
             return float(low), float(high)
         if high - low < 1e-9 and np.isfinite(highest - lowest):
-            reach = (highest - lowest) * (1 - ((1 - confidence) / 2) ** (1 / self.num_fewest))
+            reach = (highest - lowest) * (1 - _ENDS[0] ** (1 / self.num_fewest))
             low, high = (value - reach * (value >= highest - 1e-9), value + reach * (value <= lowest + 1e-9))
         ends = value + (low - value) * scale, value + (high - value) * scale
         return tuple(float(np.clip(one, lowest, highest)) for one in ends)
 
-    def difference(self, first, second, confidence=0.95):
-        """Return (scores[second] - scores[first], low, high, p), p that of no difference, two-sided."""
+    def difference(self, first, second):
+        """Return (scores[second] - scores[first], low, high, p), p that of no difference, two-sided, or nan."""
         weights = np.eye(len(self.scores))[second] - np.eye(len(self.scores))[first]
-        value, (low, high) = float(weights @ self.scores), self._interval(weights, confidence)
+        value, (low, high) = float(weights @ self.scores), self._interval(weights)
+        if np.isnan(low):
+            return value, low, high, np.nan
         if self.covariance is not None:
             error = np.sqrt(max(weights @ self.covariance @ weights, 0.0))
             return value, low, high, float(2 * scipy.stats.norm.sf(abs(value) / error) if error > 0 else value == 0)
         drawn = self.samples @ weights
         drawn = drawn[~np.isnan(drawn)]
-        if not len(drawn):
-            return value, low, high, np.nan
         tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
         return value, low, high, float(min(1.0, max(2 * tail, 1 / len(drawn))))
 
-    def _interval(self, weights, confidence):
+    def _interval(self, weights):
         value = weights @ self.scores
         if np.isnan(value):
             return np.nan, np.nan
         if self.covariance is not None:
-            half = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
+            half = scipy.stats.norm.ppf(_ENDS[1]) * np.sqrt(max(weights @ self.covariance @ weights, 0.0))
             return float(value - half), float(value + half)
-        low, high = np.nanquantile(self.samples @ weights, [(1 - confidence) / 2, (1 + confidence) / 2])
+        low, high = np.nanquantile(self.samples @ weights, _ENDS)
         return float(low), float(high)
 
 
@@ -136,24 +138,10 @@ def draw_units(units, num_drawn, num_samples, seed):
         yield order[np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn]) + np.arange(ends[-1])]
 
 
-def auc_influence(is_positive, probs, units):
-    """Return each row's part (N,) in the error of one column's AUC; units (N,) int number what is independent.
-
-    The variance is the sum over units of their squared sums: with a unit per row DeLong's S10 / m + S01 / n.
-    """
-    sides, influence = (is_positive, ~is_positive), np.empty(len(probs))
-    for side, sign, below in zip(sides, (1, -1), count_below(is_positive, probs), strict=True):
-        placements = below / (~side).sum()
-        num_units = np.count_nonzero(np.bincount(units[side]))
-        correction = np.sqrt(num_units / max(num_units - 1, 1))
-        influence[side] = sign * correction * (placements - placements.mean()) / side.sum()
-        if num_units == 1:  # which shows no variance: the largest that such a mean can have
-            influence[side] = sign * np.sqrt(placements.mean() * (1 - placements.mean())) / side.sum()
-    return influence
-
-
 def _mean_influence(metric, targets, probs, units, num_units):
     """Return (the part (units,) of each unit in the error of the weighted mean AUC, the degrees of freedom).
+
+    The variance is the sum of the squared parts: with a unit per row DeLong's S10 / m + S01 / n.
 
     Reference: Satterthwaite, An Approximate Distribution of Estimates of Variance Components, 1946, Biometrics 2.
     """
@@ -162,15 +150,22 @@ def _mean_influence(metric, targets, probs, units, num_units):
     total, parts, variances, freedoms = 0.0, np.zeros(num_units), [], []
     for column, weight in enumerate(weights):
         rows = np.flatnonzero(is_known[:, column])
-        positive, own = is_positive[rows, column], units[rows]
-        if 0 < positive.sum() < len(rows):
-            found = weight * auc_influence(positive, probs[rows, column], own)
-            for side in (positive, ~positive):
-                of_side = np.bincount(own[side], found[side], num_units)
-                variances.append((of_side**2).sum())
-                freedoms.append(max(1, np.count_nonzero(np.bincount(own[side])) - 1))
-                parts += of_side
-            total += weight
+        positive = is_positive[rows, column]
+        if not 0 < positive.sum() < len(rows):
+            continue
+        total += weight
+        counts = count_below(positive, probs[rows, column])
+        for side, sign, below in zip((positive, ~positive), (1, -1), counts, strict=True):
+            own, size = units[rows[side]], side.sum()
+            placements, num_own = below / (len(rows) - size), np.count_nonzero(np.bincount(own))
+            if num_own > 1:
+                errors = np.sqrt(num_own / (num_own - 1)) * (placements - placements.mean())
+            else:  # one unit shows no variance: the largest that such a mean can have
+                errors = np.full(size, np.sqrt(placements.mean() * (1 - placements.mean())))
+            of_side = np.bincount(own, weight * (sign * errors / size), num_units)
+            variances.append((of_side**2).sum())
+            freedoms.append(max(1, num_own - 1))
+            parts += of_side
     variances = np.array(variances)
     freedom = variances.sum() ** 2 / max((variances**2 / freedoms).sum(), 1e-300)
     return (parts / total if total else np.full(num_units, np.nan)), max(1.0, freedom)

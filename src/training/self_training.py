@@ -83,9 +83,8 @@ def load_pseudo_labels(run, fold, weight=1.0, power=1.0, limit=0.0):
     A row's confidence is its largest prob, or the mean over columns of max(p, 1 - p); build_learner gives the weight.
     """
     path, task, every = run.config.train.pseudo, run.config.competition.task, []
-    if (made_by := RunFolder(path).made_by).is_file():
-        found = f"is a {made_by.stem}, which has no network of one fold"
-        raise UserError(f"train.pseudo={path}: {found}; name a trained run")
+    if (tool := RunFolder(path).made_by).is_file():
+        raise UserError(f"train.pseudo={path}: is a {tool.stem}, which has no network of one fold; name a trained run")
     numbers = run.folds if fold == "all" else [fold]
     _load_out_of_fold(run, "pseudo", fold, run.table.take(np.isin(run.table.folds, numbers)))
     for file in (RunFolder(path).fold(number).test for number in numbers):

@@ -242,3 +242,5 @@ def test_a_difference_to_what_never_has_a_score_is_nan():
     metric, targets = build_metric("spearman", "regression"), np.arange(8.0)[:, None]
     found = sample_scores(metric, targets, [targets, np.zeros((8, 1))])  # all alike: no rank correlation
     assert np.isnan(found.difference(0, 1)).all()
+    found = sample_scores(AUC, np.ones((8, 1)), [targets, -targets])  # whose difference was said to be sure, p = 0
+    assert np.isnan(found.difference(0, 1)).all()
