@@ -227,7 +227,7 @@ def choose_part_rows(config, num_rows, num_values, num_processes):
     if find_spec("pyarrow") is None:
         lacks = "predictions go to parts, which need pyarrow; pip install pyarrow"
         if asked is not None or num_processes > 1:
-            raise UserError(f"infer.part_rows: {lacks}")
+            raise UserError(f"infer.py: {lacks}")
         print(f"{num_rows} test images: {lacks}; without it all are in memory, and a killed infer.py begins anew")
         return None
     most = min(_PART_ROWS, _PART_VALUES // num_values, -(-num_rows // num_processes))

@@ -145,7 +145,7 @@ def test_what_parts_cannot_do_is_one_line(monkeypatch, capsys):
     for words, count in (["infer.part_rows=100"], 1), ([], 2):
         with pytest.raises(UserError) as caught:
             choose_part_rows(load_config(words), 10, 2, count)
-        assert str(caught.value) == f"infer.part_rows: {lacks}"
+        assert str(caught.value) == f"infer.py: {lacks}"
     assert choose_part_rows(load_config([]), 10**6, 2, 1) is None
     rest = "without it all are in memory, and a killed infer.py begins anew"
     assert capsys.readouterr().out == f"1000000 test images: {lacks}; {rest}\n"
