@@ -74,7 +74,7 @@ class LocalLauncher:
                 return
             time.sleep(_POLL_SECONDS)
             for job, status in self._take_ended():
-                yield job, status, _read_last_line(job.log)
+                yield job, status, read_last_line(job.log)
 
     def stop(self, job):
         """Ask a job, once and while it runs, to save and to end."""
@@ -117,7 +117,7 @@ def start_process(words, log, run_folder, environment, working_folder=None):
         )  # fmt: skip
 
 
-def _read_last_line(path):
+def read_last_line(path):
     """Return the last line of a log that is not blank, or "no output"."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

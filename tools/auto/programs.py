@@ -18,6 +18,7 @@ import joblib
 import psutil
 
 from src.config.settings import REPOSITORY
+from src.launchers import read_last_line
 
 # what programs spend their first seconds on; of a tool that is not there none is loaded
 _PRELOADED = [
@@ -41,11 +42,7 @@ class Program:
 
     def last_line(self):
         """Return the last line that it has printed."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return lines[-1] if lines else "no output"
+        return read_last_line(self.log)
 
 
 class Lanes:
