@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# a test that hangs prints the stacks of its process, which ends; those of the night may take longer
+HANG = -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 demo: $(VENV)/run
 	$(VENV)/bin/python train.py
@@ -14,10 +16,10 @@ transfer: $(VENV)/run
 
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not nightly"
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(HANG) -m "not nightly"
 
 fast: $(VENV)/dev
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not nightly" $(TESTS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(HANG) -m "not slow and not nightly" $(TESTS)
 
 nightly: $(VENV)/dev
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m nightly

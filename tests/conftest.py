@@ -1,5 +1,6 @@
 """What several test files share, and how test processes beside each other share the cores."""
 
+import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -7,12 +8,13 @@ from functools import partial
 
 import pytest
 
-from tests.launch import TINY, Forked
+from tests.launch import TINY, WORK, Forked
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # each has cores of its own, before torch counts them: threads that fight for cores take ten times as long
     number, count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number % count :: count])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[number % count :: count] or cores)  # there may be fewer than processes
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's background job; programs would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,17 +26,23 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -num_slow[item.path])
 
 
+def pytest_sessionfinish():
+    """What a failed test has left running would be waited for as this process ends: for ever, perhaps."""
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
 @pytest.fixture
 def few_samples(monkeypatch):
-    """Bootstraps of scores.json draw a tenth of their samples: for tests that look at scores, not at intervals."""
-    monkeypatch.setattr("src.evaluation.judgement._WORK", 5e5)
+    """Bootstraps of scores.json draw a tenth of their samples, as in the programs of tests.launch."""
+    monkeypatch.setattr("src.evaluation.judgement._WORK", WORK)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Files elsewhere are waited for, and asked for again, within fractions of a second."""
     monkeypatch.setattr("src.remote._PAUSE", 0.001)
-    monkeypatch.setattr("src.remote._SECONDS", {"total": 0.4, "sock_connect": 0.3, "sock_read": 0.3})
+    monkeypatch.setattr("src.remote._SECONDS", {"total": 0.8, "sock_connect": 0.6, "sock_read": 0.6})
 
 
 @pytest.fixture(scope="session")

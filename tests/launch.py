@@ -1,6 +1,8 @@
 """train.py and infer.py as a person runs them, and words that make a run of the embedded competition tiny."""
 
 import contextlib
+import functools
+import gc
 import importlib
 import io
 import multiprocessing
@@ -8,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest import mock
 
 from src.config.settings import REPOSITORY
 
@@ -19,6 +22,9 @@ TINY = [
     "threads=1",  # or the last bits would depend on what else runs
 ]
 
+WORK = 5e5  # values that each bootstrap of scores.json scores here, a tenth: tests look at scores, not at intervals
+
+_PRELOADED = ["src.training.run", "src.inference.predict", "src.evaluation.judgement"]
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
 
 
@@ -31,14 +37,27 @@ def run_program(program, *words, cwd, status=0, launcher=(), **environment):
     return done.stdout, done.stderr
 
 
+@functools.cache
+def _load():
+    """Import what programs need, once; garbage collections, which each fold's end asks for, then leave it out."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()
+
+
 def run_here(program, *words, cwd, status=0):
-    """As `run_program`, but in this process, which has paid for importing torch already."""
+    """As `run_program`, but in this process, which has paid for importing torch already, and with fewer bootstraps."""
+    _load()
     main = importlib.import_module(program.removesuffix(".py")).main
     printed, complained, before = io.StringIO(), io.StringIO(), os.getcwd()
     found = 0
     os.chdir(cwd)
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
+        with (
+            mock.patch("src.evaluation.judgement._WORK", WORK),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(complained),
+        ):
             main(list(words))
     except SystemExit as stop:
         found = stop.code
@@ -49,15 +68,14 @@ def run_here(program, *words, cwd, status=0):
 
 
 class Forked:
-    """A program in a process that is forked from one which has imported all: it begins at once, and can be killed."""
+    """As `run_here`, in a process that is forked from one which has imported all: it begins at once, can be killed."""
 
     def __init__(self, program, words, cwd, log, **environment):
-        for name, value in {**_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}.items():
-            os.environ[name] = value  # the server starts with these
         forks = multiprocessing.get_context("forkserver")
-        forks.set_forkserver_preload(["tests.launch", "src.training.run", "src.inference.predict"])
+        forks.set_forkserver_preload(["tests.launch", *_PRELOADED])
         self._process = forks.Process(target=_run_forked, args=(program, words, cwd, log, environment))
-        self._process.start()
+        with mock.patch.dict(os.environ, PYTHONPATH=str(REPOSITORY)):  # with which the server starts
+            self._process.start()
         self.pid = self._process.pid
 
     def is_running(self):
@@ -81,8 +99,10 @@ class Forked:
 
 def _run_forked(program, words, cwd, log, environment):
     os.chdir(cwd)
-    os.environ.update(environment)
+    os.environ.update(_ENVIRONMENT | environment)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    importlib.import_module(program.removesuffix(".py")).main(list(words))
+    _load()
+    with mock.patch("src.evaluation.judgement._WORK", WORK):
+        importlib.import_module(program.removesuffix(".py")).main(list(words))

@@ -9,7 +9,6 @@ from PIL import Image
 
 from tests.launch import run_here
 
-pytestmark = pytest.mark.usefixtures("few_samples")
 WORDS = ["image_size=16", "train.epochs=8", "num_folds=2", "optimizer.lr=0.01", "augment.preset=none", "tracking=none",
          "report=false"]  # fmt: skip
 YAML = """competition:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from src.errors import UserError
 from tests.launch import Forked, run_here
 from tools.soup import main as make_soup
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_samples")]
+pytestmark = pytest.mark.slow
 NUM_TRAIN, NUM_TEST = 300, 60
 COMPETITION = """competition:
   name: made
@@ -108,10 +107,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(place):
     whole = [*words[:-4], "name=whole", *words[-3:]]
     run_here("train.py", *whole, cwd=place)
     process = Forked("train.py", words, place, place / "killed.log")
-    while not (states := sorted((place / "outputs/killed/fold0").glob("state_0003_*"))):
-        time.sleep(0.01)
+    assert process.wait_for(lambda: any((place / "outputs/killed/fold0").glob("state_0003_*")))
     process.kill()
-    assert states
     run_here("train.py", *words, cwd=place)
     for name in ("oof.csv", "fold0/last.safetensors", "fold1/last.safetensors", "metadata.json"):
         assert (place / "outputs/killed" / name).read_bytes() == (place / "outputs/whole" / name).read_bytes()
