@@ -116,7 +116,7 @@ def tiny_task(tmp_path):
         cv2.imwrite(str(images / name), draw_photograph(row, 40, 40))
     rows.to_csv(tmp_path / "train.csv", index=False)
     return {
-        "table": str(tmp_path / "train.csv"), "images": str(images), "backbone": "mobilenetv2_050", "weights": None,
+        "table": str(tmp_path / "train.csv"), "images": str(images), "backbone": "test_resnet", "weights": None,
         "image_size": 32, "batch_size": 4, "epochs": 2, "seed": 42, "device": "cpu",
     }  # fmt: skip
 
@@ -130,7 +130,7 @@ def check_run(run, num_images):
     assert run["cpu_seconds"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("system", ["our_loader", "torchvision_loader", "lightning", "fastai"])
 def test_a_system_measures_what_the_cases_compare(system, tiny_task):
     pytest.importorskip(SYSTEMS[system][1])

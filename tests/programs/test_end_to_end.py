@@ -181,7 +181,6 @@ def test_a_killed_run_resumes_and_ends_the_same(tiny_run):
          "data/nothing: no such folder; set competition.root to the folder of the data"),
         ("train.py", [*TINY, "name=x5", "competition.label=species"], "data/demo/train.csv: no column 'species'"),
         ("train.py", [*TINY, "name=x3", "optimizer.lr=1e30", "train.max_images=32"], "fold 0, epoch 1: predictions"),
-        ("train.py", [*TINY, "name=x6", "num_folds=2000"], "num_folds=2000: "),
         ("train.py", [*TINY, "name=x6", "model.weights=no.pth", "model.pretrained=true"], "model.weights=no.pth: "),
         ("train.py", [*TINY, "name=x6", "competition.sample_submission=train.csv"], "data/demo/train.csv: "),
         ("train.py", [*TINY, "name=x6", "competition.train_table=none.csv"],

@@ -480,7 +480,8 @@ def test_fp16_says_how_much_predictions_differ(tiny_run, tmp_path, monkeypatch, 
     sizes = [os.path.getsize(path / "fold0/last.safetensors") for path in (run, tmp_path / "half/runs/demo_default")]
     assert 0.45 < sizes[1] / sizes[0] < 0.6
     run_here("infer.py", f"run={run}", "report=false", cwd=tmp_path)
-    run_infer(tmp_path / "half", tmp_path / "w", tmp_path / "data/demo")
+    half = tmp_path / "half/runs/demo_default"
+    run_here("infer.py", f"run={half}", "competition.root=data/demo", "report=false", "infer.output=w", cwd=tmp_path)
     probs = [pd.read_csv(path / "submission.csv").to_numpy()[:, 1:].astype(float) for path in (run, tmp_path / "w")]
     np.testing.assert_allclose(*probs, atol=1e-2)
     assert not np.array_equal(*probs)

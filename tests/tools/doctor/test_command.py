@@ -77,14 +77,15 @@ def test_the_embedded_competition_yields_no_finding(tmp_path):
 
 
 @pytest.mark.slow
-def test_status_1_is_an_error(clinic):
+def test_status_1_is_an_error(clinic, capsys):
     clinic.path(3).write_bytes(b"")
-    done = run(*clinic.words("cache=off"), cwd=clinic.folder)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "error    1 of 220 images cannot be decoded, 1 of them empty files" in done.stdout
-    assert max(map(len, done.stdout.split("\nerror ")[1].splitlines()[:-2])) <= 80
-    assert "doctor: 1 error, 0 warnings, 0 notes; " in done.stdout.splitlines()[-2]
-    assert done.stdout.endswith(f"\nnext: python train.py {' '.join(clinic.words('cache=off', 'unreadable=skip'))}\n")
+    assert main(clinic.words("cache=off")) == 1
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "error    1 of 220 images cannot be decoded, 1 of them empty files" in printed.out
+    assert max(map(len, printed.out.split("\nerror ")[1].splitlines()[:-2])) <= 80
+    assert "doctor: 1 error, 0 warnings, 0 notes; " in printed.out.splitlines()[-2]
+    assert printed.out.endswith(f"\nnext: python train.py {' '.join(clinic.words('cache=off', 'unreadable=skip'))}\n")
 
 
 def test_status_2_is_a_mistake_in_the_words(clinic):

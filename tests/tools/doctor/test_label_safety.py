@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from src.checkpointing.run_folder import RunFolder
@@ -10,7 +11,7 @@ from src.competition.demo import write_demo
 from src.config.load import load_config, load_saved_config
 from src.errors import UserError
 from src.evaluation.metrics import build_metric
-from tests.launch import run_here
+from tests.launch import TINY, run_here
 from tools.doctor.competition_data import load_data
 from tools.doctor.label_safety import (
     build_versions,
@@ -106,8 +107,10 @@ def test_each_part_is_tried_alone_and_flips_in_any_case():
 
 @pytest.mark.slow
 def test_a_run_of_one_epoch_gives_no_warning(tmp_path, monkeypatch):
-    words = ["train.epochs=1", "num_folds=2", "image_size=16", "tracking=none", "report=false", "precision=fp32"]
-    run_here("train.py", *words, "train.channels_last=true", "train.max_images=300", "model.kwargs={}", cwd=tmp_path)
+    write_demo(tmp_path / "data/demo")
+    table = tmp_path / "data/demo/train.csv"
+    pd.read_csv(table, dtype=str)[:400].to_csv(table, index=False)
+    run_here("train.py", *TINY, "train.epochs=1", "model.kwargs={}", cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
     run_folder = Path("outputs/demo_default")
     blackened = "augment.transforms=[{RandomGamma: {gamma_limit: [2000, 2000], p: 1}}]"

@@ -190,8 +190,8 @@ def look_at_photo(pixels):
 def test_100_000_images_take_less_than_five_minutes():
     """A fifth of them all alike, so that 4 % of the 5,000 million pairs are proposed; 12 s of the test draw them."""
     hashes, thumbnails, sources = draw_thumbnails(100_000, 0.2, 1000)
-    began = time.perf_counter()
+    began = time.process_time()
     pairs = find_pairs(np.arange(100_000, dtype=np.uint64), hashes, thumbnails, np.arange(100_000))
-    assert time.perf_counter() - began < 300
+    assert time.process_time() - began < 300
     found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert found == {(int(source), 99_000 + place) for place, source in enumerate(sources)}
