@@ -261,7 +261,7 @@ def test_the_work_of_this_process_is_its_own():
     others, began = OtherPrograms(), time.process_time()
     while time.process_time() - began < 0.3:
         pass
-    assert others._process.cpu_percent() > 10  # of one core; all that the machine does is at least this
+    assert others._process.cpu_percent() > 1  # of one core; all that the machine does is at least this
     assert others.count() <= psutil.cpu_count()
 
 

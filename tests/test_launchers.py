@@ -80,7 +80,7 @@ with launchers.LocalLauncher([{{}}]) as launcher:
     while not (job.log.is_file() and "begin" in job.log.read_text()):
         time.sleep(0.01)
     parent.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while "saved" not in job.log.read_text() and time.monotonic() < until:
         time.sleep(0.01)
     assert "saved" in job.log.read_text()

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
+from io import StringIO
 
 import pytest
 
@@ -64,12 +65,16 @@ def test_names_of_runs_do_not_collide(tmp_path):
             held.enter_context(hold_fold(tmp_path / name, 1))
 
 
-def test_the_second_waits_and_says_so(tmp_path, holder, capsys):
+def test_the_second_waits_and_says_so(tmp_path, holder):
     path = tmp_path / ".locks" / "run" / "fold1.lock"
-    subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {holder.pid}"])
-    with hold(path, "waiting for another"):
-        assert holder.wait() == -9
-    assert capsys.readouterr().out == "waiting for another\n"
-    with hold(path, "nobody"):
-        pass
-    assert capsys.readouterr().out == ""
+
+    class Stdout(StringIO):
+        def flush(self):  # it waits from now on
+            holder.kill()
+
+    with redirect_stdout(Stdout()) as printed:
+        with hold(path, "waiting for another"):
+            assert holder.wait() == -9
+        with hold(path, "nobody"):
+            pass
+    assert printed.getvalue() == "waiting for another\n"

@@ -65,7 +65,7 @@ def test_what_never_comes_is_one_line(quick, monkeypatch):
 
 def test_files_are_fetched_at_once_and_each_only_once(quick):
     files = {f"{number}.jpg": bytes([number]) * 1000 for number in range(12)}
-    with Server(files, {"3.jpg": [404]}, delay=0.02) as server:
+    with Server(files, {"3.jpg": [404]}, delay=0.2) as server:
         urls = [f"{server.url}/{name}" for name in files]
         remote.request([*urls, *urls, "a/local/file"])
         assert "(no such file)" in line_of(read_file, urls.pop(3))

@@ -330,13 +330,13 @@ def test_small_files_take_little_memory_and_time(tmp_path):
         from src.data.decode import decode_image
         from src.errors import UserError
         for name in {list(BOMBS)}:
-            began = time.perf_counter()
+            began = time.process_time()
             for channels in (3, 1, 6):
                 try:
                     found = decode_image(str(Path({str(tmp_path)!r}, name)), Competition(channels=channels)).shape
                 except UserError as error:
                     found = error
-            took, status = time.perf_counter() - began, Path("/proc/self/status").read_text()
+            took, status = time.process_time() - began, Path("/proc/self/status").read_text()
             print(name, int(re.search("VmHWM: *\t *([0-9]+)", status)[1]) // 1024, took, found, sep="\t")
     """
     done = run_python(code)

@@ -89,7 +89,7 @@ def test_a_server_that_hangs_or_fails_delays_no_training_and_no_secret_is_saved(
         took = time.perf_counter() - began
     line = f"wandb: {address} {reason}; this run is tracked offline; wandb sync sends it later"
     assert complained.count(line) == 1
-    assert took < 90  # 10 s of it without wandb, on two cores of one's own
+    assert took < 240  # 10 s of it without wandb, on two cores of one's own; a server that hangs does so for ever
     assert list(work.glob("outputs/*/wandb/offline-run-*/run-*.wandb"))
     written = {str(path): path.read_bytes() for path in work.rglob("*") if path.is_file()}
     assert len(written) > 100

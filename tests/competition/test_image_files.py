@@ -89,9 +89,9 @@ def test_a_large_folder_is_listed_once(write_competition, monkeypatch, pattern):
     competition = write_competition(files, **BASIC | {"train_image": pattern})
     scandir, listed = os.scandir, []
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_train_table(competition)) == 5000
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(listed) == 1
 
 

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -66,13 +65,13 @@ def test_help_lists_the_names_of_registries_and_their_keywords():
 
 
 @pytest.mark.parametrize("words", [["--help"], ["trian.epochs=3"]])
-def test_help_and_config_errors_do_not_wait_for_torch(words):
+def test_help_and_config_errors_do_not_wait_for_slow_imports(words):
     code = "import sys, runpy; sys.argv = ['train.py', *{!r}]\ntry: runpy.run_path('train.py', run_name='__main__')\n"
-    code += "except SystemExit: pass\nprint('torch' in sys.modules)"
-    began = time.perf_counter()
+    code += "except SystemExit: pass\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code.format(words)], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.stdout.splitlines()[-1] == "False"
-    assert time.perf_counter() - began < 3  # 0.5 s on a quiet machine
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "src.config.load" in loaded
+    assert not loaded & {"torch", "timm", "albumentations", "cv2", "sklearn", "scipy", "pandas", "matplotlib"}
     if words != ["--help"]:
         assert done.stderr == "error: command line: unknown setting trian.epochs; did you mean train.epochs?\n"
 

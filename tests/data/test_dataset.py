@@ -428,7 +428,7 @@ def test_a_batch_elsewhere_is_fetched_at_once_by_workers_too(make_table, put, nu
     """Forked workers have no use for their parent's connections, which it has used before."""
     files = {f"{row}.png": Image.new("RGB", (9, 9), (row, 0, 0)) for row in range(16)}
     files = {name: Path(put(name, image)).read_bytes() for name, image in files.items()}
-    with Server(files, delay=0.03) as server:
+    with Server(files, delay=0.2) as server:
         paths = [f"{server.url}/{name}" for name in files]
         read_file(paths[0])
         loader = build_loader(ImageDataset(make_table(paths), RGB, resizing(SIZE), 5), 8, num_workers)

@@ -1,6 +1,7 @@
-"""Networks and views that sleep, against the members that fit into the time by hand; all of them against predict."""
+"""Networks and views that take time, against the members that fit by hand; all of them against predict.
 
-import time
+The clock goes on only where a test says so: a real one would depend on what else runs.
+"""
 
 import numpy as np
 import pytest
@@ -12,6 +13,26 @@ from src.training.engine import predict
 
 NUM_BATCHES = 8
 FLIP, TURN = (lambda images: images.flip(3)), (lambda images: images.transpose(2, 3))
+
+
+class Clock:
+    """Stands in for the module time."""
+
+    seconds = 0.0
+
+    def monotonic(self):
+        return self.seconds
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+
+
+time = Clock()
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch):
+    monkeypatch.setattr("src.inference.time_budget.time", time)
 
 
 class Sleepy(nn.Module):
@@ -82,9 +103,9 @@ def test_with_enough_time_it_is_predict_bit_for_bit(precision):
 def test_views_are_dropped_first_then_networks_and_what_is_left_counts_for_all_rows(seconds, networks, views):
     every = [Sleepy(0.01), Sleepy(0.01), Sleepy(0.01)]
     found, took = predict_for(seconds, every, views=(FLIP,))
-    assert took < seconds + 0.05
+    assert took <= seconds
     assert (found.networks, found.views) == (networks, views)
-    assert found.seconds == pytest.approx(0.48, rel=0.3)
+    assert found.seconds == pytest.approx(0.48, rel=0.1)  # the last batch has fewer images
     for network in every:
         network.seconds = 0.0
     np.testing.assert_array_equal(found.index, np.arange(Loader.num_images))
@@ -99,7 +120,7 @@ def test_a_slow_view_is_dropped_and_those_of_more_weight_stay():
     network = Sleepy()
     found, took = predict_for(0.3, [network], views=(slow, FLIP, TURN), weights=[1, 0.5, 3, 2])
     assert found.views == [0, 2, 3]
-    assert took < 0.35
+    assert took <= 0.3
     expected = predict_all([network], views=(FLIP, TURN), weights=[1, 3, 2])
     np.testing.assert_array_equal(found.probs, expected)
 
@@ -111,7 +132,7 @@ def test_a_slow_view_is_made_once_for_networks_that_normalise_alike():
     networks[1].pixel_stats, networks[2].pixel_stats = (0.0, 1.0), (0.0, 2.0)
     found, took = predict_for(0.6, networks, views=(lambda images: time.sleep(0.05) or images,))
     assert (found.networks, found.views) == ([0, 1, 2], [0])
-    assert took < 0.65
+    assert took <= 0.6
 
 
 def test_the_first_batch_alone_may_be_slow():
@@ -129,7 +150,7 @@ def test_what_becomes_slow_later_is_dropped_then():
 
     start = time.monotonic()
     found = predict_in_time(networks, loader, torch.sigmoid, "fp32", start + 0.2, views=(FLIP,), after_batch=slow_down)
-    assert time.monotonic() - start < 0.3
+    assert time.monotonic() - start <= 0.2
     assert (found.networks, found.views) == ([0], [0])
     np.testing.assert_array_equal(found.probs, predict_all(networks[:1]))
 
@@ -138,13 +159,13 @@ def test_what_becomes_slow_later_is_dropped_then():
 def test_the_end_comes_in_time_even_where_one_member_is_too_slow(where):
     network, loader = Sleepy(0.05 * (where == "network")), Loader(0.05 * (where == "loader"))
     found, took = predict_for(0.23, [network, network], loader)
-    assert took < 0.25
-    assert 6 <= len(found.index) <= 12
+    assert took <= 0.23
+    assert len(found.index) == 12
     assert found.networks == [0]
     network.seconds = 0.0
     np.testing.assert_array_equal(found.probs, predict_all([network])[:, : len(found.index)])
 
 
 def test_without_any_time_the_first_batch_is_predicted():
-    found, _ = predict_for(0.0, [Sleepy(), Sleepy()], views=(FLIP,))
+    found, _ = predict_for(0.0, [Sleepy(0.01), Sleepy(0.01)], views=(FLIP,))
     assert (found.index.tolist(), found.networks, found.views) == ([0, 1, 2], [0], [0])

@@ -212,8 +212,7 @@ def test_three_hundred_runs_take_seconds(make, capsys):
         folder.mkdir()
         (folder / "config.yaml").write_text(text.replace("lr: 0.01", f"lr: {number / 1000}"))
         (folder / "scores.json").write_text(scores)
-    began = time.perf_counter()
+    began = time.process_time()
     assert "demo: roc_auc, 300 runs" in show(capsys)
-    seconds = time.perf_counter() - began
-    print(f"{seconds:.2f} s for 300 runs")
-    assert seconds < 10  # 1 on two free cores
+    seconds = time.process_time() - began
+    assert seconds < 10  # 1 on a free core

@@ -64,15 +64,24 @@ def test_a_program_is_stopped_when_its_own_time_or_that_of_all_is_over(lanes, tm
 def test_what_a_stopped_program_has_started_is_stopped_with_it(lanes, tmp_path):
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(77)'])"
     program = Program("parent", [["timeit", "-n", "1", "-r", "1", child]], tmp_path / "parent.log")
-    lanes.run([program], time.monotonic() + 12)
+    lanes.start(program)
+    parent = psutil.Process(program.process.pid)
+    while not (children := parent.children(recursive=True)):
+        assert is_alive(parent)
+        time.sleep(0.01)
+    lanes.run([program], time.monotonic())
     assert program.status not in (None, 0)
-    time.sleep(0.5)
-    commands = [
-        one.info["cmdline"] or []
-        for one in psutil.process_iter(["cmdline", "status"])
-        if one.info["status"] != "zombie"
-    ]
-    assert not any("import time; time.sleep(77)" in command for command in commands)
+    until = time.monotonic() + 60
+    while any(map(is_alive, children)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 KILLED = """
