@@ -274,7 +274,7 @@ def default_switches():
     torch.backends.cudnn.benchmark = before
 
 
-@pytest.mark.filterwarnings("error")  # torch has an old and a new API for TF32, of which the old one may warn
+@pytest.mark.filterwarnings("error::UserWarning")  # torch has an old API for TF32, too, which may warn
 @pytest.mark.parametrize(
     ("tf32", "matmuls", "convolutions"),
     [("convolutions", "highest", "tf32"), ("all", "high", "tf32"), ("none", "highest", "ieee")],

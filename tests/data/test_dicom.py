@@ -168,7 +168,7 @@ def test_colour_and_frames(put):
     assert np.array_equal(found[..., 0], np.rint(frames[2] * (255 / 124)).astype(np.uint8))
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_of_one_value_is_black(put):
     assert decode_image(put("a.dcm", dicom(EIGHT * 0 + 7, 8)), 1).max() == 0
 

@@ -63,7 +63,7 @@ def test_other_settings_give_another_image(folder):
     assert len(drawn) == 5
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_class_of_letters_that_the_font_lacks_is_drawn_in_silence(folder):
     columns = [("resized", np.zeros((1, 8, 8, 1), np.uint8), ["한국어"])]
     draw_columns(folder / "seen.png", columns, "words")
