@@ -201,6 +201,8 @@ def _read_layer(layer, where, prefix=""):
 def _check_text(key, value, where):
     """Refuse text that would not be taken as it stands, in a value or within its lists and mappings."""
     if isinstance(value, (dict, list, tuple)):
+        for one in (one for one in value if isinstance(value, dict) and value[one] is None and ":" in str(one)):
+            raise UserError(f"{where}: {key}={{{one}}}: a name without a value; write a blank after its colon")
         for one in [*value, *value.values()] if isinstance(value, dict) else value:
             _check_text(key, one, where)
     elif isinstance(value, str) and _READ_BY_OMEGACONF.search(value):
