@@ -169,7 +169,7 @@ def measure(folder, methods, num_workers):
     meter.rows.append(add_up("both", *meter.rows))
     meter("sampler, first batch", lambda: next(iter(train_loader._sampler)))
     meter("sampler, an epoch", lambda: sum(len(keys) for keys in train_loader._sampler))
-    meter("no image is empty", lambda: check_not_empty(table.paths))
+    meter("no image is empty", lambda: check_not_empty(table))
     for method in methods:
         rows = table if "group" in method else dataclasses.replace(table, groups=None)
         folds = meter(f"folds: {method}", lambda rows=rows, method=method: make_folds(rows, method, 5, 42, metric))

@@ -27,12 +27,28 @@ def is_image(path):
     return lower.endswith(IMAGE_SUFFIXES) or any(f"{suffix}/" in lower for suffix in SUFFIXES[1:])
 
 
-def check_not_empty(paths):
+def check_not_empty(table):
     """Check that every image file holds something: what a broken copy leaves most often, found before training."""
-    empty = [file for path in paths for file in path.split(JOIN) if stat_file(file)[0] == 0]
+    empty = [file for path in table.paths for file in path.split(JOIN) if stat_file(file)[0] == 0]
     if empty:
-        found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(paths)} are empty"
+        found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(table)} are empty"
         raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
+    if lost := read_three(table.paths, table.ids)[1]:
+        raise UserError(f"{lost[0]}, or set unreadable=skip")
+
+
+def read_three(paths, ids):
+    """Read the http files of three rows, as http lists none; return (these, a line about each that is not there)."""
+    rows, lost = range(len(paths))[:: max(1, (len(paths) - 1) // 2)][:3], []
+    files = [file for row in rows for file in paths[row].split(JOIN) if file.startswith(remote.HTTP)]
+    for file in files:
+        try:
+            remote.read_file(file)
+        except UserError as error:
+            lost.append(name_row(error, ids, paths))
+            if isinstance(error, remote.Unreachable):
+                raise UserError(lost[-1]) from None
+    return files, lost
 
 
 def name_row(error, ids, paths):

@@ -22,8 +22,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from src.competition.image_files import JOIN, STAR, FileTree, Paths, is_image, name_row
-from src.containers import SUFFIXES, list_folder, read_file
+from src.competition.image_files import JOIN, STAR, FileTree, Paths, is_image, read_three
+from src.containers import SUFFIXES, list_folder
 from src.errors import UserError, listing, nearest
 from src.remote import HTTP, is_url
 
@@ -88,12 +88,9 @@ def find_present(competition, key, rows, ids):
     """Return (is_present, paths) as `find_images` would: (N,) bool, and Paths of the images that are there."""
     paths = Paths.of(_match_rows(competition, key, rows, ids))
     is_present = paths._encoded != b""
-    try:
-        for row in range(len(paths))[:: max(1, (len(paths) - 1) // 2)][:3]:  # http lists none: three are looked at
-            for file in (file for file in paths[row].split(JOIN) if file.startswith(HTTP)):
-                read_file(file)
-    except UserError as error:
-        raise UserError(name_row(error, ids, paths)) from None
+    files, lost = read_three(paths, ids)
+    if lost and len(lost) == len(files):  # else a single one, of which unreadable=skip may decide
+        raise UserError(lost[0])
     return is_present, paths if is_present.all() else paths[is_present]
 
 

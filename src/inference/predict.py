@@ -183,7 +183,7 @@ def _stamp(config, folds):
 def _find_readable(config, table):
     """Return the rows, int, whose image can be read: all, or with unreadable=skip those that can be decoded."""
     if config.unreadable != "skip":
-        check_not_empty(table.paths)
+        check_not_empty(table)
         return np.arange(len(table))
     unread = find_unreadable(table.paths, config.competition)
     for row, reason in unread:

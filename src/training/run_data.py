@@ -31,7 +31,7 @@ def load_run_data(config, metric):
         write_demo(competition.root)
     table = load_train_table(competition)
     if config.unreadable == "error":
-        check_not_empty(table.paths)
+        check_not_empty(table)
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names, table.encoding)

@@ -3,6 +3,7 @@
 import os
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from src.competition.image_files import Paths, check_not_empty
 from src.competition.tables import load_train_table
 from src.errors import UserError
-from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal
+from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal, table_of
 
 
 def test_links_lead_to_files_and_folders(write_competition):
@@ -51,9 +52,10 @@ def test_empty_files_are_named(tmp_path):
     paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
     for path, content in zip(paths, (b"x", b"", b""), strict=True):
         Path(path).write_bytes(content)
-    check_not_empty(paths[:1])
+    table = replace(table_of([0, 1, 0]), paths=Paths.of(paths))
+    check_not_empty(table.take([0]))
     with pytest.raises(UserError) as caught:
-        check_not_empty(paths)
+        check_not_empty(table)
     assert str(caught.value) == (
         f"{paths[1]}: cannot be decoded as an image (0 bytes); 2 of 3 are empty, copy them again or set unreadable=skip"
     )
