@@ -7,25 +7,29 @@ import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from src.data.decode import check_finite, check_size
-from src.errors import UserError
 
+def read_dicom(data):
+    """Return a file's tags, a pydicom.Dataset; its pixels are not decoded yet. ValueError: it holds no image.
 
-def decode_dicom(path, data):
-    """Return (H, W) or (H, W, 3) uint8: modality LUT, then the first VOI table or window, else the image's own range.
-
-    Of several frames the middle one is taken; MONOCHROME1 is inverted. Padding is no image: black, and left out of the
-    range. Tags that are empty or cannot be used count as absent; files need no preamble.
+    Files need no preamble.
     """
     if b"1.2.840.10008.1.2.1.99" in data[:2000]:  # which pydicom unpacks whole, whatever its size
-        raise UserError(f"{path}: is deflated DICOM, which is not read; save it with another transfer syntax")
+        raise ValueError("is deflated DICOM, which is not read; save it with another transfer syntax")
     dicom = pydicom.dcmread(io.BytesIO(data), force=True)
     if "Rows" not in dicom:
         raise ValueError("no DICOM image")
-    check_size(path, dicom.Rows, dicom.Columns)
     if "TransferSyntaxUID" not in dicom.file_meta:
         is_implicit, _ = dicom.original_encoding
         dicom.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+    return dicom
+
+
+def show_dicom(dicom):
+    """Return (H, W) or (H, W, 3) uint8: modality LUT, then the first VOI table or window, else the image's own range.
+
+    Of several frames the middle one is taken; MONOCHROME1 is inverted. Padding is no image: black, and left out of the
+    range. Tags that are empty or cannot be used count as absent.
+    """
     stored = pixel_array(dicom, index=int(dicom.get("NumberOfFrames") or 1) // 2)
     if dicom.PhotometricInterpretation == "PALETTE COLOR":
         stored, dicom.BitsStored = apply_color_lut(stored, dicom), 16
@@ -43,7 +47,8 @@ def decode_dicom(path, data):
         shown = pixels if is_padding.all() else pixels[~is_padding]
         low, high = float(shown.min()), float(shown.max())
     scaled = (pixels.astype(np.float64) - low) * (255 / (high - low or 1e-9))  # below 0 by a negative rescale slope
-    check_finite(path, scaled)
+    if not np.isfinite(scaled).all():
+        raise ValueError("values are nan or infinite")
     pixels = np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)
     pixels = 255 - pixels if dicom.PhotometricInterpretation == "MONOCHROME1" else pixels
     return np.where(is_padding, np.uint8(0), pixels)
