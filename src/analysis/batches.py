@@ -11,7 +11,7 @@ from src.competition.paths import settle_num_images
 from src.data.dataset import ImageDataset, build_loader
 from src.data.decode import decode_image
 from src.data.inspection import describe_transforms, tile_images
-from src.data.mixup_cutmix import Mixer
+from src.data.mixup_cutmix import mix_batch
 from src.data.transforms import build_augmentation, build_resize
 from src.training.engine import load_inputs
 
@@ -73,7 +73,7 @@ def compute_columns(config, table, num_augmented=7):
     labels = [describe(targets) for targets in table.targets]
     ids = [f"{name}\n{label}" for name, label in zip(table.ids, labels, strict=True)]
     columns = [("resized", join_images(next(plain.batches(0))["inputs"], channels), ids)]
-    mixer = Mixer(config.mix) if config.mix.prob else None
+    mixer = partial(mix_batch, config.mix) if config.mix.prob else None
     for epoch in range(num_augmented):
         inputs, captions = load_inputs(next(augmented.batches(epoch)), torch.device("cpu")), labels
         if augmentation.num_views > 1:

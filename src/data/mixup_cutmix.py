@@ -40,28 +40,24 @@ def draw_box(height, width, lam, rng):
     return max(top, 0), max(left, 0), min(top + cut_height, height), min(left + cut_width, width)
 
 
-class Mixer:
-    """Mixes a share of the batches, by Mixup or CutMix; settings: src.config.settings.Mix."""
+def mix_batch(mix, inputs, targets, generator):
+    """Return inputs and targets, by Mixup or CutMix or as they were; mix: src.config.settings.Mix.
 
-    def __init__(self, settings):
-        self.settings = settings
-
-    def __call__(self, inputs, targets, generator):
-        """Return inputs and targets, mixed or as they were; one number is drawn from the torch.Generator (CPU)."""
-        mix = self.settings
-        for name, one in inputs.items():
-            if not one.is_floating_point():
-                found = f"input '{name}' is {str(one.dtype).removeprefix('torch.')} and cannot be mixed"
-                raise UserError(f"mix.prob={mix.prob}: {found}; set mix.prob=0, or make it float in ImageDataset.read")
-        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        if rng.random() >= mix.prob:
-            return inputs, targets
-        permutation = torch.from_numpy(rng.permutation(len(targets)))  # targets may still be on the CPU
-        cutmix_share = 0 if mix.cutmix_alpha == 0 else 1 if mix.mixup_alpha == 0 else mix.switch_prob
-        if rng.random() < cutmix_share:
-            lam = rng.beta(mix.cutmix_alpha, mix.cutmix_alpha)
-            return cutmix(inputs, targets, permutation, draw_box(*_image_size(inputs), lam, rng))
-        return mixup(inputs, targets, permutation, float(rng.beta(mix.mixup_alpha, mix.mixup_alpha)))
+    One number is drawn from the torch.Generator (CPU).
+    """
+    for name, one in inputs.items():
+        if not one.is_floating_point():
+            found = f"input '{name}' is {str(one.dtype).removeprefix('torch.')} and cannot be mixed"
+            raise UserError(f"mix.prob={mix.prob}: {found}; set mix.prob=0, or make it float in ImageDataset.read")
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    if rng.random() >= mix.prob:
+        return inputs, targets
+    permutation = torch.from_numpy(rng.permutation(len(targets)))  # targets may still be on the CPU
+    cutmix_share = 0 if mix.cutmix_alpha == 0 else 1 if mix.mixup_alpha == 0 else mix.switch_prob
+    if rng.random() < cutmix_share:
+        lam = rng.beta(mix.cutmix_alpha, mix.cutmix_alpha)
+        return cutmix(inputs, targets, permutation, draw_box(*_image_size(inputs), lam, rng))
+    return mixup(inputs, targets, permutation, float(rng.beta(mix.mixup_alpha, mix.mixup_alpha)))
 
 
 def _image_size(inputs):

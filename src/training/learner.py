@@ -17,7 +17,7 @@ from src.competition.targets import scale_auxiliary, standardize
 from src.config.settings import Config
 from src.data.dataset import ImageDataset, Loader, build_loader
 from src.data.decode import decode_image
-from src.data.mixup_cutmix import Mixer
+from src.data.mixup_cutmix import mix_batch
 from src.data.samplers import SAMPLERS, derive_seed
 from src.data.transforms import build_augmentation, build_resize
 from src.device import ThreadGuard
@@ -58,7 +58,7 @@ class Learner:
     train_table: ImageTable
     val_table: ImageTable
     model: torch.nn.Module | None = None  # the network as accelerate wraps it
-    mixer: Mixer | None = None
+    mixer: partial | None = None  # of mix_batch
     generator: torch.Generator = field(default_factory=torch.Generator)  # of the mixer
     guard: ThreadGuard = field(default_factory=ThreadGuard)
     stages: dict = field(default_factory=dict)  # {name: its parameters}, from the input to the head
@@ -74,7 +74,7 @@ class Learner:
         Several processes share the gradients of what learned when the network was wrapped, so it is wrapped again.
         """
         is_mixed = self.config.mix.prob > 0 and epoch < self.config.train.epochs - self.config.mix.off_epochs
-        self.mixer = Mixer(self.config.mix) if is_mixed else None  # training ends on real images
+        self.mixer = partial(mix_batch, self.config.mix) if is_mixed else None  # training ends on real images
         has_changed = open_stages(self.network, epoch)
         if self.model is None:
             self.model, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)

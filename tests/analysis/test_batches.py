@@ -11,7 +11,7 @@ from src.competition.tables import ImageTable, load_train_table
 from src.config.load import load_config
 from src.data.dataset import ImageDataset, build_loader
 from src.data.inspection import describe_transforms
-from src.data.mixup_cutmix import Mixer
+from src.data.mixup_cutmix import mix_batch
 from src.data.transforms import build_augmentation, build_resize
 
 
@@ -49,7 +49,7 @@ def test_mixed_images_have_their_mixed_targets():
     plain = torch.from_numpy(columns[0][1]).permute(0, 3, 1, 2).float()
     for epoch, (_, images, captions) in enumerate(columns[1:]):
         generator = torch.Generator().manual_seed(config.seed + epoch)
-        mixed, targets = Mixer(config.mix)({"image": plain}, torch.from_numpy(table.targets), generator)
+        mixed, targets = mix_batch(config.mix, {"image": plain}, torch.from_numpy(table.targets), generator)
         assert np.array_equal(images[..., 0], mixed["image"].round().byte().numpy()[:, 0])
         for caption, target in zip(captions, targets, strict=True):
             shares = dict(one.rpartition(" ")[::2] if " " in one else (one, "1") for one in caption.split(", "))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from src.config.settings import Augment, Competition, Config, Mix
 from src.containers import read_file
 from src.data.cache import open_cache
 from src.data.dataset import ImageDataset, build_loader
-from src.data.mixup_cutmix import Mixer
+from src.data.mixup_cutmix import mix_batch
 from src.data.samplers import Ordered
 from src.errors import UserError
 from tests.data.building import augmentation, resizing
@@ -366,7 +367,7 @@ def test_metadata_is_another_read(table, num_workers):
 def test_inputs_of_forks_can_be_mixed_or_are_refused(table):
     [batch] = build_loader(TwoImages(table, RGB, resizing(SIZE), 5), NUM_ROWS, 0).batches(0)
     inputs = {name: one.permute(0, 3, 1, 2).float() for name, one in batch["inputs"].items()}
-    mixer = Mixer(Mix(prob=1.0, cutmix_alpha=0.0, mixup_alpha=1.0))
+    mixer = partial(mix_batch, Mix(prob=1.0, cutmix_alpha=0.0, mixup_alpha=1.0))
     mixed, shares = mixer(inputs, torch.eye(NUM_ROWS), torch.Generator())
     assert 0 < shares.diagonal().min() < 1
     for name in ("image", "next"):
@@ -374,7 +375,7 @@ def test_inputs_of_forks_can_be_mixed_or_are_refused(table):
     [batch] = build_loader(WithMetadata(table, RGB, resizing(SIZE), 5), NUM_ROWS, 0).batches(0)
     with pytest.raises(UserError, match=r"input 'number' is int64 and cannot be mixed"):
         inputs = {name: one.float() if one.ndim == 4 else one for name, one in batch["inputs"].items()}
-        Mixer(Mix(prob=1.0))(inputs, batch["target"], torch.Generator())
+        mix_batch(Mix(prob=1.0), inputs, batch["target"], torch.Generator())
 
 
 def test_arrays_that_read_returns_stay_as_they_are(table):

@@ -1,11 +1,13 @@
 """Mixup and CutMix against values computed by hand and pixels that are counted."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from src.config.settings import Mix
-from src.data.mixup_cutmix import Mixer, cutmix, draw_box, mixup
+from src.data.mixup_cutmix import cutmix, draw_box, mix_batch, mixup
 from src.errors import UserError
 
 
@@ -40,7 +42,7 @@ def test_cutmix_pastes_the_box_and_shares_the_target_by_area():
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_mixed_target_is_the_share_of_each_image(method, size):
     alphas = {"mixup_alpha": 1.0, "cutmix_alpha": 0.0} if method == "mixup" else {"mixup_alpha": 0.0}
-    mixer = Mixer(Mix(prob=1.0, **alphas))
+    mixer = partial(mix_batch, Mix(prob=1.0, **alphas))
     inputs, targets = batch(size)
     for seed in range(30):
         mixed, mixed_targets = mixer(inputs, targets, generator(seed))
@@ -76,14 +78,14 @@ def test_boxes_are_clipped_and_unclipped_ones_have_the_area_asked_for():
 def test_share_of_batches_and_of_cutmix():
     inputs, targets = {"image": torch.rand(4, 1, 16, 16)}, torch.eye(4)
     kinds = {"none": 0, "mixup": 0, "cutmix": 0}
-    mixer = Mixer(Mix(prob=0.6, mixup_alpha=1.0, cutmix_alpha=1.0, switch_prob=0.25))
+    mixer = partial(mix_batch, Mix(prob=0.6, mixup_alpha=1.0, cutmix_alpha=1.0, switch_prob=0.25))
     for seed in range(600):
         mixed, _ = mixer(inputs, targets, generator(seed))
         is_pasted = torch.isin(mixed["image"], inputs["image"]).all()
         kinds["none" if mixed is inputs else "cutmix" if is_pasted else "mixup"] += 1
     assert kinds["none"] == pytest.approx(240, abs=40)
     assert kinds["cutmix"] == pytest.approx(90, abs=30)
-    off = Mixer(Mix(prob=0.0))
+    off = partial(mix_batch, Mix(prob=0.0))
     assert off(inputs, targets, generator(0))[0] is inputs
 
 
@@ -91,7 +93,7 @@ def test_lambda_is_beta_distributed():
     inputs, targets = batch(2, 1, 1)
     shares = []
     for seed in range(400):
-        _, mixed = Mixer(Mix(prob=1.0, mixup_alpha=0.2, cutmix_alpha=0.0))(inputs, targets, generator(seed))
+        _, mixed = mix_batch(Mix(prob=1.0, mixup_alpha=0.2, cutmix_alpha=0.0), inputs, targets, generator(seed))
         shares.append(mixed[0, 0].item())
     shares = torch.tensor(shares)
     mixed = shares[shares < 1]  # the partner of half the images is the image itself
@@ -100,7 +102,7 @@ def test_lambda_is_beta_distributed():
 
 def test_the_generator_decides_and_moves_on():
     inputs, targets = {"image": torch.rand(5, 3, 8, 8)}, torch.rand(5, 2)
-    mixer = Mixer(Mix(prob=1.0))
+    mixer = partial(mix_batch, Mix(prob=1.0))
     one, two = generator(7), generator(7)
     first, second = mixer(inputs, targets, one), mixer(inputs, targets, one)
     assert torch.equal(first[0]["image"], mixer(inputs, targets, two)[0]["image"])
@@ -112,7 +114,7 @@ def test_the_generator_decides_and_moves_on():
 def test_bfloat16_and_channels_last_stay(alphas):
     inputs, targets = batch(4, dtype=torch.bfloat16)
     inputs = {"image": inputs["image"].to(memory_format=torch.channels_last)}
-    mixed, mixed_targets = Mixer(Mix(prob=1.0, **alphas))(inputs, targets, generator(1))
+    mixed, mixed_targets = mix_batch(Mix(prob=1.0, **alphas), inputs, targets, generator(1))
     mixed = mixed["image"]
     assert mixed.dtype == torch.bfloat16
     assert mixed.is_contiguous(memory_format=torch.channels_last)
@@ -128,7 +130,7 @@ def test_all_inputs_are_mixed_with_the_same_partner_and_share(alphas):
     values = torch.arange(1.0, 6)
     inputs |= {"lateral": inputs["image"][:, :1] * 10, "age": values.clone(), "site": torch.eye(5)}
     kept = {name: one.clone() for name, one in inputs.items()}
-    mixer, alone = Mixer(Mix(prob=1.0, **alphas)), Mixer(Mix(prob=1.0, **alphas))
+    mixer, alone = partial(mix_batch, Mix(prob=1.0, **alphas)), partial(mix_batch, Mix(prob=1.0, **alphas))
     for seed in range(20):
         mixed, mixed_targets = mixer(inputs, targets, generator(seed))
         assert mixed.keys() == inputs.keys()
@@ -146,7 +148,7 @@ def test_an_integer_input_is_refused_before_anything_is_drawn(prob):
     inputs, targets = batch(3)
     state = generator(0)
     with pytest.raises(UserError) as caught:
-        Mixer(Mix(prob=prob))(inputs | {"site": torch.arange(3)}, targets, state)
+        mix_batch(Mix(prob=prob), inputs | {"site": torch.arange(3)}, targets, state)
     assert str(caught.value) == (
         f"mix.prob={prob}: input 'site' is int64 and cannot be mixed; set mix.prob=0, or make it float in "
         "ImageDataset.read"
