@@ -66,9 +66,10 @@ def load_test_rows(run):
     test = test.take(np.setdiff1d(np.arange(len(test)), [row for row, _ in unreadable]))
     measure = lambda path: sum(stat_file(file)[0] for file in path.split(JOIN))  # noqa: E731
     sizes, other = (np.array([*map(measure, paths)]) for paths in (test.paths, run.table.paths))
-    is_copy = np.isin(sizes, other)  # only files of one size can be copies
+    is_unknown = min([*sizes, *other], default=0) < 0  # as over http
+    is_copy, is_original = (np.isin(a, b) | is_unknown for a, b in ((sizes, other), (other, sizes)))  # of one size
     compute_hash = lambda path: sha256(b"".join(map(read_file, path.split(JOIN)))).hexdigest()  # noqa: E731
-    both = test.paths[is_copy], run.table.paths[np.isin(other, sizes)]
+    both = test.paths[is_copy], run.table.paths[is_original]
     hashes, other = ([*map_images(compute_hash, paths, "comparing")] for paths in both)
     is_copy[is_copy] = np.isin(hashes, other)
     if is_copy.any() and run.processes.is_main_process:

@@ -18,6 +18,7 @@ from src.training.engine import train_one_epoch
 from src.training.learner import build_learner
 from src.training.run import check_learner, prepare_inputs
 from src.training.self_training import build_train_table
+from tests.http_server import Server
 from tests.launch import TINY, Forked, run_here
 
 FOLDS = np.array([0, 0, 1, 1, 2, 2, -1])
@@ -251,6 +252,13 @@ def test_a_copy_of_a_training_image_gets_no_pseudo_label(world, capsys):
     assert table.targets[5:, 0].tolist() == pytest.approx([0.9, 0.6])
     line = "train.pseudo: 1 of 3 test images are copies of training images and get no pseudo-label (first: 1)\n"
     assert capsys.readouterr().out == line
+
+
+def test_a_copy_is_found_over_http_which_tells_no_size(world):
+    (world.folder / "test/1.png").write_bytes((world.folder / "0.png").read_bytes())
+    with Server({f"test/{row}.png": (world.folder / f"test/{row}.png").read_bytes() for row in range(3)}) as server:
+        table = world.learner(pseudo_of(world), f"competition.test_image={server.url}/test/{{id}}.png").train_table
+        assert table.paths.tolist()[5:] == [f"{server.url}/test/{row}.png" for row in (0, 2)]
 
 
 def test_an_undecodable_test_image_is_left_out_where_settings_ask_for_it(world):
