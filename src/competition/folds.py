@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from src.competition.splits import SPLITS
-from src.competition.tables import read_table
-from src.competition.targets import match_ids, read_column
+from src.competition.tables import read_folds, read_ids, read_table
+from src.competition.targets import match_ids
 from src.errors import UserError, listing
 from src.evaluation.metrics import build_metric
 from src.files import save_table
@@ -171,17 +171,11 @@ def _read_folds(path, table, hint):
     for name in ("id", "fold"):
         if name not in rows:
             raise UserError(f"{path}: no column {name!r} (found {listing(rows)}); write the columns id and fold")
-        read_column(rows, name, path, name)
-    if rows["id"].duplicated().any():
-        raise UserError(f"{path}: id {rows['id'][rows['id'].duplicated()].iloc[0]} is there twice; {hint}")
-    places, missing, extra = match_ids(table.ids, rows["id"])
+    places, missing, extra = match_ids(table.ids, read_ids(rows, "id", path))
     if len(missing) or len(extra):
         found = f"{len(missing)} training ids are missing and {len(extra)} unknown ones are there"
         raise UserError(f"{path}: {found} (first: {[*missing, *extra][0]}); {hint}")
-    folds = pd.to_numeric(rows["fold"], errors="coerce").to_numpy(dtype=np.float64)[places]
-    if (is_odd := ~np.isfinite(folds) | (folds % 1 != 0)).any():
-        raise UserError(f"{path}: the fold of id {table.ids[is_odd][0]} is no whole number; {hint}")
-    return _renumber(folds.astype(np.int64), path)
+    return _renumber(read_folds(rows, "fold", path, hint)[places], path)
 
 
 def _renumber(folds, where):

@@ -59,7 +59,7 @@ class ImageTable:
     def take(self, rows):
         """Return the table of some rows: int indices or a bool mask."""
         names = ("ids", "paths", "targets", "groups", "folds", "units", "auxiliary", "metadata")
-        given = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
+        given = {name: value[rows] for name in names if (value := getattr(self, name)) is not None}
         columns = None if self.columns is None else self.columns.iloc[rows].reset_index(drop=True)
         return replace(self, **given, columns=columns)
 
@@ -111,13 +111,8 @@ def load_train_table(competition, may_be_constant=False, encoding=None):
     groups = read_groups(rows, competition, "group", where)
     if groups is not None and competition.group.startswith("re:") and (groups == ids).all():
         raise UserError(f"{where}: competition.group={competition.group} fits no id (first: {ids[0]}); correct it")
-    units, folds = read_groups(rows, competition, "predict_by", where, must=False), None
-    if competition.fold:
-        folds = pd.to_numeric(read_column(rows, competition.fold, where, "fold"), errors="coerce").to_numpy(np.float64)
-        if (is_odd := ~np.isfinite(folds) | (np.mod(folds, 1) != 0)).any():
-            found = f"column {competition.fold!r} holds '{rows[competition.fold][is_odd].iloc[0]}', no whole number"
-            raise UserError(f"{where}: {found}; number the folds from 0")
-        folds = folds.astype(np.int64)
+    units = read_groups(rows, competition, "predict_by", where, must=False)
+    folds = read_folds(rows, competition.fold, where, "number the folds from 0") if competition.fold else None
     if paths is None:
         paths = find_images(competition, "train_image", rows, ids)
     used = {"id", "fold", *(f"target_{name}" for name in names)} | ({"group"} if competition.group else set())
@@ -232,9 +227,13 @@ def decode_table(content, path):
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if b"\0" in content and not is_utf16:
         raise UserError(f"{path}: holds NUL bytes, so it is no text; save it as UTF-8 CSV")
-    for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252"):
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
+    with suppress(UnicodeDecodeError):
+        return content.decode(encoding), encoding
+    is_pair = [len(letters) % 2 == 0 for letters in re.findall(b"[\x80-\xff]+", content)]
+    if not is_utf16 and 2 * sum(is_pair) <= len(is_pair):  # else it is EUC-KR, GBK or another of two bytes a letter
         with suppress(UnicodeDecodeError):
-            return content.decode(encoding), encoding
+            return content.decode("cp1252"), "cp1252"
     raise UserError(f"{path}: neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV")
 
 
@@ -321,6 +320,14 @@ def read_groups(rows, competition, key, where, must=True):
 def _other_columns(rows, competition):
     names = [competition.id, competition.label, *competition.targets]
     return rows.drop(columns=names, errors="ignore").reset_index(drop=True)
+
+
+def read_folds(rows, name, where, advice):
+    """Return a column of fold numbers, (N,) int64."""
+    folds = pd.to_numeric(read_column(rows, name, where, "fold"), errors="coerce").to_numpy(np.float64)
+    if (is_odd := ~np.isfinite(folds) | (folds % 1 != 0)).any():
+        raise UserError(f"{where}: column {name!r} holds '{rows[name][is_odd].iloc[0]}', no whole number; {advice}")
+    return folds.astype(np.int64)
 
 
 def read_ids(rows, name, where):

@@ -305,11 +305,11 @@ def test_a_column_follows_the_table_and_keeps_no_file(config, tmp_path):
     [
         ("id,fold\n0002,1\n0000,4\n0001,-1\n", [1, -1, 0]),
         ("id,part\n0000,1\n", "no column 'fold' (found id, part); write the columns id and fold"),
-        ("id,fold\n0000,1\n0001,0\n0001,1\n", "id 0001 is there twice; correct it, or choose folds=auto"),
+        ("id,fold\n0000,1\n0001,0\n0001,1\n", "1 of 3 rows repeat an id (first: 0001); keep one row per image"),
         ("id,fold\n0000,1\n0001,0\n",
          "1 training ids are missing and 0 unknown ones are there (first: 0002); correct it, or choose folds=auto"),
         ("id,fold\n0000,1\n0001,0\n0002,x\n",
-         "the fold of id 0002 is no whole number; correct it, or choose folds=auto"),
+         "column 'fold' holds 'x', no whole number; correct it, or choose folds=auto"),
         ("id,fold\n0000,1\n0001,0\n0002,\n",
          "column 'fold' is empty in 1 of 3 rows (first: line 4); fill or remove them"),
         ("id,fold\n0000,1\n0001,1\n0002,1\n", "all rows are in one fold; give two folds or more"),

@@ -131,6 +131,7 @@ def test_only_an_empty_cell_is_missing(tmp_path):
         (b"id,y\n1,\x000\n", "holds NUL bytes, so it is no text; save it as UTF-8 CSV"),
         ("id,y\n1,0\n".encode("utf-16-le"), "holds NUL bytes, so it is no text; save it as UTF-8 CSV"),
         (b"id,y\ncaf\x81,0\n", "neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV"),
+        ("id,y\n강아지,0\n고양이,1\n".encode("cp949"), "neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV"),
         (b'id,y\n1,0\n"2,1\n3,0\n',
          "cannot be read as CSV (EOF inside string starting at row 2); correct its quotes and separators"),
         (b"id,y\n1,0\n2,1,5\n",
