@@ -42,20 +42,15 @@ def judge(metric, oof, num_test=None, public_share=0.3):
         own = oof.take(folds == fold)
         one = sample_scores(metric, own.targets, [own.probs], own.groups, max_work=_WORK / 2 / len(numbers))
         intervals[str(fold)] = _list(one.interval(0))
-    found = {
+    return {
         "pooled": float(sampling.scores[0]),
         "interval": _list(sampling.interval(0)),
         "fold_intervals": intervals,
         "rank_per_fold": _score_ranks(metric, targets, probs, folds),
         "columns": {name: _number(value) for name, value in columns.items()},
         "unscored": [name for name, value in columns.items() if has_columns and np.isnan(value)],
-        "leaderboard": None,
+        "leaderboard": _leaderboard(sampling, 0, len(targets), num_test, public_share) if num_test else None,
     }
-    if num_test:
-        num_public = max(1, round(num_test * public_share))
-        spread = _list(sampling.interval(0, share=num_public / len(targets)))
-        found["leaderboard"] = {"rows": num_public, "share": public_share, "interval": spread}
-    return found
 
 
 def judge_labels(metric, oof, is_asked=False, num_test=None, public_share=0.3):
@@ -68,7 +63,7 @@ def judge_labels(metric, oof, is_asked=False, num_test=None, public_share=0.3):
         return {}
     may_be_none = not is_asked or bool((oof.targets == 0).all(axis=1).any())
     own = oof.targets, oof.probs, oof.folds, oof.groups
-    decision, plain, nested = judge_thresholds(judged, *own, may_be_none, _WORK)
+    decision, sampling = judge_thresholds(judged, *own, may_be_none, _WORK)
     are_found = bool(np.any(decision.thresholds != plain_thresholds(judged, oof.targets)))  # or they are the plain ones
     thresholds = [dict(zip(map(str, one), one.values(), strict=True)) if isinstance(one, dict) else float(one)
                   for one in decision.thresholds]  # fmt: skip
@@ -76,16 +71,13 @@ def judge_labels(metric, oof, is_asked=False, num_test=None, public_share=0.3):
         "thresholds": dict(zip(oof.target_names, thresholds, strict=True)),
         "are_found": are_found,
         "may_be_none": may_be_none,
-        "plain": _number(plain[0]),  # by thresholds of 0.5, the largest class or the nearest grade
-        "plain_interval": _list(plain[1]),
-        "nested": _number(nested[0]),
-        "nested_interval": _list(nested[1]),
+        "plain": _number(sampling.scores[0]),  # by thresholds of 0.5, the largest class or the nearest grade
+        "plain_interval": _list(sampling.interval(0)),
+        "nested": _number(sampling.scores[1]),
+        "nested_interval": _list(sampling.interval(1)),
     }
     if are_found and num_test and judged is metric and found["nested_interval"]:  # the leaderboard's score is of labels
-        score, num_public = nested[0], max(1, round(num_test * public_share))
-        ends = score + (np.array(nested[1]) - score) * np.sqrt(1 + len(oof.targets) / num_public)
-        spread = np.clip(ends, *metric.bounds).tolist()
-        found["leaderboard"] = {"rows": num_public, "share": public_share, "interval": spread}
+        found["leaderboard"] = _leaderboard(sampling, 1, len(oof.targets), num_test, public_share)
     return found
 
 
@@ -121,6 +113,13 @@ def describe_judgement(metric, scores, has_groups=False):
 def describe_interval(interval):
     """Return an interval in words."""
     return "no interval" if interval is None else f"{interval[0]:.5f} to {interval[1]:.5f}"
+
+
+def _leaderboard(sampling, index, num_rows, num_test, public_share):
+    """The leaderboard's rows, and the scores that it may show of one prediction of a Sampling of `num_rows`."""
+    num_public = max(1, round(num_test * public_share))
+    interval = _list(sampling.interval(index, share=num_public / num_rows))
+    return {"rows": num_public, "share": public_share, "interval": interval}
 
 
 def _score_ranks(metric, targets, probs, folds):

@@ -70,8 +70,8 @@ def judge_thresholds(metric, targets, probs, parts, groups=None, may_be_none=Tru
         groups, max_work: of `sample_scores`.
 
     Returns:
-        (Decision, plain, nested): the one to use, and the (score, interval) of the plain thresholds and of the nested
-        ones. Found thresholds are used where nested is better by more than noise: one-sided, at 95 %.
+        (Decision, Sampling): the one to use, and the scores of the plain thresholds and of the nested ones. Found
+        thresholds are used where nested is better by more than noise: one-sided, at 95 %.
     """
     if len(np.unique(parts)) == 1:
         units = number_units(groups, len(parts))
@@ -85,8 +85,7 @@ def judge_thresholds(metric, targets, probs, parts, groups=None, may_be_none=Tru
     both = sample_scores(metric, targets, [plain.labels(probs), nested], groups, max_work=max_work)
     gain, low, high, _ = both.difference(0, 1)
     is_better = (gain if metric.greater_is_better else -gain) > 1.645 / 1.96 * (high - low) / 2 and gain != 0
-    decision = replace(plain, thresholds=find_thresholds(metric, targets, probs)) if is_better else plain
-    return decision, *((float(both.scores[k]), both.interval(k)) for k in (0, 1))
+    return replace(plain, thresholds=find_thresholds(metric, targets, probs)) if is_better else plain, both
 
 
 def plain_thresholds(metric, targets):

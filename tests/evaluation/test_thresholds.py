@@ -140,7 +140,8 @@ def test_nested_scores_of_noise_are_unbiased_and_the_plain_thresholds_stay(task)
         rng = np.random.default_rng(seed)
         targets = np.eye(3)[rng.integers(0, 3, 150)] if task == "multiclass" else rng.integers(0, 2, (150, 1)) * 1.0
         probs = rng.random(targets.shape)
-        decision, _, (nested, _) = judge_thresholds(metric, targets, probs, np.arange(150) % 5, max_work=5e5)
+        decision, both = judge_thresholds(metric, targets, probs, np.arange(150) % 5, max_work=5e5)
+        nested = both.scores[1]
         gaps.append(nested - chance)
         in_sample.append(score_at(metric, targets, probs, find_thresholds(metric, targets, probs)) - nested)
         num_used += not (decision.thresholds == 0.5).all()
@@ -152,12 +153,14 @@ def test_nested_scores_of_noise_are_unbiased_and_the_plain_thresholds_stay(task)
 def test_found_thresholds_are_used_where_they_pay():
     targets, probs = draw(1000, 2, 5, share=0.05, gain=0.5)
     metric = build_metric("f1_macro", "multilabel")
-    decision, plain, nested = judge_thresholds(metric, targets, probs, np.arange(1000) % 4, max_work=5e5)
-    assert plain[0] == pytest.approx(metric.score(targets, probs))
-    assert nested[0] > plain[0] + 0.05
+    decision, both = judge_thresholds(metric, targets, probs, np.arange(1000) % 4, max_work=5e5)
+    plain, nested = both.scores
+    assert plain == pytest.approx(metric.score(targets, probs))
+    assert nested > plain + 0.05
     np.testing.assert_array_equal(decision.thresholds, find_thresholds(metric, targets, probs))
-    assert nested[0] <= score_at(metric, targets, probs, decision.thresholds)
-    for score, (low, high) in (plain, nested):
+    assert nested <= score_at(metric, targets, probs, decision.thresholds)
+    for place, score in enumerate(both.scores):
+        low, high = both.interval(place)
         assert low < score < high
 
 
@@ -167,14 +170,14 @@ def test_a_folds_rows_have_no_part_in_their_own_threshold():
     parts = np.repeat([0, 1], 40)
     probs = np.where(targets == 1, 0.4, 0.3) - 0.2 * parts[:, None]
     metric = build_metric("accuracy", "binary")
-    assert judge_thresholds(metric, targets, probs, parts, max_work=5e5)[2][0] == 0.5
+    assert judge_thresholds(metric, targets, probs, parts, max_work=5e5)[1].scores[1] == 0.5
     alone = judge_thresholds(
         metric, targets[:40], probs[:40], parts[:40], max_work=5e5
     )  # of one fold, rows are dealt into parts
-    assert alone[2][0] == 1
+    assert alone[1].scores[1] == 1
     assert alone[0].thresholds == pytest.approx([0.35])
     groups = np.repeat(np.arange(20), 2)
-    assert judge_thresholds(metric, targets[:40], probs[:40], parts[:40], groups, max_work=5e5)[2][0] == 1
+    assert judge_thresholds(metric, targets[:40], probs[:40], parts[:40], groups, max_work=5e5)[1].scores[1] == 1
 
 
 def test_a_row_without_a_label_gets_its_largest_where_none_may_be_empty():
@@ -201,9 +204,9 @@ def test_thresholds_between_grades_are_as_good_as_any():
     steps = np.linspace(1.5, 3, 40)
     best = max(score_at(metric, truth, values, [{3: a, 4: b}]) for a, b in product(steps, steps) if a < b)
     assert score_at(metric, truth, values, [found]) >= best - 0.005
-    decision, plain, nested = judge_thresholds(metric, truth, values, np.arange(300) % 5, max_work=5e5)
-    assert plain[0] == pytest.approx(metric.score(truth, values))
-    assert nested[0] > plain[0] + 0.1
+    decision, both = judge_thresholds(metric, truth, values, np.arange(300) % 5, max_work=5e5)
+    assert both.scores[0] == pytest.approx(metric.score(truth, values))
+    assert both.scores[1] > both.scores[0] + 0.1
     assert read_decision({"thresholds": {"y": {"3": 2.0, "4": 2.4}}}, ["y"], "regression").labels(
         np.array([[1.9], [2.0], [2.5]])
     ).tolist() == [[2], [3], [4]]
