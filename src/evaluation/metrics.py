@@ -55,7 +55,7 @@ class Metric:
         if not is_known.all():
             rows = is_known.any(axis=1)
             targets, probs, is_known = np.asarray(targets)[rows], np.asarray(probs)[rows], is_known[rows]
-        assert not np.isnan(probs).any(), "a prediction that is nan would count as a label, or as no row"
+        assert not (np.isnan(probs) & is_known).any(), "a prediction that is nan would count as a label, or as no row"
         if not len(targets):
             return math.nan
         if self.has_columns:

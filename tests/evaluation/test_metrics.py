@@ -414,3 +414,8 @@ def test_no_known_row_is_no_score_and_a_prediction_of_nan_is_a_broken_invariant(
     targets[:2, 0] = 1
     with pytest.raises(AssertionError, match="nan would count"):
         metric.score(targets, np.where(targets == 1, np.nan, 0.5))
+
+
+def test_a_prediction_of_nan_where_the_target_is_unknown_does_not_count():
+    metric, targets = build_metric("log_loss", "multilabel"), np.array([[1, np.nan], [0, 1]])
+    assert metric.score(targets, targets) == pytest.approx(0, abs=1e-6)
