@@ -130,8 +130,14 @@ def check_run(run, num_images):
     assert run["cpu_seconds"] > 0
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("system", ["our_loader", "torchvision_loader", "lightning", "fastai"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system",
+    [
+        "our_loader",
+        *(pytest.param(one, marks=pytest.mark.nightly) for one in ("torchvision_loader", "lightning", "fastai")),
+    ],
+)
 def test_a_system_measures_what_the_cases_compare(system, tiny_task):
     pytest.importorskip(SYSTEMS[system][1])
     run = run_system(system, tiny_task)
@@ -139,7 +145,7 @@ def test_a_system_measures_what_the_cases_compare(system, tiny_task):
     assert system.endswith("loader") or 0 <= run["auc"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ours_and_the_limit_end_in_ratios_and_a_report(tiny_task, tmp_path, monkeypatch, capsys):
     case = Case("pneumonia", 8, 4, {}, (Target("pure_compute", "images_per_second", 0.01),))
     monkeypatch.setitem(CASES, "pneumonia", case)
