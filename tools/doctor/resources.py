@@ -62,7 +62,7 @@ def check_resources(data, rows):
         "time": f"about {_duration(needs.epoch_seconds)} an epoch, {_duration(needs.run_seconds)} for {folds} of "
         f"{config.train.epochs} epochs",
     }
-    title = f"what training needs, from a few timed steps on {device}, if no other program uses the cores"
+    title = f"what training needs, from a few steps timed on {device} beside the programs that run now"
     lines = tuple(f"{name:7} {text}" for name, text in words.items())
     return compare_needs(config, needs, free_cache, free_runs, memory), [Fact(title, lines, (("", ""), *words.items()))]
 
