@@ -499,13 +499,15 @@ def copying(case, step, batch, is_pinned):
 
 def with_flag(flag, is_on, function):
     """Call the function with a switch of the process set, and then as it was."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
         if flag == "benchmark":
             cudnn.benchmark = is_on
         elif flag == "tf32":
-            cudnn.allow_tf32 = matmul.allow_tf32 = is_on
+            cudnn.allow_tf32 = is_on
+            torch.set_float32_matmul_precision("high" if is_on else "highest")
         return function()
     finally:
-        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        cudnn.benchmark, cudnn.allow_tf32 = before[:2]
+        torch.set_float32_matmul_precision(before[2])

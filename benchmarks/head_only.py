@@ -100,7 +100,7 @@ def time_passes(config):
     from src.device import autocast, resolve_device
     from src.model.network import build_network
     from src.training.engine import predict
-    from src.training.precision import choose_precision
+    from src.training.execution import choose_precision
 
     device = resolve_device(config.device)
     precision = choose_precision(config, device)

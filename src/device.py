@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from src.config.registry import check_kwargs
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 _DEFAULTS = {"pin_memory": True, "prefetch_factor": 2, "cudnn_benchmark": True, "tf32": "convolutions"}
 _switches = dict(_DEFAULTS)  # of this process, by set_switches
@@ -32,11 +32,15 @@ def resolve_device(name):
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device meta has no numbers
-    except (RuntimeError, AssertionError, ImportError):
-        advice = "set device=auto or device=cpu"
-        if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-            advice = f"start torchrun with --nproc_per_node {torch.cuda.device_count()}, as many as GPUs"
-        raise UserError(f"device={name}: not on this machine; {advice}") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        found, advice = "not on this machine", "set device=auto or device=cpu"
+        if name.startswith("cuda") and torch.cuda.is_available():
+            count, number = torch.cuda.device_count(), name.partition(":")[2] or "0"
+            if number.isdigit() and int(number) < count:  # its memory is full, or this torch is not made for it
+                found, advice = f"cannot be used ({first_line(error)})", "see nvidia-smi, or set device=cpu"
+            elif "LOCAL_RANK" in os.environ:
+                advice = f"start torchrun with --nproc_per_node {count}, as many as GPUs"
+        raise UserError(f"device={name}: {found}; {advice}") from None
     return device
 
 
@@ -102,11 +106,12 @@ def set_switches(device, kwargs):
     """Set for this process what config.device_kwargs says; docs/gpu.md has the meaning of each, and of its default."""
     check_kwargs("device_kwargs", _DEFAULTS, kwargs, "a device", prefetch_factor=(1, 64), tf32=("none", "all"))
     _switches.update(_DEFAULTS | kwargs)
+    _switches["pin_memory"] &= device.type == "cuda"  # or the loader would take a GPU's context for a run on the CPU
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = _switches["cudnn_benchmark"]
-        # of matmuls the old function, which sets both of torch's APIs: after the new one reading the old one raises
+        # by the old functions, which set both of torch's APIs: after the new ones reading the old ones raises
         torch.set_float32_matmul_precision("high" if _switches["tf32"] == "all" else "highest")
-        torch.backends.cudnn.conv.fp32_precision = "ieee" if _switches["tf32"] == "none" else "tf32"
+        torch.backends.cudnn.allow_tf32 = _switches["tf32"] != "none"
 
 
 def loader_options(num_workers):

@@ -41,6 +41,7 @@ _ADVICE = {
     errno.EEXIST: "a folder is needed in its place; rename it or choose another folder",
 }
 
+_NO_MEMORY = r"DefaultCPUAllocator: can't|CUDA error: out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
 _PEER_GONE = r"Connection (closed|reset) by peer|gloo/transport|connectFullMesh"  # what gloo says
 
 
@@ -85,7 +86,7 @@ def explain(error):
     torch, which is not imported here, has classes for a GPU's errors and plain text for a CPU's.
     """
     name, text = type(error).__name__, str(error)
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't" in text:
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or re.search(_NO_MEMORY, text):
         return "the device is out of memory; lower train.batch_size, infer.batch_size or image_size"
     if re.fullmatch("Dist[A-Za-z]*Error", name) or re.search(_PEER_GONE, text):
         return f"another process of this run has ended or does not answer; {_RESUME}, on every host, to resume"

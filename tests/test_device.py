@@ -103,6 +103,21 @@ def test_a_device_that_is_not_there_is_one_line():
             resolve_device(name)
 
 
+def test_a_gpu_that_is_there_and_cannot_be_used_says_why(monkeypatch):
+    def refuse(*args, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "zeros", refuse)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    reason = r"\(CUDA error: no kernel image is available for execution on the device\)"
+    with pytest.raises(UserError, match=f"^device=cuda: cannot be used {reason}; see nvidia-smi, or set device=cpu$"):
+        resolve_device("auto")
+    with pytest.raises(UserError, match="^device=cuda:1: not on this machine; set device=auto or device=cpu$"):
+        resolve_device("cuda:1")
+
+
 def test_more_processes_than_gpus_are_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -277,14 +292,16 @@ def default_switches():
 @pytest.mark.filterwarnings("error::UserWarning")  # torch has an old API for TF32, too, which may warn
 @pytest.mark.parametrize(
     ("tf32", "matmuls", "convolutions"),
-    [("convolutions", "highest", "tf32"), ("all", "high", "tf32"), ("none", "highest", "ieee")],
+    [("convolutions", "highest", True), ("all", "high", True), ("none", "highest", False)],
 )
 def test_switches_are_torch_s_on_cuda_and_can_be_read_back(default_switches, tf32, matmuls, convolutions):
     set_switches(torch.device("cuda"), {"tf32": tf32, "cudnn_benchmark": tf32 == "all"})
     assert torch.backends.cudnn.benchmark == (tf32 == "all")
     assert torch.get_float32_matmul_precision() == matmuls  # mixed APIs would raise, and the compiler reads it
     assert torch.backends.cuda.matmul.fp32_precision in ({"high": ("tf32",), "highest": ("ieee", "none")}[matmuls])
-    assert torch.backends.cudnn.conv.fp32_precision == convolutions
+    assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == torch.backends.cudnn.allow_tf32 == convolutions
+    with torch.backends.cudnn.flags(enabled=True):  # which reads all of cuDNN's at once
+        pass
 
 
 def test_on_a_cpu_switches_leave_torch_alone_and_the_loader_takes_its_own(default_switches, monkeypatch):
@@ -296,6 +313,8 @@ def test_on_a_cpu_switches_leave_torch_alone_and_the_loader_takes_its_own(defaul
     }  # fmt: skip
     assert loader_options(0) == {"num_workers": 0, "persistent_workers": False, "pin_memory": False}
     set_switches(CPU, {})
+    assert not loader_options(1)["pin_memory"]  # a run on the CPU leaves the GPU of its machine alone
+    set_switches(torch.device("cuda"), {})
     assert loader_options(1)["pin_memory"]
 
 

@@ -25,6 +25,7 @@ AGAIN = "run the same command again"
          "error: o/aaa: File name too long; choose a shorter name\n", 2),
         (OSError(errno.EIO, "Input/output error", "a.pt"), f"error: a.pt: Input/output error; {AGAIN}\n", 2),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), NO_MEMORY, 2),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported"), NO_MEMORY, 2),
         (RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:3"),
          f"error: another process of this run has ended or does not answer; {AGAIN} (without overwrite=true), on every "
          "host, to resume\n", 2),

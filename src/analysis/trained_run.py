@@ -236,7 +236,7 @@ class TrainedRun:
         from src.inference.ensemble import ENSEMBLES
         from src.model.losses import probabilities
         from src.training.engine import predict
-        from src.training.precision import recall_precision
+        from src.training.execution import recall_precision
 
         images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
         images = [os.path.abspath(one) if isinstance(one, (str, os.PathLike)) else np.asarray(one) for one in images]

@@ -38,7 +38,7 @@ from src.model.losses import probabilities
 from src.report import write_report
 from src.terminal import paint, warn
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
-from src.training.precision import recall_precision
+from src.training.execution import recall_precision
 
 _WRITING = 5e-6  # seconds that a number of a written table takes
 

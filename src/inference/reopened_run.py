@@ -16,7 +16,7 @@ from src.errors import UserError, listing
 from src.evaluation.out_of_fold import load_out_of_fold
 from src.model.losses import probabilities
 from src.training.engine import advise_on_nan, predict
-from src.training.precision import recall_precision
+from src.training.execution import recall_precision
 
 
 class ReopenedRun:

@@ -1,10 +1,8 @@
 """What one fold trains, built from the config: network, average, loss, optimizer, schedule and loaders."""
 
 import copy
-import time
 import zlib
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -23,21 +21,15 @@ from src.data.transforms import build_augmentation, build_resize
 from src.device import ThreadGuard
 from src.errors import UserError
 from src.evaluation.metrics import Metric
-from src.locks import opening
 from src.model.freezing import list_stages, open_stages
 from src.model.losses import add_auxiliary_loss, build_loss, consistency_loss, resolve_class_weights
 from src.model.network import build_network
 from src.training.averaging import Average, build_average, refresh_batchnorm
-from src.training.engine import iterate_inputs, train_one_epoch
+from src.training.engine import iterate_inputs
 from src.training.features import FeatureDataset
 from src.training.optimizer import align_memory, build_optimizer
-from src.training.precision import recall_execution, save_precision
-from src.training.processes import from_main
 from src.training.schedule import Schedule, build_schedule
 from src.training.self_training import build_train_table
-
-_WARM_STEPS, _TIMED_STEPS = 20, 28  # with each place; the first compile, and use up what the workers loaded before
-_MARGIN = 1.1  # as much faster, augmentation on the device is worth that a run depends on its machine
 
 
 @dataclass
@@ -257,75 +249,3 @@ def build_transforms(config, table):
     if not is_uint8 and config.normalize == "backbone":
         raise UserError(f"normalize=backbone: {first} is not an 8-bit image; set normalize=dataset")
     return build_augmentation(config, is_uint8), build_resize(config)
-
-
-def settle_place(run):
-    """Settle augment.place=auto of a run.Run: on a GPU what its folder keeps, else what is timed there to be faster.
-
-    On a CPU warps are cheapest in OpenCV, and features of a frozen backbone are computed once: both in the loader.
-    """
-    device, place = run.accelerator.device, "loader"
-    if run.config.augment.place != "auto":
-        return
-
-    def recall():
-        return recall_execution(run.folder, device).get("place")
-
-    if device.type != "cpu" and not run.config.keeps_features:
-        place = from_main(recall)
-    if place is None:
-        run.accelerator.print("timing training steps (augment.place=loader, device)", flush=True)
-        timed = "loader", "augment.place=loader: the device does not take this augmentation"
-        with suppress(UserError):
-            timed = pick_place(device=time_place(run, "device"), loader=time_place(run, "loader"))
-
-        def keep():
-            with opening(run.folder.path):
-                if kept := recall():
-                    return kept, f"augment.place={kept}: as in the fold that was timed first"
-                save_precision(run.folder, run.config.precision, device, place=timed[0])
-            return timed
-
-        place, words = from_main(keep)
-        run.accelerator.print(words)
-    run.config = _at(run, place).config
-
-
-def _at(run, place):
-    return replace(run, config=replace(run.config, augment=replace(run.config.augment, place=place)))
-
-
-def pick_place(loader, device):
-    """Return the place, by the seconds of a training step with each, and why; nan: an epoch has too few steps."""
-    if np.isnan(loader + device):
-        return "loader", f"augment.place=loader: not timed, an epoch has {_WARM_STEPS + _TIMED_STEPS} steps or fewer"
-    place = "device" if device * _MARGIN < loader else "loader"
-    milliseconds = f"{1000 * loader:.1f} ms a step in the loader, {1000 * device:.1f} on the device"
-    return place, f"augment.place={place}: timed, {milliseconds}"
-
-
-class _Timed(Exception):
-    """Ends the training steps of time_place."""
-
-
-def time_place(run, place):
-    """Return the seconds of a training step of a run's next fold, with its loader and workers; nan: too few steps."""
-    times, scaler = [], run.accelerator.scaler
-    state = scaler and scaler.state_dict()
-    learner = build_learner(_at(run, place), run.unfinished[0])
-    learner.start_epoch(0, run.config.seed)
-
-    def after_step(progress):
-        if len(times) in (0, _TIMED_STEPS):
-            learner.network.pixel_mean.sum().item()  # waits for the device
-        if progress.num_batches > _WARM_STEPS:
-            times.append(time.perf_counter())
-        if len(times) > _TIMED_STEPS:
-            raise _Timed
-
-    with suppress(_Timed):
-        train_one_epoch(learner, 0, after_step=after_step)
-    learner.close()
-    if state:
-        scaler.load_state_dict(state)
-    return (times[-1] - times[0]) / _TIMED_STEPS if len(times) > _TIMED_STEPS else np.nan

@@ -31,12 +31,12 @@ from src.model.network import build_network
 from src.report import write_report
 from src.training import run_data
 from src.training.averaging import build_average
+from src.training.execution import choose_precision, recall_precision, save_precision, settle_place
 from src.training.features import load_features
 from src.training.fold import train_fold
-from src.training.learner import build_learner, build_transforms, choose_rows, count_reads, settle_place
+from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
-from src.training.precision import choose_precision, recall_precision, save_precision
 from src.training.processes import PREPARING, WORKING, check_alike, from_main, start_processes, wait_at_most
 from src.training.provenance import save_provenance
 from src.training.schedule import build_schedule

@@ -246,14 +246,27 @@ class _Stream:
             self._rehearsal.copies = [one for one in self._rehearsal.copies if one is not copy]
 
 
+def _pin_in_thread(rehearsal, pin):
+    """The loader's thread, which has modes of its own."""
+
+    def pin_(*arguments):
+        with _Operations(rehearsal), _Calls(rehearsal):
+            pin(*arguments)
+
+    return pin_
+
+
 @contextmanager
-def rehearse():
-    """Run what is inside as if this machine had one GPU; yield the Rehearsal. Refused: what CUDA would not do."""
+def rehearse(num_devices=1):
+    """Run what is inside as if this machine had a GPU; yield the Rehearsal. Refused: what CUDA would not do.
+
+    num_devices: that are counted, of which the first alone is rehearsed.
+    """
     rehearsal = Rehearsal()
     with ExitStack() as stack:
         for name, value in {
             "torch.cuda.is_available": lambda: True,
-            "torch.cuda.device_count": lambda: 1,
+            "torch.cuda.device_count": lambda: num_devices,
             "torch.cuda.current_device": lambda: 0,
             "torch.cuda.set_device": lambda device: None,
             "torch.cuda.get_device_name": lambda *_: "rehearsal",
@@ -264,6 +277,11 @@ def rehearse():
             "torch.cuda.synchronize": lambda *_: rehearsal.wait("synchronize"),
             "torch.cuda.current_stream": lambda *_: _Stream(rehearsal),
             "torch.accelerator.is_available": lambda *_, **__: True,
+            "torch.accelerator.current_device_index": lambda: 0,
+            "torch.accelerator.set_device_index": lambda index: None,
+            "torch.utils.data._utils.pin_memory._pin_memory_loop": _pin_in_thread(
+                rehearsal, torch.utils.data._utils.pin_memory._pin_memory_loop
+            ),
             "torch.accelerator.current_accelerator": lambda *_, **__: torch.device("cuda"),
             "torch._C._group_tensors_by_device_and_dtype": functools.partial(
                 _group_tensors, rehearsal, torch._C._group_tensors_by_device_and_dtype

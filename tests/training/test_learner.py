@@ -1,10 +1,8 @@
 """What a fold builds from the config: who trains and who validates, what is seen of an image, when mixing is off."""
 
 import copy
-import json
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,19 +17,9 @@ from src.competition.image_files import Paths
 from src.data.dataset import ImageDataset
 from src.errors import UserError
 from src.model.head import HEADS
-from src.training import learner as learners
 from src.training.engine import train_one_epoch
 from src.training.fold import predict_validation
-from src.training.learner import (
-    build_learner,
-    build_transforms,
-    choose_rows,
-    count_reads,
-    pick_place,
-    settle_place,
-    time_place,
-)
-from src.training.precision import save_precision
+from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 
 FOLDS = np.array([0, 1, 0, 1, -1, 1])
 RARE = np.eye(10)[[0, 0, 0, 0, 0, 1]]  # of fold 0's training rows 1, 3, 4, 5 one has class 1
@@ -345,48 +333,3 @@ def test_compile_makes_a_graph_for_each_size_of_a_batch_and_no_more(table, make_
         predict_validation(learner, learner.scored_network)
         counts.append(counter.frame_count)
     assert counts[0] == counts[2] <= 4
-
-
-def test_the_place_of_augmentation_is_the_device_where_a_step_is_a_tenth_faster():
-    assert pick_place(loader=0.012, device=0.0101) == (
-        "device", "augment.place=device: timed, 12.0 ms a step in the loader, 10.1 on the device"
-    )  # fmt: skip
-    assert pick_place(loader=0.011, device=0.0101)[0] == "loader"
-    too_few = "augment.place=loader: not timed, an epoch has 48 steps or fewer"
-    assert pick_place(loader=0.5, device=np.nan) == pick_place(loader=np.nan, device=0.1) == ("loader", too_few)
-
-
-def test_a_run_keeps_the_place_that_was_timed_on_a_gpu(make_run, table, monkeypatch, capsys):
-    timed = []
-
-    def fake(run, place):
-        timed.append(place)
-        return {"loader": 0.02, "device": 0.01}[place]
-
-    monkeypatch.setattr(learners, "time_place", fake)
-    run = make_run(table, "augment.place=auto")
-    run.folder.path.mkdir(parents=True)
-    save_precision(run.folder, "fp32", torch.device("cpu"))
-    settle_place(run)  # on the CPU
-    assert (run.config.augment.place, timed) == ("loader", [])
-    found = "augment.place=device: timed, 20.0 ms a step in the loader, 10.0 on the device"
-    printed = f"timing training steps (augment.place=loader, device)\n{found}\n"
-    for expected in (printed, ""):  # the second command takes what the first has kept
-        run = make_run(table, "augment.place=auto")
-        run.accelerator = SimpleNamespace(device=torch.device("cuda"), print=lambda text, **_: print(text))
-        settle_place(run)
-        assert (run.config.augment.place, capsys.readouterr().out) == ("device", expected)
-        assert sorted(timed) == ["device", "loader"]
-        save_precision(run.folder, "bf16", torch.device("cuda"))
-    kept = json.loads(run.folder.execution.read_text())
-    assert kept == {"cpu": {"precision": "fp32"}, "cuda": {"precision": "bf16", "place": "device"}}
-
-
-def test_the_steps_that_are_timed_are_those_of_training(make_run, table, monkeypatch):
-    run = make_run(table, "train.batch_size=2", "image_size=16", "model.kwargs={}", "normalize=none")
-    monkeypatch.setattr(learners, "_WARM_STEPS", 1)
-    monkeypatch.setattr(learners, "_TIMED_STEPS", 2)
-    assert np.isnan(time_place(run, "device"))  # four images are two steps
-    run = make_run(table, "train.batch_size=2", "image_size=16", "model.kwargs={}", "train.batches_per_epoch=5")
-    assert 0 < time_place(run, "device") < 10
-    assert run.config.augment.place == "loader"

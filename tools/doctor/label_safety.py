@@ -27,7 +27,7 @@ from src.errors import UserError
 from src.evaluation.intervals import paired_interval
 from src.model.losses import probabilities
 from src.training.engine import predict
-from src.training.precision import recall_precision
+from src.training.execution import recall_precision
 from tools.doctor.findings import Fact, Finding
 
 _MIN_DROP = 0.01  # of the score, worth a finding where its interval excludes 0

@@ -1,26 +1,37 @@
-"""The timed choice of precision: fp32 stands unless bf16 is clearly faster."""
+"""The timed choices: fp32 stands unless bf16 is clearly faster, the loader unless the device is."""
 
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from src.checkpointing.run_folder import RunFolder
 from src.config.load import load_config
+from src.device import autocast
 from src.errors import UserError
 from src.model.network import build_network
-from src.training import precision
-from src.training.precision import (
+from src.training import execution
+from src.training.execution import (
     choose_precision,
     describe_choice,
     pick_faster,
+    pick_place,
     recall_precision,
     save_precision,
+    settle_place,
+    time_place,
     time_steps,
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def table(make_table):
+    return make_table(np.zeros((6, 16, 16), np.uint8), np.eye(10)[:6], np.array([0, 1, 0, 1, -1, 1]))
 
 
 class Machine:
@@ -83,9 +94,9 @@ def test_what_gives_no_finite_numbers_is_never_chosen():
 
 def test_only_a_cpu_with_bf16_instructions_is_timed_and_what_the_config_names_is_kept(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: False)
+    monkeypatch.setattr(execution, "has_bf16_units", lambda: False)
     assert choose() == "fp32"
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(execution, "has_bf16_units", lambda: True)
     assert choose("precision=bf16") == "bf16"
     assert choose("precision=fp32") == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
@@ -125,9 +136,9 @@ def timed(tmp_path, monkeypatch):
         return {"fp32": [1.0], "bf16": [0.5]}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
-    monkeypatch.setattr(precision, "_build_step", lambda config, device: (None, 2.0))
-    monkeypatch.setattr(precision, "time_steps", fake)
+    monkeypatch.setattr(execution, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(execution, "_build_step", lambda config, device: (None, 2.0))
+    monkeypatch.setattr(execution, "time_steps", fake)
     return tmp_path / "outputs/execution.json", calls
 
 
@@ -148,7 +159,7 @@ def test_a_choice_is_remembered_for_its_case_only(timed, capsys):
         assert len(calls) == number, word
     assert choose() == choose("precision=bf16") == "bf16"
     assert choose("precision=fp32") == "fp32"
-    assert len(calls) == 4
+    assert calls == [2.0] * 4 + [0]  # a precision that is named is tried once and not timed
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, {}]", "\xff\xfe", '[{"case": {}, "chosen": 3}]'])
@@ -174,7 +185,7 @@ def test_an_entry_that_is_no_candidate_is_not_taken(timed):
 @pytest.mark.parametrize("words", [[], ["model.pretrained=true", "model.freeze=head_only", "model.kwargs={}"]])
 def test_a_real_network_is_timed_and_nothing_random_moves(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(execution, "has_bf16_units", lambda: True)
     before = torch.get_rng_state()
     config = load_config(["image_size=32", "model.drop_rate=0.5", *words])
     assert choose_precision(config, CPU) in ("fp32", "bf16")
@@ -186,7 +197,7 @@ def test_a_forks_network_of_more_inputs_is_not_timed_and_trains(missing, tmp_pat
     def forward(*args, **inputs):
         raise missing
 
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(execution, "has_bf16_units", lambda: True)
     monkeypatch.setattr("src.model.network.Network.forward", forward)
     config = load_config(["image_size=32", f"output_dir={tmp_path}"])
     assert choose_precision(config, CPU) == "fp32"
@@ -197,30 +208,84 @@ def test_a_forks_network_of_more_inputs_is_not_timed_and_trains(missing, tmp_pat
 
 
 def test_a_step_that_cannot_be_computed_is_nan_but_not_the_rules(monkeypatch):
-    step, _ = precision._build_step(load_config(["image_size=32"]), CPU)
+    step, _ = execution._build_step(load_config(["image_size=32"]), CPU)
     assert math.isfinite(step("fp32"))
 
     def refuse(*args):
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(precision, "autocast", refuse)
+    monkeypatch.setattr(execution, "autocast", refuse)
     assert math.isnan(step("bf16"))
     with pytest.raises(RuntimeError, match="no kernel"):
         step("fp32")
 
 
 @pytest.mark.parametrize(("factor", "is_taken"), [(1.5, True), (0.0, False), (1e30, False)])
-def test_a_precision_with_other_gradients_is_not_taken(monkeypatch, factor, is_taken):
+def test_a_precision_with_other_gradients_is_not_taken_and_warned_of_where_it_is_named(
+    monkeypatch, factor, is_taken, capsys
+):
     """As torch's bf16 convolution of 3x3 and stride 2 on 1x1 maps, which leaves its gradient unset."""
     in_bf16 = []
 
+    def cast(device, precision):
+        in_bf16[:] = [precision == "bf16"]
+        return autocast(device, precision)
+
     def build(*args, **kwargs):
         network = build_network(*args, **kwargs)
-        network.head.last.weight.register_hook(lambda gradient: gradient * (factor if in_bf16 else 1))
+        network.head.last.weight.register_hook(lambda gradient: gradient * (factor if in_bf16[0] else 1))
         return network
 
-    monkeypatch.setattr(precision, "build_network", build)
-    step, _ = precision._build_step(load_config(["image_size=32"]), CPU)
+    monkeypatch.setattr(execution, "build_network", build)
+    monkeypatch.setattr(execution, "autocast", cast)
+    step, _ = execution._build_step(load_config(["image_size=32"]), CPU)
     assert math.isfinite(step("fp32"))
-    in_bf16.append(True)
     assert math.isfinite(step("bf16")) == is_taken
+    assert choose("precision=bf16", "image_size=32") == "bf16"
+    told = "precision=bf16: a first step of test_resnet has other gradients than in fp32, on this CPU with torch "
+    assert capsys.readouterr().err == ("" if is_taken else f"{told}{torch.__version__}; set precision=fp32\n")
+
+
+def test_the_place_of_augmentation_is_the_device_where_a_step_is_a_tenth_faster():
+    assert pick_place(loader=0.012, device=0.0101) == (
+        "device", "augment.place=device: timed, 12.0 ms a step in the loader, 10.1 on the device"
+    )  # fmt: skip
+    assert pick_place(loader=0.011, device=0.0101)[0] == "loader"
+    too_few = "augment.place=loader: not timed, an epoch has 48 steps or fewer"
+    assert pick_place(loader=0.5, device=np.nan) == pick_place(loader=np.nan, device=0.1) == ("loader", too_few)
+
+
+def test_a_run_keeps_the_place_that_was_timed_on_a_gpu(make_run, table, monkeypatch, capsys):
+    timed = []
+
+    def fake(run, place):
+        timed.append(place)
+        return {"loader": 0.02, "device": 0.01}[place]
+
+    monkeypatch.setattr(execution, "time_place", fake)
+    run = make_run(table, "augment.place=auto")
+    run.folder.path.mkdir(parents=True)
+    save_precision(run.folder, "fp32", torch.device("cpu"))
+    settle_place(run)  # on the CPU
+    assert (run.config.augment.place, timed) == ("loader", [])
+    found = "augment.place=device: timed, 20.0 ms a step in the loader, 10.0 on the device"
+    printed = f"timing training steps (augment.place=loader, device)\n{found}\n"
+    for expected in (printed, ""):  # the second command takes what the first has kept
+        run = make_run(table, "augment.place=auto")
+        run.accelerator = SimpleNamespace(device=torch.device("cuda"), print=lambda text, **_: print(text))
+        settle_place(run)
+        assert (run.config.augment.place, capsys.readouterr().out) == ("device", expected)
+        assert sorted(timed) == ["device", "loader"]
+        save_precision(run.folder, "bf16", torch.device("cuda"))
+    kept = json.loads(run.folder.execution.read_text())
+    assert kept == {"cpu": {"precision": "fp32"}, "cuda": {"precision": "bf16", "place": "device"}}
+
+
+def test_the_steps_that_are_timed_are_those_of_training(make_run, table, monkeypatch):
+    run = make_run(table, "train.batch_size=2", "image_size=16", "model.kwargs={}", "normalize=none")
+    monkeypatch.setattr(execution, "_WARM_STEPS", 1)
+    monkeypatch.setattr(execution, "_TIMED_STEPS", 2)
+    assert np.isnan(time_place(run, "device"))  # four images are two steps
+    run = make_run(table, "train.batch_size=2", "image_size=16", "model.kwargs={}", "train.batches_per_epoch=5")
+    assert 0 < time_place(run, "device") < 10
+    assert run.config.augment.place == "loader"

@@ -1,28 +1,36 @@
-"""Whether bf16 trains a network faster than fp32 on this CPU: a few timed steps, remembered by machine and network.
+"""What is timed once on a machine and then remembered in execution.json: the precision, and augmentation's place.
 
-The choice changes a score's last digits, so noise must not change it: fp32 stays unless the median step in bf16 clearly
-beats its fastest. Elsewhere a rule decides, and nothing is timed: on a GPU, and on a CPU without bf16 instructions.
+bf16 on a CPU that has its instructions, and augment.place=auto on a GPU; elsewhere a rule decides, and nothing is
+timed. A choice changes a score's last digits, so noise must not change it: the default stays unless clearly beaten.
 """
 
 import math
 import time
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 from src.device import autocast, has_bf16_units, name_cpu, resolve_precision
 from src.errors import UserError
 from src.files import load_json, save_json
+from src.locks import opening
 from src.model.freezing import open_stages
 from src.model.network import build_network
-from src.training.engine import first_step
+from src.terminal import warn
+from src.training.engine import first_step, train_one_epoch
+from src.training.learner import build_learner
+from src.training.processes import from_main
 
 _MARGIN = 1.2  # less is not worth rougher numbers, and two measurements on one machine differ by a tenth
 _MOST_ROUNDS, _SECONDS = 20, 2.0  # steps of each, of which the first warms up; no round begins that would end later
 _ALIKE = 4.0  # times that a gradient's norm in bf16 may be off: torch 2.14 leaves some unset (3x3, stride 2, 1x1 maps)
 _STEP_SECONDS = 0.2  # steps take 2 to 8 images, as many as fit into this time
+_WARM_STEPS, _TIMED_STEPS = 20, 28  # with each place; the first compile, and use up what the workers loaded before
+_PLACE_MARGIN = 1.1  # as much faster, augmentation on the device is worth that a run depends on its machine
 
 
 def recall_precision(run_folder, config, device):
@@ -56,28 +64,36 @@ def choose_precision(config, device):
     """Return the precision in which the config's network trains faster here; one that the config names is kept.
 
     Nothing is timed where output_dir/execution.json has the same machine, versions, network and size. A timed choice is
-    written there and printed.
+    written there and printed. Of bf16 on a CPU that the config names, the gradients are looked at, and warned of.
     """
-    if config.precision != "auto" or device.type != "cpu" or not has_bf16_units():
+    is_named = config.precision == "bf16"
+    if device.type != "cpu" or not (is_named or (config.precision == "auto" and has_bf16_units())):
         return resolve_precision(config.precision, device)
     path, case = Path(config.output_dir) / "execution.json", _describe_case(config)
     try:
         entries = [entry for entry in load_json(path) if isinstance(entry, dict)]
     except (OSError, UserError, TypeError):  # missing, damaged, or not what is written below
         entries = []
-    for precision in ("fp32", "bf16"):
+    for precision in () if is_named else ("fp32", "bf16"):
         if {"case": case, "chosen": precision} in entries:
             return precision
-    print(f"timing a few training steps (fp32, bf16) of {config.model.backbone}", flush=True)
+    if not is_named:
+        print(f"timing a few training steps (fp32, bf16) of {config.model.backbone}", flush=True)
     try:
         with first_step(config):
             step, budget = _build_step(config, device)
-            seconds = time_steps(step, budget)
+            seconds = time_steps(step, 0 if is_named else budget)
     except UserError as error:
         if not isinstance(error.__cause__, (KeyError, TypeError)):
             raise
-        print("precision=fp32: not timed, as the network takes more inputs than an image")
-        return "fp32"
+        if not is_named:
+            print("precision=fp32: not timed, as the network takes more inputs than an image")
+        return "bf16" if is_named else "fp32"
+    if is_named:
+        if not seconds["bf16"]:
+            found = f"a first step of {config.model.backbone} has other gradients than in fp32"
+            warn(f"precision=bf16: {found}, on this CPU with torch {torch.__version__}; set precision=fp32")
+        return "bf16"
     chosen = pick_faster(**seconds)
     save_json(path, [*(one for one in entries if one.get("case") != case), {"case": case, "chosen": chosen}])
     print(describe_choice(chosen, **seconds))
@@ -170,3 +186,75 @@ def _describe_case(config):
         "images": [config.train.batch_size, *config.image_size, config.competition.row_channels],
         "model": {key: value for key, value in asdict(config.model).items() if key != "weights"},
     }
+
+
+def settle_place(run):
+    """Settle augment.place=auto of a run.Run: on a GPU what its folder keeps, else what is timed there to be faster.
+
+    On a CPU warps are cheapest in OpenCV, and features of a frozen backbone are computed once: both in the loader.
+    """
+    device, place = run.accelerator.device, "loader"
+    if run.config.augment.place != "auto":
+        return
+
+    def recall():
+        return recall_execution(run.folder, device).get("place")
+
+    if device.type != "cpu" and not run.config.keeps_features:
+        place = from_main(recall)
+    if place is None:
+        run.accelerator.print("timing training steps (augment.place=loader, device)", flush=True)
+        timed = "loader", "augment.place=loader: the device does not take this augmentation"
+        with suppress(UserError):
+            timed = pick_place(device=time_place(run, "device"), loader=time_place(run, "loader"))
+
+        def keep():
+            with opening(run.folder.path):
+                if kept := recall():
+                    return kept, f"augment.place={kept}: as in the fold that was timed first"
+                save_precision(run.folder, run.config.precision, device, place=timed[0])
+            return timed
+
+        place, words = from_main(keep)
+        run.accelerator.print(words)
+    run.config = _at(run, place).config
+
+
+def _at(run, place):
+    return replace(run, config=replace(run.config, augment=replace(run.config.augment, place=place)))
+
+
+def pick_place(loader, device):
+    """Return the place, by the seconds of a training step with each, and why; nan: an epoch has too few steps."""
+    if np.isnan(loader + device):
+        return "loader", f"augment.place=loader: not timed, an epoch has {_WARM_STEPS + _TIMED_STEPS} steps or fewer"
+    place = "device" if device * _PLACE_MARGIN < loader else "loader"
+    milliseconds = f"{1000 * loader:.1f} ms a step in the loader, {1000 * device:.1f} on the device"
+    return place, f"augment.place={place}: timed, {milliseconds}"
+
+
+class _Timed(Exception):
+    """Ends the training steps of time_place."""
+
+
+def time_place(run, place):
+    """Return the seconds of a training step of a run's next fold, with its loader and workers; nan: too few steps."""
+    times, scaler = [], run.accelerator.scaler
+    state = scaler and scaler.state_dict()
+    learner = build_learner(_at(run, place), run.unfinished[0])
+    learner.start_epoch(0, run.config.seed)
+
+    def after_step(progress):
+        if len(times) in (0, _TIMED_STEPS):
+            learner.network.pixel_mean.sum().item()  # waits for the device
+        if progress.num_batches > _WARM_STEPS:
+            times.append(time.perf_counter())
+        if len(times) > _TIMED_STEPS:
+            raise _Timed
+
+    with suppress(_Timed):
+        train_one_epoch(learner, 0, after_step=after_step)
+    learner.close()
+    if state:
+        scaler.load_state_dict(state)
+    return (times[-1] - times[0]) / _TIMED_STEPS if len(times) > _TIMED_STEPS else np.nan
