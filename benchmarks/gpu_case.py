@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,15 @@ class Case:
     @property
     def seconds_left(self):
         return self.ends_at - time.monotonic()
+
+    def check_can_compile(self, seconds):
+        """Raise LeftOut where a compiled network cannot be had within the time that it needs."""
+        if not self.is_cuda:
+            raise LeftOut("compiling takes a CPU a minute")
+        if self.seconds_left < seconds:
+            raise LeftOut(f"compiling needs {seconds} s")
+        if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc")))):
+            raise LeftOut("compiling needs a C compiler (gcc), which is not installed")
 
     def config(self, model, *words):
         """Return the Config of a network on the drawn images; words come last."""

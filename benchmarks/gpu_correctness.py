@@ -84,7 +84,7 @@ def take_steps(case, model, device, precision):
     network.place(device, config.train.channels_last)
     average, loss_function = build_average(config.train, network), build_loss(config)
     optimizer = build_optimizer(config.optimizer, network)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=precision == "fp16")  # or it skips the first
     with torch.inference_mode(), autocast(device, precision):
         logits = network.eval()(**network.normalize({"image": raw})).float().cpu()
     network.train()
@@ -152,8 +152,8 @@ def check_scaler(case):
 
 def check_compiled(case, model):
     """Logits and the gradient of a compiled network against the same one's, in fp32."""
-    if case.is_cuda and case.seconds_left < 20:
-        raise LeftOut("compiling needs 20 s")
+    if case.is_cuda:
+        case.check_can_compile(20)
     config, found = case.config(model), {}
     batch = random_batch(case, (case.sizes.small_batch, case.sizes.image_size, case.sizes.image_size, 3))
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -407,10 +408,13 @@ def measure_peaks(case, model):
     """Of a batch of 64; compiled only for the last network, whose blocks are alike: a minute for others."""
     batch_size, found = min(64, case.sizes.batch_size), {}
     for name, words in _VARIANTS.items():
-        if name == "compiled" and (model != case.sizes.models[-1] or not case.is_cuda or case.seconds_left < 30):
+        if name == "compiled" and model != case.sizes.models[-1]:
             continue
-        found[name] = measure_peak(case, model, batch_size, *words)
-        free()
+        with suppress(LeftOut):
+            if name == "compiled":
+                case.check_can_compile(30)
+            found[name] = measure_peak(case, model, batch_size, *words)
+            free()
     text = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in found.items())
     return {"peaks": found, "batch_size": batch_size, "shown": f"GiB of batch {batch_size}: {text}"}
 
@@ -462,13 +466,10 @@ def compare(case, model, words, copies=None, flag=None):
     words: of the learner with, and without; copies: whether each copies its batch from pinned memory; flag: benchmark
     or tf32, of the process.
     """
-    is_compiled = "train.compile=true" in words[0]
-    if is_compiled and not case.is_cuda:
-        raise LeftOut("compiling takes a CPU a minute")
+    if "train.compile=true" in words[0]:
+        case.check_can_compile(30)
     if flag and not case.is_cuda:
         raise LeftOut("no such switch on a CPU")
-    if is_compiled and case.seconds_left < 30:
-        raise LeftOut("compiling needs 30 s")
     batch_size = find_batch_size(case, model, *words[1])
     shape, functions = (batch_size, case.sizes.image_size, case.sizes.image_size, 3), []
     for number, one in enumerate(words):

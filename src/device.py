@@ -33,13 +33,11 @@ def resolve_device(name):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device meta has no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
-        found, advice = "not on this machine", "set device=auto or device=cpu"
-        if name.startswith("cuda") and torch.cuda.is_available():
-            count, number = torch.cuda.device_count(), name.partition(":")[2] or "0"
-            if number.isdigit() and int(number) < count:  # its memory is full, or this torch is not made for it
-                found, advice = f"cannot be used ({first_line(error)})", "see nvidia-smi, or set device=cpu"
-            elif "LOCAL_RANK" in os.environ:
-                advice = f"start torchrun with --nproc_per_node {count}, as many as GPUs"
+        found, advice, count = "not on this machine", "set device=auto or device=cpu", torch.cuda.device_count()
+        if count and name in ("cuda", *(f"cuda:{number}" for number in range(count))):  # full, or not for this torch
+            found, advice = f"cannot be used ({first_line(error)})", "see nvidia-smi, or set device=cpu"
+        elif count and "LOCAL_RANK" in os.environ:
+            advice = f"start torchrun with --nproc_per_node {count}, as many as GPUs"
         raise UserError(f"device={name}: {found}; {advice}") from None
     return device
 

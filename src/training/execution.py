@@ -66,38 +66,41 @@ def choose_precision(config, device):
     Nothing is timed where output_dir/execution.json has the same machine, versions, network and size. A timed choice is
     written there and printed. Of bf16 on a CPU that the config names, the gradients are looked at, and warned of.
     """
-    is_named = config.precision == "bf16"
-    if device.type != "cpu" or not (is_named or (config.precision == "auto" and has_bf16_units())):
+    if config.precision == "bf16" and device.type == "cpu":
+        _warn_of_bf16(config, device)
+    if config.precision != "auto" or device.type != "cpu" or not has_bf16_units():
         return resolve_precision(config.precision, device)
     path, case = Path(config.output_dir) / "execution.json", _describe_case(config)
     try:
         entries = [entry for entry in load_json(path) if isinstance(entry, dict)]
     except (OSError, UserError, TypeError):  # missing, damaged, or not what is written below
         entries = []
-    for precision in () if is_named else ("fp32", "bf16"):
+    for precision in ("fp32", "bf16"):
         if {"case": case, "chosen": precision} in entries:
             return precision
-    if not is_named:
-        print(f"timing a few training steps (fp32, bf16) of {config.model.backbone}", flush=True)
+    print(f"timing a few training steps (fp32, bf16) of {config.model.backbone}", flush=True)
     try:
         with first_step(config):
             step, budget = _build_step(config, device)
-            seconds = time_steps(step, 0 if is_named else budget)
+            seconds = time_steps(step, budget)
     except UserError as error:
         if not isinstance(error.__cause__, (KeyError, TypeError)):
             raise
-        if not is_named:
-            print("precision=fp32: not timed, as the network takes more inputs than an image")
-        return "bf16" if is_named else "fp32"
-    if is_named:
-        if not seconds["bf16"]:
+        print("precision=fp32: not timed, as the network takes more inputs than an image")
+        return "fp32"
+    chosen, words = pick_precision(**seconds)
+    save_json(path, [*(one for one in entries if one.get("case") != case), {"case": case, "chosen": chosen}])
+    print(words)
+    return chosen
+
+
+def _warn_of_bf16(config, device):
+    """Warn where a step in bf16 has other gradients than in fp32; a network that fails does so again in training."""
+    with suppress(UserError), first_step(config):
+        step, _ = _build_step(config, device)
+        if math.isfinite(step("fp32")) and not math.isfinite(step("bf16")):
             found = f"a first step of {config.model.backbone} has other gradients than in fp32"
             warn(f"precision=bf16: {found}, on this CPU with torch {torch.__version__}; set precision=fp32")
-        return "bf16"
-    chosen = pick_faster(**seconds)
-    save_json(path, [*(one for one in entries if one.get("case") != case), {"case": case, "chosen": chosen}])
-    print(describe_choice(chosen, **seconds))
-    return chosen
 
 
 def time_steps(step, budget, clock=time.perf_counter):
@@ -121,17 +124,14 @@ def time_steps(step, budget, clock=time.perf_counter):
     return {precision: times[1:] or times for precision, times in seconds.items()}
 
 
-def pick_faster(fp32, bf16):
-    """Return the precision to take, by the seconds of each one's steps; [] is one that failed."""
-    return "bf16" if fp32 and bf16 and median(bf16) * _MARGIN < min(fp32) else "fp32"
-
-
-def describe_choice(chosen, fp32, bf16):
-    """Return the choice in words to paste, and how fast the other precision is."""
+def pick_precision(fp32, bf16):
+    """Return the precision to take, by the seconds of each one's steps ([]: it failed), and why, in words to paste."""
     if not fp32 or not bf16:
-        return f"precision={chosen}: timed, no other gives finite numbers"
-    other, ratio = ("bf16", min(fp32) / min(bf16)) if chosen == "fp32" else ("fp32", min(bf16) / min(fp32))
-    return f"precision={chosen}: timed, {other} is {ratio:.1f} times as fast"
+        return "fp32", "precision=fp32: timed, no other gives finite numbers"
+    is_faster = median(bf16) * _MARGIN < min(fp32)
+    chosen, other = ("bf16", "fp32") if is_faster else ("fp32", "bf16")
+    ratio = min(bf16) / min(fp32) if is_faster else min(fp32) / min(bf16)
+    return chosen, f"precision={chosen}: timed, {other} is {ratio:.1f} times as fast"
 
 
 def _build_step(config, device):
@@ -233,15 +233,9 @@ def pick_place(loader, device):
     return place, f"augment.place={place}: timed, {milliseconds}"
 
 
-class _Timed(Exception):
-    """Ends the training steps of time_place."""
-
-
 def time_place(run, place):
     """Return the seconds of a training step of a run's next fold, with its loader and workers; nan: too few steps."""
-    times, scaler = [], run.accelerator.scaler
-    state = scaler and scaler.state_dict()
-    learner = build_learner(_at(run, place), run.unfinished[0])
+    times, learner = [], build_learner(_at(run, place), run.unfinished[0])
     learner.start_epoch(0, run.config.seed)
 
     def after_step(progress):
@@ -250,11 +244,9 @@ def time_place(run, place):
         if progress.num_batches > _WARM_STEPS:
             times.append(time.perf_counter())
         if len(times) > _TIMED_STEPS:
-            raise _Timed
+            raise StopIteration  # no further step
 
-    with suppress(_Timed):
+    with suppress(StopIteration):
         train_one_epoch(learner, 0, after_step=after_step)
     learner.close()
-    if state:
-        scaler.load_state_dict(state)
     return (times[-1] - times[0]) / _TIMED_STEPS if len(times) > _TIMED_STEPS else np.nan

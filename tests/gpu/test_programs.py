@@ -1,5 +1,9 @@
 """train.py and infer.py as whole programs on a GPU that is rehearsed: what they write is what a CPU writes."""
 
+import json
+import os
+import signal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +11,9 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from src.config.settings import REPOSITORY
 from src.device import set_switches
+from src.training import engine
 from tests.gpu.rehearsal import rehearse
 from tests.launch import run_here
 
@@ -21,9 +27,9 @@ WORDS = [
     "model.kwargs.widths=[4,8]", "train.batch_size=4", "train.epochs=2", "schedule.warmup_epochs=0", "num_folds=2",
     "tracking=none", "report=false", "normalize=dataset", "threads=1", "optimizer.lr=0.01",
 ]  # fmt: skip
-# what waits for the device, beside what tests/gpu/test_rehearsal.py allows a step: a model's way there and back
-ALLOWED = {"resolve_device", "place", "pixel_stats", "<lambda>", "load_weights", "locate_features"}
-ALLOWED |= {"_check_finite", "_compute_gradient_norms", "train_one_epoch"}
+# what waits for the device, beside what tests/gpu/test_rehearsal.py allows a step: networks, states and averages
+ALLOWED = {"resolve_device", "place", "pixel_stats", "<lambda>", "<dictcomp>", "load_weights", "after_epoch", "module"}
+ALLOWED |= {"_check_finite", "_compute_gradient_norms", "train_one_epoch", "_save_mid_epoch"}
 
 
 @pytest.fixture
@@ -59,12 +65,16 @@ def train_and_infer(folder, device, name, *words):
 SHARED = ["augment.place=device", "mix.prob=0.5", "train.average=ema"]
 SOUP = ["train.average=soup", "train.select=best", "optimizer.accumulate_steps=2"]
 SWA = ["train.average=swa", "checkpoint_minutes=0", "optimizer.clip_norm=1", "optimizer.lr=1e-3"]
-FEATURES = ["model.freeze=head_only", "train.views=2"]
 
 
 @pytest.mark.parametrize(
     ("precision", "num_workers", "words"),
-    [("fp32", 1, SHARED), ("bf16", 0, SOUP), ("fp16", 0, SWA), ("auto", 0, FEATURES)],
+    [
+        ("fp32", 1, SHARED),
+        ("fp16", 0, SWA),
+        pytest.param("bf16", 0, SOUP, marks=pytest.mark.slow),
+        pytest.param("auto", 1, ["train.channels_last=false"], marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_gpu_writes_is_what_a_cpu_writes(competition, precision, num_workers, words):
     words = [f"train.num_workers={num_workers}", *words]
@@ -76,3 +86,49 @@ def test_what_a_gpu_writes_is_what_a_cpu_writes(competition, precision, num_work
         np.testing.assert_allclose(ours, theirs, atol=1e-5 if precision == "fp32" else 2e-2)
     waiting = {function for _, function in rehearsal.waits}
     assert waiting <= ALLOWED | ({"_take_step"} if precision == "fp16" else set())
+
+
+def test_a_run_that_is_stopped_within_an_epoch_resumes_on_a_gpu(competition, monkeypatch):
+    words = [*WORDS, "device=cuda", "precision=fp16", "train.average=ema", "mix.prob=1", "train.num_workers=0"]
+    words.append("fold=0")
+    steps, take_step = [], engine._take_step
+
+    def stop_at_the_fifth(*arguments):  # of the second epoch the second of three
+        steps.append(len(steps))
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(*arguments)
+
+    with rehearse():
+        run_here("train.py", *words, "name=whole", cwd=competition)
+        monkeypatch.setattr(engine, "_take_step", stop_at_the_fifth)
+        run_here("train.py", *words, "name=stopped", cwd=competition, status=143)
+        printed, _ = run_here("train.py", *words, "name=stopped", cwd=competition)
+    assert "fold 0: resumes after 2 of 3 batches of epoch 2" in printed
+    whole, stopped = (pd.read_csv(competition / "outputs" / name / "fold0/val.csv") for name in ("whole", "stopped"))
+    pd.testing.assert_frame_equal(whole, stopped, check_exact=True)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {repository!r})
+from src.training import engine
+from tests.gpu.rehearsal import rehearse
+from train import main
+with rehearse():
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.nightly  # two processes import all
+def test_two_gpus_train_a_fold_each_by_themselves(competition, monkeypatch):
+    (competition / "train.py").write_text(PROGRAM.format(repository=str(REPOSITORY)))
+    monkeypatch.setattr("src.launchers.REPOSITORY", competition)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with rehearse(num_devices=2):
+        printed, _ = run_here("train.py", *WORDS, "precision=fp32", "name=gpus", cwd=competition)
+    assert "2 folds, 2 at a time" in printed
+    assert json.loads((competition / "outputs/gpus/execution.json").read_text()) == {"cuda": {"precision": "fp32"}}
+    run_here("train.py", *WORDS, "precision=fp32", "name=cpu", "device=cpu", cwd=competition)
+    found, expected = (pd.read_csv(competition / "outputs" / name / "oof.csv") for name in ("gpus", "cpu"))
+    pd.testing.assert_frame_equal(found, expected, atol=1e-5, rtol=0)
