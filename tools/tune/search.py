@@ -26,8 +26,8 @@ from src.launchers import Job
 from src.model.losses import check_loss
 from src.model.network import build_network
 from src.training.averaging import build_average
-from src.training.optimizer import build_optimizer
 from src.training.execution import choose_precision
+from src.training.optimizer import build_optimizer
 from src.training.run_data import list_folds, load_run_data
 from src.training.schedule import build_schedule
 from src.training.seeds import build_launcher
