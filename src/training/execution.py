@@ -67,7 +67,11 @@ def choose_precision(config, device):
     written there and printed. Of bf16 on a CPU that the config names, the gradients are looked at, and warned of.
     """
     if config.precision == "bf16" and device.type == "cpu":
-        _warn_of_bf16(config, device)
+        with suppress(UserError), first_step(config):  # a network that fails does so again in training
+            step, _ = _build_step(config, device)
+            if math.isfinite(step("fp32")) and not math.isfinite(step("bf16")):
+                found = f"a first step of {config.model.backbone} has other gradients than in fp32"
+                warn(f"precision=bf16: {found}, on this CPU with torch {torch.__version__}; set precision=fp32")
     if config.precision != "auto" or device.type != "cpu" or not has_bf16_units():
         return resolve_precision(config.precision, device)
     path, case = Path(config.output_dir) / "execution.json", _describe_case(config)
@@ -92,15 +96,6 @@ def choose_precision(config, device):
     save_json(path, [*(one for one in entries if one.get("case") != case), {"case": case, "chosen": chosen}])
     print(words)
     return chosen
-
-
-def _warn_of_bf16(config, device):
-    """Warn where a step in bf16 has other gradients than in fp32; a network that fails does so again in training."""
-    with suppress(UserError), first_step(config):
-        step, _ = _build_step(config, device)
-        if math.isfinite(step("fp32")) and not math.isfinite(step("bf16")):
-            found = f"a first step of {config.model.backbone} has other gradients than in fp32"
-            warn(f"precision=bf16: {found}, on this CPU with torch {torch.__version__}; set precision=fp32")
 
 
 def time_steps(step, budget, clock=time.perf_counter):
