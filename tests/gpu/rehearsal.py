@@ -9,6 +9,7 @@ What it does not see: kernels, CUDA's own list of autocast (a CPU's is used), gr
 
 import functools
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -43,7 +44,16 @@ class Rehearsal:
         self.waits = []  # (operation, function of the project): what the host waits for
         self._labels = {}  # address of a storage: (weak reference, which keeps the address from reuse; device)
         self.copies = []  # to the CPU, which have been started
-        self.ambient = "cpu"  # where an operation without a tensor makes one
+        self._thread = threading.local()  # the loader's thread pins memory meanwhile
+
+    @property
+    def ambient(self):
+        """Where an operation without a tensor makes one."""
+        return getattr(self._thread, "ambient", "cpu")
+
+    @ambient.setter
+    def ambient(self, name):
+        self._thread.ambient = name
 
     def label(self, tensor, name):
         storage = tensor.untyped_storage()

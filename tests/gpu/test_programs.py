@@ -33,8 +33,9 @@ ALLOWED |= {"_check_finite", "_compute_gradient_norms", "train_one_epoch", "_sav
 
 
 @pytest.fixture
-def competition(tmp_path, few_samples):
+def competition(tmp_path, few_samples, monkeypatch):
     """A folder with the competition mine.yaml of 24 training and 5 test images."""
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")  # so that a program's own ends with the test
     rng, folder = np.random.default_rng(0), tmp_path / "data"
     folder.mkdir()
     for number, image in enumerate(rng.integers(0, 256, (29, 8, 8), dtype=np.uint8)):
