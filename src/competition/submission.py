@@ -25,7 +25,7 @@ def load_sample(competition):
     if not competition.sample_submission:
         return None
     where = locate(competition.root, competition.sample_submission)
-    sample = read_table(where)
+    sample = read_table(where, is_compact=True)
     if competition.id in sample:
         read_ids(sample, competition.id, where)
         if sample.columns[0] != competition.id and is_count(sample.iloc[:, 0]):
@@ -51,33 +51,30 @@ def check_sample(sample, competition, test, target_names):
     return (f"{where}: the ids are in column {id_column!r}, by their values",) if id_column != competition.id else ()
 
 
-def asks_for_names(sample, competition, target_names):
+def asks_for_names(sample, competition, target_names, test_ids):
     """Whether the sample has one column for a row's class name, or names, instead of probabilities."""
     is_one = sample is not None and len(sample.columns) == 2 and len(target_names) > 1
-    return is_one and (competition.task == "multiclass" or competition.separator is not None)
+    is_one = is_one and (competition.task == "multiclass" or competition.separator is not None)
+    return is_one and _name_long(sample, competition, test_ids, target_names) is None
 
 
 def asks_for_labels(sample, competition, target_names, metric, test_ids):
     """Whether it holds names or, where the metric takes labels, only 0 and 1, True and False (regression: grades)."""
-    if sample is None or asks_for_names(sample, competition, target_names):
+    if sample is None or asks_for_names(sample, competition, target_names, test_ids):
         return sample is not None or (competition.task == "regression" and label_metric(metric) is not None)
-    cells = sample.drop(columns=find_ids(sample, competition.id, test_ids), errors="ignore")
-    cells = cells.replace(_TRUTHS).apply(pd.to_numeric, errors="coerce")
+    columns = sample.columns.drop(find_ids(sample, competition.id, test_ids), errors="ignore")
+    cells = pd.Series([*{cell for name in columns for cell in sample[name].unique()}], dtype=object)
+    cells = pd.to_numeric(cells.replace(_TRUTHS), errors="coerce")
     is_label = cells % 1 == 0 if competition.task == "regression" else cells.isin((0, 1))
-    return bool(is_label.all(axis=None) and label_metric(metric) is not None)
+    return bool(is_label.all() and label_metric(metric) is not None)
 
 
 def build_submission(sample, competition, test_ids, probs, target_names, decision=None):
-    """Return probs (N, C) in the sample's columns and rows; without one as an id column and the targets.
+    """Yield tables, some rows at a time, of probs (N, C) in the sample's columns; without one of ids and targets.
 
     decision: of a sample that asks for labels; None: columns of 0 and 1 get probabilities, names the plain decision.
     """
-    return pd.concat(_build_pieces(sample, competition, test_ids, probs, target_names, decision))
-
-
-def _build_pieces(sample, competition, test_ids, probs, target_names, decision):
-    """Yield the rows of `build_submission`, some at a time."""
-    takes_labels = decision is not None and not asks_for_names(sample, competition, target_names)
+    takes_labels = decision is not None and not asks_for_names(sample, competition, target_names, test_ids)
     convert = (lambda some: decision.labels(some).astype(np.int64)) if takes_labels else (lambda some: some)
     at_once = max(1, _VALUES_AT_ONCE // len(target_names))
     pieces = [slice(first, first + at_once) for first in range(0, max(len(test_ids), 1), at_once)]
@@ -153,7 +150,7 @@ def write_submission(path, sample, competition, test_ids, probs, target_names, d
     limits = (-np.inf, np.inf) if competition.task == "regression" else (0.0, 1.0)
 
     def build(one):
-        frames = _build_pieces(sample, competition, test_ids, probs, target_names, one)
+        frames = build_submission(sample, competition, test_ids, probs, target_names, one)
         for frame in _check_pieces(frames, sample, id_column, *limits):
             # pandas calls a column without a name so
             yield frame if frame.index.name is None else frame.reset_index().rename(columns={"Unnamed: 0": ""})
@@ -220,7 +217,7 @@ def _plan_columns(sample, id_column, competition, target_names, decision=None):
         return lambda probs: {columns[0]: probs[:, 0]}
     if found := match_names([name.strip() for name in columns], target_names):
         return lambda probs: {name: probs[:, found[name.strip()]] for name in columns}
-    if asks_for_names(sample, competition, target_names):
+    if len(columns) == 1 and (competition.task == "multiclass" or competition.separator is not None):
         names, cells = np.array(target_names, dtype=object), set(sample[columns[0]].str.strip())
         if not cells & set(names) and all(re.fullmatch(r"-?\d+\.0+", one) for one in names):
             names[:] = [one.partition(".")[0] for one in names]  # a table that has passed through floats

@@ -32,6 +32,8 @@ from src.errors import UserError
 from src.evaluation.metrics import positives
 from src.remote import is_url
 
+_MANY_COLUMNS, _ROWS_AT_ONCE = 16, 16384
+
 
 @dataclass(frozen=True)
 class ImageTable:
@@ -170,28 +172,37 @@ def load_solution(competition, test, ids=None):
     return read_label(rows, competition, where, test.target_names)[1]
 
 
-def read_table(path):
+def read_table(path, is_compact=False):
     """Read a table of str from a CSV, separated by comma, semicolon, tab or |; only an empty cell is missing.
 
-    The CSV may be alone in a zip; a parquet file is read as the CSV that pandas makes of it.
+    The CSV may be alone in a zip; a parquet file is read as the CSV that pandas makes of it. is_compact: columns of few
+    values are categories where there are many columns and rows, which takes a byte a cell instead of eleven.
     """
     if str(path).lower().endswith(".parquet") and not is_url(str(path)):
         text = read_parquet(str(path))
     else:
         text, _ = decode_table(read_content(str(path)), path)
-    header, _, rest = text.lstrip().partition("\n")
+    header, second = [*text.lstrip().split("\n", 2), ""][:2]
     skipped = int(re.fullmatch(r'"?sep=."?', header.strip()) is not None)  # a line for Excel
-    header = rest.partition("\n")[0] if skipped else header
+    header = second if skipped else header
     if not header:
         raise UserError(f"{path}: is empty; copy or download it again")
     sep = max(",;\t|", key=re.sub(r'"[^"]*"', "", header).count)
     how = {"sep": sep, "dtype": str, "keep_default_na": False, "na_values": [""], "index_col": False}
     how["skiprows"] = skipped
+    is_large = is_compact and header.count(sep) > _MANY_COLUMNS and text.count("\n") > 2 * _ROWS_AT_ONCE
+    file = io.BytesIO(text.encode())  # a StringIO takes four bytes a letter
+    del text
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(io.StringIO(text, newline=""), **how)
-            names = pd.read_csv(io.StringIO(text, newline=""), header=None, nrows=1, **how).iloc[0].dropna().str.strip()
+            if is_large:  # columns whose values are not alike in all pieces become str again
+                pieces = pd.read_csv(file, chunksize=_ROWS_AT_ONCE, **how)
+                table = pd.concat([one.astype("category") for one in pieces], ignore_index=True)
+            else:
+                table = pd.read_csv(file, **how)
+            file.seek(0)
+            names = pd.read_csv(file, header=None, nrows=1, **how).iloc[0].dropna().str.strip()
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         reason = str(error).strip().splitlines()[0].removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path}: cannot be read as CSV ({reason}); correct its quotes and separators") from None

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from src.checkpointing.run_folder import RunFolder
-from src.competition import submission
+from src.competition import submission, tables
 from src.competition.submission import (
     asks_for_labels,
     build_submission,
@@ -50,7 +50,7 @@ def filled(write_competition, header, probs, names, **settings):
     """The built submission's columns by name; the sample's rows are 3, 01, 02."""
     sample, competition = sample_of(write_competition, header, **settings)
     check_sample(sample, competition, image_table(), names)
-    frame = build_submission(sample, competition, IDS, probs, names)
+    [frame] = build_submission(sample, competition, IDS, probs, names)
     assert list(frame.columns) == header.split(",")
     assert frame["id"].tolist() == ["3", "01", "02"]
     check_submission(frame, sample, "id")
@@ -89,7 +89,7 @@ def test_class_numbers_that_became_floats_are_written_as_the_sample_does(write_c
     settings, names = {"task": "multiclass", "label": "label", "sample_submission": "s.csv"}, ("7.0", "8.0", "10.0")
     for cells, expected in (("8", ["10", "7", "8"]), ("8.0", ["10.0", "7.0", "8.0"])):
         competition = write_competition({"s.csv": f"id,label\n3,{cells}\n01,{cells}\n02,{cells}\n"}, **settings)
-        frame = build_submission(load_sample(competition), competition, IDS, PROBS, names)
+        [frame] = build_submission(load_sample(competition), competition, IDS, PROBS, names)
         assert frame["label"].tolist() == expected
 
 
@@ -108,7 +108,7 @@ def test_one_column_of_labels_takes_those_over_their_thresholds(write_competitio
     check_sample(sample, competition, image_table(), names)
     probs = np.array([[0.1, 0.5, 0.4], [0.3, 0.2, 0.35], [0.5, 0.2, 0.2]])  # of 01, 02 (below all), 3
     decision = Decision(np.array([0.4, 0.5, 0.4]), may_be_none=may_be_none)
-    frame = build_submission(sample, competition, IDS, probs, names, decision)
+    [frame] = build_submission(sample, competition, IDS, probs, names, decision)
     check_submission(frame, sample, "id")
     assert frame["kinds"].tolist() == expected
 
@@ -116,7 +116,7 @@ def test_one_column_of_labels_takes_those_over_their_thresholds(write_competitio
 def test_class_names_follow_the_thresholds(write_competition):
     sample, competition = sample_of(write_competition, "id,label", task="multiclass", label="label")
     decision = Decision(np.array([0.5, 0.2, 0.5]), task="multiclass")
-    frame = build_submission(sample, competition, IDS, PROBS, CLASSES, decision)
+    [frame] = build_submission(sample, competition, IDS, PROBS, CLASSES, decision)
     assert frame["label"].tolist() == ["dog", "cat", "dog"]  # of 3, 01, 02; by the largest: eel, cat, dog
 
 
@@ -145,12 +145,12 @@ def test_true_and_false_are_labels_and_words(write_competition, header, names):
     sample, competition = sample_of(write_competition, header, label="kind", classes=["cat", "dog"])
     sample = sample.assign(**{name: ["True", "False", "False"] for name in sample.columns if name != "id"})
     assert asks_for_labels(sample, competition, names, build_metric("accuracy", "binary"), IDS)
-    frame = build_submission(sample, competition, IDS, PROBS[:, :1], names, Decision(0.65))
+    [frame] = build_submission(sample, competition, IDS, PROBS[:, :1], names, Decision(0.65))
     assert frame.iloc[:, -1].tolist() == ["False", "True", "False"]
     check_submission(frame, sample, "id")
     names_of_classes = sample.assign(**{sample.columns[-1]: "cat"}).rename(columns={sample.columns[-1]: "dog"})
     with pytest.raises(UserError, match="holds names"):
-        build_submission(names_of_classes[["id", "dog"]], competition, IDS, PROBS[:, :1], ("dog",))
+        list(build_submission(names_of_classes[["id", "dog"]], competition, IDS, PROBS[:, :1], ("dog",)))
 
 
 def test_a_long_sample_takes_labels_too(write_competition):
@@ -159,8 +159,45 @@ def test_a_long_sample_takes_labels_too(write_competition):
     competition = write_competition({"sample.csv": text}, sample_submission="sample.csv", task="multilabel")
     sample = load_sample(competition)
     assert asks_for_labels(sample, competition, CLASSES, build_metric("f1_micro", "multilabel"), IDS)
-    frame = build_submission(sample, competition, IDS, PROBS, CLASSES, Decision(np.array([0.5, 0.5, 0.5])))
+    [frame] = build_submission(sample, competition, IDS, PROBS, CLASSES, Decision(np.array([0.5, 0.5, 0.5])))
     assert frame["Label"].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("cell", "asks"), [("0.5", False), ("0", True)])
+def test_a_long_sample_of_classes_holds_no_names(write_competition, cell, asks):
+    asked = [f"{one}_{name}" for one in ("3", "01", "02") for name in ("eel", "cat", "dog")]
+    text = "id,Label\n" + "".join(f"{one},{cell}\n" for one in asked)
+    competition = write_competition({"sample.csv": text}, sample_submission="sample.csv", task="multiclass")
+    sample = load_sample(competition)
+    assert asks_for_labels(sample, competition, CLASSES, build_metric("accuracy", "multiclass"), IDS) is asks
+    assert not asks_for_labels(sample, competition, CLASSES, build_metric("log_loss", "multiclass"), IDS)
+    decision = Decision(task="multiclass") if asks else None
+    [frame] = build_submission(sample, competition, IDS, PROBS, CLASSES, decision)
+    assert frame["Label"].tolist() == (
+        [1, 0, 0, 0, 1, 0, 0, 0, 1] if asks else [0.5, 0.2, 0.3, 0.2, 0.7, 0.1, 0.3, 0.1, 0.6]
+    )
+
+
+@pytest.mark.parametrize("last", ["0", "0.5", ""])
+def test_a_large_sample_is_read_in_less_memory_and_filled_alike(write_competition, monkeypatch, last):
+    cells = [["0"] * 4 for _ in range(9)]
+    cells[-1][-1] = last
+    text = "id,a,b,c,d\n" + "".join(f"0{row},{','.join(one)}\n" for row, one in enumerate(cells))
+    competition = write_competition({"s.csv": text}, sample_submission="s.csv", task="multilabel")
+    ids, names, plain = np.array([f"0{row}" for row in range(9)]), tuple("abcd"), load_sample(competition)
+    probs = np.random.default_rng(0).random((9, 4))
+    monkeypatch.setattr(tables, "_MANY_COLUMNS", 3)
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 4)
+    compact = load_sample(competition)
+    assert (compact.dtypes == "category").tolist() == [False, True, True, True, last == "0"]
+    pd.testing.assert_frame_equal(compact.astype(plain.dtypes), plain)
+    metric, found = build_metric("accuracy", "multilabel"), []
+    for sample in (plain, compact):
+        asks = asks_for_labels(sample, competition, names, metric, ids)
+        check_sample(sample, competition, image_table(ids), names)
+        found.append((asks, *build_submission(sample, competition, ids, probs, names, Decision() if asks else None)))
+    assert found[0][0] == found[1][0] == (last == "0")
+    pd.testing.assert_frame_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize(("cells", "expected"), [("0 1 1", True), ("0.0 1.0 0", True), ("0.5 0 1", False),
@@ -233,7 +270,7 @@ def test_columns_that_cannot_be_filled_are_refused_with_both_lists(write_competi
         f"from the targets {', '.join(names)}; check competition.targets, label and classes"
     )
     assert refusal(check_sample, sample, competition, image_table(), names) == expected
-    assert refusal(build_submission, sample, competition, IDS, PROBS[:, : len(names)], names) == expected
+    assert refusal(lambda: list(build_submission(sample, competition, IDS, PROBS[:, : len(names)], names))) == expected
 
 
 def test_a_sample_of_class_names_takes_no_probabilities_and_the_advice_leads_on(write_competition):
@@ -246,7 +283,7 @@ def test_a_sample_of_class_names_takes_no_probabilities_and_the_advice_leads_on(
     )
     advised = replace(competition, task="multiclass")
     check_sample(sample, advised, image_table(), ("cat", "dog"))
-    frame = build_submission(sample, advised, IDS, PROBS[:, :2], ("cat", "dog"))
+    [frame] = build_submission(sample, advised, IDS, PROBS[:, :2], ("cat", "dog"))
     assert frame["kind"].tolist() == ["dog", "cat", "dog"]
 
 
@@ -354,7 +391,7 @@ def test_the_samples_ids_are_found_by_their_values(write_competition, header):
     [name] = set(header.split(",")) - {"y"}
     [note] = check_sample(sample, competition, image_table(), ("y",))
     assert note == f"{competition.root}/s.csv: the ids are in column {name!r}, by their values"
-    frame = build_submission(sample, competition, IDS[::-1], PROBS[:, :1], ("y",))
+    [frame] = build_submission(sample, competition, IDS[::-1], PROBS[:, :1], ("y",))
     assert list(frame.columns) == header.split(",")
     assert frame[name].tolist() == IDS.tolist()
     assert frame["y"].tolist() == PROBS[::-1, 0].tolist()

@@ -60,7 +60,7 @@ def test_leaving_a_constant_column_out_ends_in_a_submission(several):
     sample.to_csv(several.root / "without.csv", index=False)
     data, findings = several.load(*words, "competition.sample_submission=without.csv")
     assert findings + check_labels(data) == []
-    frame = build_submission(sample, data.config.competition, data.test.ids, np.zeros((60, 2)), ("sick", "c"))
+    [frame] = build_submission(sample, data.config.competition, data.test.ids, np.zeros((60, 2)), ("sick", "c"))
     assert list(frame.columns) == ["id", "sick", "c"]
 
 
