@@ -32,7 +32,7 @@ WITHOUT_TORCH = ("competition/", "evaluation/", "config/")
 WITHOUT_TORCH += ("containers.py", "errors.py", "files.py", "locks.py", "remote.py", "terminal.py")
 # What src imports each library in; numpy, pandas and torch may be anywhere else.
 DOORS = {
-    "accelerate": ("checkpointing/", "training/"),
+    "accelerate": ("checkpointing/", "inference/prediction_parts.py", "training/"),
     "albumentations": ("data/",),
     "cv2": ("data/",),
     "filelock": ("locks.py",),
@@ -45,7 +45,7 @@ DOORS = {
     "omegaconf": ("config/",),
     "PIL": ("competition/demo.py", "data/"),
     "psutil": ("device.py", "files.py"),
-    "pyarrow": ("containers.py", "inference/parts.py"),
+    "pyarrow": ("containers.py", "inference/prediction_parts.py"),
     "pydicom": ("data/",),
     "ray": ("ray_launcher.py",),
     "requests": ("training/wandb_tracker.py",),

@@ -94,7 +94,7 @@ class RunFolder:
         self.pictures = self.path / "pictures"  # the report's figures and worst images, of a run that is tracked
         self.report_images = self.path / ".report_images.json"  # on the page, kept for the page after infer.py
         self.provenance = self.path / "provenance.json"  # the code, versions, machine and tables it was made with
-        self.parts = self.path / "parts"  # predictions of an infer.py that has not ended, see inference.parts
+        self.parts = self.path / "parts"  # predictions of an infer.py that has not ended
         self.test_score = self.path / "test_score.json"  # of infer.py, where the test labels are known
         self.submitted = self.path / "submitted.json"  # the host's scores (tools.leaderboard), files sent (kaggle)
 

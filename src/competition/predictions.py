@@ -1,10 +1,19 @@
-"""Files of predictions, an id column and one column of probabilities per target, and their score."""
+"""Files of predictions, an id column and one column of probabilities per target; of the test set also their score."""
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from src.competition.submission import asks_for_labels, write_submission
+from src.competition.tables import ImageTable, load_solution
+from src.config.settings import Competition
 from src.errors import UserError
+from src.evaluation.metrics import Metric
+from src.evaluation.out_of_fold import pool_rows
 from src.evaluation.sampling import sample_scores
+from src.evaluation.thresholds import read_decision
 from src.files import save_json, save_table
 
 
@@ -32,16 +41,46 @@ def load_predictions(path, ids, names):
         raise UserError(f"{path}: damaged ({reason[:80]}); delete {path.parent} and train that fold again") from None
 
 
-def save_test_score(path, metric, targets, probs, groups, decision, **more):
-    """Write test_score.json, with `more`; return (the score, nan where it is not defined, a line about it).
+@dataclass(frozen=True)
+class TestSet:
+    """The test rows that a host wants predicted, in the columns of its sample, and what it scores them by."""
 
-    decision: that makes labels of the probs (N, C), or None; groups: (N,) of rows that belong together, or None.
-    """
-    probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
-    sampling = sample_scores(metric, targets, [probs], groups)
-    score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
-    is_defined = np.isfinite(score)
-    known = {"score": score if is_defined else None, "interval": [low, high] if is_defined else None}
-    save_json(path, {"metric": metric.name} | known | more)
-    rest = f", 95 % {low:.5f} to {high:.5f}" if is_defined else ", not defined on these answers"
-    return score, f"test {metric.name}: {score:.5f}{rest}"
+    competition: Competition
+    metric: Metric
+    table: ImageTable  # of which ids, target_names, groups and units are read
+    sample: pd.DataFrame | None  # of `load_sample`
+
+    @cached_property
+    def ids(self):
+        """(N,) str of the submission: those of the rows or, see competition.predict_by, of the units."""
+        units = self.table.units
+        return self.table.ids if units is None else pd.Index(units).unique().to_numpy(dtype=str)
+
+    @cached_property
+    def takes_labels(self):
+        """Whether the sample asks for labels instead of probabilities."""
+        return asks_for_labels(self.sample, self.competition, self.table.target_names, self.metric, self.ids)
+
+    def write(self, folder, probs, scores, **more):
+        """Write a RunFolder's submission and, where the test labels are known, test_score.json with `more`.
+
+        probs: (N, C) of the table's rows; scores: what scores.json holds, by whose thresholds labels are written.
+        Returns (the score: nan where it is not defined, None where no labels are known; a line about it, or None).
+        """
+        competition, metric, names, groups = self.competition, self.metric, self.table.target_names, self.table.groups
+        decision = None
+        if self.takes_labels:
+            decision = read_decision(scores, names, competition.task, may_be_none=not competition.separator)
+        if self.table.units is not None:
+            groups, probs = None, pool_rows(self.table.units, probs, competition.predict_with)[1]
+        write_submission(folder.submission, self.sample, competition, self.ids, probs, names, decision)
+        if (targets := load_solution(competition, self.table, self.ids)) is None:
+            return None, None
+        probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
+        sampling = sample_scores(metric, targets, [probs], groups)
+        score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
+        known, rest = {"score": score, "interval": [low, high]}, f"95 % {low:.5f} to {high:.5f}"
+        if not np.isfinite(score):
+            known, rest = {"score": None, "interval": None}, "not defined on these answers"
+        save_json(folder.test_score, {"metric": metric.name} | known | more)
+        return score, f"test {metric.name}: {score:.5f}, {rest}"

@@ -1,7 +1,7 @@
 """infer.engine: on a CPU, ONNX Runtime runs the networks where it agrees with torch."""
 
 import io
-import time
+import timeit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class _OnnxNetwork(nn.Module):
         if not difference <= _TOLERANCE:  # nan is not
             choice.give_up(f"differs from torch by {difference:.2g}, more than {_TOLERANCE:g}")
         elif choice.is_open:
-            ratio = _time(lambda one: self.network(**one), inputs) / _time(self._run, inputs)
+            ratio = _time(lambda: self.network(**inputs)) / _time(lambda: self._run(inputs))
             choice.is_open = False
             if ratio < _MARGIN:
                 choice.give_up(f"is {ratio:.2f} times as fast as torch")
@@ -119,11 +119,6 @@ def open_session(onnx):
     )
 
 
-def _time(run, inputs, repeats=3):
-    """Return the seconds of the fastest of some calls, after one that warms up."""
-    seconds = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        run(inputs)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+def _time(run):
+    """Return the seconds of the fastest of three calls, after one that warms up."""
+    return min(timeit.repeat(run, number=1, repeat=4)[1:])

@@ -5,8 +5,8 @@ import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
 from src.competition.image_files import check_not_empty
-from src.competition.predictions import save_predictions, save_test_score
-from src.competition.submission import asks_for_labels, check_sample, load_sample, write_submission
-from src.competition.tables import load_solution, load_test_table
+from src.competition.predictions import TestSet, save_predictions
+from src.competition.submission import check_sample, load_sample
+from src.competition.tables import load_test_table
 from src.config.load import load_saved_config
 from src.config.settings import seconds_of
 from src.data.dataset import ImageDataset, build_loader
@@ -27,10 +27,11 @@ from src.device import resolve_device, set_switches, share_cores
 from src.errors import UserError, first_line, listing
 from src.evaluation.calibration import CALIBRATIONS
 from src.evaluation.metrics import build_metric
-from src.evaluation.out_of_fold import load_out_of_fold, pool_rows
-from src.evaluation.thresholds import read_decision
+from src.evaluation.out_of_fold import load_out_of_fold
 from src.files import delete_unfinished, load_json, make_folder
-from src.inference.parts import Predictions, Processes, choose_part_rows, open_parts, predict_parts
+from src.inference.engines import accelerate
+from src.inference.ensemble import Predictions
+from src.inference.prediction_parts import choose_part_rows, open_parts, predict_parts
 from src.inference.time_budget import predict_in_time
 from src.inference.tta import VIEWS, build_views, check_weights
 from src.locks import hold_output
@@ -39,8 +40,52 @@ from src.report import write_report
 from src.terminal import paint, warn
 from src.training.engine import advise_on_nan, apply_view, predict, to_device
 from src.training.execution import recall_precision
+from src.training.processes import from_main, start_processes, wait_at_most
 
 _WRITING = 5e-6  # seconds that a number of a written table takes
+
+
+class Inference:
+    """What is settled and checked before the hours that predictions may take: folds, test set, and how it runs."""
+
+    def __init__(self, config, run_folder):
+        self.run, competition = RunFolder(run_folder), config.competition
+        self.folds, self._saved_config = find_folds(self.run, config.infer.folds), load_saved_config(run_folder)
+        target_names, self.is_trained = self.folds[0].load_target_names(), self.folds[0].is_finished()
+        self._stamps = _stamp(config, self.folds)
+        self.device = resolve_device(config.device)
+        set_switches(self.device, config.device_kwargs)
+        self.num_workers, self.guard = share_cores(self.device, config.train.num_workers, config.threads)
+        self.config = replace(config, precision=recall_precision(self.run, config, self.device))
+        sample = load_sample(competition)
+        table = load_test_table(competition, target_names, self.run.load_encoding(competition))
+        self.output = RunFolder(make_folder(config.infer.output or run_folder, "infer.output"))
+        print(*table.notes, sep="\n", end="\n" if table.notes else "")
+        if sample is not None:
+            check_sample(sample, competition, table, target_names)
+        metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
+        self.test = TestSet(competition, metric, table, sample)
+        if self.test.takes_labels and config.infer.average == "rank":
+            found = "the sample asks for a class, which needs means"
+            raise UserError(f"infer.average=rank: {found}; set infer.average=mean")
+        if self.test.takes_labels and (calibration := config.infer.calibration) != "none":
+            raise UserError(f"infer.calibration={calibration}: the sample asks for labels; leave it out")
+        self.views = build_views(config.infer.tta, config.image_size)
+        check_weights(config.infer.tta_weights, self.views)
+        self.calibrate = _fit_calibration(config, self.run)
+        shown = _describe_folds(self.folds, count_folds(self.run.folds))
+        print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(self.views)} views")
+
+    def check_loaded(self):
+        """Check that the folds' weights are those of the beginning: parts of the old ones would count as new."""
+        if self._stamps != _stamp(self.config, self.folds):
+            raise UserError(f"{self.run.path}: its weights changed while they were loaded; repeat the command")
+
+    def check_unchanged(self):
+        """Check that the run was not trained anew meanwhile: the predictions would be of no run."""
+        changes = describe_changes(self._saved_config, load_saved_config(self.run.path))
+        if changes or (self.is_trained and self._stamps != _stamp(self.config, self.folds)):
+            raise UserError(f"{self.run.path}: was overwritten meanwhile; repeat the command when it is trained")
 
 
 def infer_run(config, run_folder, began=None):
@@ -51,78 +96,55 @@ def infer_run(config, run_folder, began=None):
     """
     began = time.monotonic() if began is None else began
     ends_at = began + (seconds_of(config.infer.time_budget) or math.inf)
-    saved_config, folder, competition = load_saved_config(run_folder), RunFolder(run_folder), config.competition
-    folds = find_folds(folder, config.infer.folds)
-    target_names, stamps = folds[0].load_target_names(), _stamp(config, folds)
-    device = resolve_device(config.device)
-    set_switches(device, config.device_kwargs)
-    num_workers, guard = share_cores(device, config.train.num_workers, config.threads)
-    config = replace(config, precision=recall_precision(folder, config, device))
-    sample = load_sample(competition)
-    table = load_test_table(competition, target_names, folder.load_encoding(competition))
-    output = make_folder(config.infer.output or run_folder, "infer.output")  # Kaggle's input cannot be written
-    print(*table.notes, sep="\n", end="\n" if table.notes else "")
-    if sample is not None:
-        check_sample(sample, competition, table, target_names)  # before the hours that predictions may take
-    metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
-    ids = table.ids if table.units is None else np.unique(table.units)
-    if takes_labels := asks_for_labels(sample, competition, target_names, metric, ids):
-        _check_settings_of_labels(config.infer)
-    views = build_views(config.infer.tta, config.image_size)
-    check_weights(config.infer.tta_weights, views)
-    calibrate = _fit_calibration(config, folder)
-    shown = _describe_folds(folds, count_folds(folder.folds))
-    print(f"{run_folder}: {len(table)} test images x {shown} x {1 + len(views)} views")
-    processes, written = Processes(), RunFolder(output)
-    part_rows = choose_part_rows(config, len(table), len(folds) * len(target_names), processes.count)
-    writing = _WRITING * (1 + len(folds)) * len(table) * (1 + len(target_names)) + 0.2
+    processes = start_processes(config, "cpu")  # they talk through gloo on any device
+    wait_at_most(timedelta(days=30))  # the first may decode all images
+    inference = Inference(config, run_folder)
+    num_rows, num_targets = len(inference.test.table), len(inference.test.table.target_names)
+    part_rows = choose_part_rows(config, num_rows, len(inference.folds) * num_targets, processes.num_processes)
+    writing = _WRITING * (1 + len(inference.folds)) * num_rows * (1 + num_targets) + 0.2
     at_least = time.monotonic() + (time.monotonic() - began) / 10  # where the start has used all, it is late anyway
-    how = {"after_batch": guard.after_step, "ends_at": max(ends_at - writing, at_least)}
     with ExitStack() as held:
-        if part_rows and processes.rank == 0:
-            held.enter_context(hold_output(output))
-        how |= {"folder": written.parts, "part_rows": part_rows, "stamps": stamps}
-        predictions, counted = _predict_table(config, folds, table, views, device, num_workers, processes, **how)
-        if not processes.end():
+        if part_rows and processes.is_main_process:
+            held.enter_context(hold_output(inference.output.path))
+        predictions, counted = predict_folds(inference, part_rows, max(ends_at - writing, at_least))
+        processes.wait_for_everyone()
+        processes.destroy_process_group()
+        if not processes.is_main_process:
             return None
-        average = predictions.average(config.infer.average, calibrate)
         if not part_rows:
-            held.enter_context(hold_output(output))
-        changes = describe_changes(saved_config, load_saved_config(run_folder))
-        if changes or (folds[0].is_finished() and stamps != _stamp(config, folds)):  # they belong to no other run
-            raise UserError(f"{run_folder}: was overwritten meanwhile; repeat the command when it is trained")
-        written_folds = [written.fold(fold.number) for fold in counted]
-        for one in (written, *written_folds):
-            delete_unfinished(one.path)
-        decision = _load_decision(folder, target_names, competition) if takes_labels else None
-        if table.units is not None:
-            ids, average = pool_rows(table.units, average, competition.predict_with)
-        write_submission(written.submission, sample, competition, ids, average, target_names, decision)
-        for number, fold in enumerate(written_folds):
-            save_predictions(fold.test, table, predictions.blocks(slice(number, number + 1)))
-        for fold in folds:
-            if fold not in counted:  # what an earlier command wrote is no part of this submission
-                written.fold(fold.number).test.unlink(missing_ok=True)
-        predictions.delete()
-    print(f"{written.submission}: {len(ids)} rows, checked")
-    score = None
-    if (solution := load_solution(competition, table, ids)) is not None:
-        how = {"groups": table.groups if table.units is None else None, "decision": decision, "networks": len(counted)}
-        score, line = save_test_score(written.test_score, metric, solution, average, **how)
-        print(paint(line, "bold"))
+            held.enter_context(hold_output(inference.output.path))
+        inference.check_unchanged()
+        score = write_predictions(inference, predictions, counted)
     most = {} if math.isinf(ends_at) else {"seconds": max(0.0, ends_at - time.monotonic())}
-    if path := write_report(config, run_folder, written.path / "report.html", **most):
+    if path := write_report(config, run_folder, inference.output.path / "report.html", **most):
         print(path)
-    if sample is not None and solution is None and written.path == Path(run_folder):
+    if inference.test.sample is not None and score is None and inference.output.path == inference.run.path:
         print(f"next: python -m tools.kaggle submit {shlex.quote(str(run_folder))}")
     return score
 
 
-def _check_settings_of_labels(infer):
-    if infer.average == "rank":
-        raise UserError("infer.average=rank: the sample asks for a class, which needs means; set infer.average=mean")
-    if infer.calibration != "none":
-        raise UserError(f"infer.calibration={infer.calibration}: the sample asks for labels; leave it out")
+def write_predictions(inference, predictions, counted):
+    """Write the submission, and each network's own predictions; return the score or None, see TestSet.write.
+
+    counted: the FoldFolders whose networks predict.
+    """
+    output, test = inference.output, inference.test
+    average = predictions.average(inference.config.infer.average, inference.calibrate)
+    written = [output.fold(fold.number) for fold in counted]
+    for one in (output, *written):
+        delete_unfinished(one.path)
+    scores = _load_thresholds(inference.run, test.competition) if test.takes_labels else {}
+    score, line = test.write(output, average, scores, networks=len(counted))
+    for number, fold in enumerate(written):
+        save_predictions(fold.test, test.table, predictions.blocks(slice(number, number + 1)))
+    for fold in inference.folds:
+        if fold not in counted:  # what an earlier command wrote is no part of this submission
+            output.fold(fold.number).test.unlink(missing_ok=True)
+    predictions.delete()
+    print(f"{output.submission}: {len(test.ids)} rows, checked")
+    if line:
+        print(paint(line, "bold"))
+    return score
 
 
 def _describe_folds(folds, num_folds):
@@ -131,47 +153,47 @@ def _describe_folds(folds, num_folds):
     return " and ".join([*parts, "foldall"] if count < len(folds) else parts)
 
 
-def _predict_table(
-    config, folds, table, views, device, num_workers, processes, after_batch, ends_at, folder, part_rows, stamps
-):
-    """Return (Predictions, in parts where there are part_rows, the folds that count)."""
-    competition, rows = config.competition, processes.share(lambda: _find_readable(config, table))
-    start, networks = time.monotonic(), []
+def predict_folds(inference, part_rows, ends_at):
+    """Return (Predictions, Parts of part_rows rows unless that is None, the folds that count by `ends_at`)."""
+    config, folds, table = inference.config, inference.folds, inference.test.table
+    rows = from_main(lambda: _find_readable(config, table))
+    start, networks, parts, wanted = time.monotonic(), [], None, rows
     for fold in folds:
         if networks and time.monotonic() - start > ends_at - time.monotonic():
             break  # loading has taken half of the time that there was
-        networks.append(load_network(config, fold).place(device, config.train.channels_last))
-    known = table if len(rows) == len(table) else table.take(rows)
-    dataset = ImageDataset(known, competition, build_resize(config), config.seed)
-    if views:
-        check_views(networks[0], views.values(), build_loader(dataset, 1, num_workers=0), config)
-    to_probs = partial(probabilities, task=competition.task)
-    if config.infer.engine != "torch":
-        from src.inference.engines import accelerate  # here, as few need it
-
-        networks = accelerate(networks, config.infer.engine, to_probs)
-    how = {"views": tuple(views.values()), "weights": config.infer.tta_weights or None, "after_batch": after_batch}
-    check = partial(_check_finite, folds[0].path.parent, config.precision)
+        networks.append(load_network(config, fold).place(inference.device, config.train.channels_last))
+    if part_rows:
+        parts = open_parts(inference.output.parts, config, folds, table, rows, part_rows, inference.device)
+        inference.check_loaded()
+        if not (missing := parts.list_missing()):
+            return parts, folds
+        wanted = np.concatenate([rows[slice(*parts.spans[number])] for number in missing])
+    known = table if len(wanted) == len(table) else table.take(wanted)
+    dataset = ImageDataset(known, config.competition, build_resize(config), config.seed)
+    if inference.views:
+        check_views(networks[0], inference.views.values(), build_loader(dataset, 1, num_workers=0), config)
+    to_probs = partial(probabilities, task=config.competition.task)
+    networks = accelerate(networks, config.infer.engine, to_probs)
+    how = {"views": tuple(inference.views.values()), "weights": config.infer.tta_weights or None}
+    how |= {"after_batch": inference.guard.after_step}
+    loader = build_loader(dataset, config.eval_batch_size, inference.num_workers)
+    check = partial(_check_finite, inference.run, config.precision)
 
     def predict_all(loader, title="test"):
         return check(predict(networks, loader, to_probs, config.precision, title=title, **how)[1])
 
-    if part_rows:
-        parts = open_parts(folder, processes, config, folds, table, rows, part_rows, device)
-        if stamps != _stamp(config, folds):  # else parts of the old ones would count as new
-            raise UserError(f"{folds[0].path.parent}: its weights changed while they were loaded; repeat the command")
-        predict_parts(parts, processes, dataset, num_workers, config.eval_batch_size, predict_all)
-        return parts, folds
-    loader = build_loader(dataset, config.eval_batch_size, num_workers)
-    if math.isinf(ends_at):
-        probs = predict_all(loader)
+    if parts:
+        predict_parts(parts, missing, loader, config.eval_batch_size, predict_all)
+        predictions = parts
+    elif math.isinf(ends_at):
+        predictions = Predictions(predict_all(loader), rows, len(table))
     else:
         found = predict_in_time(networks, loader, to_probs, config.precision, ends_at, title="test", **how)
-        probs, rows = check(found.probs), rows[found.index]
-        _print_dropped(config.infer, found, folds, views, loader.num_images)
+        predictions = Predictions(check(found.probs), rows[found.index], len(table))
+        _print_dropped(config.infer, found, folds, inference.views, loader.num_images)
         folds = [folds[number] for number in found.networks]
     loader.close()
-    return Predictions(probs, rows, len(table)), folds
+    return predictions, folds
 
 
 def _stamp(config, folds):
@@ -191,9 +213,9 @@ def _find_readable(config, table):
     return np.delete(np.arange(len(table)), [row for row, _ in unread])
 
 
-def _check_finite(run_folder, precision, probs):
+def _check_finite(run, precision, probs):
     if not np.isfinite(probs).all():
-        raise UserError(f"{run_folder}: predictions are nan; {advise_on_nan(precision, 'train it again')}")
+        raise UserError(f"{run.path}: predictions are nan; {advise_on_nan(precision, 'train it again')}")
     return probs
 
 
@@ -243,32 +265,31 @@ def _fit_calibration(config, folder):
     return apply
 
 
-def _load_decision(folder, target_names, competition):
-    """Return the Decision by which train.py's out-of-fold predictions say that labels are written."""
+def _load_thresholds(folder, competition):
+    """Return what scores.json holds, by whose thresholds labels are written; {} where there is none."""
     scores = load_json(folder.scores) if folder.scores.is_file() else {}
     if competition.separator and "thresholds" not in scores:
         print(f"{folder.scores}: holds no thresholds, so a label is written from a probability of 0.5 on")
-    decision = read_decision(scores, target_names, competition.task, may_be_none=not competition.separator)
     if scores.get("are_found"):
         print(f"labels by the thresholds of {folder.scores}")
-    return decision
+    return scores
 
 
 @torch.inference_mode()
 def check_views(network, views, loader, config):
     """Try every view, a function, on one row: some networks take images of one size only."""
     plain = network.normalize(to_device(next(loader.batches(0))["inputs"], network.pixel_mean.device))
-    if error := next(filter(None, (_find_error(network, apply_view(view, plain)) for view in views)), None):
-        errors = {name: [_find_error(network, apply_view(one, plain)) for one in its] for name, its in VIEWS.items()}
-        taken = [name for name, found in errors.items() if not any(found)]
+
+    def find_error(views):
+        for view in views:
+            try:
+                network(**apply_view(view, plain))
+            except (RuntimeError, AssertionError) as error:
+                return error
+        return None
+
+    if error := find_error(views):
+        taken = [name for name, its in VIEWS.items() if not find_error(its)]
         advice = f"it takes {', '.join(taken)}" if taken else "set infer.tta=[]"
         reason = f"{config.model.backbone} cannot take it ({first_line(error)})"
         raise UserError(f"infer.tta={config.infer.tta}: {reason}; {advice}")
-
-
-def _find_error(network, inputs):
-    try:
-        network(**inputs)
-    except (RuntimeError, AssertionError) as error:
-        return error
-    return None

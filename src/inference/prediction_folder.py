@@ -7,13 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.checkpointing.run_folder import RunFolder
-from src.competition.predictions import join_columns, save_test_score
-from src.competition.submission import asks_for_labels, load_sample, write_submission
-from src.competition.tables import load_solution
+from src.competition.predictions import join_columns
 from src.config.load import config_yaml
 from src.errors import UserError
-from src.evaluation.out_of_fold import pool_rows
-from src.evaluation.thresholds import read_decision
 from src.files import delete_unfinished, save_json, save_table, save_text
 
 
@@ -60,25 +56,16 @@ def write_folder(config, kind, oof, scores, result):
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def write_test(folder, place, competition, metric, test, units, probs, scores, are_ranks=False):
+def write_test(folder, place, test, probs, scores, are_ranks=False):
     """Write test.csv, the submission and, where the test labels are known, its score; return lines about them.
 
-    test: ImageTable, of which ids, target_names and groups are read; units: (N,) str, see competition.predict_by, or
-    None; probs: (N, K); scores: what scores.json holds; are_ranks: `probs` are no probabilities.
+    test: TestSet; probs: (N, K) of its rows; scores: what scores.json holds; are_ranks: `probs` are no probabilities.
     """
-    ids, names, sample = test.ids, test.target_names, load_sample(competition)
-    save_table(folder.test, join_columns({"id": ids}, probs, names))
-    if units is not None:
-        ids, probs = pool_rows(units, probs, competition.predict_with)
-    takes_labels = asks_for_labels(sample, competition, names, metric, ids)
-    if takes_labels and are_ranks:
+    save_table(folder.test, join_columns({"id": test.table.ids}, probs, test.table.target_names))
+    if test.takes_labels and are_ranks:
         raise UserError("method: the sample asks for a class, which needs probabilities, not ranks; set method=mean")
-    decision = read_decision(scores, names, competition.task) if takes_labels else None
-    write_submission(folder.submission, sample, competition, ids, probs, names, decision)
-    lines = [f"{place}/submission.csv: {len(ids)} rows, checked"]
-    if (solution := load_solution(competition, test, ids)) is not None:
-        groups = test.groups if units is None else None
-        lines.append(save_test_score(folder.test_score, metric, solution, probs, groups, decision)[1])
-    elif sample is not None:
+    score, line = test.write(folder, probs, scores)
+    lines = [f"{place}/submission.csv: {len(test.ids)} rows, checked", *([line] if line else [])]
+    if test.sample is not None and score is None:
         lines.append(f"next: python -m tools.kaggle submit {shlex.quote(str(place))}")
     return lines

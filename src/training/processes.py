@@ -1,4 +1,4 @@
-"""The processes of torchrun that train one fold: how they connect, how long one waits, and what all must have alike."""
+"""The processes of torchrun: how they connect, how long one waits for another, and what all must have alike."""
 
 import hashlib
 import os
@@ -58,26 +58,43 @@ def from_main(function):
     return found
 
 
-def check_alike(run):
-    """Raise a UserError, on all processes, where one has other settings, code, libraries or rows than the main one."""
-    if run.processes.num_processes == 1:
-        return
-    keys, table = ("fold", "overwrite", *training_settings()), run.table
-    facts = {key: as_word(value_of(run.config, key)) for key in keys}
-    code = [path.read_bytes() for path in sorted((REPOSITORY / "src").rglob("*.py"))]
+def check_hosts(run):
+    """Raise a UserError, on all processes, where one has another run than the main one, or alone holds its work."""
+    table = run.table
     arrays = table.ids, table.targets, table.folds, table.metadata, table.auxiliary
-    rows = [np.ascontiguousarray(one).tobytes() for one in arrays if one is not None]
-    parts = {"the code in src": code, "the table of rows": rows}
-    facts |= {name: hashlib.sha256(b"".join(one)).hexdigest()[:12] for name, one in parts.items()} | read_versions()
-    has_work, host = run.folder.has_work(), platform.node()
-    everyone = gather_object([(host, has_work, facts)])
-    _, main_has_work, expected = everyone[0]
-    for number, (host, has_work, found) in enumerate(everyone):
-        where = f"process {number} (host {host})"
-        if differing := [key for key in facts if found[key] != expected[key]]:
-            key, others = differing[0], f" and {len(differing) - 1} more" if differing[1:] else ""
-            differ = f"{key} is {found[key]}, on process 0 {expected[key]}{others}"
-            raise UserError(f"{where}: {differ}; give every host the same command, code and tables")
-        if has_work and not main_has_work and not run.config.overwrite:
+    check_alike(describe_work(run.config, ("fold", "overwrite"), arrays))
+    everyone = gather_object([(platform.node(), run.folder.has_work())])
+    for number, (host, has_work) in enumerate(everyone):
+        if has_work and not everyone[0][1] and not run.config.overwrite:
             advice = "start that host as the first (--node_rank 0), or share the folder"
-            raise UserError(f"{run.folder.path}: {where} holds the run's work, process 0 none; {advice}")
+            found = f"process {number} (host {host}) holds the run's work, process 0 none"
+            raise UserError(f"{run.folder.path}: {found}; {advice}")
+
+
+def describe_work(config, keys, arrays):
+    """Return {name: value} of what decides a result on any host: settings, code, libraries and the rows' arrays.
+
+    keys: of settings, besides those that change what is trained; arrays: (N, ...) each, or None.
+    """
+    facts = {key: as_word(value_of(config, key)) for key in (*keys, *training_settings())}
+    code = (path.read_bytes() for path in sorted((REPOSITORY / "src").rglob("*.py")))
+    rows = (np.ascontiguousarray(one).view(np.uint8) for one in arrays if one is not None)
+    return facts | {"the code in src": hash_bytes(code), "the table of rows": hash_bytes(rows)} | read_versions()
+
+
+def hash_bytes(pieces):
+    """Return a short hash of several bytes."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()[:12]
+
+
+def check_alike(facts):
+    """Raise a UserError, on all processes, that names the first of the facts in which one differs from the main one."""
+    (_, expected), *others = gather_object([(platform.node(), facts)])
+    for number, (host, found) in enumerate(others, 1):
+        if differing := [key for key in facts if found[key] != expected[key]]:
+            key, more = differing[0], f" and {len(differing) - 1} more" if differing[1:] else ""
+            differ = f"process {number} (host {host}): {key} is {found[key]}, on process 0 {expected[key]}{more}"
+            raise UserError(f"{differ}; give every host the same command, code and tables")

@@ -37,7 +37,7 @@ from src.training.fold import train_fold
 from src.training.learner import build_learner, build_transforms, choose_rows, count_reads
 from src.training.oof import print_next, score_run
 from src.training.optimizer import build_optimizer
-from src.training.processes import PREPARING, WORKING, check_alike, from_main, start_processes, wait_at_most
+from src.training.processes import PREPARING, WORKING, check_hosts, from_main, start_processes, wait_at_most
 from src.training.provenance import save_provenance
 from src.training.schedule import build_schedule
 from src.training.self_training import build_train_table, join_tables, load_test_rows
@@ -112,7 +112,7 @@ def check_run(config, words, interrupts, processes):
     """Return the Run of a command line, all checked; its folder is as it was."""
     check_loss(config)
     run = load_run(config, processes)
-    check_alike(run)
+    check_hosts(run)
     check_learner(run)
     run.interrupts, run.words = interrupts, tuple(words)
     return run

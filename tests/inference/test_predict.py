@@ -235,7 +235,7 @@ def test_a_sample_that_asks_for_labels_is_not_calibrated(make, tmp_path):
 def test_a_sample_of_other_rows_is_refused_before_anything_is_predicted(make, tmp_path, monkeypatch):
     folder, _, _ = make("competition.sample_submission=sample.csv")
     pd.DataFrame({"id": [*IDS[1:], "new"], "x": 0.5, "y z": 0.5}).to_csv(tmp_path / "data/sample.csv", index=False)
-    monkeypatch.setattr(predict, "_predict_table", None)
+    monkeypatch.setattr(predict, "predict_folds", None)
     with pytest.raises(UserError, match="1 of 5 ids are no test rows and 1 test rows are missing .first: new.; check"):
         infer_run(load_run([f"run={folder}"])[1], folder)
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from src.competition.paths import locate
+from src.competition.predictions import TestSet
+from src.competition.submission import load_sample
 from src.competition.tables import (
     ImageTable,
     load_test_table,
@@ -270,10 +272,10 @@ def write(config, competition, metric, oof, test, probs, result, space):
     scores = score(metric, oof, competition, result, None if test is None else len(test[0]))
     with write_folder(config, "blend", oof, scores, result) as folder:
         if probs is not None:
-            rows = ImageTable(test[0], None, None, oof.target_names, None, None)
-            units = load_units(competition, rows.ids, "test_table", oof.target_names)
-            how = {"units": units, "probs": probs, "scores": scores, "are_ranks": space == "ranks"}
-            lines = write_test(folder, place, competition, metric, rows, **how)
+            units = load_units(competition, test[0], "test_table", oof.target_names)
+            rows = ImageTable(test[0], None, None, oof.target_names, None, None, units=units)
+            test_set = TestSet(competition, metric, rows, load_sample(competition))
+            lines = write_test(folder, place, test_set, probs, scores, are_ranks=space == "ranks")
     print(f"{place}/oof.csv: nested {metric.name} {result['nested']:.5f}", *lines, sep="\n")
 
 

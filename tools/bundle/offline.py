@@ -225,6 +225,8 @@ def blend(given, sources, folder):
     import numpy as np
 
     from src.checkpointing.run_folder import RunFolder
+    from src.competition.predictions import TestSet
+    from src.competition.submission import load_sample
     from src.competition.tables import ImageTable, load_test_table
     from src.competition.targets import match_ids
     from src.evaluation.blending import Blend
@@ -240,9 +242,9 @@ def blend(given, sources, folder):
     metric = build_metric(competition.metric, competition.task, **competition.metric_kwargs)
     table = load_test_table(competition, names) if competition.predict_by else None
     units = None if table is None else table.units[match_ids(ids, table.ids)[0]]
-    how = {"units": units, "probs": probs, "scores": given["scores"], "are_ranks": given["space"] == "ranks"}
-    rows = ImageTable(ids, None, None, names, None, None)
-    write_test(RunFolder(folder), folder, competition, metric, rows, **how)
+    rows = ImageTable(ids, None, None, names, None, None, units=units)
+    test = TestSet(competition, metric, rows, load_sample(competition))
+    write_test(RunFolder(folder), folder, test, probs, given["scores"], are_ranks=given["space"] == "ranks")
     print(f"blend of {listing([one.name for one in sources], 20)}: {given['method']}")
 
 

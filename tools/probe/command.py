@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from src.checkpointing.run_folder import RunFolder
 from src.competition.folds import make_folds
+from src.competition.predictions import TestSet
 from src.competition.splits import SPLITS
 from src.competition.submission import load_sample
 from src.competition.tables import load_test_table
@@ -318,12 +319,12 @@ def write(run, sources, best, result):
         save_folds(folder.folds, table, has_work=False)  # with the rows that no fold validates
         if run.folder.unreadable.is_file():
             shutil.copyfile(run.folder.unreadable, folder.unreadable)
-        if load_sample(config.competition) is None and not config.competition.test_table:
+        if (sample := load_sample(config.competition)) is None and not config.competition.test_table:
             lines.append("no test rows are known, so that no submission is written")
         else:
             test = load_test_table(config.competition, table.target_names, table.encoding)
-            how = {"units": test.units, "probs": predict_test(run, test, sources, best), "scores": scores}
-            lines += write_test(folder, config.run_folder, config.competition, metric, test, **how)
+            probs, test_set = predict_test(run, test, sources, best), TestSet(config.competition, metric, test, sample)
+            lines += write_test(folder, config.run_folder, test_set, probs, scores)
     print(*lines, sep="\n")
 
 

@@ -17,9 +17,11 @@ from src.competition.image_files import Paths
 from src.config.load import load_config
 from src.errors import UserError
 from src.files import save_text
-from src.inference import parts as module
-from src.inference.ensemble import ENSEMBLES
-from src.inference.parts import Parts, Predictions, Processes, choose_part_rows, open_parts
+from src.inference import ensemble
+from src.inference import prediction_parts as module
+from src.inference.ensemble import ENSEMBLES, Predictions
+from src.inference.prediction_parts import Parts, choose_part_rows, open_parts
+from src.training import processes
 from tests.runs import make_table
 
 NAMES, TARGETS, NUM_ROWS = ["fold0", "foldall"], ["a", "a.b", "b"], 23
@@ -42,7 +44,7 @@ def median_of_all(probs):
 @pytest.mark.parametrize("rows", [ROWS, np.arange(len(ROWS))], ids=["some", "all"])
 def test_what_is_read_by_parts_equals_what_is_in_memory(tmp_path, monkeypatch, rows, how):
     monkeypatch.setitem(ENSEMBLES, "mine", median_of_all)
-    monkeypatch.setattr(module, "_PART_VALUES", 50)  # so that the average is on the disk, and a column at a time
+    monkeypatch.setattr(ensemble, "MOST_VALUES", 50)  # so that the average is on the disk, and a column at a time
     num_rows = NUM_ROWS if rows is ROWS else len(ROWS)
     parts, memory = save_all(tmp_path, rows=rows, num_rows=num_rows), Predictions(PROBS, rows, num_rows)
     square = (lambda values: values**2) if how == "mean" else (lambda values: values)
@@ -62,13 +64,13 @@ def test_what_is_read_by_parts_equals_what_is_in_memory(tmp_path, monkeypatch, r
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
     try:
-        with pytest.raises(OSError, match=r"File too large: .*average\.npy"):
+        with pytest.raises(OSError, match=f"File too large: .*{tmp_path}"):
             parts.average(how, square)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, "posix_fallocate", Mock(side_effect=full), raising=False)  # else a write into it crashes
-    with pytest.raises(OSError, match=r"No space left on device: .*average\.npy"):
+    with pytest.raises(OSError, match=f"No space left on device: .*{tmp_path}"):
         parts.average(how, square)
     parts.delete()
     assert not tmp_path.exists()
@@ -95,13 +97,7 @@ def test_a_part_that_is_damaged_or_of_another_submission_is_not_there(tmp_path):
     assert str(caught.value) == f"{parts.path(1)}: {advice}"
     parts.path(1).write_bytes(content)
     assert all(map(parts.is_there, range(5)))
-    parts.path(3).write_bytes((tmp_path / "other/part_000003.parquet").read_bytes())
     save_text(tmp_path / "mine.txt", "")
-    parts.delete_others()
-    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
-        "mine.txt",
-        *(f"part_{n:06d}.parquet" for n in (0, 1, 2, 4)),
-    ]
     parts.delete()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "other", "x"]
 
@@ -159,7 +155,7 @@ def test_a_submission_is_another_one_where_anything_differs_that_decides_it(tmp_
 
     def open_(words=(), table=table, rows=(0, 1, 2, 3), size=2):
         found = open_parts(
-            tmp_path / "parts", Processes(), load_config([*base, *words]), [fold], table, np.array(rows), size,
+            tmp_path / "parts", load_config([*base, *words]), [fold], table, np.array(rows), size,
             torch.device("cpu"),
         )  # fmt: skip
         return found.fingerprint
@@ -168,6 +164,12 @@ def test_a_submission_is_another_one_where_anything_differs_that_decides_it(tmp_
     same = (["threads=1", "train.num_workers=3", "report=false", "infer.average=rank", "infer.output=x", "name=other"],)
     for words in same:
         assert open_(words) == first
+    kept = tmp_path / "parts/part_000000.parquet"
+    save_text(kept, "")
+    open_()
+    assert kept.exists()
+    open_(["infer.tta=vflip"])
+    assert not kept.exists()
     seen = {first}
     for one in (
         {"words": ["infer.tta=hflip"]}, {"words": ["image_size=64"]}, {"words": ["infer.batch_size=4"]}, {"size": 4},
@@ -192,30 +194,18 @@ def test_a_process_that_has_other_rows_or_another_folder_is_refused(tmp_path, mo
     fold = FoldFolder(tmp_path / "fold0")
     save_text(fold.weights("last"), "w")
 
-    class Second(Processes):
-        rank = 1
-
-        def __init__(self, own, folder):
-            self.own, self.folder = own, folder
-
-        def share(self, build):
-            first, fingerprint = build()
-            if self.folder:
-                (tmp_path / "parts/submission").unlink()  # which it does not see
-            return (first if self.own else "other"), fingerprint
+    def open_as_second():
+        open_parts(tmp_path / "parts", load_config([]), [fold], table, np.arange(4), 2, torch.device("cpu"))
 
     monkeypatch.setattr(module, "_PATIENCE", 1)
-    monkeypatch.setattr(module.platform, "node", lambda: "host2")
-    for second, line in (
-        (
-            Second(False, False),
-            "has another run, code, libraries or test rows than the first; give every host the same",
-        ),
-        (
-            Second(True, True),
-            f"does not see {tmp_path}/parts of the first; set infer.output to a folder that all hosts share",
-        ),
-    ):  # fmt: skip
-        with pytest.raises(UserError) as caught:
-            open_parts(tmp_path / "parts", second, load_config([]), [fold], table, np.arange(4), 2, torch.device("cpu"))
-        assert str(caught.value) == f"process 1 on host2: {line}"
+    monkeypatch.setattr(processes.platform, "node", lambda: "host2")
+    monkeypatch.setattr(module, "save_text", lambda *_: None)  # so that it is not seen
+    with pytest.raises(UserError) as caught:
+        open_as_second()
+    advice = "set infer.output to a folder that all hosts share"
+    assert str(caught.value) == f"process 0 (host host2): does not see {tmp_path}/parts of the first; {advice}"
+    monkeypatch.setattr(processes, "gather_object", lambda found: [("host1", found[0][1] | {"seed": "1"}), *found])
+    with pytest.raises(UserError) as caught:
+        open_as_second()
+    advice = "give every host the same command, code and tables"
+    assert str(caught.value) == f"process 1 (host host2): seed is 42, on process 0 1; {advice}"
