@@ -263,15 +263,17 @@ def test_finished_folds_predict_else_those_that_have_done_an_epoch(tmp_path, cap
         find_folds(folder, "both")
 
 
-@pytest.mark.parametrize("change", ["fold=2", "seed=2", "other weights", None])
+@pytest.mark.parametrize("change", ["fold=2", "seed=2", "other weights", "begun anew", None])
 def test_predictions_of_a_run_that_was_overwritten_meanwhile_are_not_written(make, monkeypatch, change, tmp_path):
     """Another fold that is trained meanwhile changes nothing of what was predicted."""
     folder, _, _ = make()
     plain = predict.predict
 
     def predict_and_change(*arguments, **more):
-        if change == "other weights":
+        if change in ("other weights", "begun anew"):
             path = folder / "fold1/last.safetensors"
+            if change == "begun anew":
+                (folder / "fold0/meta.json").unlink()
             os.replace(shutil.copy(path, tmp_path), path)
             return plain(*arguments, **more)
         config = load_config(["competition=mine.yaml", "normalize=dataset", *([change] if change else [])])
