@@ -32,7 +32,7 @@ from src.errors import UserError
 from src.evaluation.metrics import positives
 from src.remote import is_url
 
-_MANY_COLUMNS, _ROWS_AT_ONCE = 16, 16384
+_MANY_COLUMNS, _ROWS_AT_ONCE = 16, 4096
 
 
 @dataclass(frozen=True)
