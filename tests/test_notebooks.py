@@ -46,14 +46,6 @@ def execute(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_eda_runs_on_the_embedded_competition(execute, tmp_path):
-    text, _, num_images = execute("eda")
-    assert "demo: 1437 training images, multiclass" in text
-    assert num_images == 3
-    assert os.path.isdir(tmp_path / "data" / "demo")
-
-
-@pytest.mark.slow
 def test_a_first_run_is_trained_shown_and_inferred(execute, tmp_path):
     text, html, num_images = execute("first_run", FIRST_RUN_WORDS=" ".join([*TINY, "name=first"]))
     assert "fold 0: already finished" in text
@@ -80,16 +72,37 @@ def run_cell(source, space):
     return None
 
 
+@pytest.fixture
+def run_cells(tmp_path, monkeypatch, few_samples, capsys):
+    """Run a notebook in this process; return (what it printed, what each cell would show)."""
+
+    def run(name):
+        (tmp_path / "train.py").touch()  # by which the notebook knows its project
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        space, cells = {"run_tool": run_tool}, nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
+        shown = [run_cell(cell.source, space) for cell in cells if cell.cell_type == "code"]
+        return capsys.readouterr().out, shown
+
+    return run
+
+
 @pytest.mark.slow
-def test_two_runs_are_compared_and_blended(tmp_path, monkeypatch, few_samples, capsys):
-    (tmp_path / "train.py").touch()  # by which the notebook knows its project
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_eda_runs_on_the_embedded_competition(run_cells, tmp_path):
+    import matplotlib.pyplot as plt
+
+    text, shown = run_cells("eda")
+    assert "demo: 1437 training images, multiclass" in text
+    assert sum(isinstance(one, Figure) for one in shown) == 2
+    assert len(plt.get_fignums()) == 1  # the chart of classes
+    plt.close("all")
+    assert os.path.isdir(tmp_path / "data" / "demo")
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared_and_blended(run_cells, tmp_path, monkeypatch):
     monkeypatch.setenv("COMPARE_WORDS", " ".join(TINY))
-    space = {"run_tool": run_tool}
-    cells = nbformat.read(REPOSITORY / "notebooks" / "compare_runs.ipynb", as_version=4).cells
-    shown = [run_cell(cell.source, space) for cell in cells if cell.cell_type == "code"]
-    text = capsys.readouterr().out
+    text, shown = run_cells("compare_runs")
     assert "of 1437 rows; " in text
     assert "settings: augment.preset=light (was none)" in text
     assert "<h3>both</h3>" in shown[-1]._repr_html_()
