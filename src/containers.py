@@ -43,8 +43,20 @@ def is_file(path):
 
 
 def list_folder(path):
-    """Return the names of (files, folders), two sets, of a container or a folder inside one."""
-    return _call(*split_path(path), "list")
+    """Return the names of (files, others), two sets, in a folder or container; links count as what they lead to."""
+    if is_url(path):
+        return remote.list_folder(path)
+    if (where := split_path(path))[1] is not None:
+        return _call(*where, "list")
+    files, others = set(), set()
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+            for entry in entries:
+                is_plain = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
+                (files if is_plain else others).add(entry.name)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be listed ({error.strerror}); check it") from None
+    return files, others
 
 
 def stat_file(path):

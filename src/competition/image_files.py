@@ -9,7 +9,7 @@ import numpy as np
 
 from src import remote
 from src.config.registry import list_names
-from src.containers import SUFFIXES, list_folder, split_path, stat_file
+from src.containers import SUFFIXES, list_folder, stat_file
 from src.errors import UserError
 
 IMAGE_SUFFIXES = (
@@ -34,7 +34,7 @@ def check_not_empty(table):
         found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(table)} are empty"
         raise UserError(f"{empty[0]}: {found}, copy them again or set unreadable=skip")
     if lost := read_three(table.paths, table.ids)[1]:
-        raise UserError(f"{lost[0]}, or set unreadable=skip")
+        raise UserError(lost[0])
 
 
 def read_three(paths, ids):
@@ -129,24 +129,12 @@ class FileTree:
         return [name[::step] for name in found if _fits(name[::step], part)]
 
     def list_folder(self, folder):
-        """Return the names of (files, others) in a folder, also of a container; links count as what they lead to."""
+        """Return the names of (files, others) in a folder of the tree."""
         path = f"{self._root}/{folder}".rstrip("/")
         if path.startswith(remote.HTTP):
             raise UserError(f"{path}: http lists no files; set a table of the ids, and patterns without *")
-        if folder not in self._listed and remote.is_url(path):
-            self._listed[folder] = remote.list_folder(path)
-        if folder not in self._listed and split_path(path)[1] is not None:
-            self._listed[folder] = list_folder(path)
         if folder not in self._listed:
-            self._listed[folder] = files, others = set(), set()
-            try:
-                with os.scandir(path) as entries:
-                    for entry in entries:
-                        is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
-                        (files if is_file else others).add(entry.name)
-            except OSError as error:
-                if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                    raise UserError(f"{path}: cannot be listed ({error.strerror}); check it") from None
+            self._listed[folder] = list_folder(path)
         return self._listed[folder]
 
 
