@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 
@@ -275,12 +276,10 @@ def decode_npy(path, data, channels):
 
 
 def decode_dicom(path, data, channels):
-    """As `dicom.show_dicom`."""
+    """As `dicom.decode_dicom`."""
     from src.data import dicom  # here, as pydicom takes 0.2 s that most competitions need not wait for
 
-    image = dicom.read_dicom(data)
-    check_size(path, image.Rows, image.Columns)
-    return dicom.show_dicom(image)
+    return dicom.decode_dicom(data, partial(check_size, path))
 
 
 # suffix -> function(path, data, channels) that returns uint8 or float32 pixels, (H, W) or (H, W, C)

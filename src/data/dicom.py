@@ -8,28 +8,22 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 
-def read_dicom(data):
-    """Return a file's tags, a pydicom.Dataset; its pixels are not decoded yet. ValueError: it holds no image.
+def decode_dicom(data, check_size):
+    """Return (H, W) or (H, W, 3) uint8: modality LUT, then the first VOI table or window, else the image's own range.
 
-    Files need no preamble.
+    Of several frames the middle one is taken; MONOCHROME1 is inverted. Padding is no image: black, and left out of the
+    range. Tags that are empty or cannot be used count as absent; files need no preamble. check_size(height, width) may
+    refuse an image before its pixels are decoded.
     """
     if b"1.2.840.10008.1.2.1.99" in data[:2000]:  # which pydicom unpacks whole, whatever its size
         raise ValueError("is deflated DICOM, which is not read; save it with another transfer syntax")
     dicom = pydicom.dcmread(io.BytesIO(data), force=True)
     if "Rows" not in dicom:
         raise ValueError("no DICOM image")
+    check_size(dicom.Rows, dicom.Columns)
     if "TransferSyntaxUID" not in dicom.file_meta:
         is_implicit, _ = dicom.original_encoding
         dicom.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
-    return dicom
-
-
-def show_dicom(dicom):
-    """Return (H, W) or (H, W, 3) uint8: modality LUT, then the first VOI table or window, else the image's own range.
-
-    Of several frames the middle one is taken; MONOCHROME1 is inverted. Padding is no image: black, and left out of the
-    range. Tags that are empty or cannot be used count as absent.
-    """
     stored = pixel_array(dicom, index=int(dicom.get("NumberOfFrames") or 1) // 2)
     if dicom.PhotometricInterpretation == "PALETTE COLOR":
         stored, dicom.BitsStored = apply_color_lut(stored, dicom), 16
