@@ -2,8 +2,8 @@
 
 A pattern is relative to the competition's root, or absolute: {column} is a row's value, {column[0]} a letter of it, and
 * anything within one name. Of several patterns the one that has a row's image counts. A pattern that ends in * finds
-only images, by their suffix; .* at its end is one suffix. A zip, HDF5 or parquet file is a folder: train.zip/{id}.jpg.
-A pattern or the root may be a URL; a row's values make none, and lead out of no folder.
+only images, by their suffix; .* at its end is the suffix of one. A zip, HDF5 or parquet file is a folder:
+train.zip/{id}.jpg. A pattern or the root may be a URL; a row's values make none, and lead out of no folder.
 
 Where competition.images is set a row has several files, of every pattern: its path is theirs, joined by JOIN.
 """
@@ -235,7 +235,7 @@ def _match_pattern(competition, key, pattern, rows, ids):
     where = f"competition.{key}"
     _check_pattern(pattern, where)
     root, pattern = _split_root(competition.root, pattern)
-    tree = FileTree(root)
+    tree, is_one_file = FileTree(root), pattern.endswith(".*") and pattern.count("*") == 1 and not competition.images
     if "*" in pattern.rpartition("/")[2].removesuffix(".*"):
         _check_one_row(tree, pattern, where, fill_pattern(pattern, where, rows))
     for row, path in enumerate(fill_pattern(pattern, where, rows)):
@@ -245,6 +245,9 @@ def _match_pattern(competition, key, pattern, rows, ids):
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
+        if len(found) > 1 and is_one_file:  # a mask beside the image, it may be
+            several = f"id '{ids[row]}' has several images ({listing(sorted(found))})"
+            raise UserError(f"{where}={pattern}: {several}; write the suffix of one in place of .*")
         found = sorted(found, key=natural_key) if len(found) > 1 else found
         found = map(quote, found) if root.startswith(HTTP) else found  # so that ? and % lead to no other folder
         yield [f"{root}/{one}" for one in found]
