@@ -30,10 +30,10 @@ def check_settings(competition):
     if competition.separator is not None and not (label and task == "multilabel" and competition.separator):
         needs = "splits the cells of competition.label for competition.task=multilabel, and is one letter or more"
         raise UserError(f"competition.separator={competition.separator}: {needs}; set it to null or set these")
-    if len(set(targets)) < len(targets):
-        raise UserError(f"competition.targets: a column is named twice ({found}); name each once")
-    if len(set(classes := _list_classes(competition))) < len(classes):
-        raise UserError(f"competition.classes: a class is named twice ({listing(classes)}); name each once")
+    for key in ("targets", "classes", "auxiliary", "metadata"):
+        names = [name.strip() for name in getattr(competition, key)]
+        if len(set(names)) < len(names):
+            raise UserError(f"competition.{key}: a name is there twice ({listing(names)}); name each once")
     _check_columns(competition, "auxiliary", "targets", "label", "id")
     _check_columns(competition, "metadata", "targets", "label", "id", "group", "predict_by", "fold", "auxiliary")
     if task != "regression" and targets and (len(targets) == 1) != (task == "binary"):
@@ -49,8 +49,6 @@ def _check_columns(competition, setting, *others):
         if taken := [name for name in names if name in ([named] if isinstance(named, str) else named)]:
             found = f"{taken[0]!r} is competition.{key} already"
             raise UserError(f"competition.{setting}: {found}; leave it out of competition.{setting}")
-    if len(set(names)) < len(names):
-        raise UserError(f"competition.{setting}: a column is named twice ({listing(names)}); name each once")
 
 
 def order_classes(names):
@@ -69,7 +67,7 @@ def read_label(rows, competition, where, target_names=None):
     labels = list_labels(rows, competition, where, target_names)
     if target_names is None:  # else training's, of which the table need not have every class
         column, found = f"column {competition.label!r}", order_classes(labels)
-        classes = _list_classes(competition) or found
+        classes = [name.strip() for name in competition.classes] or found
         if len(found) < 2:
             found = f"holds one class only ({listing(found) or 'no label'})"
             raise UserError(f"{where}: {column} {found}; nothing can be learned, set another label")
@@ -101,7 +99,7 @@ def list_labels(rows, competition, where, target_names=None):
     cells, separator = read_column(rows, competition.label, where, "label", may_be_empty=True), competition.separator
     cells = cells[~_is_missing(cells, competition)]
     labels = cells if separator is None else split_labels(cells, separator)
-    classes = _list_classes(competition) or list(target_names or ())
+    classes = [name.strip() for name in competition.classes] or list(target_names or ())
     if not competition.classes and target_names and competition.task == "binary":
         classes += [*labels[~labels.isin(target_names)].iloc[:1]]
     if classes and (is_unknown := ~labels.isin(classes)).any():
@@ -111,10 +109,6 @@ def list_labels(rows, competition, where, target_names=None):
         found = f"holds {unknown}{first}, not among {source} ({listing(classes)})"
         raise UserError(f"{where}: column {competition.label!r} {found}; correct it or competition.classes")
     return labels
-
-
-def _list_classes(competition):
-    return [name.strip() for name in competition.classes]
 
 
 def _is_missing(cells, competition):

@@ -146,7 +146,7 @@ def test_rows_without_a_label_do_not_count(write_competition):
         ({"metadata": ["patient"], "group": "patient"}, "competition.metadata: 'patient' is competition.group already"),
         ({"metadata": ["sex"], "auxiliary": ["sex"]}, "competition.metadata: 'sex' is competition.auxiliary already"),
         ({"metadata": ["sex"], "fold": "sex"}, "competition.metadata: 'sex' is competition.fold already"),
-        ({"metadata": ["sex", "sex"]}, "competition.metadata: a column is named twice (sex, sex); name each once"),
+        ({"metadata": ["sex", "sex"]}, "competition.metadata: a name is there twice (sex, sex); name each once"),
         (
             {"metadata": ["gender"]},
             "ROOT/train.csv: no column 'gender' (found id, y, age, sex, patient); set competition.metadata to what the "

@@ -81,9 +81,9 @@ def test_wrong_labels_are_refused(write_competition, settings, expected):
          "competition.task=multilabel: label=a holds one class a row; set competition.task=multiclass, or "
          "competition.separator to the text between a cell's labels"),
         ({"targets": ["a", "a"], "task": "multilabel"},
-         "competition.targets: a column is named twice (a, a); name each once"),
+         "competition.targets: a name is there twice (a, a); name each once"),
         ({"label": "a", "task": "multiclass", "classes": ["x", "y", "x "]},
-         "competition.classes: a class is named twice (x, y, x); name each once"),
+         "competition.classes: a name is there twice (x, y, x); name each once"),
         ({"targets": ["a"], "train_table": "train.csv"}, "ROOT/train.csv: no such file; check competition.train_table"),
         ({"targets": ["a"], "train_image": "train/*"},
          "competition.train_image=train/*: without train_table the labels are read from the paths; "
@@ -313,7 +313,7 @@ def test_auxiliary_columns_are_numbers_or_a_column_for_each_word(write_competiti
         (["aeg"], "ROOT/train.csv: no column 'aeg' (found id, y, share, age, site, one, name); did you mean age?"),
         (["y"], "competition.auxiliary: 'y' is competition.targets already; leave it out of competition.auxiliary"),
         (["id"], "competition.auxiliary: 'id' is competition.id already; leave it out of competition.auxiliary"),
-        (["age", "age"], "competition.auxiliary: a column is named twice (age, age); name each once"),
+        (["age", "age"], "competition.auxiliary: a name is there twice (age, age); name each once"),
         (["one"], "ROOT/train.csv: column 'one' holds one value only (1); leave it out of competition.auxiliary"),
     ],
 )
