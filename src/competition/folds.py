@@ -168,9 +168,8 @@ def _read_folds(path, table, hint):
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; set folds=FILE with the columns id and fold, or folds=auto")
     rows = read_table(path)
-    for name in ("id", "fold"):
-        if name not in rows:
-            raise UserError(f"{path}: no column {name!r} (found {listing(rows)}); write the columns id and fold")
+    if absent := {"id", "fold"} - set(rows):
+        raise UserError(f"{path}: no column {min(absent)!r} (found {listing(rows)}); write the columns id and fold")
     places, missing, extra = match_ids(table.ids, read_ids(rows, "id", path))
     if len(missing) or len(extra):
         found = f"{len(missing)} training ids are missing and {len(extra)} unknown ones are there"

@@ -142,8 +142,7 @@ def load_test_table(competition, target_names, encoding=()):
         notes += (f"{where}: the ids are in column {name!r}, which leads to the images",)
         rows = rows.rename(columns={name: competition.id})
     ids, label = read_ids(rows, competition.id, where), competition.label
-    is_class = competition.task != "regression"
-    if competition.test_table and label in rows and is_class:  # one that training never saw is refused
+    if competition.test_table and label in rows and competition.task != "regression":  # a class of training's only
         list_labels(rows, competition, where, target_names)
     groups, units = (read_groups(rows, competition, key, where, key == "predict_by") for key in ("group", "predict_by"))
     if paths is None:
@@ -214,10 +213,8 @@ def read_table(path, is_compact=False):
 def read_content(path):
     """Return the bytes of a text file, which may be inside a container, or the one table of a zip."""
     try:
-        if is_url(path):
-            return read_file(path)
-        if (member := split_path(path)[1]) is not None:
-            return read_file(path if member else f"{path}/{_find_table(path)}")
+        if (member := split_path(path)[1]) is not None or is_url(path):
+            return read_file(f"{path}/{_find_table(path)}" if member == "" else path)
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(0, "not a plain file")
         return Path(path).read_bytes()

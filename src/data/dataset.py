@@ -33,7 +33,6 @@ class ImageDataset(Dataset):
     def __init__(self, table, competition, transform, seed, caches=None):
         self.table, self.competition, self.transform, self.seed = table, competition, transform, seed
         self.caches, self.on_device = caches or {}, getattr(transform, "on_device", None)
-        self._is_elsewhere = len(table) > 0 and any(is_url(str(table.paths[row])) for row in (0, -1))
 
     def read(self, row):
         """Return {input name: value} of one row: the keyword arguments of the network's forward.
@@ -69,7 +68,7 @@ class ImageDataset(Dataset):
 
     def __getitems__(self, keys):
         """Return a batch's items; those of its files that lie elsewhere are fetched beside each other."""
-        if self._is_elsewhere:
+        if any(is_url(str(self.table.paths[key[1]])) for key in keys):
             cache = self.caches.get(self.transform.decode_size)
             values = (value for key in keys for value in self.read(key[1]).values() if isinstance(value, str))
             request(file for value in values if not cache or cache.find(value) is None for file in value.split(JOIN))
