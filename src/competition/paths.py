@@ -245,7 +245,7 @@ def _match_pattern(competition, key, pattern, rows, ids):
         found = tree.match(path)
         if not found and not path.isascii():  # a Mac writes names decomposed, a table has them composed
             found = tree.match(unicodedata.normalize("NFC", path)) or tree.match(unicodedata.normalize("NFD", path))
-        if len(found) > 1 and is_one_file:  # a mask beside the image, it may be
+        if len(found) > 1 and is_one_file:  # as an image and its mask
             several = f"id '{ids[row]}' has several images ({listing(sorted(found))})"
             raise UserError(f"{where}={pattern}: {several}; write the suffix of one in place of .*")
         found = sorted(found, key=natural_key) if len(found) > 1 else found

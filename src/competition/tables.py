@@ -142,7 +142,7 @@ def load_test_table(competition, target_names, encoding=()):
         notes += (f"{where}: the ids are in column {name!r}, which leads to the images",)
         rows = rows.rename(columns={name: competition.id})
     ids, label = read_ids(rows, competition.id, where), competition.label
-    if competition.test_table and label in rows and competition.task != "regression":  # a class of training's only
+    if competition.test_table and label in rows and competition.task != "regression":  # training has seen all
         list_labels(rows, competition, where, target_names)
     groups, units = (read_groups(rows, competition, key, where, key == "predict_by") for key in ("group", "predict_by"))
     if paths is None:
