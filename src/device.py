@@ -20,7 +20,7 @@ from src.config.registry import check_kwargs
 from src.errors import UserError, first_line
 
 _DEFAULTS = {"pin_memory": True, "prefetch_factor": 2, "cudnn_benchmark": True, "tf32": "convolutions"}
-_switches = dict(_DEFAULTS)  # of this process, by set_switches
+_switches = _DEFAULTS | {"is_gpu": True}  # of this process, by set_switches
 
 
 def resolve_device(name):
@@ -103,8 +103,7 @@ def autocast(device, precision):
 def set_switches(device, kwargs):
     """Set for this process what config.device_kwargs says; docs/gpu.md has the meaning of each, and of its default."""
     check_kwargs("device_kwargs", _DEFAULTS, kwargs, "a device", prefetch_factor=(1, 64), tf32=("none", "all"))
-    _switches.update(_DEFAULTS | kwargs)
-    _switches["pin_memory"] &= device.type == "cuda"  # or the loader would take a GPU's context for a run on the CPU
+    _switches.update(_DEFAULTS | kwargs, is_gpu=device.type == "cuda")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = _switches["cudnn_benchmark"]
         # by the old functions, which set both of torch's APIs: after the new ones reading the old ones raises
@@ -115,7 +114,7 @@ def set_switches(device, kwargs):
 def loader_options(num_workers):
     """Return keywords of torch's DataLoader: workers stay between epochs, and each loads some batches ahead."""
     prefetch = {"prefetch_factor": _switches["prefetch_factor"]} if num_workers else {}
-    is_pinned = _switches["pin_memory"] and torch.cuda.is_available()
+    is_pinned = _switches["pin_memory"] and _switches["is_gpu"] and torch.cuda.is_available()  # takes its context
     return {"num_workers": num_workers, "persistent_workers": num_workers > 0, "pin_memory": is_pinned, **prefetch}
 
 
