@@ -238,8 +238,9 @@ def decode_table(content, path):
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
     with suppress(UnicodeDecodeError):
         return content.decode(encoding), encoding
-    is_pair = [len(letters) % 2 == 0 for letters in re.findall(b"[\x80-\xff]+", content)]
-    if not is_utf16 and 2 * sum(is_pair) <= len(is_pair):  # else it is EUC-KR, GBK or another of two bytes a letter
+    words = [word for word in re.findall(b"[a-z\x80-\xff]+", content) if not word.isascii()]
+    num_foreign = sum(len(word) > 1 and min(word) > 127 for word in words)  # as of EUC-KR, GBK and Windows-1251
+    if not is_utf16 and 2 * num_foreign < len(words) and b"\x83" not in content:  # which Shift-JIS has in katakana
         with suppress(UnicodeDecodeError):
             return content.decode("cp1252"), "cp1252"
     raise UserError(f"{path}: neither UTF-8 nor Windows-1252 text; save it as UTF-8 CSV")
@@ -333,7 +334,7 @@ def _other_columns(rows, competition):
 def read_folds(rows, name, where, advice):
     """Return a column of fold numbers, (N,) int64."""
     folds = pd.to_numeric(read_column(rows, name, where, "fold"), errors="coerce").to_numpy(np.float64)
-    if (is_odd := ~np.isfinite(folds) | (folds % 1 != 0)).any():
+    if (is_odd := ~((np.abs(folds) < 2**31) & (np.rint(folds) == folds))).any():  # of nan, too
         raise UserError(f"{where}: column {name!r} holds '{rows[name][is_odd].iloc[0]}', no whole number; {advice}")
     return folds.astype(np.int64)
 

@@ -310,6 +310,8 @@ def test_a_column_follows_the_table_and_keeps_no_file(config, tmp_path):
          "1 training ids are missing and 0 unknown ones are there (first: 0002); correct it, or choose folds=auto"),
         ("id,fold\n0000,1\n0001,0\n0002,x\n",
          "column 'fold' holds 'x', no whole number; correct it, or choose folds=auto"),
+        ("id,fold\n0000,1\n0001,0\n0002,1e30\n",
+         "column 'fold' holds '1e30', no whole number; correct it, or choose folds=auto"),
         ("id,fold\n0000,1\n0001,0\n0002,\n",
          "column 'fold' is empty in 1 of 3 rows (first: line 4); fill or remove them"),
         ("id,fold\n0000,1\n0001,1\n0002,1\n", "all rows are in one fold; give two folds or more"),

@@ -117,6 +117,20 @@ def test_a_table_is_read_in_the_encoding_that_it_is_written_in(tmp_path, encodin
     assert read_table(tmp_path / "t.csv").to_dict("list") == expected
 
 
+@pytest.mark.parametrize("word", ["Größe", "süß", "créée", "opções", "«été»", "“thé”", "É", "5 €"])
+def test_one_word_with_accents_is_read_in_windows_1252(tmp_path, word):
+    (tmp_path / "t.csv").write_bytes(f"id,kind\n1,{word}\n2,b\n".encode("cp1252"))
+    assert read_table(tmp_path / "t.csv")["kind"].tolist() == [word, "b"]
+
+
+@pytest.mark.parametrize(("encoding", "words"), [("euc-kr", "A형,개"), ("gbk", "猫,狗"), ("cp1251", "кошка,собака"),
+                                                 ("shift-jis", "ネコ,イヌ"), ("shift-jis", "ねこ,いぬ")])  # fmt: skip
+def test_text_of_other_encodings_is_not_read_as_windows_1252(tmp_path, encoding, words):
+    (tmp_path / "t.csv").write_bytes(f"id,kind\n1,{words}\n".encode(encoding))
+    with pytest.raises(UserError, match="neither UTF-8 nor Windows-1252 text"):
+        read_table(tmp_path / "t.csv")
+
+
 def test_only_an_empty_cell_is_missing(tmp_path):
     (tmp_path / "t.csv").write_text("id,kind\nNA,None\n007,\n1e5,null\n")
     table = read_table(tmp_path / "t.csv")
