@@ -29,8 +29,8 @@ def train_runs(configs, commands):
     interrupts = Interrupts(first.checkpoint_minutes, seconds_of(first.time_budget), first.overwrite)
     try:
         if _launches(configs):
-            with interrupts.handle_signals():
-                _train_beside(configs, commands, interrupts)
+            with interrupts.handle_signals(), ExitStack() as locks:
+                _train_beside(configs, commands, interrupts, locks)
         else:
             for config, words in zip(configs, commands, strict=True):
                 with _naming(config, configs):
@@ -81,15 +81,18 @@ def build_launcher(config):
     return LocalLauncher(*share_machine(config))
 
 
-def _train_beside(configs, commands, interrupts):
-    """Train the unfinished folds of runs as jobs of a launcher; score each run as a process that trains alone does."""
+def _train_beside(configs, commands, interrupts, locks):
+    """Train the unfinished folds of runs as jobs of a launcher; score each run as a process that trains alone does.
+
+    locks: an ExitStack, which then holds the folds, so that none overwrites them until all is written.
+    """
     runs, reasons, stopped = [], [], None
     with interrupts.alarm():
         for config, words in zip(configs, commands, strict=True):
             with _naming(config, configs):
                 runs.append(check_run(config, words, interrupts, start_processes(config, "cpu")))
 
-    with ExitStack() as locks, build_launcher(configs[0]) as launcher:
+    with build_launcher(configs[0]) as launcher:
         with interrupts.alarm():
             for run in runs:
                 run.jobs_on = launcher.device

@@ -11,9 +11,12 @@ import psutil
 import pytest
 
 from src import device, launchers
+from src.errors import UserError
+from src.locks import check_free
+from src.training import seeds
 from tests.launch import TINY, run_here
 
-BESIDE = [*TINY, "launcher=local"]
+BESIDE, END_RUN = [*TINY, "launcher=local"], seeds.end_run
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +25,17 @@ def two_cores(monkeypatch):
 
 
 @pytest.mark.slow
-def test_folds_beside_each_other_end_as_one_after_another(tiny_run):
+def test_folds_beside_each_other_end_as_one_after_another(tiny_run, monkeypatch):
+    def end_run(run, stopped):
+        with pytest.raises(UserError, match="another process trains folds 0, 1; wait"):
+            check_free(run.folder.path, [], True)  # which would delete it while it is scored
+        END_RUN(run, stopped)
+
     folder, _ = tiny_run
     plain, beside = folder / "outputs/demo_default", folder / "outputs/beside"
-    printed, _ = run_here("train.py", *BESIDE, "name=beside", "overwrite=true", cwd=folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(seeds, "end_run", end_run)
+        printed, _ = run_here("train.py", *BESIDE, "name=beside", "overwrite=true", cwd=folder)
     for name in ("oof.csv", "folds.csv", "fold0/last.safetensors", "fold1/last.safetensors"):
         assert (beside / name).read_bytes() == (plain / name).read_bytes(), name
     assert "\n2 folds, 2 at a time\n" in printed
