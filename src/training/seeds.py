@@ -82,10 +82,7 @@ def build_launcher(config):
 
 
 def _train_beside(configs, commands, interrupts, locks):
-    """Train the unfinished folds of runs as jobs of a launcher; score each run as a process that trains alone does.
-
-    locks: an ExitStack, which then holds the folds, so that none overwrites them until all is written.
-    """
+    """Train the unfinished folds of runs as jobs of a launcher, then score them; `locks` holds the folds until then."""
     runs, reasons, stopped = [], [], None
     with interrupts.alarm():
         for config, words in zip(configs, commands, strict=True):
