@@ -61,6 +61,11 @@ class TestSet:
         """Whether the sample asks for labels instead of probabilities."""
         return asks_for_labels(self.sample, self.competition, self.table.target_names, self.metric, self.ids)
 
+    @cached_property
+    def targets(self):
+        """(M, C) known labels of the ids; None where the competition has no solution."""
+        return load_solution(self.competition, self.table, self.ids)
+
     def write(self, folder, probs, scores, **more):
         """Write a RunFolder's submission and, where the test labels are known, test_score.json with `more`.
 
@@ -74,10 +79,10 @@ class TestSet:
         if self.table.units is not None:
             groups, probs = None, pool_rows(self.table.units, probs, competition.predict_with)[1]
         write_submission(folder.submission, self.sample, competition, self.ids, probs, names, decision)
-        if (targets := load_solution(competition, self.table, self.ids)) is None:
+        if self.targets is None:
             return None, None
         probs = decision.labels(probs) if decision is not None and metric.takes == "classes" else probs
-        sampling = sample_scores(metric, targets, [probs], groups)
+        sampling = sample_scores(metric, self.targets, [probs], groups)
         score, (low, high) = float(sampling.scores[0]), sampling.interval(0)
         known, rest = {"score": score, "interval": [low, high]}, f"95 % {low:.5f} to {high:.5f}"
         if not np.isfinite(score):

@@ -70,6 +70,7 @@ class Inference:
             raise UserError(f"infer.average=rank: {found}; set infer.average=mean")
         if self.test.takes_labels and (calibration := config.infer.calibration) != "none":
             raise UserError(f"infer.calibration={calibration}: the sample asks for labels; leave it out")
+        _ = self.test.targets  # which may be of other rows
         self.views = build_views(config.infer.tta, config.image_size)
         check_weights(config.infer.tta_weights, self.views)
         self.calibrate = _fit_calibration(config, self.run)

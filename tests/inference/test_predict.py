@@ -119,6 +119,17 @@ def test_the_submission_is_the_ensemble_of_folds_and_views(make, words, views, c
     assert float(low) < score < float(high)
 
 
+def test_a_solution_that_cannot_be_read_is_refused_before_networks_predict(make, tmp_path, monkeypatch):
+    folder, *_ = make()
+    infer(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*.csv")}
+    (tmp_path / "data/solution.csv").write_text("id,x,y z\nb,0,1\n")
+    monkeypatch.setattr(predict, "load_network", None)
+    with pytest.raises(UserError, match="solution.csv: 4 of 5 test ids are missing"):
+        infer(folder, "infer.tta=hflip")
+    assert {path: path.read_bytes() for path in folder.rglob("*.csv")} == before
+
+
 @pytest.mark.parametrize("select", ["best", "last"])
 def test_the_selected_weights_predict(make, select):
     folder, networks, images = make(f"train.select={select}")
