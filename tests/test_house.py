@@ -61,7 +61,7 @@ DOORS = {
     "yaml": ("config/",),
     **dict.fromkeys(("numpy", "pandas", "torch"), ("",)),
 }
-MOST_LINES, MOST_MODULES, MOST_SETTINGS = 12294, 76, 136
+MOST_LINES, MOST_MODULES, MOST_SETTINGS = 12300, 76, 136
 
 
 def parse(path):
