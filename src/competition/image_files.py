@@ -27,8 +27,8 @@ def is_image(path):
     return lower.endswith(IMAGE_SUFFIXES) or any(f"{suffix}/" in lower for suffix in SUFFIXES[1:])
 
 
-def check_not_empty(table):
-    """Check that every image file holds something: what a broken copy leaves most often, found before training."""
+def check_image_files(table):
+    """Check that no image file is empty, as a broken copy leaves it, and that three are there of those by http."""
     empty = [file for path in table.paths for file in path.split(JOIN) if stat_file(file)[0] == 0]
     if empty:
         found = f"cannot be decoded as an image (0 bytes); {len(empty)} of {len(table)} are empty"

@@ -14,7 +14,7 @@ import torch
 from src.checkpointing.run_folder import RunFolder, describe_changes
 from src.checkpointing.serialization import load_network
 from src.competition.folds import count_folds
-from src.competition.image_files import check_not_empty
+from src.competition.image_files import check_image_files
 from src.competition.predictions import TestSet, save_predictions
 from src.competition.submission import check_sample, load_sample
 from src.competition.tables import load_test_table
@@ -206,7 +206,7 @@ def _stamp(config, folds):
 def _find_readable(config, table):
     """Return the rows, int, whose image can be read: all, or with unreadable=skip those that can be decoded."""
     if config.unreadable != "skip":
-        check_not_empty(table)
+        check_image_files(table)
         return np.arange(len(table))
     unread = find_unreadable(table.paths, config.competition)
     for row, reason in unread:

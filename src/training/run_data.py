@@ -12,7 +12,7 @@ import pandas as pd
 from src.checkpointing.run_folder import RunFolder
 from src.competition.demo import write_demo
 from src.competition.folds import check_folds, load_folds
-from src.competition.image_files import JOIN, check_not_empty
+from src.competition.image_files import JOIN, check_image_files
 from src.competition.paths import word
 from src.competition.predictions import join_columns
 from src.competition.submission import check_sample, load_sample
@@ -31,7 +31,7 @@ def load_run_data(config, metric):
         write_demo(competition.root)
     table = load_train_table(competition)
     if config.unreadable == "error":
-        check_not_empty(table)
+        check_image_files(table)
     sample = load_sample(competition)
     if sample is not None or competition.test_table:
         test = load_test_table(competition, table.target_names, table.encoding)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.competition.image_files import Paths, check_not_empty
+from src.competition.image_files import Paths, check_image_files
 from src.competition.tables import load_train_table
 from src.errors import UserError
 from tests.competition.building import BASIC, IMAGES, PIXEL, names_of, refusal, table_of
@@ -53,9 +53,9 @@ def test_empty_files_are_named(tmp_path):
     for path, content in zip(paths, (b"x", b"", b""), strict=True):
         Path(path).write_bytes(content)
     table = replace(table_of([0, 1, 0]), paths=Paths.of(paths))
-    check_not_empty(table.take([0]))
+    check_image_files(table.take([0]))
     with pytest.raises(UserError) as caught:
-        check_not_empty(table)
+        check_image_files(table)
     assert str(caught.value) == (
         f"{paths[1]}: cannot be decoded as an image (0 bytes); 2 of 3 are empty, copy them again or set unreadable=skip"
     )

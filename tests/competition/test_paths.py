@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.competition.image_files import Paths, check_not_empty
+from src.competition.image_files import Paths, check_image_files
 from src.competition.paths import NoImagesError, choose_patterns, find_images, list_images
 from src.competition.tables import load_test_table, load_train_table
 from src.config.settings import Competition
@@ -186,11 +186,11 @@ def test_class_folders_inside_a_container(write_competition):
     assert table.ids.tolist() == ["cat/1.jpg", "dog/2.jpg"]
     table = load_train_table(replace(competition, train_image="y.h5/{label}/*"))
     assert names_of(table, competition) == ["y.h5/cat/1", "y.h5/dog/2"]
-    check_not_empty(table)
+    check_image_files(table)
     with h5py.File(f"{competition.root}/z.h5", "w") as file:
         file["cat/1"], file["dog/2"] = np.void(b"jpeg"), np.zeros(0, np.uint8)
     with pytest.raises(UserError, match=r"z.h5/dog/2: cannot be decoded as an image \(0 bytes\); 1 of 2 are empty"):
-        check_not_empty(load_train_table(replace(competition, train_image="z.h5/{label}/*")))
+        check_image_files(load_train_table(replace(competition, train_image="z.h5/{label}/*")))
 
 
 @pytest.mark.parametrize("table", ["t.csv", None])
@@ -365,7 +365,7 @@ def test_over_http_three_images_are_looked_at_and_the_id_is_in_the_line():
         del server.files["in/e.jpg"]
         paths = find(rows, **how)  # unreadable=skip leaves it out
         with pytest.raises(UserError, match=rf"^id no 4: {server.url}/in/e.jpg: cannot be read \(no such file\)"):
-            check_not_empty(replace(table_of([0] * 9), ids=rows["id"].to_numpy(), paths=Paths.of(paths)))
+            check_image_files(replace(table_of([0] * 9), ids=rows["id"].to_numpy(), paths=Paths.of(paths)))
         with pytest.raises(UserError, match=rf"^id no 0: {server.url}/none/a.jpg: cannot be read \(no such file\)"):
             find(rows, root=server.url, train_image="none/{file}.jpg")
         lists_none = r"http lists no files; set a table of the ids, and patterns without \*$"
